@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -41,7 +41,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
                 value = msgspec.convert(getattr(self, field.name), field.type)
             except msgspec.ValidationError as error:
                 raise ConfigError(
-                    f"{type(self).__name__}.{field.name}: {error}; got {getattr(self, field.name)!r}."
+                    f"{type(self).__name__}.{field.name}: {error}{_choices(field.type)}; "
+                    f"got {getattr(self, field.name)!r}."
                 ) from error
             msgspec.structs.force_setattr(self, field.name, value)
         self.check()
@@ -88,6 +89,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def replace(self: C, **changes: Any) -> C:
         """A copy with some fields changed, checked again."""
         return msgspec.structs.replace(self, **changes)
+
+
+def _choices(annotation: Any) -> str:
+    # msgspec says that a value isn't one of a Literal's, but not what they are.
+    return f", allowed: {list(get_args(annotation))}" if get_origin(annotation) is Literal else ""
 
 
 def _with_hints(unknown: list[str], names: set[str]) -> str:
