@@ -14,6 +14,7 @@ import importlib.metadata
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -88,7 +89,7 @@ class PluginRegistry:
         project: str,
         *,
         distribution: str,
-        hookspecs: object,
+        hookspecs: ModuleType,
         kinds: Mapping[str, str],
         api_version: int,
         builtins: Sequence[object],
@@ -168,9 +169,7 @@ class PluginRegistry:
                 self._registered[hook][spec.name] = Registered(hook, spec, source.distribution, source.version)
             return
         names = (source.plugin, *(spec.name for _, spec in specs if isinstance(spec, PluginSpec)))
-        self._quarantined.append(
-            Quarantined(source.plugin, source.distribution, source.version, reason, names, cause)
-        )
+        self._quarantined.append(Quarantined(source.plugin, source.distribution, source.version, reason, names, cause))
         warnings.warn(
             f"plugin {source.plugin!r} of {source.distribution} {source.version} is not used: {reason}",
             PluginWarning,

@@ -1,0 +1,137 @@
+"""The attention contract: what a backend is asked, what it answers, and how it is registered.
+
+Shapes: B batch, T query length, S key length, H heads, K key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from .errors import ConfigError
+from .plugins import PluginSpec, always_supported
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AttentionSpec:
+    """One forward pass's attention, the same for every layer; ``AttentionBackend`` says what the fields mean.
+
+    Tensors are on ``device``. Only their shapes and dtypes are checked: reading their values would make the host wait
+    for the device. Raises ``ConfigError`` for an impossible combination.
+    """
+
+    batch_size: int
+    query_length: int
+    key_length: int
+    num_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+    causal: bool = True
+    requires_grad: bool = False
+    """Whether gradients will be asked for."""
+    dropout: bool = False
+    """Whether ``attend`` may be given a dropout above 0."""
+    key_start_B: torch.Tensor | None = None
+    """int64; row b sees no key before this one. None: 0."""
+    key_end_B: torch.Tensor | None = None
+    """int64; row b sees neither this key nor one after it. None: S."""
+    document_ids_BS: torch.Tensor | None = None
+    """int64; which of the row's packed documents each key is of. None: one document."""
+    sliding_window: int | None = None
+    """How many positions a query sees, its own included. None: all."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "query_length", "key_length", "num_heads", "num_key_value_heads", "head_dim"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.num_heads % self.num_key_value_heads:
+            raise ConfigError(
+                f"num_heads ({self.num_heads}) must be a multiple of num_key_value_heads ({self.num_key_value_heads})"
+            )
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise ConfigError(f"sliding_window is {self.sliding_window}; it must be at least 1, or None for all keys")
+        if self.document_ids_BS is not None and self.query_length > self.key_length:
+            raise ConfigError(
+                f"query_length ({self.query_length}) is above key_length ({self.key_length}): "
+                "with document_ids_BS each query must be one of the keys"
+            )
+        _check_integers("key_start_B", self.key_start_B, (self.batch_size,))
+        _check_integers("key_end_B", self.key_end_B, (self.batch_size,))
+        _check_integers("document_ids_BS", self.document_ids_BS, (self.batch_size, self.key_length))
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether any row may have keys that are padding."""
+        return self.key_start_B is not None or self.key_end_B is not None
+
+
+def _check_integers(name: str, tensor: torch.Tensor | None, shape: tuple[int, ...]) -> None:
+    if tensor is not None and (tensor.dtype != torch.int64 or tuple(tensor.shape) != shape):
+        raise ConfigError(f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; it must be torch.int64 of {shape}")
+
+
+@runtime_checkable
+class AttentionBackend(Protocol):
+    """The attention contract, in two steps: ``plan`` once in a forward pass, then ``attend`` once in each layer.
+
+    Layout: ``query_BTHD``, ``key_BSKD`` and ``value_BSKD`` in, ``out_BTHD`` out, in the dtype of the query. Any strides
+    are allowed, as long as the last dimension is contiguous. Nothing that is passed in is changed: the cache belongs
+    to the model, which passes all S keys that there are.
+
+    Positions: the queries are the last T of the S positions, so query t stands at position p = S − T + t. T may be
+    above S; then the first queries stand before every key.
+
+    Visibility: query t of row b sees key s where **all** of these hold. There is no other mask, and no backend is asked
+    for a dense one (``visible_keys`` makes it for those that want it).
+
+    - ``causal``: s ≤ p.
+    - padding, on either side: ``key_start_B[b]`` ≤ s < ``key_end_B[b]``. What padding holds is finite but otherwise
+      arbitrary and has no influence, nor does it get a gradient.
+    - documents: ``document_ids_BS[b, s] == document_ids_BS[b, p]``.
+    - window: the distance of s from p, on either side, is below ``sliding_window``.
+
+    Weights: softmax over the visible keys of ``scale`` · q·k; the scale is always given, never implied. Statistics are
+    kept in float32 or better. A query that sees no key gives zeros, and passes back zero gradients, never NaN.
+
+    Grouped heads: query head h reads key/value head h // (H / K); H is a multiple of K.
+
+    Dropout: each weight becomes zero with probability ``dropout`` and is divided by 1 − ``dropout`` otherwise, drawn
+    from torch's global generator. At 0 nothing is drawn.
+
+    Gradients, where ``requires_grad``, flow to query, key and value.
+
+    A request that the backend can't serve is refused by ``plan`` with ``UnsupportedAttentionError`` and the sentence
+    that ``AttentionBackendSpec.unsupported`` gives: never by a wrong answer.
+    """
+
+    def plan(self, spec: AttentionSpec) -> Any:
+        """Whatever ``attend`` needs to know about this forward pass. Should not make the host wait for the device."""
+
+    def attend(
+        self,
+        query_BTHD: torch.Tensor,
+        key_BSKD: torch.Tensor,
+        value_BSKD: torch.Tensor,
+        prepared: Any,
+        *,
+        scale: float,
+        dropout: float = 0.0,
+    ) -> torch.Tensor:
+        """Attention of one layer: ``out_BTHD``. ``prepared`` is what ``plan`` gave for tensors of these shapes."""
+
+
+class AttentionBackendSpec(PluginSpec, frozen=True, kw_only=True):
+    """What the hook ``chameleon_attention_backends`` returns: a backend's name and how to make it.
+
+    ``factory()`` gives an ``AttentionBackend``; heavy modules are imported in there. ``unsupported(spec)`` gives None
+    where the backend can serve the request, else a sentence why not; ``unsupported(None)`` asks whether it can run on
+    this machine at all.
+    """
+
+    factory: Callable[[], AttentionBackend]
+    unsupported: Callable[[AttentionSpec | None], str | None] = always_supported

@@ -1,0 +1,1 @@
+"""The built-in attention backends, a module each."""

@@ -1,0 +1,52 @@
+"""Attention written out as its definition: the oracle that every other backend is compared with.
+
+Shapes: B batch, T query length, S key length, H heads, K key/value heads, G = H / K, D head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from chameleon_backends.attention import AttentionSpec
+from chameleon_backends.masks import visible_keys
+
+
+class EagerAttention:
+    """The attention contract, readable rather than fast. Computes in float32, or in float64 where that is given."""
+
+    def plan(self, spec: AttentionSpec) -> torch.Tensor:
+        """The dense mask ``visible_BTS``."""
+        return visible_keys(spec)
+
+    def weights(
+        self, query_BTHD: torch.Tensor, key_BSKD: torch.Tensor, prepared: torch.Tensor, *, scale: float
+    ) -> torch.Tensor:
+        """``weights_BHTS`` before dropout, float32 or better: each row sums to 1, or is 0 where no key is visible."""
+        dtype = torch.promote_types(query_BTHD.dtype, torch.float32)
+        hidden_B1TS = ~prepared[:, None]
+        key_BSHD = _for_each_head(key_BSKD, query_BTHD.shape[2])
+        scores_BHTS = scale * torch.einsum("bthd,bshd->bhts", query_BTHD.to(dtype), key_BSHD.to(dtype))
+        # The lowest finite number, not -inf, whose softmax over a row without a visible key would be NaN.
+        scores_BHTS = scores_BHTS.masked_fill(hidden_B1TS, torch.finfo(dtype).min)
+        return scores_BHTS.softmax(dim=-1).masked_fill(hidden_B1TS, 0.0)
+
+    def attend(
+        self,
+        query_BTHD: torch.Tensor,
+        key_BSKD: torch.Tensor,
+        value_BSKD: torch.Tensor,
+        prepared: torch.Tensor,
+        *,
+        scale: float,
+        dropout: float = 0.0,
+    ) -> torch.Tensor:
+        """``out_BTHD`` in the query's dtype: the values under their weights."""
+        weights_BHTS = F.dropout(self.weights(query_BTHD, key_BSKD, prepared, scale=scale), dropout)
+        value_BSHD = _for_each_head(value_BSKD, query_BTHD.shape[2]).to(weights_BHTS.dtype)
+        return torch.einsum("bhts,bshd->bthd", weights_BHTS, value_BSHD).to(query_BTHD.dtype)
+
+
+def _for_each_head(tensor_BSKD: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Repeat each key/value head for its group of query heads: ``tensor_BSHD``."""
+    return tensor_BSKD.repeat_interleave(num_heads // tensor_BSKD.shape[2], dim=2)
