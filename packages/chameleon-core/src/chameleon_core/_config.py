@@ -70,7 +70,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         unknown = sorted(set(extras) - cls.known_extras)
         if unknown:
             warnings.warn(
-                f"{source or cls.__name__}: kept without using {_with_hints(unknown, names)}.", UserWarning, stacklevel=2
+                f"{source or cls.__name__}: kept without using {_with_hints(unknown, names)}.",
+                UserWarning,
+                stacklevel=2,
             )
         try:
             return cls(**fields, extras=extras)

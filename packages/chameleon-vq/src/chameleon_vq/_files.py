@@ -44,7 +44,9 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"{path} is not valid JSON: {error}. Expected a JSON object; fetch the file again.") from error
+        raise FileFormatError(
+            f"{path} is not valid JSON: {error}. Expected a JSON object; fetch the file again."
+        ) from error
     if not isinstance(data, dict):
         raise FileFormatError(f"{path} holds a JSON {type(data).__name__}, expected an object.")
     return data
