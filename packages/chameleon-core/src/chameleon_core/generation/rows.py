@@ -1,0 +1,150 @@
+"""What may come next in each row: text; begin-image; the codes of a picture; end-image.
+
+Rows of one batch are in different states at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..errors import ContextLengthError, GenerationError
+from ..layout import TokenLayout
+from .options import GenerationOptions, Modality
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(slots=True)
+class Row:
+    """One request of a batch: its ids so far, and where it stands in them."""
+
+    index: int
+    prompt: tuple[int, ...]
+    modality: Modality
+    limit: int
+    """The most ids that may follow the prompt."""
+    max_images: int | None
+    stop_ids: frozenset[int]
+    layout: TokenLayout | None
+    new_ids: list[int] = field(default_factory=list)
+    codes_left: int | None = None
+    """How many codes the open picture still lacks; None outside of pictures."""
+    images_begun: int = 0
+    finish_reason: FinishReason | None = None
+
+    @property
+    def ids(self) -> list[int]:
+        """The prompt and what followed."""
+        return [*self.prompt, *self.new_ids]
+
+    @property
+    def wants_code(self) -> bool:
+        """Whether the next id is a picture's."""
+        return bool(self.codes_left)
+
+    @property
+    def just_began_image(self) -> bool:
+        """Whether the last id was a begin-image."""
+        return self.layout is not None and self.codes_left == self.layout.tokens_per_image
+
+    @property
+    def forced_id(self) -> int | None:
+        """The next id where there is no choice."""
+        if self.layout is None:
+            return None
+        if self.codes_left == 0:
+            return self.layout.end_image_id
+        if self.codes_left is None and self.modality == "image":
+            return self.layout.begin_image_id
+        return None
+
+    @property
+    def may_begin_image(self) -> bool:
+        """Whether a picture may begin here and still end within the limit."""
+        if self.layout is None or self.modality != "interleaved":
+            return False
+        if self.max_images is not None and self.images_begun >= self.max_images:
+            return False
+        return self.limit - len(self.new_ids) >= self.layout.tokens_per_image + 2
+
+    def accept(self, token_id: int) -> None:
+        """Append the next id and move on."""
+        self.new_ids.append(token_id)
+        if self.codes_left:
+            self.codes_left -= 1
+        elif self.codes_left == 0:
+            self.codes_left = None
+            if self.modality == "image":
+                self.finish_reason = "stop"
+        elif self.layout is not None and token_id == self.layout.begin_image_id:
+            self.codes_left = self.layout.tokens_per_image
+            self.images_begun += 1
+        elif token_id in self.stop_ids:
+            self.finish_reason = "stop"
+        if self.finish_reason is None and len(self.new_ids) >= self.limit:
+            self.finish_reason = "length"
+
+
+def start_row(
+    index: int,
+    prompt: Sequence[int],
+    options: GenerationOptions,
+    *,
+    layout: TokenLayout | None,
+    context_length: int,
+    stop_ids: frozenset[int],
+) -> Row:
+    """A row that stands at the end of its prompt, inside a picture where the prompt leaves one open.
+
+    Raises ``ContextLengthError`` where the context can't hold what was asked for, ``GenerationError`` where the prompt
+    and the options contradict each other.
+    """
+    if not prompt:
+        raise GenerationError(f"row {index} of the batch is empty; a prompt has at least one id.")
+    if layout is None and options.modality != "text":
+        raise GenerationError(
+            f"modality={options.modality!r} needs to know which ids are pictures: the config has no vocabulary_map."
+        )
+    codes_left = None if layout is None else _codes_left(index, prompt, layout)
+    if codes_left is not None and options.modality == "text":
+        raise GenerationError(
+            f"row {index} ends inside a picture, which modality='text' can't finish; ask for 'image' or 'interleaved'."
+        )
+    room = context_length - len(prompt)
+    needed = 1
+    if layout is not None and options.modality == "image":
+        needed = layout.tokens_per_image + 2 if codes_left is None else codes_left + 1
+    limit = options.max_new_tokens
+    if limit is None:
+        limit = needed if options.modality == "image" else max(room, needed)
+    if limit < needed:
+        raise GenerationError(f"a picture takes {needed} more ids, max_new_tokens is {limit}.")
+    if limit > room:
+        raise ContextLengthError(
+            f"row {index} has {len(prompt)} ids and may take {limit} more, together {len(prompt) + limit}; "
+            f"the context holds {context_length}. Shorten the prompt by {limit - room} or lower max_new_tokens."
+        )
+    return Row(
+        index, tuple(prompt), options.modality, limit, options.max_images, stop_ids, layout, codes_left=codes_left
+    )
+
+
+def _codes_left(index: int, prompt: Sequence[int], layout: TokenLayout) -> int | None:
+    """How many codes the picture at the end of the prompt lacks; None where the prompt ends in text."""
+    if layout.placeholder_id in prompt:
+        raise GenerationError(
+            f"row {index} holds {prompt.count(layout.placeholder_id)} image placeholders; "
+            "pass the pictures as pixel_values, or encode the prompt with real ids."
+        )
+    begin = max((place for place, token_id in enumerate(prompt) if token_id == layout.begin_image_id), default=None)
+    if begin is None or layout.end_image_id in prompt[begin:]:
+        return None
+    left = layout.tokens_per_image - (len(prompt) - begin - 1)
+    if left < 0:
+        raise GenerationError(
+            f"row {index} ends in a picture of {layout.tokens_per_image - left} codes without its end; "
+            f"a picture has {layout.tokens_per_image}."
+        )
+    return left

@@ -1,0 +1,52 @@
+"""Rotary position embeddings (RoPE), with the two scalings of the reference.
+
+Shapes: B batch, T query length, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .config import ChameleonConfig
+
+
+class Rotation(NamedTuple):
+    """The angles of one forward pass, as ``cos_BT1D`` and ``sin_BT1D`` in the dtype of the hidden states."""
+
+    cos_BT1D: Tensor
+    sin_BT1D: Tensor
+
+
+def rotation(config: ChameleonConfig, position_ids_BT: Tensor, dtype: torch.dtype) -> Rotation:
+    """The rotation of each position, computed in float32 whatever ``dtype`` is.
+
+    ``linear`` scaling divides the positions by the factor; ``dynamic`` raises the base once the longest row of the
+    batch is past the trained length (NTK-aware scaling), as upstream does, so that there a row's angles depend on its
+    company.
+    """
+    frequencies_D = _inverse_frequencies(config, position_ids_BT)
+    angles_BTD = position_ids_BT[..., None].float() * frequencies_D
+    # Both halves of a head turn by the same angles.
+    angles_BT1D = torch.cat((angles_BTD, angles_BTD), dim=-1)[:, :, None]
+    return Rotation(angles_BT1D.cos().to(dtype), angles_BT1D.sin().to(dtype))
+
+
+def rotate(states_BTHD: Tensor, turn: Rotation) -> Tensor:
+    """Turn each pair (i, i + D/2) of a head by its angle: the layout of published checkpoints."""
+    first, second = states_BTHD.chunk(2, dim=-1)
+    return states_BTHD * turn.cos_BT1D + torch.cat((-second, first), dim=-1) * turn.sin_BT1D
+
+
+def _inverse_frequencies(config: ChameleonConfig, position_ids_BT: Tensor) -> Tensor:
+    width = config.head_dim
+    base: float | Tensor = config.rope_theta
+    if config.rope_type == "dynamic":
+        trained = config.max_position_embeddings
+        length = (position_ids_BT.max() + 1).clamp(min=trained)
+        base = base * ((config.rope_factor * length / trained) - (config.rope_factor - 1)) ** (width / (width - 2))
+    exponents_D = torch.arange(0, width, 2, dtype=torch.float32, device=position_ids_BT.device) / width
+    frequencies_D = 1.0 / (base**exponents_D)
+    return frequencies_D / config.rope_factor if config.rope_type == "linear" else frequencies_D
