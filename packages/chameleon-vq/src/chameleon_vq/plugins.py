@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
@@ -57,6 +58,16 @@ class Registered(msgspec.Struct, frozen=True):
     distribution: str
     version: str
 
+    def unsupported(self, request: Any = None) -> str | None:
+        """Why this plugin can't serve a request, or with None can't run on this machine; None where it can.
+
+        For listings: a check that fails is a reason too, so that one plugin's mistake doesn't hide the others.
+        """
+        try:
+            return self.spec.unsupported(request)
+        except Exception as error:
+            return f"its own check failed: {type(error).__name__}: {error}"
+
 
 class Quarantined(msgspec.Struct, frozen=True):
     """A plugin that is installed and not used, and why. ``names`` is what it would be asked for by."""
@@ -66,7 +77,7 @@ class Quarantined(msgspec.Struct, frozen=True):
     version: str
     reason: str
     names: tuple[str, ...]
-    cause: Exception | None = None
+    cause: BaseException | None = None
 
 
 class _Source(msgspec.Struct, frozen=True):
@@ -102,6 +113,7 @@ class PluginRegistry:
         self._builtins = tuple(builtins)
         self._registered: dict[str, dict[str, Registered]] | None = None
         self._quarantined: list[Quarantined] = []
+        self._lock = threading.RLock()
 
     def get(self, hook: str, name: str) -> PluginSpec:
         """The spec called ``name``.
@@ -116,11 +128,16 @@ class PluginRegistry:
                 raise BrokenPluginError(
                     f"the {self.kinds[hook]} {name!r} of {bad.distribution} {bad.version} can't be used: {bad.reason}"
                 ) from bad.cause
+        message = f"no {self.kinds[hook]} named {name!r}. Installed: {_by_distribution(known.values())}."
+        if self._quarantined:
+            bad_ones = (f"{bad.plugin} ({bad.distribution} {bad.version})" for bad in self._quarantined)
+            message += f" Installed but broken: {', '.join(bad_ones)}."
+        if ENVIRONMENT_VARIABLE in os.environ:
+            message += f" {ENVIRONMENT_VARIABLE}={os.environ[ENVIRONMENT_VARIABLE]!r} restricts what is loaded."
         close = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise UnknownPluginError(
-            f"no {self.kinds[hook]} named {name!r}. Installed: {_by_distribution(known.values())}.{hint}"
-        )
+        if close:
+            message += f" Did you mean {close[0]!r}?"
+        raise UnknownPluginError(message)
 
     def registered(self, hook: str) -> tuple[Registered, ...]:
         """Every usable plugin of a hook, built-ins first."""
@@ -133,18 +150,27 @@ class PluginRegistry:
 
     def reload(self) -> None:
         """Forget what was found, so that the next look-up searches again (a package was installed meanwhile)."""
-        self._registered = None
-        self._quarantined = []
+        with self._lock:
+            self._registered = None
+            self._quarantined = []
 
     def _load(self) -> dict[str, dict[str, Registered]]:
-        if self._registered is None:
-            self._registered = {hook: {} for hook in self.kinds}
-            own = _Source(self.project, self.distribution, _version(self.distribution))
-            for builtin in self._builtins:
-                self._admit(own, lambda builtin=builtin: builtin)  # type: ignore[misc]
-            for entry_point in self._entry_points():
-                self._admit(_source(entry_point), entry_point.load)
-        return self._registered
+        with self._lock:
+            if self._registered is None:
+                self._registered = {hook: {} for hook in self.kinds}
+                own = _Source(self.project, self.distribution, _version(self.distribution))
+                for builtin in self._builtins:
+                    self._admit(own, lambda builtin=builtin: builtin)  # type: ignore[misc]
+                for entry_point in self._entry_points():
+                    self._admit(_source(entry_point), entry_point.load)
+                # Last, because a warning may be an error, and the plugins are known all the same.
+                for bad in self._quarantined:
+                    warnings.warn(
+                        f"plugin {bad.plugin!r} of {bad.distribution} {bad.version} is not used: {bad.reason}",
+                        PluginWarning,
+                        stacklevel=3,
+                    )
+            return self._registered
 
     def _entry_points(self) -> Iterator[importlib.metadata.EntryPoint]:
         allowed = os.environ.get(ENVIRONMENT_VARIABLE)
@@ -157,11 +183,11 @@ class PluginRegistry:
         """Load one plugin and take all its specs, or quarantine it whole."""
         specs: list[tuple[str, PluginSpec]] = []
         try:
-            # Any exception: the module is a stranger's, and nothing that it does may stop an unrelated command.
             specs.extend(self._specs(load()))
             reason = self._refusal(specs)
             cause = None
-        except Exception as error:
+        # Any exception, a sys.exit() too: the module is a stranger's, and may stop no command that doesn't need it.
+        except (Exception, SystemExit) as error:
             reason, cause = f"{type(error).__name__}: {error}", error
         if reason is None:
             assert self._registered is not None
@@ -170,11 +196,6 @@ class PluginRegistry:
             return
         names = (source.plugin, *(spec.name for _, spec in specs if isinstance(spec, PluginSpec)))
         self._quarantined.append(Quarantined(source.plugin, source.distribution, source.version, reason, names, cause))
-        warnings.warn(
-            f"plugin {source.plugin!r} of {source.distribution} {source.version} is not used: {reason}",
-            PluginWarning,
-            stacklevel=2,
-        )
 
     def _specs(self, plugin: object) -> Iterator[tuple[str, PluginSpec]]:
         # A manager of its own for each plugin: what pluggy says is wrong is then wrong with this plugin.
@@ -182,10 +203,15 @@ class PluginRegistry:
         manager.add_hookspecs(self._hookspecs)
         manager.register(plugin)
         manager.check_pending()
-        for hook in self.kinds:
-            for specs in getattr(manager.hook, hook)():
-                for spec in specs:
-                    yield hook, spec
+        callers = [caller for caller in manager.get_hookcallers(plugin) or () if caller.name in self.kinds]
+        if not callers:
+            raise TypeError(f"no function in it is marked with the hookimpl of {self.project}")
+        for caller in callers:
+            results = caller()
+            if not results:  # pluggy leaves out what returned None
+                raise TypeError(f"{caller.name} returned None, not an iterable of PluginSpec")
+            for spec in results[0]:
+                yield caller.name, spec
 
     def _refusal(self, specs: Sequence[tuple[str, PluginSpec]]) -> str | None:
         assert self._registered is not None
@@ -193,6 +219,8 @@ class PluginRegistry:
         for hook, spec in specs:
             if not isinstance(spec, PluginSpec):
                 return f"{hook} must return PluginSpec objects, not {type(spec).__name__}"
+            if not isinstance(spec.name, str) or not spec.name:
+                return f"{hook} must return specs whose name is a string, not {spec.name!r}"
             if spec.api_version != self.api_version:
                 return (
                     f"{spec.name!r} was written for version {spec.api_version} of the {self.project} hooks; "
