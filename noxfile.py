@@ -1,0 +1,117 @@
+"""The jobs of this repository: what a developer runs, and what CI runs.
+
+``python -m nox`` runs the default list, which is all of CI: about 15 minutes on two cores. ``python -m nox -l`` lists
+the sessions, ``python -m nox -s NAME`` runs one. The minutes in the docstrings were taken on two cores, environment
+included.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2026.10"
+nox.options.sessions = ["lint", "package", "types", "integration", "demo", "parity"]
+nox.options.error_on_external_run = True
+
+ROOT = Path(__file__).parent
+PACKAGES = ("vq", "text", "backends", "core")
+# Every version that CI runs is pinned there, torch's CPU-sized 2.13.0 among them.
+PINNED = ("-c", "constraints.txt")
+# What a package's own tests need besides the package: its published strategies, and its command line.
+EXTRAS = {"vq": "testing,cli", "text": "testing", "backends": "testing", "core": "testing,cli"}
+PYTEST = ("python", "-m", "pytest", "-q")
+# pytest's exit code where a marker selects nothing.
+NO_TESTS = 5
+
+
+def install_workspace(session: nox.Session, *others: str) -> None:
+    """Install all packages from this folder, and ``others``."""
+    paths = [f"./packages/chameleon-{package}" for package in PACKAGES]
+    paths = [f"{path}[{EXTRAS[package]}]" for path, package in zip(paths, PACKAGES, strict=True)]
+    session.install(*PINNED, *paths, *others)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Formatting and lint of everything, with ruff. (Under a minute.)"""
+    session.install(*PINNED, "ruff")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES)
+def package(session: nox.Session, package: str) -> None:
+    """One package alone: sdist and wheel built, installed with only what it declares, its own tests run there.
+
+    The unit tests, the laws and the conformance suites of the package. (1 to 2 minutes each.)
+    """
+    session.install(*PINNED, "build")
+    output = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(output, ignore_errors=True)
+    # The wheel is built from the sdist, so that both are known to be whole.
+    session.run("python", "-m", "build", "--outdir", str(output), f"packages/chameleon-{package}", silent=True)
+    if package == "core":
+        # The one dependency between the packages that isn't optional.
+        session.run("python", "-m", "build", "--outdir", str(output), "packages/chameleon-backends", silent=True)
+    wheels = {wheel.name.split("-")[0]: wheel for wheel in output.glob("*.whl")}
+    session.install(*PINNED, *(str(wheel) for name, wheel in wheels.items() if name != f"chameleon_{package}"))
+    session.install(*PINNED, f"{wheels[f'chameleon_{package}']}[{EXTRAS[package]}]")
+    session.run("python", "-m", "pip", "check")
+    session.chdir(f"packages/chameleon-{package}")
+    session.run(*PYTEST, "-m", "not slow")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """The types of all packages' sources, with mypy. (2 minutes.)"""
+    install_workspace(session, "mypy")
+    for package in PACKAGES:
+        session.run("python", "-m", "mypy", "-p", f"chameleon_{package}")
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """The packages together: the whole path, import boundaries, plugins, the examples, and every block of the docs.
+
+    (3 minutes.)
+    """
+    install_workspace(session)
+    session.run(*PYTEST, "-m", "not slow", "tests", "--ignore", "tests/parity")
+
+
+@nox.session
+def parity(session: nox.Session) -> None:
+    """The same numbers as two independent implementations, transformers and diffusers. (4 minutes.)"""
+    install_workspace(session, "transformers", "diffusers")
+    session.run(*PYTEST, "-m", "not slow", "tests/parity")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Set up, and take real photographs and text through the whole path; leaves a contact sheet in demo-output/.
+
+    (2 minutes.)
+    """
+    install_workspace(session)
+    session.run("chameleon", "demo", "--output", "demo-output", *session.posargs)
+
+
+@nox.session(default=False)
+def slow(session: nox.Session) -> None:
+    """The tests that are too slow for every change: the marker ``slow``."""
+    install_workspace(session, "transformers", "diffusers")
+    for package in PACKAGES:
+        session.run(*PYTEST, "-m", "slow", f"packages/chameleon-{package}/tests", success_codes=[0, NO_TESTS])
+    session.run(*PYTEST, "-m", "slow", "tests", success_codes=[0, NO_TESTS])
+
+
+@nox.session(default=False)
+def benchmarks(session: nox.Session) -> None:
+    """Speed, ours and the peer's in one run: the scripts in benchmarks/."""
+    install_workspace(session, "transformers", "diffusers")
+    for script in sorted(Path("benchmarks").glob("*.py")):
+        session.run("python", str(script), *session.posargs)

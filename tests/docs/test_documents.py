@@ -1,0 +1,36 @@
+"""The documentation does what it says: its Python blocks run, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/README.md")])
+# A block whose fence says `no-run` needs what a test hasn't (a download, a GPU); it is compiled and no more.
+FENCE = re.compile(r"^```python(?P<no_run> no-run)?\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\((?!https?:|#|mailto:)(?P<target>[^)#\s]+)")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_blocks_of_a_document_run_one_after_the_other(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = document.read_text(encoding="utf-8")
+    namespace: dict[str, object] = {"__name__": "__document__"}
+    for block in FENCE.finditer(text):
+        # Blank lines first, so that a traceback names the line of the document.
+        line = text[: block.start()].count("\n") + 1
+        code = compile("\n" * line + block["code"], str(document), "exec")
+        if block["no_run"] is None:
+            exec(code, namespace)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_links_of_a_document_lead_to_files(document: Path) -> None:
+    targets = [link["target"] for link in LINK.finditer(document.read_text(encoding="utf-8"))]
+    missing = [target for target in targets if not (document.parent / target).exists()]
+    assert not missing
