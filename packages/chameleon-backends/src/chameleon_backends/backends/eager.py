@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from chameleon_backends.attention import AttentionSpec
-from chameleon_backends.masks import visible_keys
+from ..attention import AttentionSpec
+from ..masks import visible_keys
 
 
 class EagerAttention:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from chameleon_backends.attention import AttentionSpec
-from chameleon_backends.masks import visible_keys
+from ..attention import AttentionSpec
+from ..masks import visible_keys
 
 
 @dataclass(frozen=True, slots=True)

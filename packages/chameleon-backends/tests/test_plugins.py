@@ -1,0 +1,307 @@
+"""Plugins of all kinds, good and bad, found through the metadata of distributions made for the test."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import textwrap
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from chameleon_backends import BrokenPluginError, PluginWarning, UnknownPluginError, _builtins, hookspecs
+from chameleon_backends.plugins import ENVIRONMENT_VARIABLE, PluginRegistry, Quarantined
+
+HOOK = "chameleon_attention_backends"
+
+GOOD = """
+    from chameleon_backends import HOOK_API_VERSION, AttentionBackendSpec, hookimpl
+
+    @hookimpl
+    def chameleon_attention_backends():
+        return [AttentionBackendSpec(name="flash", factory=object, api_version=HOOK_API_VERSION)]
+"""
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> PluginRegistry:
+    """A registry like the package's own, so that a test leaves nothing behind in that one."""
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
+    return PluginRegistry(
+        "chameleon_backends",
+        distribution="chameleon-backends",
+        hookspecs=hookspecs,
+        kinds={HOOK: "attention backend"},
+        api_version=1,
+        builtins=[_builtins],
+    )
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """``install(distribution, module_source)`` puts a distribution with one plugin where Python finds it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    modules: list[str] = []
+
+    def install(distribution: str, source: str, *, version: str = "0.2", entry_point: str = "") -> None:
+        module = distribution.replace("-", "_")
+        modules.append(module)
+        (tmp_path / f"{module}.py").write_text(textwrap.dedent(source), encoding="utf-8")
+        metadata = tmp_path / f"{module}-{version}.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        (metadata / "entry_points.txt").write_text(f"[chameleon_backends]\n{entry_point or module} = {module}\n")
+        importlib.invalidate_caches()
+
+    yield install
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+def names(registry: PluginRegistry) -> list[str]:
+    return [registered.spec.name for registered in registry.registered(HOOK)]
+
+
+def only_quarantined(registry: PluginRegistry) -> Quarantined:
+    """Load while expecting the warning about the one bad plugin."""
+    with pytest.warns(PluginWarning, match="is not used"):
+        quarantined = registry.quarantined()
+    assert len(quarantined) == 1
+    return quarantined[0]
+
+
+def test_builtins_come_first_and_name_their_distribution(registry: PluginRegistry, install: Install) -> None:
+    install("aaa-backends", GOOD)
+    assert names(registry) == ["eager", "sdpa", "flash"]
+    assert [registered.distribution for registered in registry.registered(HOOK)] == [
+        "chameleon-backends",
+        "chameleon-backends",
+        "aaa-backends",
+    ]
+    assert registry.quarantined() == ()
+
+
+def test_an_installed_plugin_is_found_by_its_entry_point(registry: PluginRegistry, install: Install) -> None:
+    install("acme-flash", GOOD)
+    assert registry.get(HOOK, "flash").factory is object
+    registered = registry.registered(HOOK)[-1]
+    assert (registered.distribution, registered.version) == ("acme-flash", "0.2")
+
+
+def test_nothing_is_imported_before_the_first_lookup(registry: PluginRegistry, install: Install) -> None:
+    install("acme-flash", GOOD)
+    assert "acme_flash" not in sys.modules
+    registry.registered(HOOK)
+    assert "acme_flash" in sys.modules
+
+
+def test_an_unknown_name_says_what_is_installed_and_what_is_close(registry: PluginRegistry, install: Install) -> None:
+    install("acme-flash", GOOD)
+    with pytest.raises(UnknownPluginError) as caught:
+        registry.get(HOOK, "flsh")
+    ours = registry.registered(HOOK)[0].version
+    assert str(caught.value) == (
+        "no attention backend named 'flsh'. "
+        f"Installed: eager, sdpa (chameleon-backends {ours}), flash (acme-flash 0.2). Did you mean 'flash'?"
+    )
+    assert isinstance(caught.value, ValueError)
+
+
+def test_an_unknown_name_like_no_other_gets_no_suggestion(registry: PluginRegistry) -> None:
+    with pytest.raises(UnknownPluginError, match=r"\)\.$"):
+        registry.get(HOOK, "quantum")
+
+
+BAD = {
+    "raises on import": ("raise RuntimeError('no device')", "RuntimeError: no device"),
+    "needs a missing package": ("import a_package_that_is_not_there", "ModuleNotFoundError: No module named"),
+    "is not Python": ("def (", "SyntaxError"),
+    "exits on import": ("import sys; sys.exit('goodbye')", "SystemExit: goodbye"),
+    "misspells the hook": (GOOD.replace("chameleon_attention_backends", "chameleon_atention_backends"), "unknown hook"),
+    "takes arguments that the hook lacks": (GOOD.replace("backends():", "backends(model):"), "model"),
+    "marks no function": (GOOD.replace("@hookimpl", ""), "no function in it is marked with the hookimpl"),
+    "takes a built-in's name": (GOOD.replace("flash", "sdpa"), r"'sdpa' exists already \(chameleon-backends "),
+    "states another API version": (
+        GOOD.replace("=HOOK_API_VERSION", "=2"),
+        "'flash' was written for version 2 of the chameleon_backends hooks; this is version 1",
+    ),
+    "returns something else": (
+        GOOD.replace("AttentionBackendSpec(name=", "dict(name="),
+        "PluginSpec objects, not dict",
+    ),
+    "returns nothing": (GOOD.replace("return [", "_ = ["), "returned None, not an iterable of PluginSpec"),
+    "names nothing": (GOOD.replace('"flash"', '""'), "whose name is a string, not ''"),
+    "names one twice": (GOOD.replace("return [", "return 2 * ["), "names the attention backend 'flash' twice"),
+    "raises in the hook": (GOOD.replace("return [", "return [1 / 0,"), "ZeroDivisionError"),
+    "raises midway": (
+        GOOD.replace("return [", "yield from [") + "        raise OSError('halfway')\n",
+        "OSError: halfway",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_plugin_is_quarantined_with_its_reason_and_the_others_work(
+    registry: PluginRegistry, install: Install, case: str
+) -> None:
+    source, reason = BAD[case]
+    install("acme-bad", source)
+    install("zeta-good", GOOD.replace("flash", "zeta"))
+    bad = only_quarantined(registry)
+    assert (bad.plugin, bad.distribution, bad.version) == ("acme_bad", "acme-bad", "0.2")
+    with pytest.raises(BrokenPluginError, match=reason):
+        registry.get(HOOK, "acme_bad")
+    assert names(registry) == ["eager", "sdpa", "zeta"]
+    assert registry.get(HOOK, "sdpa").name == "sdpa"
+
+
+@pytest.mark.parametrize("case", ["states another API version", "raises midway"])
+def test_a_quarantined_plugin_that_is_asked_for_by_its_backends_name_is_an_error(
+    registry: PluginRegistry, install: Install, case: str
+) -> None:
+    source, reason = BAD[case]
+    install("acme-bad", source)
+    assert "flash" in only_quarantined(registry).names
+    with pytest.raises(
+        BrokenPluginError, match=f"the attention backend 'flash' of acme-bad 0.2 can't be used: .*{reason}"
+    ):
+        registry.get(HOOK, "flash")
+
+
+def test_the_error_of_a_quarantined_plugin_has_its_cause(registry: PluginRegistry, install: Install) -> None:
+    install("acme-bad", BAD["raises on import"][0])
+    only_quarantined(registry)
+    with pytest.raises(BrokenPluginError) as caught:
+        registry.get(HOOK, "acme_bad")
+    assert isinstance(caught.value, ImportError)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_an_unknown_name_also_says_which_plugins_are_broken(registry: PluginRegistry, install: Install) -> None:
+    # A plugin that can't be imported can't say its backends' names: the one that was asked for may be among them.
+    install("acme-bad", BAD["raises on import"][0])
+    only_quarantined(registry)
+    with pytest.raises(UnknownPluginError, match=r"Installed but broken: acme_bad \(acme-bad 0\.2\)\."):
+        registry.get(HOOK, "flash")
+
+
+def test_the_first_of_two_plugins_keeps_a_name_that_both_take(registry: PluginRegistry, install: Install) -> None:
+    install("acme-one", GOOD)
+    install("acme-two", GOOD, version="3.0")
+    bad = only_quarantined(registry)
+    assert bad.distribution == "acme-two"
+    assert "exists already (acme-one 0.2)" in bad.reason
+    assert registry.registered(HOOK)[-1].distribution == "acme-one"
+
+
+def test_a_bad_plugin_is_taken_not_even_in_part(registry: PluginRegistry, install: Install) -> None:
+    second = 'AttentionBackendSpec(name="sdpa", factory=object, api_version=HOOK_API_VERSION), '
+    install("acme-bad", GOOD.replace("return [", f"return [{second}"))
+    only_quarantined(registry)
+    assert names(registry) == ["eager", "sdpa"]
+
+
+def test_a_bad_plugin_is_warned_of_once(registry: PluginRegistry, install: Install) -> None:
+    install("acme-bad", BAD["raises on import"][0])
+    with pytest.warns(PluginWarning, match="plugin 'acme_bad' of acme-bad 0.2 is not used: RuntimeError: no device"):
+        registry.registered(HOOK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        registry.registered(HOOK)
+        registry.quarantined()
+        registry.get(HOOK, "eager")
+
+
+def test_where_warnings_are_errors_the_plugins_are_known_all_the_same(
+    registry: PluginRegistry, install: Install
+) -> None:
+    install("acme-bad", BAD["raises on import"][0])
+    install("zeta-good", GOOD)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(PluginWarning):
+            registry.registered(HOOK)
+    assert names(registry) == ["eager", "sdpa", "flash"]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "expected"),
+    [
+        ("", ["eager", "sdpa"]),
+        ("acme-one", ["eager", "sdpa", "one"]),
+        ("two", ["eager", "sdpa", "two"]),
+        (" acme-one , two ", ["eager", "sdpa", "one", "two"]),
+        ("someone-else", ["eager", "sdpa"]),
+    ],
+)
+def test_the_environment_restricts_what_loads_by_distribution_or_entry_point(
+    registry: PluginRegistry,
+    install: Install,
+    monkeypatch: pytest.MonkeyPatch,
+    allowed: str,
+    expected: list[str],
+) -> None:
+    install("acme-one", GOOD.replace("flash", "one"))
+    install("acme-two", GOOD.replace("flash", "two"), entry_point="two")
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, allowed)
+    assert names(registry) == expected
+    assert ("acme_one" in sys.modules) is ("one" in expected)
+
+
+def test_an_unknown_name_says_that_the_environment_restricts_what_loads(
+    registry: PluginRegistry, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("acme-flash", GOOD)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "")
+    with pytest.raises(UnknownPluginError, match="CHAMELEON_PLUGINS='' restricts what is loaded"):
+        registry.get(HOOK, "flash")
+
+
+def test_reload_finds_what_was_installed_meanwhile(registry: PluginRegistry, install: Install) -> None:
+    assert names(registry) == ["eager", "sdpa"]
+    install("acme-flash", GOOD)
+    assert names(registry) == ["eager", "sdpa"]
+    registry.reload()
+    assert names(registry) == ["eager", "sdpa", "flash"]
+
+
+def test_reload_gives_a_plugin_that_was_mended_another_chance(registry: PluginRegistry, install: Install) -> None:
+    install("acme-bad", "import os\nif 'ACME_OK' not in os.environ: raise RuntimeError('no')\n" + textwrap.dedent(GOOD))
+    only_quarantined(registry)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACME_OK", "1")
+        registry.reload()
+        assert names(registry) == ["eager", "sdpa", "flash"]
+    assert registry.quarantined() == ()
+
+
+def test_a_plugin_may_look_others_up_while_it_is_loaded(
+    registry: PluginRegistry, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "registry_under_test", registry)  # type: ignore[arg-type]
+    look_up = f"import registry_under_test\nregistry_under_test.get({HOOK!r}, 'sdpa')\n"
+    install("acme-flash", look_up + textwrap.dedent(GOOD))
+    assert names(registry) == ["eager", "sdpa", "flash"]
+
+
+def test_threads_that_look_up_at_once_all_find_every_plugin(registry: PluginRegistry, install: Install) -> None:
+    install("acme-flash", "import time\ntime.sleep(0.05)\n" + textwrap.dedent(GOOD))
+    found: list[list[str]] = []
+    threads = [threading.Thread(target=lambda: found.append(names(registry))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [["eager", "sdpa", "flash"]] * 4
+
+
+def test_a_reason_is_given_where_a_plugins_own_check_fails(registry: PluginRegistry, install: Install) -> None:
+    source = "def check(request):\n    raise OSError('no driver')\n" + textwrap.dedent(GOOD)
+    install("acme-flash", source.replace("factory=object,", "factory=object, unsupported=check,"))
+    reasons = {registered.spec.name: registered.unsupported() for registered in registry.registered(HOOK)}
+    assert reasons == {"eager": None, "sdpa": None, "flash": "its own check failed: OSError: no driver"}
