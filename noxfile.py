@@ -57,9 +57,9 @@ def package(session: nox.Session, package: str) -> None:
     if package == "core":
         # The one dependency between the packages that isn't optional.
         session.run("python", "-m", "build", "--outdir", str(output), "packages/chameleon-backends", silent=True)
-    wheels = {wheel.name.split("-")[0]: wheel for wheel in output.glob("*.whl")}
-    session.install(*PINNED, *(str(wheel) for name, wheel in wheels.items() if name != f"chameleon_{package}"))
-    session.install(*PINNED, f"{wheels[f'chameleon_{package}']}[{EXTRAS[package]}]")
+    (wheel,) = output.glob(f"chameleon_{package}-*.whl")
+    # --find-links: where pip finds the sibling, which is on no index.
+    session.install(*PINNED, "--find-links", str(output), f"{wheel}[{EXTRAS[package]}]")
     session.run("python", "-m", "pip", "check")
     session.chdir(f"packages/chameleon-{package}")
     session.run(*PYTEST, "-m", "not slow")
