@@ -1,6 +1,25 @@
-"""The errors of chameleon-core: one base, and each also the built-in that fits."""
+"""The errors of chameleon-core: one base, and each also the built-in that fits.
+
+The registry of plugins is chameleon-backends', and so are the two errors that it raises.
+"""
 
 from __future__ import annotations
+
+from chameleon_backends.errors import BrokenPluginError, UnknownPluginError
+
+__all__ = [
+    "BrokenPluginError",
+    "ChameleonCoreError",
+    "ConfigError",
+    "ContextLengthError",
+    "FileFormatError",
+    "GenerationError",
+    "MissingPackageError",
+    "ModelNotFoundError",
+    "UnknownPluginError",
+    "VocabularyError",
+    "WeightsError",
+]
 
 
 class ChameleonCoreError(Exception):
@@ -37,11 +56,3 @@ class ModelNotFoundError(ChameleonCoreError, FileNotFoundError):
 
 class MissingPackageError(ChameleonCoreError, ImportError):
     """An optional package is needed and not installed; the message has the install line."""
-
-
-class UnknownPluginError(ChameleonCoreError, ValueError):
-    """No installed plugin has the name that was asked for."""
-
-
-class BrokenPluginError(ChameleonCoreError, ImportError):
-    """The plugin that was asked for is installed and can't be used."""

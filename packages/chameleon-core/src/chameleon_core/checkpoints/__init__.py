@@ -1,0 +1,20 @@
+"""Checkpoints: what one is, reading and writing them, and the formats that they are kept in."""
+
+from __future__ import annotations
+
+from .contract import IMAGE_PREFIX, Checkpoint, CheckpointFormat, CheckpointFormatSpec, StoredTensor
+from .load import LoadedCheckpoint, load_checkpoint, read_checkpoint
+from .save import save_checkpoint, write_checkpoint
+
+__all__ = [
+    "IMAGE_PREFIX",
+    "Checkpoint",
+    "CheckpointFormat",
+    "CheckpointFormatSpec",
+    "LoadedCheckpoint",
+    "StoredTensor",
+    "load_checkpoint",
+    "read_checkpoint",
+    "save_checkpoint",
+    "write_checkpoint",
+]

@@ -1,0 +1,105 @@
+"""Safetensors files: mapped into memory, their headers checked; and how tensors are dealt out to files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..errors import ConfigError, FileFormatError
+from .contract import IMAGE_DECODER_PREFIX, StoredTensor
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def open_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file, in the order in which they lie there.
+
+    A loaded tensor is a view of the mapped file: it takes no memory of its own until it is written to, which the file
+    never sees, and it outlives the file's name. Raises ``FileFormatError`` where the header doesn't fit the file.
+    """
+    try:
+        file: Any = safe_open(path, framework="pt")
+        return {name: _stored(file, name, path) for name in file.offset_keys()}
+    except SafetensorError as error:
+        raise FileFormatError(
+            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. "
+            "It was probably cut off while it was copied; fetch it again."
+        ) from error
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
+    """Write a file, with all its tensors in memory at once and no copy of those that are there already."""
+    seen: set[int] = set()
+    loaded = {}
+    for name, stored in tensors.items():
+        tensor = stored.load().contiguous()
+        # The format has no notion of two names for one tensor.
+        loaded[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    # Readers of the reference refuse files that don't say so.
+    save_file(loaded, path, metadata={"format": "pt"})
+
+
+def deal_out(tensors: Mapping[str, StoredTensor], max_shard_size: int) -> list[dict[str, StoredTensor]]:
+    """Tensors in order, file by file, each of at most ``max_shard_size`` bytes or a single larger tensor.
+
+    The decoder of the image tokenizer, for which other readers have no use, begins a file of its own.
+    """
+    decoder = {name for name in tensors if name.startswith(IMAGE_DECODER_PREFIX)}
+    return [
+        *_fill((name for name in tensors if name not in decoder), tensors, max_shard_size),
+        *_fill((name for name in tensors if name in decoder), tensors, max_shard_size),
+    ]
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes, from a number or a text such as "5GB" (10⁹ bytes each) or "500MiB" (2²⁰ bytes each)."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B|)\s*", str(size).upper())
+    number = int(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
+    if number < 1:
+        raise ConfigError(f"max_shard_size must be a number of bytes or a text like '5GB' or '500MiB'; got {size!r}.")
+    return number
+
+
+def _fill(
+    names: Iterable[str], tensors: Mapping[str, StoredTensor], max_shard_size: int
+) -> list[dict[str, StoredTensor]]:
+    shards: list[dict[str, StoredTensor]] = []
+    room = 0
+    for name in names:
+        size = tensors[name].num_bytes
+        if not shards or size > room:
+            shards.append({})
+            room = max_shard_size
+        shards[-1][name] = tensors[name]
+        room -= size
+    return shards
+
+
+def _stored(file: Any, name: str, path: Path) -> StoredTensor:
+    view = file.get_slice(name)
+    dtype = _DTYPES.get(view.get_dtype())
+    if dtype is None:
+        raise FileFormatError(f"{path}: {name} has the type {view.get_dtype()}; known are {', '.join(_DTYPES)}.")
+    return StoredTensor(tuple(view.get_shape()), dtype, lambda: file.get_tensor(name))

@@ -1,0 +1,85 @@
+"""Write a model as a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ChameleonConfig
+from ..errors import WeightsError
+from ..registry import FORMATS_HOOK, REGISTRY
+from .contract import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
+from .load import read_checkpoint
+from .safetensors_files import parse_size
+
+_EMBEDDINGS = "model.embed_tokens.weight"
+_OUTPUT = "lm_head.weight"
+
+
+def write_checkpoint(
+    checkpoint: Checkpoint,
+    folder: str | os.PathLike[str],
+    *,
+    max_shard_size: int | str = "5GB",
+    checkpoint_format: str = "hf",
+) -> None:
+    """Write a checkpoint in the named format, in files of at most ``max_shard_size`` (bytes, or a text like "5GB").
+
+    What the folder held before stays loadable until the new checkpoint is whole.
+    """
+    writer: CheckpointFormat = REGISTRY.get(FORMATS_HOOK, checkpoint_format).factory()
+    writer.write(checkpoint, Path(folder), max_shard_size=parse_size(max_shard_size))
+
+
+def save_checkpoint(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    config: ChameleonConfig,
+    generation_config: Mapping[str, Any] | None = None,
+    image_weights: Mapping[str, Tensor] | None = None,
+    source: str | os.PathLike[str] | None = None,
+    max_shard_size: int | str = "5GB",
+    checkpoint_format: str = "hf",
+) -> None:
+    """Write a model's weights and config, and its image tokenizer's weights beside them.
+
+    ``image_weights`` is the state dict of the image tokenizer. Without it, the folder ``source`` that the model came
+    from passes its own on, untouched and a shard at a time; it may be ``folder`` itself.
+
+    Raises ``WeightsError`` where the config ties the embeddings and the model's differ.
+    """
+    tensors = {name: StoredTensor.of(tensor) for name, tensor in _own_tensors(model, config).items()}
+    if image_weights is not None:
+        tensors |= {IMAGE_PREFIX + name: StoredTensor.of(tensor) for name, tensor in image_weights.items()}
+    elif source is not None:
+        stored = read_checkpoint(source).tensors
+        tensors |= {name: tensor for name, tensor in stored.items() if name.startswith(IMAGE_PREFIX)}
+    write_checkpoint(
+        Checkpoint(config, tensors, generation_config or {}),
+        folder,
+        max_shard_size=max_shard_size,
+        checkpoint_format=checkpoint_format,
+    )
+
+
+def _own_tensors(model: nn.Module, config: ChameleonConfig) -> dict[str, Tensor]:
+    tensors = dict(model.state_dict())
+    if config.tie_word_embeddings:
+        # The reference stores tied embeddings once, under the name of the input.
+        output = tensors.pop(_OUTPUT, None)
+        if output is not None and not _same(output, tensors[_EMBEDDINGS]):
+            raise WeightsError(
+                f"the config says tie_word_embeddings, but {_OUTPUT} differs from {_EMBEDDINGS} and would be lost. "
+                "Tie them, or save with config.replace(tie_word_embeddings=False)."
+            )
+    return tensors
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    return left.data_ptr() == right.data_ptr() or torch.equal(left, right)

@@ -1,0 +1,33 @@
+"""The hooks of this package. A plugin implements them with ``hookimpl`` and is found by an entry point in the group
+``chameleon_core``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+from chameleon_backends.plugins import PluginSpec
+
+if TYPE_CHECKING:
+    from .checkpoints import CheckpointFormatSpec
+
+PROJECT = "chameleon_core"
+
+HOOK_API_VERSION = 1
+"""Every spec states the version that it was written for. It changes only when plugins must change."""
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def chameleon_core_checkpoint_formats() -> Iterable[CheckpointFormatSpec]:  # type: ignore[empty-body]
+    """Formats of checkpoints on disk. ``factory()`` makes a ``CheckpointFormat``."""
+
+
+@hookspec
+def chameleon_core_pretrained() -> Iterable[PluginSpec]:  # type: ignore[empty-body]
+    """Named models. ``factory()`` returns the folder with the model's checkpoint, a ``str`` or a ``Path``."""
