@@ -1,0 +1,60 @@
+"""From what a user calls a model to the folder that holds it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from .errors import MissingPackageError, ModelNotFoundError, UnknownPluginError
+from .registry import PRETRAINED_HOOK, REGISTRY
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+# Weights that are pickles aren't read, so they aren't fetched.
+_HUB_PATTERNS = ["*.json", "*.safetensors"]
+
+
+def resolve_folder(name: str | os.PathLike[str]) -> Path:
+    """The folder of a model: an existing folder, the name of an installed model, or a Hub id ``owner/name``.
+
+    The three are tried in this order, so that a local folder is never shadowed. A Hub id is downloaded, or found in
+    the Hub's cache, by ``huggingface_hub``, which the extra ``hub`` installs.
+
+    Raises ``ModelNotFoundError`` with what was tried, ``MissingPackageError`` where a Hub id needs the extra, and
+    ``BrokenPluginError`` where the plugin that has the name can't be used.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ModelNotFoundError(f"{folder} is a file; a model is a folder with its config and weights.")
+    tried = [
+        f"no folder {str(folder)!r} below {Path.cwd()}" if not folder.is_absolute() else f"no folder {str(folder)!r}"
+    ]
+    if isinstance(name, str):
+        try:
+            return Path(REGISTRY.get(PRETRAINED_HOOK, name).factory())
+        except UnknownPluginError as error:
+            tried.append(str(error).rstrip("."))
+        if _HUB_ID.fullmatch(name):
+            return _download(name, tried)
+        tried.append("not a Hub id, which has the form 'owner/name'")
+    raise ModelNotFoundError(f"can't find the model {str(name)!r}: {'; '.join(tried)}.")
+
+
+def _download(hub_id: str, tried: list[str]) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{'; '.join(tried)}. To look for {hub_id!r} on the Hub, huggingface-hub is needed. From the toolkit's "
+            'folder: python -m pip install ./packages/chameleon-backends "./packages/chameleon-core[hub]"'
+        ) from error
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_HUB_PATTERNS))
+    # What huggingface_hub raises for an unknown id, a closed gate, no network or a full disk are all OSErrors.
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"can't find the model {hub_id!r}: {'; '.join(tried)}; from the Hub: {error}"
+        ) from error
