@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ..errors import ConfigError, FileFormatError
 from .contract import IMAGE_DECODER_PREFIX, StoredTensor
@@ -30,6 +31,7 @@ _DTYPES = {
 }
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(_UNITS)})")
 
 
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:
@@ -75,8 +77,8 @@ def deal_out(tensors: Mapping[str, StoredTensor], max_shard_size: int) -> list[d
 
 def parse_size(size: int | str) -> int:
     """Bytes, from a number or a text such as "5GB" (10⁹ bytes each) or "500MiB" (2²⁰ bytes each)."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B|)\s*", str(size).upper())
-    number = int(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
+    match = _SIZE.fullmatch(str(size).strip().upper())
+    number = int(float(match[1]) * _UNITS[match[2]]) if match else 0
     if number < 1:
         raise ConfigError(f"max_shard_size must be a number of bytes or a text like '5GB' or '500MiB'; got {size!r}.")
     return number
@@ -102,4 +104,10 @@ def _stored(file: Any, name: str, path: Path) -> StoredTensor:
     dtype = _DTYPES.get(view.get_dtype())
     if dtype is None:
         raise FileFormatError(f"{path}: {name} has the type {view.get_dtype()}; known are {', '.join(_DTYPES)}.")
-    return StoredTensor(tuple(view.get_shape()), dtype, lambda: file.get_tensor(name))
+
+    def load() -> Tensor:
+        tensor: Tensor = file.get_tensor(name)
+        # A writer that doesn't pad its header leaves numbers at odd addresses, which kernels may not expect.
+        return tensor.clone() if tensor.data_ptr() % dtype.itemsize else tensor
+
+    return StoredTensor(tuple(view.get_shape()), dtype, load)
