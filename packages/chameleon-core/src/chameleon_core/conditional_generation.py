@@ -6,25 +6,37 @@ V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cache import KVCache
+from .checkpoints import GENERATION_FILE, load_checkpoint, save_checkpoint
 from .config import ChameleonConfig
 from .errors import ConfigError, GenerationError
 from .generation import GenerationOptions, Step, TextDecoder, generate_ids
 from .layout import TokenLayout
+from .locate import resolve_folder
 from .model import ChameleonModel
 from .siblings import ImageTokenizerLike, load_image_tokenizer
 
 IGNORED_LABEL = -100
+ECOSYSTEM_ARGUMENTS: Mapping[str, str] = MappingProxyType(
+    {
+        "torch_dtype": "it is called dtype here.",
+        "device_map": "device puts the whole model on one device.",
+        "low_cpu_mem_usage": "weights are always mapped and never held twice.",
+    }
+)
+"""What the arguments of other libraries' ``from_pretrained`` are here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +70,62 @@ class ChameleonForConditionalGeneration(nn.Module):
         self._image_tokenizer: ImageTokenizerLike | None = None
         if config.tie_word_embeddings:
             self.tie_weights()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike[str],
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str = "cpu",
+        attn_implementation: str = "sdpa",
+        **unknown: object,
+    ) -> Self:
+        """Load a model from a folder, by the name of an installed model, or by a Hub id (extra ``hub``), in eval mode.
+
+        ``dtype`` is what floating weights become: None leaves each as it is stored, "auto" is what the config records.
+        Weights that stay as they are stored remain views of the mapped files, and at no time are there two copies.
+        Raises ``ModelNotFoundError``, ``FileFormatError`` for a damaged file, and ``WeightsError`` with every tensor
+        that is missing, unexpected or of another shape.
+        """
+        for argument in unknown:
+            hint = ECOSYSTEM_ARGUMENTS.get(argument, "the arguments are dtype, device and attn_implementation.")
+            raise TypeError(f"from_pretrained() has no argument {argument!r}: {hint}")
+        folder = resolve_folder(name_or_folder)
+        loaded = load_checkpoint(
+            folder,
+            build=lambda config: cls(config, attn_implementation=attn_implementation),
+            dtype=dtype,
+            device=device,
+        )
+        model = loaded.model
+        model.source = folder
+        model.generation_options = GenerationOptions.from_dict(
+            {name: value for name, value in loaded.generation_config.items() if value is not None},
+            source=str(folder / GENERATION_FILE),
+        )
+        return model
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, max_shard_size: int | str = "5GB") -> None:
+        """Write the model in the reference's layout, with the weights of its image tokenizer.
+
+        A tokenizer that was set is written; without one, the weights in the folder that the model came from are passed
+        on untouched. What ``folder`` held before stays loadable until the new checkpoint is whole.
+        """
+        config = self.config
+        image_weights = None
+        if self._image_tokenizer is not None:
+            config = config.replace(vq_config=dict(self._image_tokenizer.config_dict()))
+            image_weights = self._image_tokenizer.state_dict()
+        save_checkpoint(
+            self,
+            folder,
+            config=config,
+            generation_config=self.generation_options.to_file_dict(config),
+            image_weights=image_weights,
+            source=self.source,
+            max_shard_size=max_shard_size,
+        )
 
     def forward(
         self,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from .contract import IMAGE_PREFIX, Checkpoint, CheckpointFormat, CheckpointFormatSpec, StoredTensor
+from .hf import GENERATION_FILE
 from .load import LoadedCheckpoint, load_checkpoint, read_checkpoint
 from .save import save_checkpoint, write_checkpoint
 
 __all__ = [
+    "GENERATION_FILE",
     "IMAGE_PREFIX",
     "Checkpoint",
     "CheckpointFormat",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
 from .._config import Config
+from ..config import ChameleonConfig
 from ..errors import ConfigError
 from .sampling import Sampling
 
@@ -70,6 +71,13 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
             guidance_image=1.2,
         )
         return options.replace(**changes) if changes else options
+
+    def to_file_dict(self, config: ChameleonConfig) -> dict[str, Any]:
+        """The mapping of ``generation_config.json``: the config's ids, and the options that aren't at their defaults."""
+        ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        defaults = GenerationOptions().to_dict()
+        changed = {name: value for name, value in self.to_dict().items() if defaults.get(name) != value}
+        return {**{name: value for name, value in ids.items() if value is not None}, **changed}
 
     def check(self) -> None:
         """Raise ``ConfigError`` where fields contradict each other."""
