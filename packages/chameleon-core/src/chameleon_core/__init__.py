@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from .cache import KVCache
+from .checkpoints import load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
 from .conditional_generation import CausalOutput, ChameleonForConditionalGeneration
 from .config import ChameleonConfig
+from .convert import pool_checkpoint, pool_key_value_heads
 from .errors import (
     BrokenPluginError,
     ChameleonCoreError,
@@ -19,10 +21,12 @@ from .errors import (
     WeightsError,
 )
 from .generation import GenerationOptions, Step
+from .hookspecs import HOOK_API_VERSION, hookimpl
 from .layout import TokenLayout
 from .model import ChameleonModel, ModelOutput
 
 __all__ = [
+    "HOOK_API_VERSION",
     "BrokenPluginError",
     "CausalOutput",
     "ChameleonConfig",
@@ -43,4 +47,11 @@ __all__ = [
     "UnknownPluginError",
     "VocabularyError",
     "WeightsError",
+    "hookimpl",
+    "load_checkpoint",
+    "pool_checkpoint",
+    "pool_key_value_heads",
+    "read_checkpoint",
+    "save_checkpoint",
+    "write_checkpoint",
 ]

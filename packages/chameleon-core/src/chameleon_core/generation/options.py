@@ -73,7 +73,7 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
         return options.replace(**changes) if changes else options
 
     def to_file_dict(self, config: ChameleonConfig) -> dict[str, Any]:
-        """The mapping of ``generation_config.json``: the config's ids, and the options that aren't at their defaults."""
+        """The mapping of ``generation_config.json``: the config's ids and the options that differ from the defaults."""
         ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         defaults = GenerationOptions().to_dict()
         changed = {name: value for name, value in self.to_dict().items() if defaults.get(name) != value}
