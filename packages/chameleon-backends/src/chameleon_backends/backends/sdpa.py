@@ -18,27 +18,38 @@ from ..masks import visible_keys
 class SDPAPlan:
     """How to call the kernel in this forward pass."""
 
-    is_causal: bool
-    mask_B1TS: torch.Tensor | None
-    """bool, True where the query sees the key. Empty queries see all keys here."""
-    empty_BT11: torch.Tensor | None
-    """bool, True for a query that sees no key, or None if there can't be one."""
+    is_causal: bool = False
+    mask_B1TS: torch.Tensor | None = None
+    """bool, True where the query sees the key. Queries that see no key see all of them here."""
+    empty_BT11: torch.Tensor | None = None
+    """bool, True for a query that sees no key; None where no query can be one."""
+    doubled: bool = False
+    """Whether a single query is computed twice, because that is faster."""
 
 
 class SDPAAttention:
-    """The attention contract over torch's kernels, with no mask where the kernel needs none."""
+    """The attention contract over torch's kernels, without a mask wherever the kernel needs none."""
 
     def plan(self, spec: AttentionSpec) -> SDPAPlan:
-        """At most one boolean mask, which broadcasts over heads (and rows, if they are alike)."""
+        """At most one boolean mask, which broadcasts over the heads, and over the rows where they are alike."""
+        # A single row times bfloat16 keys misses the fast matrix product on a CPU, two rows hit it: 2 to 3 times faster
+        # at 32 heads of width 128 and 1,056 keys (benchmarks/attention.py).
+        doubled = (
+            spec.query_length == 1
+            and spec.num_heads == spec.num_key_value_heads
+            and spec.dtype == torch.bfloat16
+            and spec.device.type == "cpu"
+        )
         if not _needs_mask(spec):
-            return SDPAPlan(is_causal=spec.causal and spec.query_length > 1, mask_B1TS=None, empty_BT11=None)
+            return SDPAPlan(is_causal=spec.causal and spec.query_length > 1, doubled=doubled)
         visible_BTS = visible_keys(spec)
-        if not (spec.has_padding or spec.query_length > spec.key_length):
-            return SDPAPlan(is_causal=False, mask_B1TS=visible_BTS[:, None], empty_BT11=None)
+        if not spec.has_padding and spec.query_length <= spec.key_length:
+            return SDPAPlan(mask_B1TS=visible_BTS[:, None], doubled=doubled)
         # Kernels differ in what they give for a query that sees nothing, and a NaN would also enter the gradients.
-        # So let it see everything, and put zeros in the place of its answer.
+        # So it sees everything, and its answer is replaced by zeros.
         empty_BT1 = ~visible_BTS.any(dim=-1, keepdim=True)
-        return SDPAPlan(is_causal=False, mask_B1TS=(visible_BTS | empty_BT1)[:, None], empty_BT11=empty_BT1[..., None])
+        mask_B1TS = (visible_BTS | empty_BT1)[:, None]
+        return SDPAPlan(mask_B1TS=mask_B1TS, empty_BT11=empty_BT1[..., None], doubled=doubled)
 
     def attend(
         self,
@@ -53,9 +64,13 @@ class SDPAAttention:
         """``out_BTHD`` in the query's dtype."""
         B, T, H, D = query_BTHD.shape
         K = key_BSKD.shape[2]
-        # The heads that share a key/value head are rows of one product when each has one query: far faster on a CPU.
-        folded = T == 1 and K < H
-        query_BHTD = query_BTHD.view(B, K, H // K, D) if folded else query_BTHD.transpose(1, 2)
+        if T == 1:
+            # The heads of a group are the rows of one product with their shared keys, rather than a product each.
+            query_BHTD = query_BTHD.view(B, K, H // K, D)
+            if prepared.doubled:
+                query_BHTD = query_BHTD.expand(-1, -1, 2, -1)
+        else:
+            query_BHTD = query_BTHD.transpose(1, 2)
         out_BHTD = F.scaled_dot_product_attention(
             query_BHTD,
             key_BSKD.transpose(1, 2),
@@ -64,20 +79,23 @@ class SDPAAttention:
             dropout_p=dropout,
             is_causal=prepared.is_causal,
             scale=scale,
-            enable_gqa=K < H and not folded,
+            enable_gqa=T > 1 and K < H,
         )
-        out_BTHD = out_BHTD.reshape(B, T, H, D) if folded else out_BHTD.transpose(1, 2)
+        if T == 1:
+            out_BTHD = out_BHTD[:, :, : H // K].reshape(B, T, H, D)
+        else:
+            out_BTHD = out_BHTD.transpose(1, 2)
         if prepared.empty_BT11 is None:
             return out_BTHD
         return out_BTHD.masked_fill(prepared.empty_BT11, 0.0)
 
 
 def _needs_mask(spec: AttentionSpec) -> bool:
-    """Whether a rule hides keys that the kernel's ``is_causal`` doesn't hide."""
+    """Whether a rule hides a key that the kernel's own ``is_causal`` doesn't hide."""
     if spec.has_padding or spec.document_ids_BS is not None:
         return True
-    if spec.sliding_window is not None and spec.sliding_window < max(spec.key_length, spec.query_length):
+    if spec.sliding_window is not None and spec.sliding_window < max(spec.query_length, spec.key_length):
         return True
-    # is_causal aligns the first query with the first key, the contract the last with the last: the same for T = S only.
-    # One query, the last, sees every key.
+    # is_causal lines up the first query with the first key, the contract the last with the last: the same at T = S
+    # only. A single query, the last position, sees every key without it.
     return spec.causal and spec.query_length not in (1, spec.key_length)
