@@ -1,0 +1,180 @@
+"""The vocabulary: which ids stand for a picture's codes, which have a task of their own, and which are text.
+
+Everything is taken from the tokens' names, never from the order of their ids. The legend of shapes: N codes, V ids.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import VocabularyError
+
+BEGIN_OF_STREAM = "<s>"
+END_OF_STREAM = "</s>"
+PAD = "<pad>"
+BEGIN_IMAGE = "<racm3:break>"
+END_IMAGE = "<eoss>"
+SEPARATOR = "<reserved08706>"
+IMAGE_PLACEHOLDER = "<image>"
+IMAGE_PLACEHOLDER_AS_PUBLISHED = "<reserved08707>"
+"""Meta's own name of the token that later files renamed ``<image>``; either is accepted."""
+
+REQUIRED_NAMES = (BEGIN_OF_STREAM, END_OF_STREAM, PAD, BEGIN_IMAGE, END_IMAGE, SEPARATOR)
+
+_PICTURE_NAME = re.compile(r"IMGIMG([A-J]+)Z", re.ASCII)
+_DIGITS = str.maketrans("ABCDEFGHIJ", "0123456789")
+_LETTERS = str.maketrans("0123456789", "ABCDEFGHIJ")
+
+
+def picture_name(code: int) -> str:
+    """The name of the token that stands for a code: ``picture_name(257) == "IMGIMGCFHZ"``."""
+    return f"IMGIMG{str(code).translate(_LETTERS)}Z"
+
+
+def code_of_name(name: str) -> int | None:
+    """The code that a token's name stands for, None where the name isn't a picture's."""
+    match = _PICTURE_NAME.fullmatch(name)
+    return int(match[1].translate(_DIGITS)) if match else None
+
+
+def is_special_name(name: str) -> bool:
+    """Meta's rule for the published vocabulary: what starts with ``<`` is special, but for ``<`` itself."""
+    return name.startswith("<") and name != "<"
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """A checked bijection between codes and ids, and the ids with a task of their own.
+
+    Made by ``from_token_ids``. Ids run from 0 to ``len(vocabulary) - 1``; the range may have holes.
+    """
+
+    code_to_id: npt.NDArray[np.int64]
+    """Shape N: the id of each code. Not writable."""
+    id_to_code: npt.NDArray[np.int64]
+    """Shape V: the code of each id, -1 where the id isn't a picture's. Not writable."""
+    bos_id: int
+    eos_id: int
+    pad_id: int
+    begin_image_id: int
+    end_image_id: int
+    separator_id: int
+    image_placeholder_id: int
+    special_ids: frozenset[int]
+    """Every id that is neither text nor a picture's code: those above and all the reserved ones."""
+    text_ids: frozenset[int]
+    """Every id that text is made of."""
+
+    @classmethod
+    def from_token_ids(
+        cls,
+        token_ids: Mapping[str, int],
+        *,
+        special_ids: Iterable[int] | None = None,
+        image_token: str = IMAGE_PLACEHOLDER,
+    ) -> Vocabulary:
+        """Build and check the vocabulary of ``{name: id}``.
+
+        ``special_ids`` says which ids aren't text; without it they are those whose names start with ``<``, other than
+        ``<`` itself, which is right for the published vocabulary. A general byte-level vocabulary may have ordinary
+        tokens such as ``</``; ``TextTokenizer.special_ids`` tells them apart. ``image_token`` is the name of the
+        placeholder; ``<image>`` is also found under Meta's name ``<reserved08707>``.
+
+        Raises ``VocabularyError`` with everything that is missing, and where names, ids and codes are not one to one.
+        """
+        missing = [repr(name) for name in REQUIRED_NAMES if name not in token_ids]
+        placeholder = image_token
+        if placeholder == IMAGE_PLACEHOLDER and placeholder not in token_ids:
+            placeholder = IMAGE_PLACEHOLDER_AS_PUBLISHED
+        if placeholder not in token_ids:
+            missing.append(repr(image_token) + (f" (or {placeholder!r})" if placeholder != image_token else ""))
+        code_to_name: dict[int, str] = {}
+        for name in token_ids:
+            code = code_of_name(name)
+            if code is None:
+                continue
+            if code in code_to_name:
+                raise VocabularyError(f"{code_to_name[code]!r} and {name!r} both stand for code {code}.")
+            code_to_name[code] = name
+        if not code_to_name:
+            missing.append(f"the names of the codes ({picture_name(0)!r} and on)")
+        else:
+            gaps = sorted(set(range(max(code_to_name))) - code_to_name.keys())
+            missing += [f"{picture_name(code)!r} (code {code})" for code in gaps[:8]]
+            missing += [f"and {len(gaps) - 8} more codes"] if len(gaps) > 8 else []
+        if missing:
+            raise VocabularyError(
+                f"the vocabulary of {len(token_ids)} tokens lacks {', '.join(missing)}. "
+                "Is this tokenizer.json a Chameleon's?"
+            )
+        _check_one_to_one(token_ids)
+        size = max(token_ids.values()) + 1
+        code_to_id_N = np.array([token_ids[code_to_name[code]] for code in range(len(code_to_name))], dtype=np.int64)
+        id_to_code_V = np.full(size, -1, dtype=np.int64)
+        id_to_code_V[code_to_id_N] = np.arange(len(code_to_id_N))
+        code_to_id_N.flags.writeable = id_to_code_V.flags.writeable = False
+        required_ids = {token_ids[name] for name in (*REQUIRED_NAMES, placeholder)}
+        if special_ids is None:
+            special_ids = (token_ids[name] for name in token_ids if is_special_name(name))
+        picture_ids = frozenset(code_to_id_N.tolist())
+        all_special_ids = frozenset(required_ids | set(special_ids)) - picture_ids
+        return cls(
+            code_to_id=code_to_id_N,
+            id_to_code=id_to_code_V,
+            bos_id=token_ids[BEGIN_OF_STREAM],
+            eos_id=token_ids[END_OF_STREAM],
+            pad_id=token_ids[PAD],
+            begin_image_id=token_ids[BEGIN_IMAGE],
+            end_image_id=token_ids[END_IMAGE],
+            separator_id=token_ids[SEPARATOR],
+            image_placeholder_id=token_ids[placeholder],
+            special_ids=all_special_ids,
+            text_ids=frozenset(token_ids.values()) - all_special_ids - picture_ids,
+        )
+
+    @property
+    def num_codes(self) -> int:
+        """How many codes a picture's tokens tell apart."""
+        return len(self.code_to_id)
+
+    def __len__(self) -> int:
+        """The number of rows that an embedding needs: the highest id and one."""
+        return len(self.id_to_code)
+
+    def codes_to_ids(self, codes: Sequence[int] | npt.NDArray[np.integer]) -> list[int]:
+        """The ids of codes. Raises ``VocabularyError`` for a code out of range."""
+        codes_n = np.asarray(codes, dtype=np.int64)
+        wrong_n = (codes_n < 0) | (codes_n >= self.num_codes)
+        if wrong_n.any():
+            raise VocabularyError(
+                f"code {codes_n[wrong_n][0]} at position {wrong_n.argmax()} is out of range: "
+                f"this vocabulary has the codes 0 to {self.num_codes - 1}."
+            )
+        ids: list[int] = self.code_to_id[codes_n].tolist()
+        return ids
+
+    def ids_to_codes(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> list[int]:
+        """The codes of a picture's ids. Raises ``VocabularyError`` for an id that isn't a picture's."""
+        ids_n = np.asarray(ids, dtype=np.int64)
+        known_n = (ids_n >= 0) & (ids_n < len(self))
+        codes_n = np.where(known_n, self.id_to_code[np.where(known_n, ids_n, 0)], -1)
+        if (codes_n < 0).any():
+            position = int((codes_n < 0).argmax())
+            raise VocabularyError(f"id {ids_n[position]} at position {position} is not a picture's.")
+        codes: list[int] = codes_n.tolist()
+        return codes
+
+
+def _check_one_to_one(token_ids: Mapping[str, int]) -> None:
+    names: dict[int, str] = {}
+    for name, token_id in token_ids.items():
+        if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
+            raise VocabularyError(f"the id of {name!r} is {token_id!r}, expected an integer from 0.")
+        if token_id in names:
+            raise VocabularyError(f"{names[token_id]!r} and {name!r} both have the id {token_id}.")
+        names[token_id] = name
