@@ -1,0 +1,36 @@
+"""The plugins of this package. Nothing is searched for before the first look-up."""
+
+from __future__ import annotations
+
+from . import _builtins, hookspecs
+from .errors import BrokenPluginError
+from .hookspecs import SegmentCodecSpec
+from .plugins import PluginRegistry, PluginSpec
+
+SEGMENT_CODECS = "chameleon_text_segment_codecs"
+TEMPLATES = "chameleon_text_templates"
+
+REGISTRY = PluginRegistry(
+    hookspecs.PROJECT,
+    distribution="chameleon-text",
+    hookspecs=hookspecs,
+    kinds={SEGMENT_CODECS: "segment codec", TEMPLATES: "template"},
+    api_version=hookspecs.HOOK_API_VERSION,
+    builtins=[_builtins],
+)
+
+
+def segment_codec_specs() -> list[SegmentCodecSpec]:
+    """Every usable segment codec, built-ins first."""
+    return [_checked(each.spec) for each in REGISTRY.registered(SEGMENT_CODECS)]
+
+
+def segment_codec_spec(name: str) -> SegmentCodecSpec:
+    """The segment codec called ``name``. Raises ``UnknownPluginError`` or ``BrokenPluginError``."""
+    return _checked(REGISTRY.get(SEGMENT_CODECS, name))
+
+
+def _checked(spec: PluginSpec) -> SegmentCodecSpec:
+    if not isinstance(spec, SegmentCodecSpec):
+        raise BrokenPluginError(f"{SEGMENT_CODECS} must return SegmentCodecSpec objects; {spec.name!r} is none.")
+    return spec
