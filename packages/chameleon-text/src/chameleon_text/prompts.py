@@ -1,0 +1,88 @@
+"""Prompts in the reference's string form: text in which ``<image>`` stands for the next picture."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Literal, TypeAlias
+
+from .errors import ConfigError, ImageCountError
+from .segments import Document, Image, Segment, Special, Text
+from .tokenizer import TextTokenizer, name_pattern
+
+AllowSpecial: TypeAlias = Collection[str] | Literal["all"]
+
+
+def as_texts(argument: str, value: object) -> list[str]:
+    """One text or several as a list. Raises ``ConfigError`` for anything else."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(each, str) for each in texts):
+        raise ConfigError(
+            f"{argument} is a {type(value).__name__}, expected a str or a list of them. "
+            "Documents go to encode(), chat messages to encode_messages(), pictures to images=."
+        )
+    return list(texts)
+
+
+def as_pictures(images: Any) -> list[Any]:
+    """None, one picture, a list of them, or a list for each prompt, as one list."""
+    if images is None:
+        return []
+    if not isinstance(images, (list, tuple)):
+        return [images]
+    return [picture for each in images for picture in (each if isinstance(each, (list, tuple)) else [each])]
+
+
+def parse_prompts(
+    prompts: Sequence[str], tokenizer: TextTokenizer, image_token: str, allow_special: AllowSpecial
+) -> list[Document]:
+    """Each prompt as text, ``Image()`` for each placeholder, and the specials that are allowed.
+
+    Raises ``ConfigError`` where ``allow_special`` names what isn't a special of the vocabulary.
+    """
+    specials = {tokenizer.names[token_id] for token_id in tokenizer.special_ids}
+    names = specials if allow_special == "all" else {*allow_special}
+    unknown = sorted(names - specials)
+    if unknown:
+        raise ConfigError(f"allow_special names {unknown}, which are no specials of this vocabulary.")
+    pattern = name_pattern({image_token, *names})
+    assert pattern is not None
+    documents = []
+    for prompt in prompts:
+        # The pattern has one group, so that the odd parts are the names that it found.
+        parts = pattern.split(prompt)
+        documents.append([_segment(part, index % 2 == 1, image_token) for index, part in enumerate(parts) if part])
+    return documents
+
+
+def place_pictures(documents: Sequence[Document], images: Any) -> list[Document]:
+    """The documents with the pictures in their placeholders, in order through the whole batch.
+
+    Raises ``ImageCountError`` with the numbers where pictures and placeholders differ, also for one prompt where
+    ``images`` has a list for each.
+    """
+    wanted = [sum(isinstance(segment, Image) for segment in document) for document in documents]
+    pictures = as_pictures(images)
+    if sum(wanted) != len(pictures):
+        raise ImageCountError(
+            f"{len(pictures)} pictures for {sum(wanted)} placeholders (by prompt: {', '.join(map(str, wanted))})."
+        )
+    if isinstance(images, (list, tuple)) and images and all(isinstance(each, (list, tuple)) for each in images):
+        given = [len(each) for each in images]
+        if given != wanted:
+            raise ImageCountError(
+                f"the pictures by prompt are {', '.join(map(str, given))} and the placeholders "
+                f"{', '.join(map(str, wanted))}."
+            )
+    waiting = iter(pictures)
+    return [list(_filled(document, waiting)) for document in documents]
+
+
+def _segment(part: str, is_name: bool, image_token: str) -> Segment:
+    if not is_name:
+        return Text(part)
+    return Image() if part == image_token else Special(part)
+
+
+def _filled(document: Document, pictures: Iterator[Any]) -> Iterator[Segment]:
+    for segment in document:
+        yield Image(next(pictures)) if isinstance(segment, Image) else segment
