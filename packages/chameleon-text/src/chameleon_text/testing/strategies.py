@@ -1,0 +1,57 @@
+"""Hypothesis strategies for text, vocabularies, tokenizers and documents."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+
+from ..segments import Document, Image, Segment, Text
+from ..tokenizer import TextTokenizer
+from ..vocabulary import IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER_AS_PUBLISHED, REQUIRED_NAMES, picture_name
+from .tokenizers import WORDS, make_tokenizer
+
+HOSTILE = (*REQUIRED_NAMES, IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER_AS_PUBLISHED, "<unk>", "<sentinel:0>", "<", "</")
+"""What a text may spell and must not become."""
+
+
+def texts(*, max_size: int = 40) -> st.SearchStrategy[str]:
+    """Any text that UTF-8 can hold, with words that merge, names of specials and names of codes strewn in."""
+    characters = st.text(st.characters(codec="utf-8"), max_size=8)
+    names = st.sampled_from(HOSTILE) | st.integers(0, 63).map(picture_name)
+    parts = st.lists(characters | st.sampled_from(WORDS) | names, max_size=max(1, max_size // 8))
+    return parts.map("".join)
+
+
+@st.composite
+def vocabularies(draw: st.DrawFn, *, max_codes: int = 32) -> dict[str, int]:
+    """``{name: id}`` of a vocabulary: ids in any order and with gaps, codes not in the order of their ids."""
+    num_codes = draw(st.integers(1, max_codes))
+    placeholder = draw(st.sampled_from([IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER_AS_PUBLISHED]))
+    names = [*REQUIRED_NAMES, placeholder, "<", "a", "the", *map(picture_name, range(num_codes))]
+    ids = draw(st.lists(st.integers(0, 4 * len(names)), min_size=len(names), max_size=len(names), unique=True))
+    return dict(zip(draw(st.permutations(names)), ids, strict=True))
+
+
+def permuted_tokenizers(*, num_codes: int = 64) -> st.SearchStrategy[TextTokenizer]:
+    """Tokenizers whose ids run in any order, with their specials as added tokens or as words of the BPE alone.
+
+    Some merge letters to names that text must not have, or to ``</``, which is text.
+    """
+    words = st.sampled_from([WORDS, ("</", "</div"), ("IMGIMGBZ", " IMGIMGBZ", "<eoss>", "<image>")])
+    return st.builds(_tokenizer, st.just(num_codes), st.none() | st.integers(0, 9), words, st.booleans())
+
+
+def documents(
+    *, num_codes: int = 64, tokens_per_image: int = 4, segments: Sequence[st.SearchStrategy[Segment]] = ()
+) -> st.SearchStrategy[Document]:
+    """Documents of text and of pictures as codes, whole ones and unfinished ones; ``segments`` adds other types."""
+    codes = st.lists(st.integers(0, num_codes - 1), max_size=tokens_per_image)
+    pictures = codes.map(lambda each: Image(codes=tuple(each)))
+    return st.lists(st.one_of(texts().map(Text), pictures, *segments), max_size=5)
+
+
+@functools.cache  # a tokenizer takes milliseconds to build, and there are few different ones
+def _tokenizer(num_codes: int, seed: int | None, words: tuple[str, ...], added_tokens: bool) -> TextTokenizer:
+    return make_tokenizer(num_codes, seed=seed, words=words, added_tokens=added_tokens)

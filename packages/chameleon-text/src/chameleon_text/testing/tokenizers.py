@@ -1,0 +1,117 @@
+"""Small tokenizers with everything that a Chameleon's has, built in memory."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..tokenizer import BYTE_LETTERS, TextTokenizer
+from ..vocabulary import (
+    BEGIN_IMAGE,
+    BEGIN_OF_STREAM,
+    END_IMAGE,
+    END_OF_STREAM,
+    IMAGE_PLACEHOLDER,
+    PAD,
+    SEPARATOR,
+    picture_name,
+)
+
+WORDS = ("the", " the", " a", " of", " in", " red", " apple", " picture", "What", " is", " this", "ing", "\n\n", "é")
+
+
+def make_tokenizer(
+    num_codes: int = 64,
+    *,
+    seed: int | None = None,
+    words: Sequence[str] = WORDS,
+    added_tokens: bool = True,
+    adds_bos: bool = True,
+    placeholder: str = IMAGE_PLACEHOLDER,
+    more_specials: Sequence[str] = (),
+) -> TextTokenizer:
+    """A byte-level BPE with all specials, the names of ``num_codes`` codes, every byte and a few words.
+
+    Ids run as in the published file (``<s>``, ``<pad>``, ``</s>``, ``<unk>``, the codes, end-image, begin-image, ...),
+    or in an order of their own with a ``seed``. ``words`` are built by merges from left to right.
+    Specials are added tokens; with ``added_tokens=False`` they and the codes' names are words of the BPE alone, which
+    the pre-tokenizer cuts out of the text. ``adds_bos`` gives the file a post-processor that begins a text with
+    ``<s>``. ``more_specials`` are further reserved names, for a modality of one's own.
+    """
+    specials = [BEGIN_OF_STREAM, PAD, END_OF_STREAM, "<unk>"]
+    markers = [END_IMAGE, BEGIN_IMAGE, "<sentinel:0>", SEPARATOR, placeholder, *more_specials]
+    merges, merged = _merges(words)
+    pictures = [picture_name(code) for code in range(num_codes)]
+    names = [*specials, *pictures, *markers, *BYTE_LETTERS.values(), *merged]
+    names = list(dict.fromkeys(names))
+    if seed is not None:
+        random.Random(seed).shuffle(names)
+    ids = {name: token_id for token_id, name in enumerate(names)}
+    reserved = sorted([*specials, *markers], key=ids.__getitem__)
+    return TextTokenizer(
+        {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [_added_token(name, ids[name]) for name in reserved] if added_tokens else [],
+            "normalizer": None,
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [
+                    _isolate("<[a-z0-9:/]+>"),
+                    _isolate("IMGIMG[A-J]{1,4}Z"),
+                    {"type": "Digits", "individual_digits": True},
+                    {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+                ],
+            },
+            "post_processor": _template(ids[BEGIN_OF_STREAM]) if adds_bos else None,
+            "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": False,
+                "byte_fallback": False,
+                "ignore_merges": not added_tokens,
+                "vocab": ids,
+                "merges": merges,
+            },
+        },
+        source="make_tokenizer()",
+    )
+
+
+def _merges(words: Iterable[str]) -> tuple[list[list[str]], list[str]]:
+    merges: dict[tuple[str, str], str] = {}
+    for word in words:
+        letters = [BYTE_LETTERS[byte] for byte in word.encode()]
+        whole = letters[0]
+        for letter in letters[1:]:
+            merges.setdefault((whole, letter), whole + letter)
+            whole += letter
+    return [list(pair) for pair in merges], list(merges.values())
+
+
+def _added_token(name: str, token_id: int) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {"id": token_id, "content": name, **flags}
+
+
+def _isolate(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def _template(bos_id: int) -> dict[str, Any]:
+    bos = {"SpecialToken": {"id": BEGIN_OF_STREAM, "type_id": 0}}
+    first, second = ({"Sequence": {"id": name, "type_id": kind}} for name, kind in (("A", 0), ("B", 1)))
+    return {
+        "type": "TemplateProcessing",
+        "single": [bos, first],
+        "pair": [bos, first, {"SpecialToken": {"id": BEGIN_OF_STREAM, "type_id": 1}}, second],
+        "special_tokens": {
+            BEGIN_OF_STREAM: {"id": BEGIN_OF_STREAM, "ids": [bos_id], "tokens": [BEGIN_OF_STREAM]},
+        },
+    }
