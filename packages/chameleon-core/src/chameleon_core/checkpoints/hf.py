@@ -69,10 +69,10 @@ def _open_shards(folder: Path) -> dict[str, StoredTensor]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FileFormatError(f"{index} has no weight_map, which says for each tensor the file that holds it.")
-    shards = list(dict.fromkeys(weight_map.values()))
-    for shard in shards:
+    for shard in weight_map.values():
         if not isinstance(shard, str) or Path(shard).name != shard:
             raise FileFormatError(f"{index} names {shard!r}; expected the name of a file in the same folder.")
+    shards = list(dict.fromkeys(weight_map.values()))
     absent = [shard for shard in shards if not (folder / shard).is_file()]
     if absent:
         raise FileFormatError(f"{folder} lacks {', '.join(absent)}, which {INDEX_FILE} names; fetch them again.")

@@ -58,6 +58,11 @@ def save_checkpoint(
     if image_weights is not None:
         tensors |= {IMAGE_PREFIX + name: StoredTensor.of(tensor) for name, tensor in image_weights.items()}
     elif source is not None:
+        if not Path(source).is_dir():
+            raise WeightsError(
+                f"{source} is not there any more, where the model came from and its image tokenizer's weights are. "
+                "Give the model an image tokenizer, or say that it has no source."
+            )
         stored = read_checkpoint(source).tensors
         tensors |= {name: tensor for name, tensor in stored.items() if name.startswith(IMAGE_PREFIX)}
     write_checkpoint(

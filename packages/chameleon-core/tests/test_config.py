@@ -1,0 +1,211 @@
+"""ChameleonConfig: the reference's arguments and defaults, published files, and values that can't be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chameleon_core.config import ChameleonConfig
+from chameleon_core.errors import ConfigError, FileFormatError
+
+REFERENCE_DEFAULTS = {
+    "vocab_size": 65536,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "hidden_act": "silu",
+    "max_position_embeddings": 4096,
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-05,
+    "use_cache": True,
+    "pad_token_id": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+    "rope_theta": 10000.0,
+    "rope_scaling": None,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "model_parallel_size": 1,
+    "swin_norm": False,
+    "vq_config": None,
+    "vocabulary_map": None,
+    "mlp_bias": False,
+}
+
+PUBLISHED_BY_OLD_RELEASES = {
+    "architectures": ["ChameleonForConditionalGeneration"],
+    "hidden_size": 64,
+    "model_type": "chameleon",
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rope_scaling": {"factor": 2.0, "type": "dynamic"},
+    "rope_theta": 5000.0,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.43.0.dev0",
+    "vq_config": {"ch": 128, "ch_mult": [1, 1, 2, 2, 4], "n_embed": 8192},
+}
+
+PUBLISHED_BY_NEW_RELEASES = {
+    "dtype": "bfloat16",
+    "hidden_size": 64,
+    "image_token_id": None,
+    "model_type": "chameleon",
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rope_parameters": {"factor": 2.0, "rope_theta": 5000.0, "rope_type": "dynamic", "type": "dynamic"},
+    "transformers_version": "5.23.0",
+}
+
+
+def test_the_defaults_are_the_references() -> None:
+    config = ChameleonConfig()
+    assert {name: getattr(config, name) for name in REFERENCE_DEFAULTS} == REFERENCE_DEFAULTS
+    assert set(ChameleonConfig.__struct_fields__) == {*REFERENCE_DEFAULTS, "qk_norm", "extras"}
+
+
+def test_derived_properties() -> None:
+    config = ChameleonConfig(hidden_size=96, num_attention_heads=6, num_key_value_heads=2)
+    assert (config.head_dim, config.num_key_value_groups) == (16, 3)
+    assert (config.rope_type, config.rope_factor, config.context_length) == ("default", 1.0, 4096)
+    assert config.eos_token_ids == (2,)
+    assert config.replace(eos_token_id=[3, 4]).eos_token_ids == (3, 4)
+    assert config.replace(eos_token_id=None).eos_token_ids == ()
+
+
+def test_no_number_of_key_value_heads_means_one_for_each_head() -> None:
+    config = ChameleonConfig(num_attention_heads=8, num_key_value_heads=None)  # type: ignore[arg-type]
+    assert config.num_key_value_heads == 8
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic"])
+@pytest.mark.parametrize("key", ["type", "rope_type"])
+def test_rope_scaling_multiplies_the_context(kind: str, key: str) -> None:
+    config = ChameleonConfig(max_position_embeddings=100, rope_scaling={key: kind, "factor": 2.5})
+    assert (config.rope_type, config.rope_factor, config.context_length) == (kind, 2.5, 250)
+    assert config.rope_scaling == {"type": kind, "factor": 2.5}
+
+
+@pytest.mark.parametrize("published", [PUBLISHED_BY_OLD_RELEASES, PUBLISHED_BY_NEW_RELEASES])
+def test_old_and_new_published_files_are_read_without_a_word(published: dict[str, Any]) -> None:
+    config = ChameleonConfig.from_dict(published)
+    assert (config.rope_type, config.rope_factor, config.rope_theta) == ("dynamic", 2.0, 5000.0)
+    assert config.num_key_value_groups == 2
+
+
+@pytest.mark.parametrize("published", [PUBLISHED_BY_OLD_RELEASES, PUBLISHED_BY_NEW_RELEASES])
+def test_what_was_written_is_read_back_equal(published: dict[str, Any], tmp_path: Path) -> None:
+    config = ChameleonConfig.from_dict(published)
+    config.save_pretrained(tmp_path)
+    assert ChameleonConfig.from_pretrained(tmp_path) == config
+
+
+def test_rope_is_written_for_old_and_new_readers() -> None:
+    data = ChameleonConfig(rope_theta=5000.0, rope_scaling={"rope_type": "linear", "factor": 2}).to_dict()
+    assert data["rope_theta"] == 5000.0
+    assert data["rope_scaling"] == {"type": "linear", "factor": 2.0}
+    assert data["rope_parameters"] == {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.0}
+    assert ChameleonConfig().to_dict()["rope_parameters"] == {"rope_type": "default", "rope_theta": 10000.0}
+
+
+def test_a_written_config_says_which_model_it_is() -> None:
+    data = ChameleonConfig().to_dict()
+    assert data["model_type"] == "chameleon"
+    assert data["architectures"] == ["ChameleonForConditionalGeneration"]
+
+
+def test_the_extension_is_written_only_where_it_is_used() -> None:
+    assert "qk_norm" not in ChameleonConfig().to_dict()
+    config = ChameleonConfig(qk_norm=False)
+    assert ChameleonConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"rope_type": "linear", "factor": 3.0},
+        {"rope_type": "default"},
+        {"rope_type": "linear", "factor": 2.0, "rope_theta": 1.0},
+    ],
+)
+def test_two_descriptions_of_rope_that_differ_are_refused(parameters: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"rope_parameters and rope_(scaling|theta) differ"):
+        ChameleonConfig.from_dict(
+            {"rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": parameters}
+        )
+
+
+def test_null_means_the_default_where_the_reference_lets_it() -> None:
+    nullable = ["attention_bias", "attention_dropout", "model_parallel_size", "swin_norm", "rope_theta"]
+    config = ChameleonConfig.from_dict(dict.fromkeys([*nullable, "rope_scaling", "rope_parameters"]))
+    assert config == ChameleonConfig()
+
+
+def test_unknown_keys_of_a_file_are_reported_kept_and_written_back() -> None:
+    with pytest.warns(UserWarning, match=r"'hiden_size' \(did you mean 'hidden_size'\?\)"):
+        config = ChameleonConfig.from_dict({"hiden_size": 64})
+    assert config.to_dict()["hiden_size"] == 64
+
+
+def test_unknown_arguments_are_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="hiden_size"):
+        ChameleonConfig(hiden_size=64)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"vocab_size": 0}, "vocab_size: Expected `int` >= 1; got 0"),
+        ({"hidden_size": 4097}, "num_attention_heads must divide hidden_size (4097); got 32"),
+        ({"hidden_size": 96}, "even width, which RoPE turns in pairs; got hidden_size 96 / 32 heads = 3"),
+        ({"num_key_value_heads": 5}, "num_key_value_heads must divide num_attention_heads (32); got 5"),
+        ({"model_parallel_size": 3}, "model_parallel_size must divide num_attention_heads (32); got 3"),
+        ({"hidden_act": "silo"}, "hidden_act: Invalid enum value 'silo', allowed: ['silu', 'gelu',"),
+        ({"attention_dropout": 1.5}, "attention_dropout: Expected `float` <= 1.0"),
+        ({"rms_norm_eps": 0.0}, "rms_norm_eps: Expected `float` > 0.0"),
+        ({"rope_theta": float("inf")}, "rope_theta must be finite"),
+        ({"use_cache": "yes"}, "use_cache: Expected `bool`, got `str`"),
+        ({"num_hidden_layers": True}, "num_hidden_layers: Expected `int`, got `bool`"),
+        ({"pad_token_id": -1}, "pad_token_id"),
+        ({"bos_token_id": 65536}, "bos_token_id must be an id from 0 to vocab_size - 1 (65535); got 65536"),
+        ({"eos_token_id": [2, 70000]}, "eos_token_id must be an id from 0 to vocab_size - 1 (65535); got 70000"),
+        ({"vocabulary_map": {"a": 65536}}, "vocabulary_map['a'] must be an id from 0"),
+        ({"vocabulary_map": {"a": -1}}, "vocabulary_map: Expected `int` >= 0"),
+        ({"rope_scaling": "linear"}, "rope_scaling must be a mapping or None; got 'linear'"),
+        ({"rope_scaling": {"factor": 2.0}}, "'type' must be 'linear' or 'dynamic'"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'type' must be 'linear' or 'dynamic'"),
+        ({"rope_scaling": {"type": ["linear"], "factor": 2.0}}, "'type' must be 'linear' or 'dynamic'"),
+        ({"rope_scaling": {"type": "linear", "rope_type": "dynamic", "factor": 2.0}}, "'type' must be"),
+        ({"rope_scaling": {"type": "linear", "factor": 1.0}}, "'factor' must be a number above 1; got 1.0"),
+        ({"rope_scaling": {"type": "linear"}}, "'factor' must be a number above 1; got None"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0, "beta": 1}},
+            "unknown keys ['beta']; allowed: 'type', 'factor'",
+        ),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "hidden_size": 64}, "'dynamic' needs heads wider than 2"),
+    ],
+)
+def test_impossible_values_are_refused_with_the_field_and_its_range(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ChameleonConfig(**values)
+    assert message in str(caught.value)
+
+
+def test_an_error_in_a_file_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"vocab_size": 0}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config\.json: ChameleonConfig\.vocab_size"):
+        ChameleonConfig.from_pretrained(tmp_path)
+    path.write_text('{"vocab_size": 1', encoding="utf-8")
+    with pytest.raises(FileFormatError, match=r"config\.json is not valid JSON"):
+        ChameleonConfig.from_pretrained(tmp_path)
+
+
+def test_the_config_of_another_model_is_refused() -> None:
+    with pytest.raises(ConfigError, match="model_type is 'llama', expected 'chameleon'"):
+        ChameleonConfig.from_dict({"model_type": "llama"})
