@@ -1,0 +1,49 @@
+"""Latents to pixels, the mirror of the encoder. Shapes: B pictures, C channels, h w latent grid, H W pixels."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .blocks import GroupNorm, Level, Middle, Upsample, conv3x3, swish
+from .config import ChameleonVQVAEConfig
+
+
+class DecoderLevel(Level):
+    """A level that may double the picture at its end."""
+
+    upsample: Upsample | None
+
+    def forward(self, hidden_BCHW: Tensor) -> Tensor:
+        """[B, in, H, W] to [B, out, 2H, 2W], or [B, out, H, W] at the last level."""
+        hidden_BCHW = super().forward(hidden_BCHW)
+        return hidden_BCHW if self.upsample is None else self.upsample(hidden_BCHW)
+
+
+class Decoder(nn.Module):
+    """The decoder of the VQGAN."""
+
+    def __init__(self, config: ChameleonVQVAEConfig) -> None:
+        super().__init__()
+        widths = [config.base_channels * multiplier for multiplier in config.channel_multiplier]
+        width = widths[-1]
+        self.conv_in = conv3x3(config.latent_channels, width)
+        self.mid = Middle(width, config)
+        # Made from the lowest resolution, kept in the order of the encoder: up.0 is the full resolution.
+        levels = []
+        for i, out_width in reversed(list(enumerate(widths))):
+            level = DecoderLevel(
+                width, out_width, blocks=config.num_res_blocks + 1, resolution=config.resolution // 2**i, config=config
+            )
+            level.upsample = Upsample(out_width) if i > 0 else None
+            levels.append(level)
+            width = out_width
+        self.up = nn.ModuleList(reversed(levels))
+        self.norm_out = GroupNorm(width)
+        self.conv_out = conv3x3(width, config.picture_channels)
+
+    def forward(self, latents_BChw: Tensor) -> Tensor:
+        """[B, latent_channels, h, w] to [B, picture_channels, H, W]."""
+        hidden_BCHW = self.mid(self.conv_in(latents_BChw))
+        for level in reversed(self.up):
+            hidden_BCHW = level(hidden_BCHW)
+        return self.conv_out(swish(self.norm_out(hidden_BCHW)))

@@ -1,0 +1,76 @@
+"""What can go wrong, each with the built-in exception that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+Shape = tuple[int, ...]
+
+
+class ChameleonVQError(Exception):
+    """The base of every error of this package."""
+
+
+class ConfigError(ChameleonVQError, ValueError):
+    """A configuration has an unknown key, a value out of range, or fields that contradict each other."""
+
+
+class FileFormatError(ChameleonVQError, ValueError):
+    """A file isn't what it should be."""
+
+
+class MissingFileError(ChameleonVQError, FileNotFoundError):
+    """A file or folder isn't there."""
+
+
+class ImageError(ChameleonVQError, ValueError):
+    """A picture can't be read, or doesn't fit what was asked."""
+
+
+class CodesError(ChameleonVQError, ValueError):
+    """Codes have the wrong shape, dtype or range, or belong to another tokenizer."""
+
+
+class MissingDecoderError(ChameleonVQError, RuntimeError):
+    """The weights can only encode."""
+
+
+class MissingPackageError(ChameleonVQError, ImportError):
+    """An optional package isn't installed; the message names the install line."""
+
+
+class UnknownPluginError(ChameleonVQError, ValueError):
+    """No plugin has that name."""
+
+
+class BrokenPluginError(ChameleonVQError, ImportError):
+    """The plugin of that name is installed and can't be used."""
+
+
+class WeightsError(ChameleonVQError, ValueError):
+    """Weights don't fit the model. Every tensor that is missing, too many or of the wrong shape is listed.
+
+    ``mis_shaped`` maps a name to the shape found and the shape expected.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        missing: Sequence[str] = (),
+        unexpected: Sequence[str] = (),
+        mis_shaped: Mapping[str, tuple[Shape, Shape]] | None = None,
+        advice: str,
+    ) -> None:
+        self.missing = tuple(missing)
+        self.unexpected = tuple(unexpected)
+        self.mis_shaped = dict(mis_shaped or {})
+        lines = [f"the weights in {source} don't fit the configuration."]
+        if self.missing:
+            lines.append(f"  missing ({len(self.missing)}): {', '.join(self.missing)}")
+        if self.unexpected:
+            lines.append(f"  unexpected ({len(self.unexpected)}): {', '.join(self.unexpected)}")
+        for name, (found, expected) in self.mis_shaped.items():
+            lines.append(f"  shape: {name} is {list(found)}, expected {list(expected)}")
+        lines.append(f"  {advice}")
+        super().__init__("\n".join(lines))

@@ -1,0 +1,97 @@
+"""The VQ-VAE: pixels to codes and back.
+
+Source: "Make-A-Scene" (arXiv 2203.13131), section 3; the network is the VQGAN of taming-transformers.
+Shapes: B pictures, C channels, H W pixels, D width of a latent, h w latent grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from .blocks import fast_layout
+from .config import ChameleonVQVAEConfig
+from .decoder import Decoder
+from .encoder import Encoder
+from .errors import MissingDecoderError
+from .quantizers.contract import VectorQuantizer, make_quantizer
+
+
+@dataclass(frozen=True, slots=True)
+class VQEncoding:
+    """What ``ChameleonVQVAE.encode`` gives."""
+
+    codes_Bhw: Tensor
+    """int64; with a trailing axis where the quantizer gives several codes per position."""
+    latents_BDhw: Tensor
+    """What was quantized."""
+    quantized_BDhw: Tensor
+    """What the codes stand for; the gradient goes straight through to ``latents_BDhw``."""
+    loss: Tensor
+    """The quantizer's training loss, a scalar."""
+    usage: Tensor
+    """How often each code was chosen: int64 [num_codes]."""
+
+
+@dataclass(frozen=True, slots=True)
+class VQReconstruction:
+    """What ``ChameleonVQVAE.forward`` gives."""
+
+    pixels_BCHW: Tensor
+    encoding: VQEncoding
+
+
+class ChameleonVQVAE(nn.Module):
+    """Encoder, vector quantizer and decoder, with upstream's state-dict names.
+
+    A fresh model has normal convolutions and codebook entries of standard deviation ``config.initializer_range``, and
+    zero biases, as the reference has. ``with_decoder=False`` leaves the decoder out: checkpoints in the
+    `transformers` layout have none.
+    """
+
+    def __init__(self, config: ChameleonVQVAEConfig, *, with_decoder: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.quantize: VectorQuantizer = make_quantizer(config)
+        self.quant_conv = nn.Conv2d(config.latent_channels, config.embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(config.embed_dim, config.latent_channels, 1)
+        self.decoder = Decoder(config) if with_decoder else None
+        for part in (self.encoder, self.quant_conv, self.post_quant_conv, self.decoder):
+            if part is not None:
+                part.apply(self._initialize)
+
+    def encode(self, pixels_BCHW: Tensor) -> VQEncoding:
+        """Pixels in −1…1 to codes; H and W multiples of ``config.stride``."""
+        hidden_BChw = self.encoder(fast_layout(pixels_BCHW))
+        if self.config.double_latent:
+            hidden_BChw = hidden_BChw[:, : self.config.latent_channels]  # the mean; the rest is the log-variance
+        latents_BDhw = self.quant_conv(hidden_BChw)
+        quantized = self.quantize(latents_BDhw)
+        return VQEncoding(quantized.codes, latents_BDhw, quantized.latents, quantized.loss, quantized.usage)
+
+    def decode(self, codes_Bhw: Tensor) -> Tensor:
+        """int64 codes to pixels [B, C, H, W], about −1…1. Raises ``MissingDecoderError``."""
+        return self.decode_latents(self.quantize.lookup(codes_Bhw))
+
+    def decode_latents(self, quantized_BDhw: Tensor) -> Tensor:
+        """Quantized latents to pixels [B, C, H, W], about −1…1. Raises ``MissingDecoderError``."""
+        if self.decoder is None:
+            raise MissingDecoderError(
+                "these weights have no decoder, so they turn pictures into codes but not codes into pictures. "
+                "Checkpoints in the transformers layout come without one; load weights that have tensors named "
+                "'decoder.*', as Meta's own vqgan.ckpt and finetunes that draw pictures do."
+            )
+        return self.decoder(self.post_quant_conv(fast_layout(quantized_BDhw)))
+
+    def forward(self, pixels_BCHW: Tensor) -> VQReconstruction:
+        """Encode and decode, differentiable from end to end: what training needs."""
+        encoding = self.encode(pixels_BCHW)
+        return VQReconstruction(self.decode_latents(encoding.quantized_BDhw), encoding)
+
+    def _initialize(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

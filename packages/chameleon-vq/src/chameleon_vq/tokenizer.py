@@ -1,0 +1,293 @@
+"""The image tokenizer: pictures to codes and back.
+
+Shapes: B pictures, C channels, H W pixels, h w latent grid, Q codes per position, N = h·w·Q codes per picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import torch
+from torch import Tensor
+
+from . import checkpoint
+from .errors import ChameleonVQError, CodesError, ImageError, MissingFileError
+from .image_processor import PREPROCESSOR, PROCESSOR, ChameleonImageProcessor
+from .model import ChameleonVQVAE
+from .pictures import Picture, list_pictures, pictures_in, pixels_to_images
+from .registry import PRETRAINED, REGISTRY
+
+Codes = Tensor | npt.NDArray[Any] | Sequence[Any]
+
+# What decides which code a picture gets. The decoder isn't part of it: an encoder's codes fit every decoder that was
+# trained with its codebook, and published checkpoints have none.
+_NOT_ENCODING = ("decoder.", "post_quant_conv.")
+
+
+class ImageTokenizer:
+    """A VQ-VAE and the image processor that feeds it.
+
+    ``image_processor`` defaults to the reference's, at the model's resolution. The model is switched to inference.
+    Codes lie on the CPU as int64 [B, N]: the rows of the latent grid from top to bottom, each from left to right,
+    and where the quantizer gives several codes per position, these together.
+    """
+
+    def __init__(self, model: ChameleonVQVAE, image_processor: ChameleonImageProcessor | None = None) -> None:
+        if image_processor is None:
+            image_processor = ChameleonImageProcessor().at_resolution(model.config.resolution)
+        self.model = model.eval()
+        self.image_processor = image_processor
+        self._check_resolution(*self._default_resolution())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike[str],
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> ImageTokenizer:
+        """Read a Chameleon model's folder, an image tokenizer's own, or one that a plugin registered by name.
+
+        Of a model only the tensors ``model.vqmodel.*`` are read. In bfloat16 some codes differ, see
+        ``compare_codes``. Raises ``UnknownPluginError``, ``MissingFileError``, ``FileFormatError``, ``ConfigError``,
+        ``WeightsError``.
+        """
+        folder = _find(name_or_folder)
+        model = checkpoint.read_model(folder, device=device, dtype=dtype)
+        if (folder / PREPROCESSOR).is_file() or (folder / PROCESSOR).is_file():
+            return cls(model, ChameleonImageProcessor.from_pretrained(folder))
+        return cls(model)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write a folder that ``from_pretrained`` reads, and `transformers`' ``ChameleonVQVAE`` too."""
+        checkpoint.write_model(self.model, folder)
+        self.image_processor.save_pretrained(folder)
+
+    @property
+    def num_codes(self) -> int:
+        """Codes are 0…num_codes − 1."""
+        return self.model.quantize.num_codes
+
+    @property
+    def codes_per_position(self) -> int:
+        """Codes for each position of the latent grid; 1 for a codebook."""
+        return self.model.quantize.codes_per_position
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width of the latent grid at the default resolution."""
+        height, width = self._default_resolution()
+        return height // self.model.config.stride, width // self.model.config.stride
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Codes of one picture at the default resolution."""
+        height, width = self.latent_size
+        return height * width * self.codes_per_position
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of what decides a picture's codes: encoder and codebook, their shape included.
+
+        The weights are rounded to bfloat16 first, so that one loaded in bfloat16 is recognised. Worked out anew each
+        time, since weights can change: about 0.1 s at full size.
+        """
+        config = self.model.config
+        digest = hashlib.sha256(json.dumps([config.quantizer, config.quantizer_options], sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            if not name.startswith(_NOT_ENCODING):
+                digest.update(f"{name}{list(tensor.shape)}".encode())
+                digest.update(tensor.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def encode(
+        self,
+        images: Picture | Iterable[Picture],
+        *,
+        batch_size: int = 4,
+        resolution: int | None = None,
+    ) -> Tensor:
+        """Pictures (files, PIL images, uint8 arrays) to codes: int64 [B, N].
+
+        ``resolution`` asks for square pictures of another size, a multiple of the stride; the codes are then
+        ``(resolution / stride)²``. Raises ``ImageError``, ``MissingFileError``.
+        """
+        pictures = list_pictures(images)
+        codes = [self.encode_pixels(self._pixels(part, resolution)) for part in _batches(iter(pictures), batch_size)]
+        if not codes:
+            return torch.empty(0, self.tokens_per_image, dtype=torch.int64)
+        return torch.cat(codes)
+
+    def encode_folder(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        batch_size: int = 4,
+        on_error: Callable[[Path, ChameleonVQError], None] | None = None,
+    ) -> Iterator[tuple[Path, Tensor]]:
+        """Each picture file of a folder and its subfolders, in order, with its codes: int64 [N].
+
+        A file that can't be read is handed to ``on_error`` and skipped; without one it stops the loop.
+        """
+        yield from self.encode_files(pictures_in(folder), batch_size=batch_size, on_error=on_error)
+
+    def encode_files(
+        self,
+        paths: Iterable[Path],
+        *,
+        batch_size: int = 4,
+        on_error: Callable[[Path, ChameleonVQError], None] | None = None,
+    ) -> Iterator[tuple[Path, Tensor]]:
+        """The same for given files; few are in memory at a time."""
+        if not self.image_processor.do_center_crop:
+            batch_size = 1  # their sizes differ
+        for part in _batches(self._read(paths, on_error), batch_size):
+            codes_BN = self.encode_pixels(torch.cat([pixels_1CHW for _, pixels_1CHW in part]))
+            yield from zip((path for path, _ in part), codes_BN, strict=True)
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels_BCHW: Tensor) -> Tensor:
+        """Pixels as the image processor gives them to codes: int64 [B, N]. Raises ``ImageError``."""
+        channels = self.model.config.in_channels
+        if pixels_BCHW.ndim != 4 or pixels_BCHW.shape[1] != channels or not pixels_BCHW.is_floating_point():
+            raise ImageError(
+                f"expected floating-point pixels [B, {channels}, H, W], got {pixels_BCHW.dtype} "
+                f"{list(pixels_BCHW.shape)}."
+            )
+        self._check_resolution(*pixels_BCHW.shape[2:])
+        weight = self.model.quant_conv.weight
+        codes = self.model.encode(pixels_BCHW.to(weight.device, weight.dtype)).codes_Bhw
+        return codes.flatten(1).cpu()
+
+    @torch.no_grad()
+    def decode(
+        self, codes_BN: Codes, *, latent_size: tuple[int, int] | None = None, batch_size: int = 4
+    ) -> list[PIL.Image.Image]:
+        """Codes to pictures. ``latent_size`` is needed for grids of another size than the default one.
+
+        Raises ``CodesError``, and ``MissingDecoderError`` where the weights only encode.
+        """
+        height, width = latent_size or self.latent_size
+        codes_BN = self._checked(codes_BN, ndim=2)
+        count = height * width * self.codes_per_position
+        if codes_BN.shape[1] != count:
+            raise CodesError(
+                f"got {codes_BN.shape[1]} codes per picture, expected {count} for a grid of {height}×{width}. For "
+                "another grid say latent_size=(height, width); for a part of a picture use preview()."
+            )
+        device = self.model.quant_conv.weight.device
+        images: list[PIL.Image.Image] = []
+        for part_BN in torch.split(codes_BN, batch_size):
+            images += pixels_to_images(self.model.decode(self._grid(part_BN.to(device), height, width)))
+        return images
+
+    def preview(self, codes_n: Codes, *, latent_size: tuple[int, int] | None = None) -> PIL.Image.Image:
+        """A picture from its first codes: the complete rows of the latent grid drawn, the rest grey.
+
+        Costs as much of a whole picture as there are rows; the lowest rows change a little when more follow.
+        """
+        height, width = latent_size or self.latent_size
+        codes_n = self._checked(codes_n, ndim=1)
+        per_row = width * self.codes_per_position
+        if len(codes_n) > height * per_row:
+            raise CodesError(f"got {len(codes_n)} codes, a picture of {height}×{width} has {height * per_row}.")
+        stride, channels = self.model.config.stride, self.model.config.picture_channels
+        [image] = pixels_to_images(torch.zeros(1, channels, height * stride, width * stride))
+        rows = len(codes_n) // per_row
+        if rows:
+            [drawn] = self.decode(codes_n[None, : rows * per_row], latent_size=(rows, width))
+            image.paste(drawn, (0, 0))
+        return image
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights under upstream's names, without a prefix ("encoder.conv_in.weight")."""
+        return {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+
+    def config_dict(self) -> dict[str, Any]:
+        """The mapping for ``vq_config`` in a model's ``config.json``."""
+        return checkpoint.config_dict(self.model.config)
+
+    def _default_resolution(self) -> tuple[int, int]:
+        if self.image_processor.do_center_crop:
+            return self.image_processor.crop_size["height"], self.image_processor.crop_size["width"]
+        return self.model.config.resolution, self.model.config.resolution
+
+    def _check_resolution(self, height: int, width: int) -> None:
+        stride = self.model.config.stride
+        if height % stride or width % stride:
+            below, above = min(height, width) // stride * stride, -(-max(height, width) // stride) * stride
+            raise ImageError(
+                f"a picture of {height}×{width} pixels doesn't divide into positions of {stride}×{stride}: both sides "
+                f"must be multiples of {stride}, such as {max(below, stride)} or {above}."
+            )
+
+    def _pixels(self, pictures: Sequence[Picture], resolution: int | None) -> Tensor:
+        processor = self.image_processor if resolution is None else self.image_processor.at_resolution(resolution)
+        if resolution is not None:
+            self._check_resolution(resolution, resolution)
+        # What people see is what is encoded: PIL images that carry an EXIF orientation are turned as files are.
+        upright = processor.do_exif_transpose is not False
+        pixels_BCHW: Tensor = processor.preprocess(pictures, do_exif_transpose=upright)["pixel_values"]
+        return pixels_BCHW.float()
+
+    def _read(
+        self, paths: Iterable[Path], on_error: Callable[[Path, ChameleonVQError], None] | None
+    ) -> Iterator[tuple[Path, Tensor]]:
+        for path in paths:
+            try:
+                pixels_1CHW = self._pixels([path], None)
+            except (ImageError, MissingFileError) as error:
+                if on_error is None:
+                    raise
+                on_error(path, error)
+            else:
+                yield path, pixels_1CHW
+
+    def _checked(self, codes: Codes, *, ndim: int) -> Tensor:
+        tensor = torch.from_numpy(np.asarray(codes)) if not isinstance(codes, Tensor) else codes
+        expected = "[B, N]" if ndim == 2 else "[n]"
+        if tensor.ndim != ndim or tensor.is_floating_point() or tensor.dtype == torch.bool:
+            raise CodesError(f"expected integer codes {expected}, got {tensor.dtype} {list(tensor.shape)}.")
+        tensor = tensor.long()
+        if tensor.numel() and (tensor.min() < 0 or tensor.max() >= self.num_codes):
+            raise CodesError(
+                f"codes must be 0…{self.num_codes - 1}, got {int(tensor.min())}…{int(tensor.max())}. Ids of a "
+                "vocabulary are not codes; translate them first."
+            )
+        return tensor
+
+    def _grid(self, codes_BN: Tensor, height: int, width: int) -> Tensor:
+        per_position = self.codes_per_position
+        shape = (-1, height, width) if per_position == 1 else (-1, height, width, per_position)
+        return codes_BN.view(shape)
+
+
+def _find(name_or_folder: str | os.PathLike[str]) -> Path:
+    """The folder that is meant: an existing one, or a registered name's."""
+    folder = Path(name_or_folder)
+    if folder.is_dir():
+        return folder
+    if not isinstance(name_or_folder, str) or len(folder.parts) != 1:
+        raise MissingFileError(
+            f"there is no folder {folder}. A model on a hub must be downloaded first (chameleon-core's extra [hub])."
+        )
+    spec = REGISTRY.get(PRETRAINED, name_or_folder)
+    reason = spec.unsupported(None)
+    if reason is not None:
+        raise MissingFileError(f"the image tokenizer {name_or_folder!r} can't be had here: {reason}.")
+    return Path(spec.factory())
+
+
+def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while batch := list(islice(items, size)):
+        yield batch

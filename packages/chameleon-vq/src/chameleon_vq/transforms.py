@@ -1,0 +1,114 @@
+"""The steps from a PIL image to the bytes that are scaled: RGB, size, crop.
+
+Each names whom it follows to the last bit. Shapes: H W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+
+from .errors import ImageError
+
+Rounding = Literal["transformers", "meta"]
+Blend = Literal["pillow", "nearest", "truncate"]
+Bytes = npt.NDArray[np.uint8]
+
+
+def to_rgb(image: PIL.Image.Image, *, blend: Blend) -> PIL.Image.Image:
+    """Any mode to RGB, transparency onto white. Raises ``ImageError`` where Pillow can't convert the mode.
+
+    ``blend``: Pillow's integer arithmetic (`transformers`, for PIL images), to the nearest (`transformers`, for
+    arrays), or the fraction dropped (Meta).
+    """
+    try:
+        if "A" not in image.getbands() and image.info.get("transparency") is None:
+            return image if image.mode == "RGB" else image.convert("RGB")
+        image = image.convert("RGBA")
+    except ValueError as error:
+        raise ImageError(f"can't convert a picture of mode {image.mode} to RGB: {error}.") from error
+    if blend == "pillow":
+        white = PIL.Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return PIL.Image.alpha_composite(white, image).convert("RGB")
+    values_HWC = np.asarray(image)
+    alpha_HW1 = values_HWC[:, :, 3:] / 255
+    blended_HWC = alpha_HW1 * values_HWC[:, :, :3] + (1 - alpha_HW1) * 255
+    if blend == "nearest":
+        blended_HWC = np.round(blended_HWC)
+    return PIL.Image.fromarray(blended_HWC.astype(np.uint8))
+
+
+def target_size(height: int, width: int, size: Mapping[str, int], *, rounding: Rounding) -> tuple[int, int]:
+    """The height and width that ``size`` asks of a picture.
+
+    The arithmetic is `transformers`', which drops the fraction of a side, or Meta's, which rounds it.
+    """
+    if "height" in size:
+        return size["height"], size["width"]
+    if "max_height" in size:
+        scale = min(size["max_height"] / height, size["max_width"] / width)
+        return int(height * scale), int(width * scale)
+    short, long = min(height, width), max(height, width)
+    new_short = size["shortest_edge"]
+    if rounding == "meta":
+        new_long = round(new_short / short * long)
+    else:
+        new_long = int(new_short * long / short)
+    if "longest_edge" in size:
+        new_short, new_long = _bounded(short, long, new_short, size["longest_edge"])
+    return (new_long, new_short) if width <= height else (new_short, new_long)
+
+
+def _bounded(short: int, long: int, new_short: int, limit: int) -> tuple[int, int]:
+    """The sides where the longer one may not exceed a limit."""
+    exact = float(new_short)
+    if long / short * new_short > limit:
+        exact = limit * short / long
+        new_short = round(exact)
+    if short == new_short:
+        return short, long
+    return new_short, int(exact * long / short)
+
+
+def center_crop(bytes_HWC: Bytes, height: int, width: int) -> Bytes:
+    """The middle of a picture; black margins where it is smaller. `transformers`' arithmetic for odd differences."""
+    found_height, found_width, channels = bytes_HWC.shape
+    if height <= found_height and width <= found_width:
+        top, left = (found_height - height) // 2, (found_width - width) // 2
+        return bytes_HWC[top : top + height, left : left + width]
+    # Pad to whichever is larger, the odd row or column before the picture, then crop.
+    full_height, full_width = max(height, found_height), max(width, found_width)
+    above, before = -(-(full_height - found_height) // 2), -(-(full_width - found_width) // 2)
+    padded_HWC: Bytes = np.zeros((full_height, full_width, channels), dtype=np.uint8)
+    padded_HWC[above : above + found_height, before : before + found_width] = bytes_HWC
+    top = max(0, (found_height - height) // 2 + above)
+    left = max(0, (found_width - width) // 2 + before)
+    return padded_HWC[top : top + height, left : left + width]
+
+
+def byte_values(
+    channels: int,
+    *,
+    factor: float | None,
+    normalization: tuple[Any, Any] | None,
+    rounding: Rounding,
+) -> npt.NDArray[Any]:
+    """What each of the 256 bytes becomes, [C, 256]: scaling a picture is then looking its bytes up.
+
+    Multiplied by ``factor``; the mean subtracted and divided by the deviation, each [C]. float32, or uint8 where
+    neither is asked for. `transformers` computes the product in float64 and the rest in float32, Meta all in float64.
+    """
+    bytes_N = np.arange(256, dtype=np.uint8)
+    if factor is None and normalization is None:
+        return np.tile(bytes_N, (channels, 1))
+    dtype = np.float64 if rounding == "meta" else np.float32
+    values_N = bytes_N.astype(np.float64) * (1.0 if factor is None else factor)
+    values_CN = np.tile(values_N.astype(dtype), (channels, 1))
+    if normalization is not None:
+        mean_C1, deviation_C1 = (np.array(each, dtype=dtype)[:, None] for each in normalization)
+        values_CN = (values_CN - mean_C1) / deviation_C1
+    return values_CN.astype(np.float32)
