@@ -25,7 +25,7 @@ from .errors import (
     VocabularyError,
 )
 from .hookspecs import HOOK_API_VERSION, SegmentCodecSpec, hookimpl
-from .plugins import PluginSpec
+from .plugins import PluginSpec, PluginWarning
 from .processor import ChameleonProcessor, ImageProcessor, TrainingExample
 from .registry import REGISTRY
 from .segments import Document, Image, Segment, Special, Text, as_document, normalized
@@ -53,6 +53,7 @@ __all__ = [
     "MissingPackageError",
     "Piece",
     "PluginSpec",
+    "PluginWarning",
     "ProcessorBatch",
     "Segment",
     "SegmentCodec",

@@ -93,7 +93,7 @@ def spec_of(segment: Segment) -> SegmentCodecSpec:
 
 def _part(segment: Segment) -> dict[str, Any]:
     spec = spec_of(segment)
-    fields = msgspec.to_builtins(segment) if spec.dump is None else spec.dump(segment)
+    fields = msgspec.json.decode(msgspec.json.encode(segment)) if spec.dump is None else spec.dump(segment)
     return {"type": spec.name, **fields}
 
 
@@ -102,7 +102,7 @@ def _segment(part: Any, position: int, images: Any) -> Segment:
         raise DocumentError(f"part {position} is {part!r}, expected an object with a 'type'.")
     fields = {name: value for name, value in part.items() if name != "type"}
     name = "image" if part["type"] == "image_url" else part["type"]  # another vendor's name of the same
-    if name == "image" and not any(value is not None for value in fields.values()):
+    if name == "image" and not fields:
         try:
             return Image(next(images))
         except StopIteration:

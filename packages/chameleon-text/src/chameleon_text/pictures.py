@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 
@@ -24,10 +23,15 @@ _SOURCES = ("codes", "image", "url", "image_url", "path", "base64")
 
 
 def image_fields(segment: Image) -> dict[str, Any]:
-    """The JSON fields of a picture: its codes and its path where it has them, else its pixels as PNG in base64."""
+    """The JSON fields of a picture: its codes and its path where it has them, else its pixels as PNG in base64.
+
+    A picture with none of these has null codes: a part with no field at all waits for a picture given beside it.
+    """
     fields: dict[str, Any] = {}
     if segment.codes is not None:
         fields["codes"] = list(segment.codes)
+    elif segment.image is None:
+        fields["codes"] = None
     if isinstance(segment.image, (str, os.PathLike)):
         fields["path"] = os.fspath(segment.image)
     elif segment.image is not None and segment.codes is None:
@@ -70,7 +74,7 @@ def _of_url(url: str) -> Any:
             raise DocumentError("a picture's data: URL must be in base64.")
         return _picture(data)
     if scheme == "file":
-        return Path(url2pathname(unquote(urlsplit(url).path)))
+        return Path(unquote(urlsplit(url).path))
     if scheme in ("http", "https", "ftp", "s3"):
         raise DocumentError(f"{url!r} is on the network, and this package reads none of it: fetch the picture first.")
     return url

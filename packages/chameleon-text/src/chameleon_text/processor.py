@@ -8,6 +8,7 @@ ids of the ``pixel_values`` that an image processor makes beside them.
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
@@ -429,7 +430,9 @@ def _one_of(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
 
 def _row(ids: Any) -> list[int]:
     """One row of ids from a list, an array or a tensor."""
-    row = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-    if not all(isinstance(each, int) for each in row):
-        raise ConfigError("expected one row of integer ids; a batch is decoded row by row, or by batch_decode.")
-    return row
+    try:
+        return [operator.index(each) for each in (ids.tolist() if hasattr(ids, "tolist") else ids)]
+    except TypeError as error:
+        raise ConfigError(
+            "expected one row of integer ids; a batch is decoded row by row, or by batch_decode."
+        ) from error

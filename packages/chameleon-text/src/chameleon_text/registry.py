@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import _builtins, hookspecs
 from .errors import BrokenPluginError
 from .hookspecs import SegmentCodecSpec
-from .plugins import PluginRegistry, PluginSpec
+from .plugins import PluginRegistry
 
 SEGMENT_CODECS = "chameleon_text_segment_codecs"
 TEMPLATES = "chameleon_text_templates"
@@ -22,15 +22,13 @@ REGISTRY = PluginRegistry(
 
 def segment_codec_specs() -> list[SegmentCodecSpec]:
     """Every usable segment codec, built-ins first."""
-    return [_checked(each.spec) for each in REGISTRY.registered(SEGMENT_CODECS)]
+    specs = (each.spec for each in REGISTRY.registered(SEGMENT_CODECS))
+    return [spec for spec in specs if isinstance(spec, SegmentCodecSpec)]
 
 
 def segment_codec_spec(name: str) -> SegmentCodecSpec:
     """The segment codec called ``name``. Raises ``UnknownPluginError`` or ``BrokenPluginError``."""
-    return _checked(REGISTRY.get(SEGMENT_CODECS, name))
-
-
-def _checked(spec: PluginSpec) -> SegmentCodecSpec:
+    spec = REGISTRY.get(SEGMENT_CODECS, name)
     if not isinstance(spec, SegmentCodecSpec):
-        raise BrokenPluginError(f"{SEGMENT_CODECS} must return SegmentCodecSpec objects; {spec.name!r} is none.")
+        raise BrokenPluginError(f"{SEGMENT_CODECS} must return SegmentCodecSpec objects; that of {name!r} is none.")
     return spec
