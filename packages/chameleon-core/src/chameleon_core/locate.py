@@ -24,14 +24,15 @@ def resolve_folder(name: str | os.PathLike[str]) -> Path:
     Raises ``ModelNotFoundError`` with what was tried, ``MissingPackageError`` where a Hub id needs the extra, and
     ``BrokenPluginError`` where the plugin that has the name can't be used.
     """
+    if not str(name):
+        # To Path it would be the current folder.
+        raise ModelNotFoundError("the name of the model is empty.")
     folder = Path(name)
     if folder.is_dir():
         return folder
     if folder.exists():
         raise ModelNotFoundError(f"{folder} is a file; a model is a folder with its config and weights.")
-    tried = [
-        f"no folder {str(folder)!r} below {Path.cwd()}" if not folder.is_absolute() else f"no folder {str(folder)!r}"
-    ]
+    tried = [f"no folder {str(folder)!r}" + ("" if folder.is_absolute() else f" in {Path.cwd()}")]
     if isinstance(name, str):
         try:
             return Path(REGISTRY.get(PRETRAINED_HOOK, name).factory())
