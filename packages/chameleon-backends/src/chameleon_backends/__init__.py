@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .attention import AttentionBackend, AttentionBackendSpec, AttentionSpec
+from .attention import AttentionBackend, AttentionBackendSpec, AttentionSpec, WeightsBackend
 from .errors import (
     BrokenPluginError,
     ChameleonBackendsError,
@@ -36,6 +36,7 @@ __all__ = [
     "PluginWarning",
     "UnknownPluginError",
     "UnsupportedAttentionError",
+    "WeightsBackend",
     "attention_backend_names",
     "get_attention_backend",
     "hookimpl",

@@ -92,11 +92,12 @@ class AttentionBackend(Protocol):
     - ``causal``: s ≤ p.
     - padding, on either side: ``key_start_B[b]`` ≤ s < ``key_end_B[b]``. What padding holds is finite but otherwise
       arbitrary and has no influence, nor does it get a gradient.
-    - documents: ``document_ids_BS[b, s] == document_ids_BS[b, p]``.
+    - documents: ``document_ids_BS[b, s] == document_ids_BS[b, p]``. Equal ids lie next to each other.
     - window: the distance of s from p, on either side, is below ``sliding_window``.
 
-    Weights: softmax over the visible keys of ``scale`` · q·k; the scale is always given, never implied. Statistics are
-    kept in float32 or better. A query that sees no key gives zeros, and passes back zero gradients, never NaN.
+    Weights: softmax over the visible keys of ``scale`` · q·k; the scale is positive and always given, never implied.
+    Statistics are kept in float32 or better. A query that sees no key gives zeros, and passes back zero gradients,
+    never NaN.
 
     Grouped heads: query head h reads key/value head h // (H / K); H is a multiple of K.
 
@@ -123,6 +124,14 @@ class AttentionBackend(Protocol):
         dropout: float = 0.0,
     ) -> torch.Tensor:
         """Attention of one layer: ``out_BTHD``. ``prepared`` is what ``plan`` gave for tensors of these shapes."""
+
+
+@runtime_checkable
+class WeightsBackend(AttentionBackend, Protocol):
+    """A backend that holds its weights and can show them; most kernels never do."""
+
+    def weights(self, query_BTHD: torch.Tensor, key_BSKD: torch.Tensor, prepared: Any, *, scale: float) -> torch.Tensor:
+        """``weights_BHTS`` before dropout, float32 or better: each query's sum is 1, or 0 where it sees no key."""
 
 
 class AttentionBackendSpec(PluginSpec, frozen=True, kw_only=True):

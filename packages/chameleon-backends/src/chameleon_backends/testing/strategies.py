@@ -1,0 +1,172 @@
+"""Hypothesis strategies for attention: requests, and requests with tensors.
+
+Shapes: B batch, T query length, S key length, H heads, K key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+
+from ..attention import AttentionSpec
+
+HEAD_DIMS = (16, 32, 64, 80, 128, 256)
+DTYPES = (torch.float32, torch.bfloat16)
+# Mostly short, where mistakes by one show best; and lengths around the block sizes of kernels.
+LENGTHS = st.one_of(st.integers(1, 9), st.sampled_from((16, 33, 65, 130)))
+
+
+@dataclass(frozen=True)
+class AttentionProblem:
+    """A request with tensors that fit it. ``out_grad_BTHD`` is what the backward pass starts from."""
+
+    spec: AttentionSpec
+    query_BTHD: torch.Tensor
+    key_BSKD: torch.Tensor
+    value_BSKD: torch.Tensor
+    out_grad_BTHD: torch.Tensor
+    scale: float
+
+    def to(self, device: torch.device | str) -> AttentionProblem:
+        """The same problem on another device."""
+        tensors = {
+            each.name: getattr(self.spec, each.name).to(device)
+            for each in fields(self.spec)
+            if isinstance(getattr(self.spec, each.name), torch.Tensor)
+        }
+        return replace(
+            self,
+            spec=replace(self.spec, device=torch.device(device), **tensors),
+            query_BTHD=self.query_BTHD.to(device),
+            key_BSKD=self.key_BSKD.to(device),
+            value_BSKD=self.value_BSKD.to(device),
+            out_grad_BTHD=self.out_grad_BTHD.to(device),
+        )
+
+    def __repr__(self) -> str:
+        """The request alone: the numbers would be noise."""
+        return f"AttentionProblem({self.spec}, scale={self.scale})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What hypothesis prints of a failing example."""
+        printer.text(repr(self))
+
+
+@st.composite
+def attention_specs(
+    draw: st.DrawFn,
+    *,
+    dtypes: Sequence[torch.dtype] = DTYPES,
+    causal: bool | None = None,
+    padding: bool | None = None,
+    documents: bool | None = None,
+    window: bool | None = None,
+    requires_grad: bool = False,
+) -> AttentionSpec:
+    """Requests on the CPU. A rule that is None is drawn: there in some requests and not in others.
+
+    Padding is on the left, on the right or on both sides, and may leave a row without any key.
+    """
+
+    def has(rule: bool | None) -> bool:
+        return draw(st.booleans()) if rule is None else rule
+
+    batch_size = draw(st.integers(1, 3))
+    query_length, key_length = draw(LENGTHS), draw(LENGTHS)
+    # Half of all requests are a prompt or a single new token, for which backends have paths of their own.
+    query_length = draw(st.sampled_from((query_length, query_length, key_length, 1)))
+    with_documents = has(documents)
+    if with_documents:
+        query_length = min(query_length, key_length)
+    num_key_value_heads = draw(st.integers(1, 3))
+    boundaries = st.lists(st.integers(0, key_length), min_size=batch_size, max_size=batch_size)
+    sides = draw(st.sampled_from(("left", "right", "both"))) if has(padding) else ""
+    starts, ends = draw(boundaries), draw(boundaries)
+    return AttentionSpec(
+        batch_size=batch_size,
+        query_length=query_length,
+        key_length=key_length,
+        num_heads=num_key_value_heads * draw(st.integers(1, 4)),
+        num_key_value_heads=num_key_value_heads,
+        head_dim=draw(st.sampled_from(HEAD_DIMS)),
+        dtype=draw(st.sampled_from(dtypes)),
+        device=torch.device("cpu"),
+        causal=has(causal),
+        requires_grad=requires_grad,
+        key_start_B=torch.tensor(starts) if sides in ("left", "both") else None,
+        key_end_B=torch.tensor(ends) if sides in ("right", "both") else None,
+        document_ids_BS=draw(_packed_documents(batch_size, key_length)) if with_documents else None,
+        sliding_window=draw(st.integers(1, key_length + 1)) if has(window) else None,
+    )
+
+
+@st.composite
+def _packed_documents(draw: st.DrawFn, batch_size: int, key_length: int) -> torch.Tensor:
+    """``document_ids_BS``: documents one after another, as many as begin after a drawn position."""
+    begins_BS = torch.zeros(batch_size, key_length, dtype=torch.int64)
+    for row in range(batch_size):
+        for position in draw(st.sets(st.integers(0, key_length - 1), max_size=3)):
+            begins_BS[row, position] = 1
+    return begins_BS.cumsum(dim=1)
+
+
+@st.composite
+def attention_problems(
+    draw: st.DrawFn,
+    *,
+    dtypes: Sequence[torch.dtype] = DTYPES,
+    causal: bool | None = None,
+    padding: bool | None = None,
+    documents: bool | None = None,
+    window: bool | None = None,
+    requires_grad: bool = False,
+) -> AttentionProblem:
+    """Requests as ``attention_specs`` draws them, with normally distributed tensors in one of three memory layouts."""
+    spec = draw(
+        attention_specs(
+            dtypes=dtypes,
+            causal=causal,
+            padding=padding,
+            documents=documents,
+            window=window,
+            requires_grad=requires_grad,
+        )
+    )
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    layout = draw(st.sampled_from(("token-major", "head-major", "part of a cache")))
+    # The usual scale keeps scores near 1; others show whether it is honoured.
+    scale = spec.head_dim**-0.5 * draw(st.sampled_from((1.0, 0.5, 2.0)))
+    return make_problem(spec, generator, layout=layout, scale=scale)
+
+
+def make_problem(
+    spec: AttentionSpec, generator: torch.Generator, *, layout: str = "token-major", scale: float = 0.125
+) -> AttentionProblem:
+    """Normally distributed tensors for a request, drawn on the CPU."""
+
+    def normal(length: int, heads: int) -> torch.Tensor:
+        shape = (spec.batch_size, length, heads, spec.head_dim)
+        return torch.randn(shape, generator=generator).to(spec.dtype)
+
+    def laid_out(tensor_BSKD: torch.Tensor) -> torch.Tensor:
+        if layout == "head-major":
+            return tensor_BSKD.transpose(1, 2).contiguous().transpose(1, 2)
+        if layout == "part of a cache":
+            longer = tensor_BSKD.new_zeros(spec.batch_size, spec.key_length + 3, *tensor_BSKD.shape[2:])
+            longer[:, : spec.key_length] = tensor_BSKD
+            return longer[:, : spec.key_length]
+        return tensor_BSKD
+
+    problem = AttentionProblem(
+        spec=spec,
+        query_BTHD=normal(spec.query_length, spec.num_heads),
+        key_BSKD=laid_out(normal(spec.key_length, spec.num_key_value_heads)),
+        value_BSKD=laid_out(normal(spec.key_length, spec.num_key_value_heads)),
+        out_grad_BTHD=normal(spec.query_length, spec.num_heads),
+        scale=scale,
+    )
+    return problem.to(spec.device)
