@@ -86,17 +86,17 @@ def test_json_that_is_no_document_is_an_error(text: str | bytes) -> None:
 
 @pytest.mark.parametrize("part", [3, {"text": "a"}, {"type": 1}])
 def test_a_part_without_a_type_is_an_error(part: object) -> None:
-    with pytest.raises(DocumentError, match="part 0 is .*expected an object with a 'type'"):
+    with pytest.raises(DocumentError, match=r"part 0 is .*expected an object with a 'type'"):
         document_from_parts([part])
 
 
 def test_a_part_with_wrong_fields_is_an_error() -> None:
-    with pytest.raises(DocumentError, match="part 0, of type 'text', isn't understood: .*str"):
+    with pytest.raises(DocumentError, match=r"part 0, of type 'text', isn't understood: .*str"):
         document_from_parts([{"type": "text", "text": 3}])
 
 
 def test_a_part_of_an_unknown_type_names_the_known_ones() -> None:
-    with pytest.raises(UnknownPluginError, match="no segment codec named 'imagge'.*Did you mean 'image'"):
+    with pytest.raises(UnknownPluginError, match=r"no segment codec named 'imagge'.*Did you mean 'image'"):
         document_from_parts([{"type": "imagge"}])
 
 
@@ -201,7 +201,7 @@ def test_too_few_and_too_many_pictures_are_errors(images: list[str], message: st
 
 @pytest.mark.parametrize("message", ["text", {"content": "a"}, {"role": 1, "content": "a"}])
 def test_a_message_without_a_role_is_an_error(message: Any) -> None:
-    with pytest.raises(DocumentError, match="message 0 is .*expected"):
+    with pytest.raises(DocumentError, match=r"message 0 is .*expected"):
         turns_from_messages([message])
 
 

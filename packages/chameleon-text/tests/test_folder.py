@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chameleon_text import ChameleonProcessor, FileFormatError, TextTokenizer, _files
+from chameleon_text import ChameleonProcessor, FileFormatError, Image, TextTokenizer, _files
 from chameleon_text.testing import FakeImageTokenizer, make_tokenizer
 
 
@@ -57,6 +57,14 @@ def test_every_special_is_named_for_the_ecosystem(tmp_path: Path) -> None:
         "boi_token": "<racm3:break>",
         "eoi_token": "<eoss>",
     }
+
+
+def test_the_placeholder_of_a_published_vocabulary_stays_spelled_image(tmp_path: Path) -> None:
+    ChameleonProcessor(make_tokenizer(placeholder="<reserved08707>")).save_pretrained(tmp_path)
+    again = ChameleonProcessor.from_pretrained(tmp_path, image_tokenizer=FakeImageTokenizer())
+    picture = FakeImageTokenizer().decode([[1, 2, 3, 4]])[0]
+    (row,) = again(text="<image>", images=[picture]).input_ids
+    assert again.decode_document(row) == [Image(codes=(1, 2, 3, 4))]
 
 
 def test_the_image_processors_constants_are_written_where_either_layout_looks(

@@ -167,7 +167,7 @@ def test_a_codec_that_the_caller_made_takes_the_place_of_the_installed_one(audio
     with pytest.raises(UnknownPluginError, match="no segment codec named 'adio'"):
         ChameleonProcessor(tokenizer, segment_codecs={"adio": Deaf()})
     Deaf.ids = frozenset({tokenizer.token_ids["the"]})
-    with pytest.raises(ConfigError, match="'audio': its id .*'the'.* belongs to the codec 'text' already"):
+    with pytest.raises(ConfigError, match=r"'audio': its id .*'the'.* belongs to the codec 'text' already"):
         ChameleonProcessor(tokenizer, segment_codecs={"audio": Deaf()})
 
 
@@ -190,7 +190,7 @@ def test_a_codec_that_fails_stops_only_its_own_segments(install: Installer) -> N
 def test_a_codec_whose_ids_are_taken_is_left_out(install: Installer) -> None:
     module = install("acme-audio", PLUGIN.replace("self.ids = {", "self.ids = {context.vocabulary.begin_image_id, "))
     processor = ChameleonProcessor(make_tokenizer(more_specials=AUDIO))
-    with pytest.raises(DocumentError, match="'<racm3:break>'.* belongs to the codec 'image' already"):
+    with pytest.raises(DocumentError, match=r"'<racm3:break>'.* belongs to the codec 'image' already"):
         processor.encode([module.Audio((1,))])
 
 

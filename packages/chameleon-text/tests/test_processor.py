@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 from collections.abc import Mapping
@@ -132,7 +133,7 @@ def test_drawing_without_an_image_tokenizer_names_the_install_line(tokenizer: Te
 
 
 def test_a_code_out_of_range_is_an_error(processor: ChameleonProcessor) -> None:
-    with pytest.raises(VocabularyError, match="code 64 .* 0 to 63"):
+    with pytest.raises(VocabularyError, match=r"code 64 .* 0 to 63"):
         processor.encode([Image(codes=(1, 2, 3, 64))])
 
 
@@ -316,8 +317,6 @@ def test_parts_that_do_not_fit_together_are_an_error(
 
 
 def test_a_tokenizer_without_the_specials_is_an_error() -> None:
-    import json
-
     data = json.loads(make_tokenizer(added_tokens=False).to_json())
     for name in ("<eoss>", "<reserved08706>"):
         del data["model"]["vocab"][name]
@@ -326,7 +325,7 @@ def test_a_tokenizer_without_the_specials_is_an_error() -> None:
 
 
 def test_an_unknown_template_is_an_error(tokenizer: TextTokenizer, processor: ChameleonProcessor) -> None:
-    with pytest.raises(UnknownPluginError, match="no template named 'chta'.*Did you mean 'chat'"):
+    with pytest.raises(UnknownPluginError, match=r"no template named 'chta'.*Did you mean 'chat'"):
         ChameleonProcessor(tokenizer, template="chta")
     with pytest.raises(UnknownPluginError, match="no template named 'chta'"):
         processor.encode("a", template="chta")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def test_the_normal_form_has_no_empty_and_no_adjacent_texts(document: Document) 
     normal = normalized(document)
     assert normalized(normal) == normal
     kinds = [type(segment) for segment in normal]
-    assert (Text, Text) not in list(zip(kinds, kinds[1:], strict=False))
+    assert (Text, Text) not in list(itertools.pairwise(kinds))
     assert Text("") not in normal
     assert "".join(each.text for each in normal if isinstance(each, Text)) == "".join(
         each.text for each in document if isinstance(each, Text)

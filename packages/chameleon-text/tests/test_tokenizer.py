@@ -132,7 +132,7 @@ def test_a_tokenizer_travels_to_another_process(tokenizer: TextTokenizer) -> Non
 
 
 def test_half_a_surrogate_pair_is_an_error(tokenizer: TextTokenizer) -> None:
-    with pytest.raises(EncodingError, match="character 1 .* surrogate"):
+    with pytest.raises(EncodingError, match=r"character 1 .* surrogate"):
         tokenizer.encode("a\ud83d")
 
 

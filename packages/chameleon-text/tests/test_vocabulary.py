@@ -72,7 +72,7 @@ def test_the_placeholder_may_have_a_name_of_ones_own() -> None:
 
 def test_everything_that_is_missing_is_listed() -> None:
     token_ids = small(**{"<eoss>": None, "<image>": None, picture_name(0): None})
-    with pytest.raises(VocabularyError, match="lacks '<eoss>', '<image>' .*'IMGIMGAZ' .code 0") as caught:
+    with pytest.raises(VocabularyError, match=r"lacks '<eoss>', '<image>' .*'IMGIMGAZ' .code 0") as caught:
         Vocabulary.from_token_ids(token_ids)
     assert "'<s>'" not in str(caught.value)
 

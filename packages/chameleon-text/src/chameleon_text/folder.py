@@ -16,6 +16,7 @@ from .vocabulary import (
     END_IMAGE,
     END_OF_STREAM,
     IMAGE_PLACEHOLDER,
+    IMAGE_PLACEHOLDER_AS_PUBLISHED,
     PAD,
     SEPARATOR,
 )
@@ -50,7 +51,9 @@ class ProcessorFolder:
             token = self.configs[name].get("image_token")
             if token is not None:
                 token = token.get("content") if isinstance(token, dict) else token
-                return str(self._typed(name, "image_token", token, str))
+                token = str(self._typed(name, "image_token", token, str))
+                # A prompt spells it <image> also where the vocabulary still has Meta's name for it.
+                return IMAGE_PLACEHOLDER if token == IMAGE_PLACEHOLDER_AS_PUBLISHED else token
         return IMAGE_PLACEHOLDER
 
     @property
