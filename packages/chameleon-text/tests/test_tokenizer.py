@@ -177,3 +177,8 @@ def test_a_bpe_over_characters_is_refused() -> None:
 def test_a_bpe_that_the_library_refuses_is_an_error() -> None:
     with pytest.raises(FileFormatError, match="is JSON, and not a tokenizer"):
         changed(normalizer={"type": "NoSuchNormalizer"})
+
+
+def test_a_broken_added_token_is_an_error() -> None:
+    with pytest.raises(FileFormatError, match=r"added_tokens are not understood: .*content"):
+        changed(added_tokens=[{"id": 3}])

@@ -9,13 +9,15 @@ is spelled letter by letter instead. Every other text gets the ids that the file
 from __future__ import annotations
 
 import codecs
+import copy
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import tokenizers
 
 from ._files import read_json, replacing
@@ -68,24 +70,24 @@ class TextTokenizer:
                 f"{source} is a BPE over characters; only a byte-level one, whose pre-tokenizer has a 'ByteLevel' "
                 "step, gives every text back."
             )
-        full = _load(data, source)
-        self.token_ids: dict[str, int] = full.get_vocab(with_added_tokens=True)
+        self._bpe = _load(_bare(data), source)
+        added = _added_tokens(data, source)
+        self.token_ids: dict[str, int] = model["vocab"] | {token.content: token.id for token in added}
         """The id of every name, added tokens included."""
         self.names: dict[int, str] = {token_id: name for name, token_id in self.token_ids.items()}
         """The name of every id."""
-        added = full.get_added_tokens_decoder()
-        self.special_ids = _special_ids(self.token_ids, added, model.get("merges", ()))
+        self.special_ids = _special_ids(self.token_ids, added, model["merges"])
         """Every id that is neither text nor a picture's."""
         self.reserved_ids = self.special_ids | {
             token_id for name, token_id in self.token_ids.items() if code_of_name(name) is not None
         }
         """Every id that no text is ever encoded to: the specials and the pictures'."""
-        self.prefix_ids, self.suffix_ids = _ids_around(full)
+        self.prefix_ids, self.suffix_ids = _ids_around(self._bpe)
         """What the file's post-processor puts before and after a text, often ``<s>`` and nothing."""
 
-        self._bpe = _load(_bare(data), source)
+        added_ids = {token.id for token in added}
         self._bytes = {
-            token_id: name.encode() if token_id in added or token_id in self.special_ids else _bytes_of(name)
+            token_id: name.encode() if token_id in added_ids or token_id in self.special_ids else _bytes_of(name)
             for token_id, name in self.names.items()
         }
         self._letter_ids = {
@@ -95,7 +97,7 @@ class TextTokenizer:
         }
         self._missing_bytes = {byte for byte, letter in BYTE_LETTERS.items() if letter not in self._letter_ids}
         # Added tokens that aren't special are ordinary words which the file wants matched before the BPE.
-        words = [token.content for token_id, token in added.items() if token_id not in self.reserved_ids]
+        words = [token.content for token in added if token.id not in self.reserved_ids]
         self._words = name_pattern(words)
 
     @classmethod
@@ -216,6 +218,14 @@ class StreamDecoder:
         return rest
 
 
+class _AddedToken(msgspec.Struct, frozen=True):
+    """What counts of an added token here; it is matched as it is spelled, without the spaces around it."""
+
+    id: int
+    content: str
+    special: bool = False
+
+
 def name_pattern(names: Iterable[str]) -> re.Pattern[str] | None:
     """A pattern with one group that finds any of the names, the longest first; None where there is none."""
     alternatives = sorted(set(names), key=len, reverse=True)
@@ -229,15 +239,20 @@ def _load(data: Mapping[str, Any], source: str) -> tokenizers.Tokenizer:
         raise FileFormatError(f"{source} is JSON, and not a tokenizer: {error}") from error
 
 
-def _special_ids(
-    token_ids: Mapping[str, int], added: Mapping[int, tokenizers.AddedToken], merges: Sequence[Any]
-) -> frozenset[int]:
+def _added_tokens(data: Mapping[str, Any], source: str) -> list[_AddedToken]:
+    try:
+        return msgspec.convert(data.get("added_tokens") or [], list[_AddedToken])
+    except msgspec.ValidationError as error:
+        raise FileFormatError(f"{source}: its added_tokens are not understood: {error}.") from error
+
+
+def _special_ids(token_ids: Mapping[str, int], added: Iterable[_AddedToken], merges: Iterable[Any]) -> frozenset[int]:
     """The ids which aren't text and aren't a picture's.
 
     Those that the file flags as special, those that Chameleon needs, and by Meta's rule every name that starts with
     ``<``; but not what the BPE itself merges out of text, such as ``</`` in a vocabulary trained on web pages.
     """
-    flagged = {token.content for token in added.values() if token.special}
+    flagged = {token.content for token in added if token.special}
     required = {*REQUIRED_NAMES, IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER_AS_PUBLISHED}
     merged = {"".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges}
     return frozenset(
@@ -257,12 +272,11 @@ def _ids_around(tokenizer: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple
 
 
 def _bare(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The same tokenizer for text alone: no added tokens, nothing put around it, cut off or prefixed."""
-    bare = json.loads(json.dumps(data))
-    bare |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
-    for step in _byte_level_steps(bare["pre_tokenizer"]):
+    """The same tokenizer for text alone: no added tokens, and nothing cut off, filled up or prefixed."""
+    pre_tokenizer = copy.deepcopy(data["pre_tokenizer"])
+    for step in _byte_level_steps(pre_tokenizer):
         step["add_prefix_space"] = False  # a space that the text didn't have would come back with it
-    return dict(bare)
+    return {**data, "added_tokens": [], "truncation": None, "padding": None, "pre_tokenizer": pre_tokenizer}
 
 
 def _byte_level_steps(pre_tokenizer: Any) -> list[dict[str, Any]]:
