@@ -39,8 +39,9 @@ class PluginSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a hook returns: the name of one thing and how to make it.
 
     ``factory`` makes the object; each hook documents its arguments. ``unsupported(request)`` returns None where the
-    plugin can serve the request and a sentence why not where it can't; it doesn't raise.
-    ``api_version`` is the version of the hook's contract that the plugin was written for.
+    plugin can serve the request and a sentence why not where it can't; it doesn't raise. A request of None asks whether
+    the plugin can run on this machine at all. ``api_version`` is the version of the hook's contract that the plugin was
+    written for.
     """
 
     name: str
