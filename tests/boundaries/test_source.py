@@ -1,0 +1,95 @@
+"""Boundaries that the source keeps: who imports whom, what is declared, and which modules are copies."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {f"chameleon_{name}": ROOT / "packages" / f"chameleon-{name}" for name in ("vq", "text", "backends", "core")}
+# Distributions whose module has another name.
+MODULES = {"pillow": "PIL"}
+
+
+def sources(package: str) -> list[Path]:
+    found = sorted((PACKAGES[package] / "src" / package).rglob("*.py"))
+    assert found
+    return found
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """The absolute imports of a file by their first part, and whether importing the file runs them."""
+
+    def walk(node: ast.AST, runs: bool) -> Iterator[tuple[str, bool]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from ((alias.name.partition(".")[0], runs) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom) and child.level == 0 and child.module:
+                yield child.module.partition(".")[0], runs
+            elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+                yield from walk(child, False)
+            else:
+                deferred = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                yield from walk(child, runs and not deferred)
+
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), True)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_package_imports_what_it_is_compared_with(package: str) -> None:
+    for path in sources(package):
+        assert not {name for name, _ in imports(path)} & {"transformers", "diffusers"}, path
+
+
+@pytest.mark.parametrize("package", ["chameleon_vq", "chameleon_text", "chameleon_backends"])
+def test_a_leaf_imports_no_sibling(package: str) -> None:
+    for path in sources(package):
+        assert not {name for name, _ in imports(path)} & (PACKAGES.keys() - {package}), path
+
+
+def at_import(path: Path) -> set[str]:
+    """What a file needs to be imported."""
+    return {name for name, runs in imports(path) if runs}
+
+
+def needed(package: str) -> list[Path]:
+    """A package's files but for core's demonstration, which shows all packages at work, for its own command only."""
+    return [path for path in sources(package) if "demo" not in path.relative_to(PACKAGES[package]).parts]
+
+
+def test_core_imports_only_backends_unless_asked() -> None:
+    for path in needed("chameleon_core"):
+        assert not at_import(path) & {"chameleon_vq", "chameleon_text"}, path
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_what_a_package_imports_it_declares(package: str) -> None:
+    project = tomllib.loads((PACKAGES[package] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project.get("optional-dependencies", {}).values()
+    requirements = [*project["dependencies"], *(each for extra in extras for each in extra)]
+    names = [re.split(r"[^\w-]", requirement, maxsplit=1)[0] for requirement in requirements]
+    declared = {MODULES.get(name, name.replace("-", "_")) for name in names} | {package} | sys.stdlib_module_names
+    for path in needed(package):
+        assert at_import(path) <= declared, path
+
+
+@pytest.mark.parametrize("name", ["plugins.py", "_files.py", "_config.py"])
+def test_the_copies_of_a_shared_module_are_identical(name: str) -> None:
+    """Each package installs alone, so these few modules are in several."""
+    paths = [folder / "src" / package / name for package, folder in PACKAGES.items()]
+    copies = [path for path in paths if path.exists()]
+    assert len(copies) > 1
+    for copy in copies[1:]:
+        assert copy.read_text(encoding="utf-8") == copies[0].read_text(encoding="utf-8"), copy
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_is_typed_and_licensed(package: str) -> None:
+    assert (PACKAGES[package] / "src" / package / "py.typed").is_file()
+    assert (PACKAGES[package] / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
