@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from transformers import ChameleonProcessor as PeerProcessor
 from transformers.models.chameleon.image_processing_pil_chameleon import ChameleonImageProcessorPil
 
-from chameleon_text import ChameleonProcessor
+from chameleon_text import ChameleonProcessor, ConfigError, Text
 from chameleon_text.testing import make_tokenizer
 from chameleon_vq import ChameleonImageProcessor
 
@@ -81,6 +81,27 @@ def test_ids_masks_and_pixels_are_those_of_the_peer(
     for name in expected:
         assert batch[name].dtype == expected[name].dtype
         assert torch.equal(batch[name], expected[name]), name
+
+
+@pytest.mark.parametrize("where", [("cpu", torch.bfloat16), (torch.bfloat16,), ("cpu",)], ids=str)
+def test_a_batch_moves_and_casts_its_pixels_as_that_of_the_peer(
+    where: tuple[Any, ...], ours: ChameleonProcessor, peer: Any, pictures: list[PIL.Image.Image]
+) -> None:
+    options = {"text": ["<image>"], "images": pictures[:1], "return_tensors": "pt"}
+    expected, batch = peer(**options).to(*where), ours(**options).to(*where)
+    assert {name: batch[name].dtype for name in batch} == {name: expected[name].dtype for name in expected}
+    assert torch.equal(batch.pixel_values, expected.pixel_values)
+
+
+def test_a_batch_that_is_not_of_tensors_stays_where_it_is(ours: ChameleonProcessor) -> None:
+    with pytest.raises(ConfigError, match="input_ids is a list; only a batch of return_tensors='pt' can move"):
+        ours(text="a").to("cpu")
+
+
+def test_rows_of_a_tensor_decode_as_lists_do(ours: ChameleonProcessor) -> None:
+    batch = ours(text=["a", "the"], padding=True, return_tensors="pt")
+    assert ours.decode_document(batch.input_ids[1]) == [Text("the")]
+    assert ours.batch_decode(batch.input_ids, skip_special_tokens=True) == ["a", "the"]
 
 
 @pytest.mark.parametrize("skip", [False, True])

@@ -29,7 +29,6 @@ from chameleon_text import (
     VocabularyError,
     normalized,
 )
-from chameleon_text.batch import ProcessorBatch
 from chameleon_text.testing import FakeImageTokenizer, documents, make_tokenizer, permuted_tokenizers, texts
 
 Pixels = npt.NDArray[np.uint8]
@@ -361,7 +360,7 @@ def test_a_batch_is_a_mapping_with_its_entries_as_attributes(processor: Chameleo
     batch = processor(text="a")
     assert dict(batch) == {"input_ids": batch.input_ids, "attention_mask": batch["attention_mask"]}
     assert dict(pickle.loads(pickle.dumps(batch))) == dict(batch)
-    assert repr(batch) == "ProcessorBatch(input_ids: 1, attention_mask: 1)"
+    assert repr(batch) == "ProcessorBatch(input_ids: (1,), attention_mask: (1,))"
     with pytest.raises(AttributeError, match="no 'labels', only input_ids, attention_mask"):
         _ = batch.labels
 
@@ -374,22 +373,3 @@ def test_tensors_without_torch_name_the_install_line(
         processor(text="a", return_tensors="pt")
     with pytest.raises(MissingPackageError, match="pip install torch"):
         processor(text="a").to("cpu")
-
-
-def test_a_batch_moves_and_only_pixels_change_their_dtype() -> None:
-    torch = pytest.importorskip("torch")
-    batch = ProcessorBatch({"input_ids": torch.ones(1, 2, dtype=torch.int64), "pixel_values": torch.ones(1, 3, 2, 2)})
-    for moved in (batch.to("cpu", torch.bfloat16), batch.to(torch.bfloat16), batch.to(dtype=torch.bfloat16)):
-        assert moved.input_ids.dtype == torch.int64
-        assert moved.pixel_values.dtype == torch.bfloat16
-    assert batch.pixel_values.dtype == torch.float32
-    with pytest.raises(ConfigError, match="return_tensors='pt'"):
-        ProcessorBatch({"input_ids": [[1]]}).to("cpu")
-
-
-def test_ids_as_tensors_are_int64(processor: ChameleonProcessor) -> None:
-    torch = pytest.importorskip("torch")
-    batch = processor(text=["a", "the"], padding=True, return_tensors="pt")
-    assert batch.input_ids.dtype == batch.attention_mask.dtype == torch.int64
-    assert processor.decode_document(batch.input_ids[1]) == [Text("the")]
-    assert processor.batch_decode(batch.input_ids, skip_special_tokens=True) == ["a", "the"]

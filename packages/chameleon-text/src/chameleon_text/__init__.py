@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .batch import ProcessorBatch
-from .codecs import CodecContext, Decoded, ImageTokenizer, SegmentCodec
+from .codecs import CodecContext, Decoded, ImageTokenizerLike, SegmentCodec
 from .documents import (
     document_from_json,
     document_from_parts,
@@ -26,7 +26,7 @@ from .errors import (
 )
 from .hookspecs import HOOK_API_VERSION, SegmentCodecSpec, hookimpl
 from .plugins import PluginSpec, PluginWarning
-from .processor import ChameleonProcessor, ImageProcessor, TrainingExample
+from .processor import ChameleonProcessor, ImageProcessorLike, TrainingExample
 from .registry import REGISTRY
 from .segments import Document, Image, Segment, Special, Text, as_document, normalized
 from .templates import Piece, Template, Turn
@@ -48,8 +48,8 @@ __all__ = [
     "FileFormatError",
     "Image",
     "ImageCountError",
-    "ImageProcessor",
-    "ImageTokenizer",
+    "ImageProcessorLike",
+    "ImageTokenizerLike",
     "MissingPackageError",
     "Piece",
     "PluginSpec",

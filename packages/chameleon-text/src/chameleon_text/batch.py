@@ -39,7 +39,7 @@ class ProcessorBatch(Mapping[str, Any]):
         raise AttributeError(f"the batch has no {name!r}, only {', '.join(entries) or 'nothing'}")
 
     def __repr__(self) -> str:
-        shapes = (f"{name}: {getattr(value, 'shape', len(value))}" for name, value in self._entries.items())
+        shapes = (f"{name}: {tuple(getattr(value, 'shape', [len(value)]))}" for name, value in self._entries.items())
         return f"ProcessorBatch({', '.join(shapes)})"
 
     def to(self, device: Any = None, dtype: Any = None) -> ProcessorBatch:

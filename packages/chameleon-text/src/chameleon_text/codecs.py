@@ -26,7 +26,7 @@ NO_IMAGE_READER = (
 )
 
 
-class ImageTokenizer(Protocol):
+class ImageTokenizerLike(Protocol):
     """What this package needs of an image tokenizer; ``chameleon_vq.ImageTokenizer`` is one."""
 
     @property
@@ -49,7 +49,7 @@ class CodecContext(msgspec.Struct, frozen=True, kw_only=True):
 
     tokenizer: TextTokenizer
     vocabulary: Vocabulary
-    image_tokenizer: ImageTokenizer | None
+    image_tokenizer: ImageTokenizerLike | None
     image_seq_length: int
     """N, the number of placeholders that stand for one picture."""
 

@@ -17,7 +17,7 @@ import msgspec
 
 from .batch import IGNORED, PaddingSide, ProcessorBatch, TensorKind, make_batch
 from .codec_table import CodecTable
-from .codecs import NO_IMAGE_READER, CodecContext, ImageTokenizer, SegmentCodec
+from .codecs import NO_IMAGE_READER, CodecContext, ImageTokenizerLike, SegmentCodec
 from .documents import messages_from_turns, turns_from_messages
 from .errors import ConfigError, MissingPackageError
 from .folder import ProcessorFolder, write_folder
@@ -33,7 +33,7 @@ PUBLISHED_SEQUENCE_LENGTH = 1024
 Labels: TypeAlias = Literal["answer", "all"]
 
 
-class ImageProcessor(Protocol):
+class ImageProcessorLike(Protocol):
     """What this package needs of an image processor; ``chameleon_vq.ChameleonImageProcessor`` is one."""
 
     def preprocess(self, images: list[Any], *, return_tensors: Any = None) -> Mapping[str, Any]:
@@ -61,8 +61,8 @@ class ChameleonProcessor:
         self,
         tokenizer: TextTokenizer,
         *,
-        image_tokenizer: ImageTokenizer | None = None,
-        image_processor: ImageProcessor | None = None,
+        image_tokenizer: ImageTokenizerLike | None = None,
+        image_processor: ImageProcessorLike | None = None,
         image_seq_length: int | None = None,
         image_token: str = IMAGE_PLACEHOLDER,
         padding_side: PaddingSide = "left",
@@ -294,8 +294,8 @@ class ChameleonProcessor:
         cls,
         folder: str | os.PathLike[str],
         *,
-        image_tokenizer: ImageTokenizer | None = None,
-        image_processor: ImageProcessor | None = None,
+        image_tokenizer: ImageTokenizerLike | None = None,
+        image_processor: ImageProcessorLike | None = None,
         image_seq_length: int | None = None,
         padding_side: PaddingSide | None = None,
         template: str = "chat",
@@ -409,7 +409,7 @@ def _joined(pieces: Sequence[Piece]) -> list[Piece]:
     return result
 
 
-def _sequence_length(given: int | None, image_tokenizer: ImageTokenizer | None) -> int:
+def _sequence_length(given: int | None, image_tokenizer: ImageTokenizerLike | None) -> int:
     if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
         raise ConfigError(f"image_seq_length is {given!r}, expected an integer from 1.")
     if image_tokenizer is None:
