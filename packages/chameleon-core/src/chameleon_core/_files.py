@@ -28,11 +28,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        # mkstemp makes files private; a saved file gets what open() would have given it.
+        yield temporary
+        # mkstemp makes files private, and safetensors writes to a private file of its own which it renames to this one;
+        # a saved file gets what open() would have given it.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        yield temporary
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes files private, and so do libraries that write to a file of their own and rename it (safetensors);
+        # mkstemp makes files private, and safetensors writes to a private file of its own which it renames to this one;
         # a saved file gets what open() would have given it.
         umask = os.umask(0)
         os.umask(umask)
