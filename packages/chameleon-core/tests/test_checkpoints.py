@@ -84,6 +84,12 @@ def test_a_small_model_is_one_file(tmp_path: Path) -> None:
     assert set(load_file(tmp_path / "model.safetensors")) == set(make_model().state_dict())
 
 
+def test_every_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    save_checkpoint(make_model(), tmp_path, config=SMALL, image_weights=IMAGE_WEIGHTS)
+    (tmp_path / "new").touch()
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
 def test_shards_and_their_index_are_the_references(tmp_path: Path) -> None:
     model = make_model()
     save_checkpoint(model, tmp_path, config=SMALL, max_shard_size="20KB")
@@ -133,11 +139,11 @@ def test_tied_embeddings_are_stored_once_and_tied_again(max_shard_size: str, tmp
     assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
 
 
-def test_a_tied_file_may_hold_both_names(tmp_path: Path) -> None:
+def test_of_both_names_in_a_tied_file_the_embeddings_count(tmp_path: Path) -> None:
     model = make_model(TIED)
     save_checkpoint(model, tmp_path, config=TIED)
     weights = load_file(tmp_path / "model.safetensors")
-    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"] + 1
     save_file(weights, tmp_path / "model.safetensors")
     assert_same_weights(load(tmp_path), model)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from chameleon_core.checkpoints import hf as hf_module
-from chameleon_core.checkpoints import load_checkpoint, read_checkpoint, save_checkpoint
+from chameleon_core.checkpoints import load_checkpoint, read_checkpoint, safetensors_files, save_checkpoint
 from chameleon_core.conditional_generation import ChameleonForConditionalGeneration
 from chameleon_core.config import ChameleonConfig
 
@@ -48,10 +49,7 @@ class Countdown:
 
     def write(self, path: Path, tensors: Any) -> None:
         self.around(lambda _: None)("weights")
-        write_safetensors(path, tensors)
-
-
-write_safetensors = hf_module.write_safetensors
+        safetensors_files.write_safetensors(path, tensors)
 
 
 def make_model(value: float) -> ChameleonForConditionalGeneration:
@@ -109,7 +107,7 @@ def used_shards(folder: Path) -> set[Path]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return {folder / "model.safetensors"}
-    return {folder / name for name in hf_module.read_json(index)["weight_map"].values()}
+    return {folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
 
 
 @pytest.mark.parametrize("size", [ONE_FILE, SHARDS])

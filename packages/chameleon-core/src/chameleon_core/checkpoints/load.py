@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from ..config import ChameleonConfig
 from ..errors import ConfigError, FileFormatError, WeightsError
 from ..registry import FORMATS_HOOK, REGISTRY
-from .contract import IMAGE_PREFIX, Checkpoint, CheckpointFormat, CheckpointFormatSpec
+from .contract import IMAGE_PREFIX, Checkpoint, CheckpointFormat, CheckpointFormatSpec, StoredTensor
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -105,64 +105,59 @@ def _target_dtype(dtype: torch.dtype | str | None, config: ChameleonConfig) -> t
     return value
 
 
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """A tensor of a model with all its names and places: several where tensors are tied."""
+
+    tensor: Tensor
+    names: list[str]
+    places: list[tuple[nn.Module, str]]
+
+
+def _slots(model: nn.Module) -> list[_Slot]:
+    slots: dict[int, _Slot] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        path, _, attribute = name.rpartition(".")
+        slot = slots.setdefault(id(tensor), _Slot(tensor, [], []))
+        slot.names.append(name)
+        slot.places.append((model.get_submodule(path), attribute))
+    return list(slots.values())
+
+
 def _assign(
     model: nn.Module, checkpoint: Checkpoint, *, dtype: torch.dtype | None, device: torch.device, source: str
 ) -> None:
     """Replace the model's meta tensors one by one by those of the checkpoint."""
-    places = _places(model)
+    slots = _slots(model)
     stored = {
         name: tensor
         for name, tensor in checkpoint.tensors.items()
         if not name.startswith(IMAGE_PREFIX) and not name.endswith(_DERIVED_SUFFIX)
     }
-    _check_fit(places, {name: tensor.shape for name, tensor in stored.items()}, source)
-    filled: set[int] = set()
-    for name, tensor in stored.items():
-        old = places[name][0].tensor
-        if id(old) in filled:
-            continue  # Another name of a tied tensor, whose copies in the file are the same.
-        filled.add(id(old))
-        value = tensor.load()
+    _check_fit(slots, stored, source)
+    for slot in slots:
+        # A file may hold a tied tensor under each of its names; the first is that of the embeddings.
+        name = next(name for name in slot.names if name in stored)
+        value = stored[name].load()
         value = value.to(device, dtype if value.is_floating_point() else None)
-        new = nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
-        for place in places[name]:
-            setattr(place.module, place.attribute, new)
+        if isinstance(slot.tensor, nn.Parameter):
+            value = nn.Parameter(value, requires_grad=slot.tensor.requires_grad)
+        for module, attribute in slot.places:
+            setattr(module, attribute, value)
     empty = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     if empty:
         raise WeightsError(f"the model keeps buffers that no checkpoint has and that stay empty: {', '.join(empty)}.")
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a model keeps a tensor."""
-
-    module: nn.Module
-    attribute: str
-    tensor: Tensor
-
-
-def _places(model: nn.Module) -> dict[str, list[_Place]]:
-    """For every name in the state dict, all places of its tensor: several where tensors are tied."""
-    of_name: dict[str, _Place] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        path, _, attribute = name.rpartition(".")
-        of_name[name] = _Place(model.get_submodule(path), attribute, tensor)
-    of_tensor: dict[int, list[_Place]] = {}
-    for place in of_name.values():
-        of_tensor.setdefault(id(place.tensor), []).append(place)
-    return {name: of_tensor[id(place.tensor)] for name, place in of_name.items()}
-
-
-def _check_fit(places: Mapping[str, list[_Place]], stored: Mapping[str, tuple[int, ...]], source: str) -> None:
-    present = {id(places[name][0].tensor) for name in stored if name in places}
-    shapes = {name: tuple(place[0].tensor.shape) for name, place in places.items()}
+def _check_fit(slots: Sequence[_Slot], stored: Mapping[str, StoredTensor], source: str) -> None:
+    expected = {name: tuple(slot.tensor.shape) for slot in slots for name in slot.names}
     problems = {
-        "missing": [name for name, place in places.items() if id(place[0].tensor) not in present],
-        "unexpected": sorted(set(stored) - set(places)),
+        "missing": [slot.names[0] for slot in slots if stored.keys().isdisjoint(slot.names)],
+        "unexpected": sorted(stored.keys() - expected.keys()),
         "of another shape": [
-            f"{name} (stored {list(shape)}, the config says {list(shapes[name])})"
-            for name, shape in stored.items()
-            if name in shapes and shape != shapes[name]
+            f"{name} (stored {list(stored[name].shape)}, the config says {list(shape)})"
+            for name, shape in expected.items()
+            if name in stored and stored[name].shape != shape
         ],
     }
     if any(problems.values()):
