@@ -136,11 +136,15 @@ class DecoderLayer(nn.Module):
 
     The norm comes before the branch, or with ``swin_norm`` inside it after the branch's work (the 34B model), under
     the same parameter names.
+
+    ``residual_dropout`` drops what the branches add, in training only. It belongs to a run of training, which sets it,
+    and not to the model: the reference's config has no field for it.
     """
 
     def __init__(self, config: ChameleonConfig, layer_index: int) -> None:
         super().__init__()
         self.swin_norm = config.swin_norm
+        self.residual_dropout = 0.0
         self.self_attn = Attention(config, layer_index)
         self.mlp = FeedForward(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -148,7 +152,10 @@ class DecoderLayer(nn.Module):
 
     def forward(self, hidden_BTE: Tensor, run: Pass) -> Tensor:
         if self.swin_norm:
-            hidden_BTE = hidden_BTE + self.input_layernorm(self.self_attn(hidden_BTE, run))
-            return hidden_BTE + self.post_attention_layernorm(self.mlp(hidden_BTE))
-        hidden_BTE = hidden_BTE + self.self_attn(self.input_layernorm(hidden_BTE), run)
-        return hidden_BTE + self.mlp(self.post_attention_layernorm(hidden_BTE))
+            hidden_BTE = hidden_BTE + self._drop(self.input_layernorm(self.self_attn(hidden_BTE, run)))
+            return hidden_BTE + self._drop(self.post_attention_layernorm(self.mlp(hidden_BTE)))
+        hidden_BTE = hidden_BTE + self._drop(self.self_attn(self.input_layernorm(hidden_BTE), run))
+        return hidden_BTE + self._drop(self.mlp(self.post_attention_layernorm(hidden_BTE)))
+
+    def _drop(self, branch_BTE: Tensor) -> Tensor:
+        return F.dropout(branch_BTE, self.residual_dropout, self.training)
