@@ -146,9 +146,10 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
             raise ConfigError("ChameleonConfig.rope_scaling: 'dynamic' needs heads wider than 2; got a width of 2.")
         ids = {"pad_token_id": (self.pad_token_id,), "bos_token_id": (self.bos_token_id,)}
         for name, values in {**ids, "eos_token_id": self.eos_token_ids}.items():
-            for value in values:
-                self._check_id(name, value)
-        for token, value in (self.vocabulary_map or {}).items():
+            for id_ in values:
+                self._check_id(name, id_)
+        if self.vocabulary_map:
+            token, value = max(self.vocabulary_map.items(), key=lambda item: item[1])
             self._check_id(f"vocabulary_map[{token!r}]", value)
 
     def _check_divides(self, divisor: str, dividend: str) -> None:
