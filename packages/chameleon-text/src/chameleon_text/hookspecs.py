@@ -57,7 +57,8 @@ def chameleon_text_segment_codecs() -> Iterable[SegmentCodecSpec]:
     """How segment types (text, images, a modality of one's own) become ids and come back.
 
     ``factory(context: CodecContext)`` makes an object that keeps the contract of ``codecs.SegmentCodec``.
-    ``unsupported(context)`` says why a processor can't have it, for instance which tokens the vocabulary lacks.
+    ``unsupported(context)`` says why a processor can't have it, for instance which tokens the vocabulary lacks, and
+    ``unsupported(None)`` why this machine can't.
     """
     raise NotImplementedError
 

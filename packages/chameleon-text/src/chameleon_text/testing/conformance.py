@@ -88,6 +88,9 @@ class SegmentCodecConformance:
         assert self.segments()
         assert all(type(segment) is segment_codec_spec(self.name).segment for segment in self.segments())
 
+    def test_the_spec_answers_without_a_context(self) -> None:
+        assert segment_codec_spec(self.name).unsupported(None) is None
+
     def test_every_id_that_is_written_belongs_to_the_codec(self, codec: Any) -> None:
         for ids in codec.encode(self.segments()):
             assert set(ids) <= set(codec.ids)
