@@ -1,0 +1,130 @@
+"""Small vocabularies, configurations and models, and strategies over them, for the tests of what builds on this.
+
+Needs the extra ``[testing]``, which brings hypothesis.
+
+Shapes: B batch, T length of the longest row.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from .conditional_generation import ChameleonForConditionalGeneration
+from .config import ChameleonConfig
+from .layout import BEGIN_IMAGE, BOS, END_IMAGE, EOS, PAD, PLACEHOLDERS, SEPARATOR
+
+M = TypeVar("M", bound=nn.Module)
+
+# 4 × 4 pixels at stride 2: four codes a picture.
+TINY_VQ_CONFIG = {"resolution": 4, "channel_multiplier": [1, 1]}
+
+
+def code_name(code: int) -> str:
+    """The vocabulary's name of a picture code: ``code_name(257) == "IMGIMGCFHZ"``."""
+    return "IMGIMG" + str(code).translate(str.maketrans("0123456789", "ABCDEFGHIJ")) + "Z"
+
+
+def make_vocabulary(*, num_codes: int = 16, size: int = 64, seed: int | None = 0) -> dict[str, int]:
+    """A vocabulary's name → id: the specials, ``num_codes`` picture codes, and words up to ``size`` ids.
+
+    ``seed`` shuffles the codes among their ids, so that nothing works by luck of their order; None leaves them in it.
+    Raises ``ValueError`` where ``size`` leaves no room for a word.
+    """
+    codes = [code_name(code) for code in range(num_codes)]
+    if seed is not None:
+        random.Random(seed).shuffle(codes)
+    names = [BOS, PAD, EOS, *codes, END_IMAGE, BEGIN_IMAGE, SEPARATOR, PLACEHOLDERS[0]]
+    if len(names) >= size:
+        raise ValueError(f"{num_codes} codes and the specials are {len(names)} names; size must be above, is {size}.")
+    names += [f"word{index}" for index in range(size - len(names))]
+    return {name: token_id for token_id, name in enumerate(names)}
+
+
+def make_config(**changes: Any) -> ChameleonConfig:
+    """A configuration that runs in milliseconds: two layers, 32 wide, 64 ids, pictures of four codes.
+
+    ``changes`` are fields of ``ChameleonConfig``.
+    """
+    tiny: dict[str, Any] = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 128,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+        "vq_config": TINY_VQ_CONFIG,
+        "vocabulary_map": make_vocabulary(),
+    }
+    return ChameleonConfig(**{**tiny, **changes})
+
+
+def make_model(
+    config: ChameleonConfig | None = None, *, seed: int = 0, attn_implementation: str = "sdpa"
+) -> ChameleonForConditionalGeneration:
+    """A model in eval mode whose weights come from ``randomize``."""
+    model = ChameleonForConditionalGeneration(config or make_config(), attn_implementation=attn_implementation)
+    return randomize(model, seed=seed).eval()
+
+
+@torch.no_grad()
+def randomize(module: M, *, seed: int = 0) -> M:
+    """Draw every parameter so that it matters: norms and biases too, and matrices that keep the scale of their input.
+
+    Fresh weights hide mistakes: norms of ones and biases of zeros do nothing, and matrices as small as a model starts
+    with give logits that are almost the same for every id.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+        if parameter.dim() == 1 or "norm" in name:
+            parameter.add_(noise, alpha=0.2)
+        else:
+            parameter.copy_(2 * noise / parameter[0].numel() ** 0.5)
+    return module
+
+
+def pad_rows(rows: Sequence[Sequence[int]], side: Literal["left", "right"] = "left") -> tuple[Tensor, Tensor]:
+    """``input_ids_BT`` and ``attention_mask_BT``, int64, of rows of different lengths; padding is id 0."""
+    width = max(map(len, rows))
+    input_ids_BT = torch.zeros(len(rows), width, dtype=torch.int64)
+    attention_mask_BT = torch.zeros_like(input_ids_BT)
+    for place, row in enumerate(rows):
+        real = slice(width - len(row), None) if side == "left" else slice(len(row))
+        input_ids_BT[place, real] = torch.tensor(row, dtype=torch.int64)
+        attention_mask_BT[place, real] = 1
+    return input_ids_BT, attention_mask_BT
+
+
+def configs() -> st.SearchStrategy[ChameleonConfig]:
+    """Tiny configurations of every kind: grouped heads, swin_norm, biases, tied embeddings, RoPE scaling."""
+    return st.builds(
+        make_config,
+        num_key_value_heads=st.sampled_from([4, 2, 1]),
+        swin_norm=st.booleans(),
+        attention_bias=st.booleans(),
+        mlp_bias=st.booleans(),
+        tie_word_embeddings=st.booleans(),
+        rope_scaling=st.sampled_from([None, {"type": "linear", "factor": 2.0}, {"type": "dynamic", "factor": 2.0}]),
+    )
+
+
+def text_ids(config: ChameleonConfig) -> st.SearchStrategy[int]:
+    """Ids of text: words, no specials and no codes."""
+    assert config.vocabulary_map is not None
+    return st.sampled_from([id_ for name, id_ in config.vocabulary_map.items() if name.startswith("word")])
+
+
+def batches(config: ChameleonConfig, *, max_rows: int = 4, max_length: int = 12) -> st.SearchStrategy[list[list[int]]]:
+    """Rows of text of different lengths, each from one id on."""
+    row = st.lists(text_ids(config), min_size=1, max_size=max_length)
+    return st.lists(row, min_size=1, max_size=max_rows)
