@@ -48,32 +48,38 @@ class KVCache:
         self.length += count
 
     def select(self, lanes: Sequence[int]) -> None:
-        """Keep these lanes, in this order."""
-        self.starts = tuple(self.starts[lane] for lane in lanes)
+        """Keep these lanes, in this order, without the slots that are padding in all of them."""
+        starts = [self.starts[lane] for lane in lanes]
+        unused = min(starts, default=self.length)
+        self.starts = tuple(start - unused for start in starts)
+        self.length -= unused
+        self.capacity -= unused
         for layer, stored in enumerate(self._layers):
             if stored is not None:
-                self._layers[layer] = stored[:, list(lanes)]
+                self._layers[layer] = stored[:, list(lanes), unused:]
 
     def extend(self, other: KVCache) -> None:
-        """Append the lanes of another cache; the shorter of the two moves right, so that all end at one slot."""
+        """Append the lanes of another cache; the shorter of the two moves right, so that all end at one slot.
+
+        The other one is used up: its memory is this one's, or given back layer by layer.
+        """
+        if not self.starts:
+            self.length, self.starts = other.length, other.starts
+            self.capacity, self._layers = other.capacity, other._layers
+            return
         length = max(self.length, other.length)
         self.capacity = max(self.capacity, other.capacity)
-        self._layers = [
-            _join(
-                [(mine, self.length), (theirs, other.length)],
-                length,
-                self.capacity,
-                (self.batch_size, other.batch_size),
-            )
-            for mine, theirs in zip(self._layers, other._layers, strict=True)
-        ]
+        for layer, (mine, theirs) in enumerate(zip(self._layers, other._layers, strict=True)):
+            parts = [(mine, self.length, self.batch_size), (theirs, other.length, other.batch_size)]
+            self._layers[layer] = _join(parts, length, self.capacity)
+            other._layers[layer] = None
         self.starts = tuple(start + length - cache.length for cache in (self, other) for start in cache.starts)
         self.length = length
 
     def _reserve(self, layer: int, end: int, like_BTKD: Tensor) -> Tensor:
         stored = self._layers[layer]
-        while self.capacity < end:
-            self.capacity *= 2
+        if self.capacity < end:
+            self.capacity = max(end, 2 * self.capacity)
         if stored is None or stored.shape[2] < end:
             # Zeros, not whatever memory held: padding is masked, but a NaN times a weight of zero is a NaN.
             grown = like_BTKD.new_zeros(2, like_BTKD.shape[0], self.capacity, *like_BTKD.shape[2:])
@@ -83,17 +89,18 @@ class KVCache:
         return stored
 
 
-def _join(
-    parts: Sequence[tuple[Tensor | None, int]], length: int, capacity: int, batch_sizes: Sequence[int]
-) -> Tensor | None:
-    """Lay caches of one layer under each other, right-aligned at ``length``; one that stored nothing is all padding."""
-    template = next((stored for stored, _ in parts if stored is not None), None)
+def _join(parts: Sequence[tuple[Tensor | None, int, int]], length: int, capacity: int) -> Tensor | None:
+    """Lay one layer of caches under each other, right-aligned at ``length``; one that stored nothing is all padding.
+
+    ``parts`` are what each stored, how many slots of it, and its number of lanes.
+    """
+    template = next((stored for stored, _, _ in parts if stored is not None), None)
     if template is None:
         return None
-    joined = template.new_zeros(2, sum(batch_sizes), capacity, *template.shape[3:])
-    row = 0
-    for (stored, own_length), rows in zip(parts, batch_sizes, strict=True):
+    joined = template.new_zeros(2, sum(lanes for _, _, lanes in parts), capacity, *template.shape[3:])
+    lane = 0
+    for stored, own_length, lanes in parts:
         if stored is not None:
-            joined[:, row : row + rows, length - own_length : length] = stored[:, :, :own_length]
-        row += rows
+            joined[:, lane : lane + lanes, length - own_length : length] = stored[:, :, :own_length]
+        lane += lanes
     return joined
