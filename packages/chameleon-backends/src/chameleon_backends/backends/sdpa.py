@@ -81,10 +81,9 @@ class SDPAAttention:
             scale=scale,
             enable_gqa=T > 1 and K < H,
         )
-        if T == 1:
-            out_BTHD = out_BHTD[:, :, : H // K].reshape(B, T, H, D)
-        else:
-            out_BTHD = out_BHTD.transpose(1, 2)
+        if prepared.doubled:
+            out_BHTD = out_BHTD[:, :, :1]
+        out_BTHD = out_BHTD.reshape(B, T, H, D) if T == 1 else out_BHTD.transpose(1, 2)
         if prepared.empty_BT11 is None:
             return out_BTHD
         return out_BTHD.masked_fill(prepared.empty_BT11, 0.0)

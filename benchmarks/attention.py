@@ -1,0 +1,97 @@
+"""Attention of one layer with each installed backend, side by side: prompts and single new tokens.
+
+    python benchmarks/attention.py [--threads 2] [--seconds 1]
+
+Prints milliseconds, the best of many turns taken in rotation, and how many times as fast as ``eager`` each one is.
+``bare`` is ``scaled_dot_product_attention`` called by hand on the same tensors.
+
+Shapes: B batch, T query length, S key length, H heads, K key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+
+from chameleon_backends import AttentionSpec, attention_backend_names, get_attention_backend, why_attention_unsupported
+
+# batch, queries, keys, heads, key/value heads, width, padding on the left
+CASES = {
+    "prompt": (1, 1056, 1056, 32, 32, 128, False),
+    "prompts, padded": (2, 528, 528, 32, 32, 128, True),
+    "new token": (1, 1, 1056, 32, 32, 128, False),
+    "new token, grouped": (1, 1, 1056, 32, 8, 128, False),
+    "new tokens, padded": (4, 1, 1056, 32, 32, 128, True),
+}
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=1.0, help="about how long a row of the table may take")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"torch {torch.__version__}, {options.threads} threads, milliseconds (times as fast as eager)\n")
+    for name, shape in CASES.items():
+        for dtype in (torch.float32, torch.bfloat16):
+            best = race(contestants(*shape, dtype), options.seconds)
+            times = "  ".join(f"{who} {ms:.2f} ({best['eager'] / ms:.1f}x)" for who, ms in best.items())
+            print(f"{name:20} {str(dtype).removeprefix('torch.'):10} {times}", flush=True)
+
+
+def contestants(
+    B: int, T: int, S: int, H: int, K: int, D: int, padded: bool, dtype: torch.dtype
+) -> dict[str, Callable[[], object]]:
+    """A call of each backend, planned beforehand as the model does, and of the bare kernel where it needs no mask."""
+    generator = torch.Generator().manual_seed(0)
+    query_BTHD = torch.randn(B, T, H, D, generator=generator).to(dtype)
+    key_BSKD = torch.randn(B, S, K, D, generator=generator).to(dtype)
+    value_BSKD = torch.randn(B, S, K, D, generator=generator).to(dtype)
+    spec = AttentionSpec(
+        batch_size=B,
+        query_length=T,
+        key_length=S,
+        num_heads=H,
+        num_key_value_heads=K,
+        head_dim=D,
+        dtype=dtype,
+        device=torch.device("cpu"),
+        key_start_B=torch.arange(B) * 8 if padded else None,
+    )
+
+    def through(name: str) -> Callable[[], object]:
+        backend = get_attention_backend(name)
+        prepared = backend.plan(spec)
+        return lambda: backend.attend(query_BTHD, key_BSKD, value_BSKD, prepared, scale=D**-0.5)
+
+    def bare() -> object:
+        query_BHTD, key_BKSD, value_BKSD = (each.transpose(1, 2) for each in (query_BTHD, key_BSKD, value_BSKD))
+        return F.scaled_dot_product_attention(query_BHTD, key_BKSD, value_BKSD, is_causal=T > 1, enable_gqa=K < H)
+
+    usable = (name for name in attention_backend_names() if why_attention_unsupported(name, spec) is None)
+    calls = {name: through(name) for name in usable}
+    return calls if padded else calls | {"bare": bare}
+
+
+def race(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """The best milliseconds of each, taking turns so that whatever else the machine does meets all alike."""
+    best = dict.fromkeys(calls, float("inf"))
+    with torch.inference_mode():
+        for call in calls.values():
+            call()
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            for who, call in calls.items():
+                start = time.perf_counter()
+                call()
+                best[who] = min(best[who], 1000 * (time.perf_counter() - start))
+    return best
+
+
+if __name__ == "__main__":
+    main()
