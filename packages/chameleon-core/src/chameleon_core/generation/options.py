@@ -56,7 +56,16 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     stop_strings: tuple[str, ...] = ()
 
     known_extras: ClassVar[frozenset[str]] = frozenset(
-        {"_from_model_config", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "use_cache"}
+        {
+            "_from_model_config",
+            "bos_token_id",
+            "eos_token_id",
+            "output_attentions",
+            "output_hidden_states",
+            "pad_token_id",
+            "transformers_version",
+            "use_cache",
+        }
     )
 
     @classmethod
