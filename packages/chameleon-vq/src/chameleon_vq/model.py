@@ -57,10 +57,10 @@ class ChameleonVQVAE(nn.Module):
         self.quantize: VectorQuantizer = make_quantizer(config)
         self.quant_conv = nn.Conv2d(config.latent_channels, config.embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.latent_channels, 1)
-        self.decoder = Decoder(config) if with_decoder else None
-        for part in (self.encoder, self.quant_conv, self.post_quant_conv, self.decoder):
-            if part is not None:
-                part.apply(self._initialize)
+        for part in (self.encoder, self.quant_conv, self.post_quant_conv):
+            part.apply(self._initialize)
+        # Last, so that a seed gives the same encoder with and without a decoder.
+        self.decoder = Decoder(config).apply(self._initialize) if with_decoder else None
 
     def encode(self, pixels_BCHW: Tensor) -> VQEncoding:
         """Pixels in −1…1 to codes; H and W multiples of ``config.stride``."""
