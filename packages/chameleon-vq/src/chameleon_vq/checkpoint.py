@@ -43,9 +43,9 @@ def read_model(folder: str | os.PathLike[str], *, device: str | torch.device, dt
         raise FileFormatError(f"{root} has no tensors named {prefix}*, so there is no image tokenizer in it.")
     with torch.device("meta"):
         model = ChameleonVQVAE(config, with_decoder=any(name.startswith(DECODER_PREFIX) for name in files))
-    # A quantizer may hold tensors that no file has, so it is made for real.
-    model.quantize = make_quantizer(config)
     _check_shapes(root, model, dict(_read_shapes(files, prefix)))
+    # Made for real: a quantizer may hold tensors that no file has.
+    model.quantize = make_quantizer(config)
     model.load_state_dict(dict(_read_tensors(files, prefix, dtype)), assign=True)
     return model.to(device=device, dtype=dtype).eval()
 

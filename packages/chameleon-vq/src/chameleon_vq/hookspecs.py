@@ -40,7 +40,7 @@ def chameleon_vq_quantizers() -> Iterable[PluginSpec]:
 
     ``factory(config: ChameleonVQVAEConfig)`` gives an ``nn.Module`` that keeps the contract of
     ``chameleon_vq.quantizers.VectorQuantizer``; its own settings are in ``config.quantizer_options``.
-    ``unsupported(config)`` says why a configuration can't be served.
+    ``unsupported(config)`` says why a configuration can't be served; of None, why none can be on this machine.
     """
     raise NotImplementedError
 
