@@ -20,8 +20,8 @@ def _codebook(config: ChameleonVQVAEConfig) -> VectorQuantizer:
     )
 
 
-def _codebook_options(config: ChameleonVQVAEConfig) -> str | None:
-    if config.quantizer_options:
+def _codebook_options(config: ChameleonVQVAEConfig | None) -> str | None:
+    if config is not None and config.quantizer_options:
         return f"'codebook' has no quantizer_options, got {sorted(config.quantizer_options)}"
     return None
 
