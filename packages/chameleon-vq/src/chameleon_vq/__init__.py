@@ -1,5 +1,7 @@
 """Chameleon's image tokenizer: pictures to codes and back."""
 
+from .agreement import CodeComparison, compare_codes
+from .codes_file import CodesFile, read_codes, write_codes
 from .config import ChameleonVQVAEConfig
 from .errors import (
     BrokenPluginError,
@@ -19,6 +21,7 @@ from .image_processor import ChameleonImageProcessor
 from .model import ChameleonVQVAE, VQEncoding, VQReconstruction
 from .plugins import PluginSpec
 from .quantizers import Codebook, Quantized, VectorQuantizer
+from .reconstruction import Reconstruction, reconstruct
 from .tokenizer import ImageTokenizer
 
 __all__ = [
@@ -28,8 +31,10 @@ __all__ = [
     "ChameleonVQError",
     "ChameleonVQVAE",
     "ChameleonVQVAEConfig",
+    "CodeComparison",
     "Codebook",
     "CodesError",
+    "CodesFile",
     "ConfigError",
     "FileFormatError",
     "ImageError",
@@ -39,10 +44,15 @@ __all__ = [
     "MissingPackageError",
     "PluginSpec",
     "Quantized",
+    "Reconstruction",
     "UnknownPluginError",
     "VQEncoding",
     "VQReconstruction",
     "VectorQuantizer",
     "WeightsError",
+    "compare_codes",
     "hookimpl",
+    "read_codes",
+    "reconstruct",
+    "write_codes",
 ]

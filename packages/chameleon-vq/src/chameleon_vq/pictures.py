@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from .errors import ImageError, MissingFileError
 
+T = TypeVar("T")
 Picture = str | os.PathLike[str] | PIL.Image.Image | npt.NDArray[Any] | Tensor
 """A file, a PIL image, or uint8 values [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels."""
 
@@ -54,6 +56,13 @@ def pictures_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
     if not root.is_dir():
         raise MissingFileError(f"{root} is not a folder.")
     return (path for path in sorted(root.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of ``size`` items, the last one shorter; few are taken ahead."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def open_picture(source: Picture, *, pixel_limit: int, exif: bool | None) -> PIL.Image.Image:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from . import checkpoint
 from .errors import ChameleonVQError, CodesError, ImageError, MissingFileError
 from .image_processor import PREPROCESSOR, PROCESSOR, ChameleonImageProcessor
 from .model import ChameleonVQVAE
-from .pictures import Picture, list_pictures, pictures_in, pixels_to_images
+from .pictures import Picture, batches, list_pictures, pictures_in, pixels_to_images
 from .registry import PRETRAINED, REGISTRY
 
 Codes = Tensor | npt.NDArray[Any] | Sequence[Any]
@@ -123,10 +122,17 @@ class ImageTokenizer:
         ``(resolution / stride)²``. Raises ``ImageError``, ``MissingFileError``.
         """
         pictures = list_pictures(images)
-        codes = [self.encode_pixels(self._pixels(part, resolution)) for part in _batches(iter(pictures), batch_size)]
+        codes = [self.encode_pixels(self._pixels(part, resolution)) for part in batches(pictures, batch_size)]
         if not codes:
             return torch.empty(0, self.tokens_per_image, dtype=torch.int64)
         return torch.cat(codes)
+
+    def crop(self, images: Picture | Iterable[Picture]) -> list[PIL.Image.Image]:
+        """What the model gets to see of pictures: upright, in RGB, resized and cropped. Encodes to the same codes."""
+        bytes_CHW = self.image_processor.preprocess(
+            images, None, do_rescale=False, do_normalize=False, do_exif_transpose=self._upright
+        )["pixel_values"]
+        return [PIL.Image.fromarray(np.moveaxis(each, 0, 2)) for each in bytes_CHW]
 
     def encode_folder(
         self,
@@ -151,7 +157,7 @@ class ImageTokenizer:
         """The same for given files; few are in memory at a time."""
         if not self.image_processor.do_center_crop:
             batch_size = 1  # their sizes differ
-        for part in _batches(self._read(paths, on_error), batch_size):
+        for part in batches(self._read(paths, on_error), batch_size):
             codes_BN = self.encode_pixels(torch.cat([pixels_1CHW for _, pixels_1CHW in part]))
             yield from zip((path for path, _ in part), codes_BN, strict=True)
 
@@ -217,6 +223,11 @@ class ImageTokenizer:
         """The mapping for ``vq_config`` in a model's ``config.json``."""
         return checkpoint.config_dict(self.model.config)
 
+    @property
+    def _upright(self) -> bool:
+        # What people see is what is encoded: PIL images that carry an EXIF orientation are turned as files are.
+        return self.image_processor.do_exif_transpose is not False
+
     def _default_resolution(self) -> tuple[int, int]:
         if self.image_processor.do_center_crop:
             return self.image_processor.crop_size["height"], self.image_processor.crop_size["width"]
@@ -235,9 +246,7 @@ class ImageTokenizer:
         processor = self.image_processor if resolution is None else self.image_processor.at_resolution(resolution)
         if resolution is not None:
             self._check_resolution(resolution, resolution)
-        # What people see is what is encoded: PIL images that carry an EXIF orientation are turned as files are.
-        upright = processor.do_exif_transpose is not False
-        pixels_BCHW: Tensor = processor.preprocess(pictures, do_exif_transpose=upright)["pixel_values"]
+        pixels_BCHW: Tensor = processor.preprocess(pictures, do_exif_transpose=self._upright)["pixel_values"]
         return pixels_BCHW.float()
 
     def _read(
@@ -286,8 +295,3 @@ def _find(name_or_folder: str | os.PathLike[str]) -> Path:
     if reason is not None:
         raise MissingFileError(f"the image tokenizer {name_or_folder!r} can't be had here: {reason}.")
     return Path(spec.factory())
-
-
-def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while batch := list(islice(items, size)):
-        yield batch
