@@ -1,0 +1,39 @@
+"""Helpers for tests: a small image tokenizer, strategies, and a conformance class for vector quantizers.
+
+The small tokenizer needs nothing beyond the package. The rest needs its extra ``[testing]``, which is imported when
+one of them is first named.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .tokenizers import make_image_tokenizer
+
+if TYPE_CHECKING:
+    from .conformance import VectorQuantizerConformance
+    from .strategies import code_grids, configs, image_processors, pictures
+
+__all__ = [
+    "VectorQuantizerConformance",
+    "code_grids",
+    "configs",
+    "image_processors",
+    "make_image_tokenizer",
+    "pictures",
+]
+
+_MODULES = {
+    "VectorQuantizerConformance": "conformance",
+    "code_grids": "strategies",
+    "configs": "strategies",
+    "image_processors": "strategies",
+    "pictures": "strategies",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)

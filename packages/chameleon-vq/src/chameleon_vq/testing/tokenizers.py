@@ -1,0 +1,33 @@
+"""A small image tokenizer with random weights."""
+
+from __future__ import annotations
+
+import torch
+
+from ..config import ChameleonVQVAEConfig
+from ..model import ChameleonVQVAE
+from ..tokenizer import ImageTokenizer
+
+
+def make_image_tokenizer(
+    *, resolution: int = 32, levels: int = 3, num_codes: int = 64, with_decoder: bool = True, seed: int = 0
+) -> ImageTokenizer:
+    """An image tokenizer of a few hundred thousand random weights, the same for the same arguments.
+
+    Its grid has ``resolution / 2**(levels - 1)`` positions a side: 8×8 by default. It draws noise, but everything
+    else about it is as in a trained one.
+    """
+    config = ChameleonVQVAEConfig(
+        resolution=resolution,
+        base_channels=32,
+        channel_multiplier=(1,) * levels,
+        num_res_blocks=1,
+        latent_channels=16,
+        embed_dim=8,
+        num_embeddings=num_codes,
+        initializer_range=0.1,  # larger than the reference's, so that a small model uses many of its codes
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = ChameleonVQVAE(config, with_decoder=with_decoder)
+    return ImageTokenizer(model)
