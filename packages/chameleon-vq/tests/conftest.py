@@ -1,0 +1,63 @@
+"""What the tests share."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from hypothesis import settings
+
+from chameleon_vq import ImageTokenizer
+from chameleon_vq.registry import REGISTRY
+from chameleon_vq.testing import make_image_tokenizer
+
+# The same examples in every run, whatever the machine's load.
+settings.register_profile("chameleon", derandomize=True, deadline=None, max_examples=60)
+settings.load_profile("chameleon")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    # The models are tiny: threads would cost more than they give.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tokenizer() -> ImageTokenizer:
+    """32×32 pixels, 8×8 codes of 64."""
+    return make_image_tokenizer()
+
+
+@pytest.fixture
+def picture() -> PIL.Image.Image:
+    """A colourful picture, wider than high, of odd sides."""
+    rows, columns = np.mgrid[0:45, 0:71]
+    values = np.stack([rows * 5, columns * 3, (rows * columns) % 256], axis=2)
+    return PIL.Image.fromarray(values.astype(np.uint8))
+
+
+@pytest.fixture
+def install_plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Make functions the hooks of a plugin, found by an entry point as an installed one is."""
+
+    def install(**hooks: Callable[[], Any]) -> None:
+        module = ModuleType("acme_vq")
+        for name, hook in hooks.items():
+            setattr(module, name, hook)
+        monkeypatch.setitem(sys.modules, "acme_vq", module)
+        entry_points = importlib.metadata.EntryPoints(
+            [importlib.metadata.EntryPoint(name="acme", value="acme_vq", group="chameleon_vq")]
+        )
+        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: entry_points.select(group=group))
+        REGISTRY.reload()
+
+    yield install
+    monkeypatch.undo()
+    REGISTRY.reload()

@@ -1,0 +1,122 @@
+"""The command line, run in process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+
+from chameleon_vq import ImageTokenizer, cli, read_codes
+from chameleon_vq.testing import make_image_tokenizer
+
+testing = pytest.importorskip("typer.testing")
+console = pytest.importorskip("rich.console")
+app = pytest.importorskip("chameleon_vq.cli.app").app
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: ImageTokenizer, picture: PIL.Image.Image) -> Run:
+    """Runs a command in a folder with two pictures in ``photos`` and the tokenizer in ``tok``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    picture.save("photos/a.png")
+    picture.rotate(180).save("photos/more/b.jpg")
+    tokenizer.save_pretrained("tok")
+
+    def run(*arguments: str) -> Any:
+        # The consoles hold the streams that they were made with; the runner swaps them.
+        from chameleon_vq.cli import app as module
+
+        monkeypatch.setattr(module, "out", console.Console(width=300))
+        monkeypatch.setattr(module, "err", console.Console(stderr=True, width=300))
+        return testing.CliRunner().invoke(app, arguments)
+
+    return run
+
+
+def test_pictures_to_codes_to_pictures(run: Run, tokenizer: ImageTokenizer) -> None:
+    result = run("encode", "photos", "-t", "tok", "-o", "out/codes.safetensors")
+    assert result.exit_code == 0, result.output
+    assert "2 pictures, 8×8 codes each → out/codes.safetensors" in result.stdout
+    assert "encoding" in result.stderr
+    assert "2/2" in result.stderr
+    file = read_codes("out/codes.safetensors")
+    assert file.names == ("a.png", "more/b.jpg")
+    assert file.codes_BN.tolist() == tokenizer.encode(["photos/a.png", "photos/more/b.jpg"]).tolist()
+
+    result = run("decode", "out/codes.safetensors", "--tokenizer", "tok", "--output", "back", "--batch-size", "1")
+    assert result.exit_code == 0, result.output
+    assert "2 pictures → back" in result.stdout
+    expected = tokenizer.decode(file.codes_BN)
+    for name, image in zip(("a.png", "more/b.png"), expected, strict=True):
+        with PIL.Image.open(Path("back") / name) as written:
+            assert written.tobytes() == image.tobytes()
+
+
+def test_pictures_beside_their_reconstructions(run: Run) -> None:
+    result = run("reconstruct", "photos", "-t", "tok", "-o", "sheets")
+    assert result.exit_code == 0, result.output
+    for text in ("a.png", "more/b.jpg", "PSNR, dB", "mean", "2 pictures → sheets"):
+        assert text in result.stdout
+    with PIL.Image.open("sheets/more/b.png") as sheet:
+        assert sheet.size == (32 + 8 + 32, 32 + 20)
+
+
+def test_a_broken_picture_is_named_and_the_others_are_encoded(run: Run) -> None:
+    Path("photos/broken.png").write_bytes(b"broken")
+    for command in (("encode",), ("reconstruct", "-o", "sheets")):
+        result = run(*command, "photos", "-t", "tok")
+        assert result.exit_code == 1
+        assert "left out: photos/broken.png is not a picture" in result.stderr
+        assert "2 pictures" in result.stdout
+    assert read_codes("codes.safetensors").names == ("a.png", "more/b.jpg")
+
+
+def test_codes_of_another_tokenizer_are_refused(run: Run) -> None:
+    make_image_tokenizer(seed=1).save_pretrained("other")
+    assert run("encode", "photos/a.png", "-t", "tok").exit_code == 0
+    result = run("decode", "codes.safetensors", "-t", "other")
+    assert result.exit_code == 1
+    assert "error: these codes were made by the tokenizer" in result.stderr
+    assert not Path("pictures").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("encode", "photos", "-t", "nothing"), "error: no image tokenizer named 'nothing'. Installed: none."),
+        (("encode", "photos", "-t", "no/thing"), "error: there is no folder no/thing."),
+        (("encode", "tok", "-t", "tok"), "error: there are no pictures in tok."),
+        (("encode", "photos/a.png", "photos/a.png", "photos/more/../a.png", "-t", "tok"), "have the name 'a.png'"),
+        (("encode", "nothing.png", "-t", "tok"), "left out: there is no picture file nothing.png."),
+        (("decode", "nothing", "-t", "tok"), "error: there is no file of codes nothing."),
+        (("decode", "photos/a.png", "-t", "tok"), "error: photos/a.png is not a whole file of codes"),
+    ],
+)
+def test_an_error_is_a_sentence_and_an_exit_code(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_bfloat16_codes_decode_with_the_same_tokenizer_in_float32(run: Run) -> None:
+    assert run("encode", "photos", "-t", "tok", "--dtype", "bfloat16").exit_code == 0
+    assert run("decode", "codes.safetensors", "-t", "tok").exit_code == 0
+
+
+def test_without_the_command_s_packages_the_install_line_is_named() -> None:
+    code = "import sys; sys.modules['typer'] = None; from chameleon_vq.cli import main; main()"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "needs the package 'typer'" in result.stderr
+    assert cli.INSTALL in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,94 @@
+"""Files of codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from chameleon_vq import CodesError, FileFormatError, ImageTokenizer, MissingFileError, read_codes, write_codes
+from chameleon_vq.codes_file import FORMAT, picture_names
+from chameleon_vq.testing import make_image_tokenizer
+
+
+@pytest.fixture
+def codes_BN() -> torch.Tensor:
+    return torch.randint(64, (3, 64), generator=torch.Generator().manual_seed(0))
+
+
+def metadata(**fields: Any) -> dict[str, str]:
+    return {"format": FORMAT, "fingerprint": "f", "latent_size": "[1, 2]", "names": '["a.png"]', **fields}
+
+
+def test_what_was_written_is_read(tokenizer: ImageTokenizer, codes_BN: torch.Tensor, tmp_path: Path) -> None:
+    names = ("a.png", "deep/ü.jpg", "c")
+    write_codes(tmp_path / "codes", codes_BN, names=names, tokenizer=tokenizer)
+    file = read_codes(tmp_path / "codes")
+    assert torch.equal(file.codes_BN, codes_BN)
+    assert file.codes_BN.dtype == torch.int64
+    assert (file.names, file.latent_size, file.fingerprint) == (names, (8, 8), tokenizer.fingerprint)
+    file.check_tokenizer(tokenizer)
+    assert load_file(tmp_path / "codes")["codes"].dtype == torch.uint16
+
+
+def test_the_largest_code_fits(tmp_path: Path) -> None:
+    tokenizer = make_image_tokenizer(num_codes=2**16)
+    codes_BN = torch.full((1, 64), 2**16 - 1)
+    write_codes(tmp_path / "codes", codes_BN, names=["a"], tokenizer=tokenizer)
+    assert torch.equal(read_codes(tmp_path / "codes").codes_BN, codes_BN)
+    with pytest.raises(CodesError, match="65537 codes, the file holds 16 bits"):
+        write_codes(tmp_path / "codes", codes_BN, names=["a"], tokenizer=make_image_tokenizer(num_codes=2**16 + 1))
+
+
+def test_another_tokenizer_s_codes_are_told(tokenizer: ImageTokenizer, codes_BN: torch.Tensor, tmp_path: Path) -> None:
+    write_codes(tmp_path / "codes", codes_BN, names="abc", tokenizer=tokenizer)
+    with pytest.raises(CodesError, match=r"made by the tokenizer .* this one is .* Decode them with the one"):
+        read_codes(tmp_path / "codes").check_tokenizer(make_image_tokenizer(seed=1))
+
+
+def test_codes_and_names_must_match(tokenizer: ImageTokenizer, codes_BN: torch.Tensor, tmp_path: Path) -> None:
+    with pytest.raises(CodesError, match=r"expected codes \[2, 64\], one row per name, got \[3, 64\]"):
+        write_codes(tmp_path / "codes", codes_BN, names=["a", "b"], tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/a.png", "a/../../b", "", "..", "C:\\a.png"])
+def test_a_name_can_not_lead_out_of_a_folder(tokenizer: ImageTokenizer, tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileFormatError, match="is not a relative path inside a folder"):
+        write_codes(tmp_path / "codes", torch.zeros(1, 64, dtype=torch.int64), names=[name], tokenizer=tokenizer)
+    one = torch.zeros(1, 2, dtype=torch.uint16)
+    save_file({"codes": one}, tmp_path / "hostile", metadata=metadata(names=f'["{name}"]'.replace("\\", "\\\\")))
+    with pytest.raises(FileFormatError, match="is not a relative path inside a folder"):
+        read_codes(tmp_path / "hostile")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "fields", "message"),
+    [
+        ({"codes": torch.zeros(1, 2)}, metadata(), "expected uint16 with one row per name"),
+        ({"codes": torch.zeros(2, 2, dtype=torch.uint16)}, metadata(), "expected uint16 with one row per name"),
+        ({"other": torch.zeros(1, 2)}, metadata(), "not one of codes"),
+        ({"codes": torch.zeros(1, 2, dtype=torch.uint16)}, None, "its format is None, expected 'chameleon-vq-codes-1'"),
+        ({"codes": torch.zeros(1, 2, dtype=torch.uint16)}, metadata(latent_size="[1]"), r"the latent_size is \[1\]"),
+        ({"codes": torch.zeros(1, 2, dtype=torch.uint16)}, metadata(names="["), "not a whole file of codes"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path: Path, tensors: Any, fields: Any, message: str) -> None:
+    save_file(tensors, tmp_path / "codes", metadata=fields)
+    with pytest.raises(FileFormatError, match=message):
+        read_codes(tmp_path / "codes")
+
+
+def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"no file of codes .*nothing"):
+        read_codes(tmp_path / "nothing")
+    (tmp_path / "damaged").write_bytes(b"damaged")
+    with pytest.raises(FileFormatError, match="damaged is not a whole file of codes"):
+        read_codes(tmp_path / "damaged")
+
+
+def test_pictures_keep_their_names_and_never_share_one() -> None:
+    assert picture_names(["a.jpg", "b/c.png", "d"]) == ["a.png", "b/c.png", "d.png"]
+    assert picture_names(["a.jpg", "a.png"]) == ["a.jpg.png", "a.png.png"]

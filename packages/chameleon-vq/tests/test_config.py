@@ -1,0 +1,115 @@
+"""The configuration: the reference's arguments, strict in Python, tolerant of published files."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+
+from chameleon_vq import ChameleonVQVAEConfig, ConfigError
+from chameleon_vq.testing import configs
+
+REFERENCE_DEFAULTS = {
+    "embed_dim": 256,
+    "num_embeddings": 8192,
+    "double_latent": False,
+    "latent_channels": 256,
+    "resolution": 512,
+    "in_channels": 3,
+    "base_channels": 128,
+    "channel_multiplier": (1, 1, 2, 2, 4),
+    "num_res_blocks": 2,
+    "attn_resolutions": None,
+    "dropout": 0.0,
+    "attn_type": "vanilla",
+    "initializer_range": 0.02,
+}
+
+UPSTREAM = {
+    "embed_dim": 256,
+    "n_embed": 8192,
+    "double_z": False,
+    "z_channels": 256,
+    "resolution": 512,
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 128,
+    "ch_mult": [1, 1, 2, 2, 4],
+    "num_res_blocks": 2,
+    "attn_resolutions": [],
+    "dropout": 0.0,
+}
+
+
+def test_every_argument_of_the_reference_has_its_name_and_default() -> None:
+    config = ChameleonVQVAEConfig()
+    assert {name: getattr(config, name) for name in REFERENCE_DEFAULTS} == REFERENCE_DEFAULTS
+
+
+def test_a_default_configuration_writes_the_reference_s_arguments_and_no_others() -> None:
+    assert set(ChameleonVQVAEConfig().to_dict()) == set(REFERENCE_DEFAULTS)
+
+
+@given(configs())
+def test_a_configuration_survives_json(config: ChameleonVQVAEConfig) -> None:
+    read = ChameleonVQVAEConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert read == config.replace(attn_type="vanilla" if config.has_attention else "none")
+
+
+def test_extensions_are_written_where_they_differ() -> None:
+    config = ChameleonVQVAEConfig(quantizer="acme", quantizer_options={"levels": [8, 8]}, beta=0.5, out_channels=4)
+    data = config.to_dict()
+    assert data["quantizer"] == "acme"
+    assert ChameleonVQVAEConfig.from_dict(data) == config
+
+
+def test_upstream_s_names_are_read() -> None:
+    config = ChameleonVQVAEConfig.from_dict(UPSTREAM)
+    assert config == ChameleonVQVAEConfig(attn_resolutions=(), out_channels=3)
+
+
+def test_both_names_of_a_field_may_be_given_if_they_agree() -> None:
+    assert ChameleonVQVAEConfig.from_dict({"ch": 64, "base_channels": 64}).base_channels == 64
+    with pytest.raises(ConfigError, match="'base_channels' are the same field and differ"):
+        ChameleonVQVAEConfig.from_dict({"ch": 64, "base_channels": 32})
+
+
+def test_what_transformers_writes_is_kept_without_a_word() -> None:
+    data = {**ChameleonVQVAEConfig().to_dict(), "model_type": "chameleon_vqgan", "torch_dtype": "bfloat16"}
+    assert ChameleonVQVAEConfig.from_dict(data).to_dict() == data
+
+
+def test_an_unknown_key_is_reported_with_the_closest_name_and_kept() -> None:
+    with pytest.warns(UserWarning, match=r"f\.json: kept without using 'embed_dims' \(did you mean 'embed_dim'\?\)"):
+        config = ChameleonVQVAEConfig.from_dict({"embed_dims": 3}, source="f.json")
+    assert config.to_dict()["embed_dims"] == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"embed_dim": 0}, r"embed_dim: Expected `int` >= 1; got 0"),
+        ({"embed_dim": "many"}, "embed_dim: Expected `int`, got `str`"),
+        ({"dropout": 1.0}, "dropout: Expected `float` < 1.0"),
+        ({"attn_type": "linear"}, "attn_type: Invalid enum value 'linear'"),
+        ({"channel_multiplier": ()}, "channel_multiplier: Expected `array` of length >= 1"),
+        ({"base_channels": 40}, "40 times channel_multiplier 1 is 40, not a multiple of 32"),
+        ({"resolution": 500}, "resolution 500 is not a multiple of 16, the stride of 5 levels"),
+    ],
+)
+def test_an_impossible_value_names_the_field_and_what_is_allowed(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ChameleonVQVAEConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_an_unknown_argument_is_refused_in_python() -> None:
+    with pytest.raises(TypeError, match="embed_dims"):
+        ChameleonVQVAEConfig(embed_dims=3)  # type: ignore[call-arg]
+
+
+def test_a_configuration_does_not_change() -> None:
+    with pytest.raises(AttributeError, match="immutable"):
+        ChameleonVQVAEConfig().embed_dim = 3  # type: ignore[misc]
+    assert isinstance(ChameleonVQVAEConfig(), msgspec.Struct)

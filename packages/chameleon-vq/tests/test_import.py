@@ -1,0 +1,30 @@
+"""What importing the package costs and loads, in fresh processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+LIMIT_S = 0.3
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_takes_little_more_than_importing_torch() -> None:
+    code = "import time, torch; start = time.process_time(); import chameleon_vq; print(time.process_time() - start)"
+    # The processor's time, and the quickest of a few: the rest is the machine doing something else.
+    assert min(float(run(code)) for _ in range(3)) < LIMIT_S
+
+
+def test_importing_loads_no_optional_package_and_no_sibling() -> None:
+    code = "import sys, chameleon_vq, chameleon_vq.testing; print(*sorted(sys.modules))"
+    loaded = {name.partition(".")[0] for name in run(code).split()}
+    assert not loaded & {"typer", "rich", "hypothesis", "pytest", "transformers", "diffusers", "torchvision"}
+    assert not loaded & {"chameleon_text", "chameleon_core", "chameleon_backends"}
+
+
+def test_importing_looks_for_no_plugins() -> None:
+    code = "import chameleon_vq.registry as registry; print(registry.REGISTRY._registered)"
+    assert run(code).strip() == "None"

@@ -1,0 +1,242 @@
+"""The image tokenizer: what it accepts, what it gives, what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from chameleon_vq import (
+    ChameleonImageProcessor,
+    ChameleonVQError,
+    ChameleonVQVAE,
+    CodesError,
+    ImageError,
+    ImageTokenizer,
+    MissingFileError,
+    compare_codes,
+    reconstruct,
+)
+from chameleon_vq.reconstruction import psnr
+from chameleon_vq.testing import make_image_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path, picture: PIL.Image.Image) -> Path:
+    """Three pictures in two folders, a broken one, and a file that is none."""
+    (tmp_path / "deeper").mkdir()
+    picture.save(tmp_path / "a.png")
+    picture.rotate(90).save(tmp_path / "deeper" / "c.PNG")
+    picture.rotate(180).save(tmp_path / "d.jpg")
+    (tmp_path / "b.png").write_bytes(b"broken")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    return tmp_path
+
+
+def test_the_numbers_of_a_tokenizer(tokenizer: ImageTokenizer) -> None:
+    assert tokenizer.num_codes == 64
+    assert tokenizer.latent_size == (8, 8)
+    assert tokenizer.codes_per_position == 1
+    assert tokenizer.tokens_per_image == 64
+
+
+def test_files_images_arrays_and_lists_give_the_same_codes(
+    tokenizer: ImageTokenizer, picture: PIL.Image.Image, tmp_path: Path
+) -> None:
+    picture.save(tmp_path / "picture.png")
+    codes_BN = tokenizer.encode(picture)
+    assert codes_BN.shape == (1, 64)
+    assert codes_BN.dtype == torch.int64
+    array = np.asarray(picture)
+    for same in (tmp_path / "picture.png", str(tmp_path / "picture.png"), array, [array], np.stack([array])):
+        assert torch.equal(tokenizer.encode(same), codes_BN)
+    assert torch.equal(tokenizer.encode([picture, array, tmp_path / "picture.png"]), codes_BN.expand(3, -1))
+
+
+def test_no_pictures_give_no_codes_and_no_codes_no_pictures(tokenizer: ImageTokenizer) -> None:
+    assert tokenizer.encode([]).shape == (0, 64)
+    assert tokenizer.decode(torch.empty(0, 64, dtype=torch.int64)) == []
+
+
+def test_codes_do_not_depend_on_the_batch_size(tokenizer: ImageTokenizer, picture: PIL.Image.Image) -> None:
+    pictures = [picture.rotate(angle) for angle in range(0, 50, 10)]
+    assert torch.equal(tokenizer.encode(pictures, batch_size=2), tokenizer.encode(pictures, batch_size=5))
+
+
+def test_codes_can_be_trained_on(tokenizer: ImageTokenizer, picture: PIL.Image.Image) -> None:
+    embedding = torch.nn.Embedding(tokenizer.num_codes, 4)
+    embedding(tokenizer.encode(picture)).sum().backward()
+    assert embedding.weight.grad is not None
+
+
+def test_pixels_and_their_picture_give_the_same_codes(tokenizer: ImageTokenizer, picture: PIL.Image.Image) -> None:
+    pixels_BCHW = tokenizer.image_processor.preprocess(picture)["pixel_values"]
+    assert torch.equal(tokenizer.encode_pixels(pixels_BCHW), tokenizer.encode(picture))
+
+
+def test_photographs_are_encoded_upright_from_files_and_from_images(
+    tokenizer: ImageTokenizer, picture: PIL.Image.Image, tmp_path: Path
+) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 3  # upside down
+    picture.rotate(180).save(tmp_path / "turned.png", exif=exif)
+    expected = tokenizer.encode(picture)
+    assert torch.equal(tokenizer.encode(tmp_path / "turned.png"), expected)
+    with PIL.Image.open(tmp_path / "turned.png") as opened:
+        assert torch.equal(tokenizer.encode(opened), expected)
+        as_stored = ImageTokenizer(tokenizer.model, tokenizer.image_processor.replace(do_exif_transpose=False))
+        assert torch.equal(as_stored.encode(opened), tokenizer.encode(picture.rotate(180)))
+
+
+def test_other_resolutions_are_multiples_of_the_stride(tokenizer: ImageTokenizer, picture: PIL.Image.Image) -> None:
+    codes_BN = tokenizer.encode(picture, resolution=48)
+    assert codes_BN.shape == (1, 12 * 12)
+    [image] = tokenizer.decode(codes_BN, latent_size=(12, 12))
+    assert image.size == (48, 48)
+    wide = tokenizer.encode_pixels(torch.zeros(1, 3, 8, 20))
+    assert wide.shape == (1, 2 * 5)
+    with pytest.raises(ImageError, match=r"30×30 pixels .* multiples of 4, such as 28 or 32"):
+        tokenizer.encode(picture, resolution=30)
+    with pytest.raises(ImageError, match="8×10 pixels"):
+        tokenizer.encode_pixels(torch.zeros(1, 3, 8, 10))
+    with pytest.raises(ImageError, match="multiples of 4"):
+        ImageTokenizer(tokenizer.model, ChameleonImageProcessor().at_resolution(30))
+
+
+def test_a_folder_s_pictures_come_in_order_with_their_codes(
+    tokenizer: ImageTokenizer, folder: Path, picture: PIL.Image.Image
+) -> None:
+    failed: list[tuple[Path, ChameleonVQError]] = []
+    encoded = list(
+        tokenizer.encode_folder(folder, batch_size=2, on_error=lambda path, error: failed.append((path, error)))
+    )
+    assert [path.relative_to(folder).as_posix() for path, _ in encoded] == ["a.png", "d.jpg", "deeper/c.PNG"] or [
+        path.relative_to(folder).as_posix() for path, _ in encoded
+    ] == ["a.png", "deeper/c.PNG", "d.jpg"]
+    assert torch.equal(encoded[0][1], tokenizer.encode(picture)[0])
+    [(path, error)] = failed
+    assert path == folder / "b.png"
+    assert "b.png is not a picture" in str(error)
+
+
+def test_without_a_handler_a_broken_file_stops_the_loop(tokenizer: ImageTokenizer, folder: Path) -> None:
+    with pytest.raises(ImageError, match=r"b\.png"):
+        list(tokenizer.encode_folder(folder, batch_size=1))
+    with pytest.raises(MissingFileError, match="is not a folder"):
+        list(tokenizer.encode_folder(folder / "nothing"))
+
+
+def test_without_cropping_every_file_has_a_grid_of_its_own(tokenizer: ImageTokenizer, tmp_path: Path) -> None:
+    uncropped = tokenizer.image_processor.replace(do_resize=False, do_center_crop=False)
+    free = ImageTokenizer(tokenizer.model, uncropped)
+    for width, height in ((8, 16), (32, 4)):
+        PIL.Image.new("RGB", (width, height)).save(tmp_path / f"{width}.png")
+    assert {path.stem: len(codes) for path, codes in free.encode_folder(tmp_path)} == {"8": 8, "32": 8}
+    assert [each.reconstruction.size for each in reconstruct(free, sorted(tmp_path.iterdir()))] == [(32, 4), (8, 16)]
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (torch.zeros(1, 63, dtype=torch.int64), r"got 63 codes per picture, expected 64 for a grid of 8×8"),
+        (torch.zeros(64, dtype=torch.int64), r"expected integer codes \[B, N\], got torch.int64 \[64\]"),
+        (torch.zeros(1, 64), r"expected integer codes \[B, N\], got torch.float32"),
+        (torch.full((1, 64), 64), r"codes must be 0…63, got 64…64\. Ids of a vocabulary are not codes"),
+        ([[-1] * 64], r"codes must be 0…63, got -1…-1"),
+    ],
+)
+def test_codes_that_can_not_be_are_refused(tokenizer: ImageTokenizer, codes: Any, message: str) -> None:
+    with pytest.raises(CodesError, match=message):
+        tokenizer.decode(codes)
+
+
+def test_codes_may_be_lists_arrays_or_small_integers(tokenizer: ImageTokenizer, picture: PIL.Image.Image) -> None:
+    codes_BN = tokenizer.encode(picture)
+    expected = tokenizer.decode(codes_BN)[0].tobytes()
+    for same in (codes_BN.tolist(), codes_BN.numpy(), codes_BN.to(torch.uint16), codes_BN.to(torch.int32)):
+        assert tokenizer.decode(same)[0].tobytes() == expected
+
+
+def test_pixels_that_can_not_be_are_refused(tokenizer: ImageTokenizer) -> None:
+    for pixels in (torch.zeros(3, 32, 32), torch.zeros(1, 1, 32, 32), torch.zeros(1, 3, 32, 32, dtype=torch.uint8)):
+        with pytest.raises(ImageError, match=r"expected floating-point pixels \[B, 3, H, W\]"):
+            tokenizer.encode_pixels(pixels)
+
+
+def test_a_preview_draws_the_complete_rows_and_leaves_the_rest_grey(
+    tokenizer: ImageTokenizer, picture: PIL.Image.Image
+) -> None:
+    codes_N = tokenizer.encode(picture)[0]
+    grey = (127, 127, 127)
+    for count, rows in ((0, 0), (7, 0), (8, 1), (43, 5)):
+        preview = tokenizer.preview(codes_N[:count])
+        assert preview.size == (32, 32)
+        assert set(preview.crop((0, rows * 4, 32, 32)).get_flattened_data()) == {grey}
+        assert rows == 0 or set(preview.crop((0, 0, 32, rows * 4)).get_flattened_data()) != {grey}
+    assert tokenizer.preview(codes_N).tobytes() == tokenizer.decode(codes_N[None])[0].tobytes()
+    with pytest.raises(CodesError, match=r"got 65 codes, a picture of 8×8 has 64"):
+        tokenizer.preview(torch.zeros(65, dtype=torch.int64))
+
+
+def test_the_fingerprint_is_that_of_the_codes_not_of_the_pictures_drawn(tokenizer: ImageTokenizer) -> None:
+    fingerprint = tokenizer.fingerprint
+    assert len(fingerprint) == 64
+    with torch.no_grad():
+        tokenizer.model.post_quant_conv.weight += 1
+    assert tokenizer.fingerprint == fingerprint
+    assert make_image_tokenizer(with_decoder=False).fingerprint == fingerprint
+    assert make_image_tokenizer(seed=1).fingerprint != fingerprint
+    tokenizer.model.to(torch.bfloat16)
+    assert tokenizer.fingerprint == fingerprint
+    with torch.no_grad():
+        tokenizer.model.state_dict()["quantize.embedding.weight"][0, 0] += 1
+    assert tokenizer.fingerprint != fingerprint
+
+
+def test_making_a_tokenizer_switches_the_model_to_inference(tokenizer: ImageTokenizer) -> None:
+    model = ChameleonVQVAE(tokenizer.model.config)
+    assert model.training
+    assert not ImageTokenizer(model).model.training
+
+
+def test_bfloat16_changes_few_codes_and_those_are_near_ties(
+    tokenizer: ImageTokenizer, picture: PIL.Image.Image, tmp_path: Path
+) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    rounded = ImageTokenizer.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    comparison = compare_codes(tokenizer, rounded, [picture.rotate(angle) for angle in range(0, 90, 10)])
+    assert comparison.positions == 9 * 64
+    # bfloat16 keeps 8 bits: latents move by some per cent of the distance between entries.
+    assert 0 < comparison.differing < 0.1 * comparison.positions
+    assert 0 < comparison.largest_margin < 0.05
+
+
+def test_other_weights_are_told_from_rounding(tokenizer: ImageTokenizer, picture: PIL.Image.Image) -> None:
+    same = compare_codes(tokenizer, make_image_tokenizer(), picture)
+    assert (same.differing, same.largest_margin) == (0, 0.0)
+    assert compare_codes(tokenizer, make_image_tokenizer(seed=1), picture).largest_margin > 0.1
+    with pytest.raises(CodesError, match="64 and 32 codes"):
+        compare_codes(tokenizer, make_image_tokenizer(num_codes=32), picture)
+
+
+def test_a_reconstruction_is_what_encoding_and_decoding_gives(
+    tokenizer: ImageTokenizer, picture: PIL.Image.Image
+) -> None:
+    first, second = reconstruct(tokenizer, [picture, picture.rotate(180)])
+    assert first.original.tobytes() == tokenizer.crop(picture)[0].tobytes()
+    assert first.reconstruction.tobytes() == tokenizer.decode(tokenizer.encode(picture))[0].tobytes()
+    assert first.psnr == psnr(first.original, first.reconstruction)
+    assert second.psnr != first.psnr
+    sheet = first.side_by_side()
+    assert sheet.crop((0, 0, 32, 32)).tobytes() == first.original.tobytes()
+    assert sheet.crop((40, 0, 72, 32)).tobytes() == first.reconstruction.tobytes()
+
+
+def test_the_signal_to_noise_ratio_by_hand() -> None:
+    black, grey = PIL.Image.new("RGB", (2, 2)), PIL.Image.new("RGB", (2, 2), (51, 51, 51))
+    assert psnr(black, grey) == pytest.approx(13.979, abs=1e-3)  # 20 · log10(255 / 51)
+    assert psnr(black, black) == float("inf")
