@@ -7,6 +7,7 @@ from .checkpoints import load_checkpoint, read_checkpoint, save_checkpoint, writ
 from .conditional_generation import CausalOutput, ChameleonForConditionalGeneration
 from .config import ChameleonConfig
 from .convert import pool_checkpoint, pool_key_value_heads
+from .documents import save_document
 from .errors import (
     BrokenPluginError,
     ChameleonCoreError,
@@ -20,29 +21,38 @@ from .errors import (
     VocabularyError,
     WeightsError,
 )
+from .events import Event, Finished, ImageFinished, ImageProgress, ImageStarted, TextDelta
 from .generation import GenerationOptions, Step
 from .hookspecs import HOOK_API_VERSION, hookimpl
 from .layout import TokenLayout
 from .model import ChameleonModel, ModelOutput
+from .pipeline import Chameleon
 
 __all__ = [
     "HOOK_API_VERSION",
     "BrokenPluginError",
     "CausalOutput",
+    "Chameleon",
     "ChameleonConfig",
     "ChameleonCoreError",
     "ChameleonForConditionalGeneration",
     "ChameleonModel",
     "ConfigError",
     "ContextLengthError",
+    "Event",
     "FileFormatError",
+    "Finished",
     "GenerationError",
     "GenerationOptions",
+    "ImageFinished",
+    "ImageProgress",
+    "ImageStarted",
     "KVCache",
     "MissingPackageError",
     "ModelNotFoundError",
     "ModelOutput",
     "Step",
+    "TextDelta",
     "TokenLayout",
     "UnknownPluginError",
     "VocabularyError",
@@ -53,5 +63,6 @@ __all__ = [
     "pool_key_value_heads",
     "read_checkpoint",
     "save_checkpoint",
+    "save_document",
     "write_checkpoint",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -13,6 +14,14 @@ from .errors import MissingPackageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
+
+
+class ImageProcessorLike(Protocol):
+    """What core needs of an image processor; ``chameleon_vq.ChameleonImageProcessor`` is one."""
+
+    def save_pretrained(self, folder: Path, /) -> object:
+        """Write ``preprocessor_config.json`` into a folder."""
+        ...
 
 
 class ImageTokenizerLike(Protocol):
@@ -29,6 +38,15 @@ class ImageTokenizerLike(Protocol):
     @property
     def tokens_per_image(self) -> int:
         """N: how many codes a picture takes."""
+        ...
+
+    @property
+    def image_processor(self) -> ImageProcessorLike:
+        """Pictures to the pixels that it reads."""
+        ...
+
+    def encode(self, images: Sequence[Any], /) -> Tensor:
+        """Codes [B, N] of pictures: paths, PIL images or uint8 arrays."""
         ...
 
     def encode_pixels(self, pixels_BCHW: Tensor, /) -> Tensor:
@@ -52,20 +70,100 @@ class ImageTokenizerLike(Protocol):
         ...
 
 
+class StreamDecoderLike(Protocol):
+    """Text from ids that arrive one at a time."""
+
+    def push(self, token_id: int, /) -> str:
+        """The characters that this id completes, often none."""
+        ...
+
+    def flush(self) -> str:
+        """What is left of a character that was never completed."""
+        ...
+
+
+class TextTokenizerLike(Protocol):
+    """What core needs of a text tokenizer; ``chameleon_text.TextTokenizer`` is one."""
+
+    @property
+    def token_ids(self) -> Mapping[str, int]:
+        """The id of every name."""
+        ...
+
+    def decode(self, ids: Sequence[int], /) -> str:
+        """The text of some ids."""
+        ...
+
+    def stream_decoder(self) -> StreamDecoderLike:
+        """A decoder that takes one id at a time."""
+        ...
+
+
+class ProcessorLike(Protocol):
+    """What core needs of a processor; ``chameleon_text.ChameleonProcessor`` is one."""
+
+    @property
+    def tokenizer(self) -> TextTokenizerLike:
+        """Text to ids and back."""
+        ...
+
+    @property
+    def image_tokenizer(self) -> Any:
+        """What reads its pictures, or None."""
+        ...
+
+    def encode(self, document: Any, /, *, template: str) -> list[int]:
+        """The ids of a prompt, in the named format."""
+        ...
+
+    def decode_document(self, ids: Sequence[int], /) -> Any:
+        """The document of some ids, pictures as their codes."""
+        ...
+
+    def draw(self, document: Any, /) -> Any:
+        """The document with its pictures painted from their codes."""
+        ...
+
+    def save_pretrained(self, folder: Path, /) -> object:
+        """Write its files into a folder."""
+        ...
+
+
 def load_image_tokenizer(folder: Path, *, device: torch.device | str) -> ImageTokenizerLike:
     """The image tokenizer in a model's folder. Raises ``MissingPackageError`` where chameleon-vq isn't installed."""
+    tokenizer: ImageTokenizerLike = vq_package().ImageTokenizer.from_pretrained(folder, device=device)
+    return tokenizer
+
+
+def load_processor(folder: Path, *, image_tokenizer: ImageTokenizerLike | None = None) -> ProcessorLike:
+    """The processor in a model's folder. Raises ``MissingPackageError`` where chameleon-text isn't installed."""
+    processor_class = text_package().ChameleonProcessor
+    processor: ProcessorLike = processor_class.from_pretrained(folder, image_tokenizer=image_tokenizer)
+    return processor
+
+
+def vq_package() -> ModuleType:
+    """``chameleon_vq``. Raises ``MissingPackageError``."""
     try:
-        from chameleon_vq import ImageTokenizer
+        import chameleon_vq
     except ImportError as error:
         raise missing_package("chameleon-vq", "reading and drawing pictures", error) from error
-    tokenizer: ImageTokenizerLike = ImageTokenizer.from_pretrained(folder, device=device)
-    return tokenizer
+    return chameleon_vq
+
+
+def text_package() -> ModuleType:
+    """``chameleon_text``, whose segments documents are made of. Raises ``MissingPackageError``."""
+    try:
+        import chameleon_text
+    except ImportError as error:
+        raise missing_package("chameleon-text", "reading and writing documents", error) from error
+    return chameleon_text
 
 
 def missing_package(distribution: str, purpose: str, error: ImportError) -> MissingPackageError:
     """The error for a sibling that isn't installed, or the cause where it is there and broken."""
     module = distribution.replace("-", "_")
-    if error.name != module:
+    if not isinstance(error, ModuleNotFoundError) or error.name != module:
         return MissingPackageError(f"{distribution}, which {purpose} needs, can't be imported: {error}")
     return MissingPackageError(
         f"{purpose} needs {distribution}, which isn't installed. "

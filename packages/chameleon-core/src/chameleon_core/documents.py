@@ -1,0 +1,54 @@
+"""Documents in folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ._files import replacing
+from .siblings import text_package
+
+if TYPE_CHECKING:
+    from chameleon_text import Document
+
+
+def save_document(document: Document, folder: str | os.PathLike[str]) -> None:
+    """Write a document as a folder that people and programs can read.
+
+    ``document.md`` shows it, with ``picture-1.png`` and so on beside it; ``document.json`` is what chameleon-text's
+    ``document_from_json`` reads, with the codes of the pictures. Each file replaces its old one whole.
+    """
+    text = text_package()
+    folder = Path(folder)
+    recorded: Document = []
+    markdown = ""
+    number = 0
+    for segment in document:
+        if isinstance(segment, text.Image):
+            number += 1
+            name = picture_name(number)
+            if segment.image is None:
+                recorded.append(segment)
+                markdown += f"\n\n[picture {number}, of {len(segment.codes or ())} codes]\n\n"
+                continue
+            with replacing(folder / name) as temporary:
+                segment.image.save(temporary, format="PNG")
+            recorded.append(text.Image(name, segment.codes))
+            markdown += f"\n\n![picture {number}]({name})\n\n"
+        else:
+            recorded.append(segment)
+            markdown += segment.text if isinstance(segment, text.Text) else ""
+    _write(folder / "document.json", text.document_to_json(recorded))
+    _write(folder / "document.md", markdown.strip("\n"))
+
+
+def picture_name(number: int) -> str:
+    """The file of a document's picture, which are numbered from 1."""
+    return f"picture-{number}.png"
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        # Bytes, because text mode would turn the document's own line ends into the system's.
+        temporary.write_bytes(f"{text}\n".encode())
