@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -273,6 +275,14 @@ def test_a_suite_without_a_backend_says_what_to_set() -> None:
     fixture = Nameless.backend._get_wrapped_function()  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="Nameless must set backend_name, or override the fixture 'backend'"):
         fixture(Nameless())
+
+
+@pytest.mark.parametrize("package", ["hypothesis", "pytest"])
+def test_without_what_the_suite_needs_the_error_has_the_install_line(package: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; import chameleon_backends.testing"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    install = "pip install './packages/chameleon-backends[testing]'"
+    assert f"MissingPackageError: chameleon_backends.testing needs {package}: {install}" in done.stderr
 
 
 class TestWeakening:
