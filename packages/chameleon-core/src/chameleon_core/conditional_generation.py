@@ -25,7 +25,7 @@ from .errors import ConfigError, GenerationError
 from .generation import GenerationOptions, Step, TextDecoder, generate_ids
 from .layout import TokenLayout
 from .locate import resolve_folder
-from .model import ChameleonModel
+from .model import ChameleonModel, draw_weight
 from .siblings import ImageTokenizerLike, load_image_tokenizer
 
 IGNORED_LABEL = -100
@@ -64,7 +64,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         self.config = config
         self.model = ChameleonModel(config, attn_implementation=attn_implementation)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        nn.init.trunc_normal_(self.lm_head.weight, std=config.initializer_range)
+        draw_weight(self.lm_head.weight, config.initializer_range)
         self.generation_options = GenerationOptions()
         self.source: Path | None = None
         self._image_tokenizer: ImageTokenizerLike | None = None
@@ -163,8 +163,7 @@ class ChameleonForConditionalGeneration(nn.Module):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        kept = slice(-logits_to_keep or None, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits_BTV = self.lm_head(output.last_hidden_state[:, kept])
+        logits_BTV = self.lm_head(output.last_hidden_state[:, _kept_positions(logits_to_keep)])
         loss = None if labels is None else _shifted_loss(logits_BTV, labels)
         return CausalOutput(logits_BTV, loss, output.hidden_states, output.attentions, output.cache)
 
@@ -246,7 +245,9 @@ class ChameleonForConditionalGeneration(nn.Module):
         """What fills rows that end early: the padding token by name, else the config's, else the end of stream."""
         if self.config.vocabulary_map is not None:
             return self.layout.pad_id
-        return self.config.pad_token_id or next(iter(self.config.eos_token_ids), 0)
+        if self.config.pad_token_id is not None:
+            return self.config.pad_token_id
+        return next(iter(self.config.eos_token_ids), 0)
 
     @property
     def image_tokenizer(self) -> ImageTokenizerLike:
@@ -326,6 +327,14 @@ class ChameleonForConditionalGeneration(nn.Module):
         self.config = self.model.config = config
         self.__dict__.pop("layout", None)
         return self.model.embed_tokens
+
+
+def _kept_positions(logits_to_keep: int | Tensor) -> slice | Tensor:
+    if isinstance(logits_to_keep, Tensor):
+        return logits_to_keep
+    if logits_to_keep < 0:
+        raise ValueError(f"logits_to_keep must be 0 (all positions) or above, is {logits_to_keep}.")
+    return slice(-logits_to_keep or None, None)
 
 
 def _shifted_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:

@@ -85,6 +85,11 @@ class ChameleonModel(nn.Module):
             position_ids = torch.arange(past, key_length, device=hidden_BTE.device)[None]
             if key_start_B is not None:
                 position_ids = (position_ids - key_start_B[:, None]).clamp(min=0)
+        elif position_ids.shape not in ((batch_size, query_length), (1, query_length)):
+            raise ValueError(
+                f"position_ids must be [{batch_size}, {query_length}] or [1, {query_length}], "
+                f"got {list(position_ids.shape)}."
+            )
         prepared = self.attention_backend.plan(
             AttentionSpec(
                 batch_size=batch_size,
@@ -153,10 +158,15 @@ class ChameleonModel(nn.Module):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
-            deviation = self.config.initializer_range
-            nn.init.trunc_normal_(module.weight, std=deviation, a=-3 * deviation, b=3 * deviation)
+            draw_weight(module.weight, self.config.initializer_range)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def draw_weight(weight: Tensor, deviation: float) -> None:
+    """Draw from a normal distribution that is cut at three deviations."""
+    nn.init.trunc_normal_(weight, a=-3, b=3).mul_(deviation)
 
 
 def _padding(
