@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
@@ -89,7 +90,11 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
         return {**{name: value for name, value in ids.items() if value is not None}, **changed}
 
     def check(self) -> None:
-        """Raise ``ConfigError`` where fields contradict each other."""
+        """Raise ``ConfigError`` where a number isn't finite or fields contradict each other."""
+        for name in ("temperature", "image_temperature", "repetition_penalty", "guidance_text", "guidance_image"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ConfigError(f"GenerationOptions.{name} must be finite; got {value!r}.")
         if "" in self.stop_strings:
             raise ConfigError("GenerationOptions.stop_strings holds an empty string, which every text contains.")
 

@@ -25,7 +25,8 @@ class Sampling:
 
     def probabilities(self, logits_RV: Tensor) -> Tensor:
         """Probabilities after temperature and cuts, float32 [R, V]; choices that were cut have 0."""
-        scaled_RV = logits_RV.float() / self.temperature
+        # Below the largest, so that a temperature close to 0 makes the others -inf and not the largest inf.
+        scaled_RV = (logits_RV.float() - logits_RV.amax(dim=-1, keepdim=True)) / self.temperature
         if self.top_k is not None and self.top_k < scaled_RV.shape[-1]:
             threshold_R1 = scaled_RV.topk(self.top_k, dim=-1).values[:, -1:]
             scaled_RV = scaled_RV.masked_fill(scaled_RV < threshold_R1, FORBIDDEN)
