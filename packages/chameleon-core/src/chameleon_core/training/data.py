@@ -1,0 +1,294 @@
+"""Token documents, in memory and on disk.
+
+A dataset is a folder of shards, each a safetensors file that is there whole or not at all. It holds documents to train
+on, and as well the codes of pictures, each read once by the image tokenizer and looked up by the picture's key when
+documents are put together.
+
+Shapes: T ids of a document, X ids of a shard, D documents of a shard.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from .._files import read_json, replacing, write_json
+from ..errors import FileFormatError
+from .errors import DatasetError
+
+META_FILE = "dataset.json"
+SHARD_NAME = "tokens-{:05d}.safetensors"
+FORMAT = 1
+MAX_VOCABULARY = 1 << 16
+SHARD_SIZE = 1 << 24
+"""How many ids a shard holds before the next one begins: 32 MiB of them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenDocument:
+    """The ids of one document under a key of its own, and which of them a model learns to write."""
+
+    key: str
+    ids: np.ndarray
+    """Integers [T]; uint16 when read from disk."""
+    trained: np.ndarray | None = None
+    """bool [T], True for ids that are targets of the loss; None for all. The first id is never one."""
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 1 or not np.issubdtype(self.ids.dtype, np.integer):
+            raise DatasetError(
+                f"document {self.key!r}: ids must be integers [T], got {self.ids.dtype} {self.ids.shape}."
+            )
+        if self.trained is not None and (self.trained.shape != self.ids.shape or self.trained.dtype != np.bool_):
+            raise DatasetError(
+                f"document {self.key!r}: trained must be bool {self.ids.shape}, "
+                f"got {self.trained.dtype} {self.trained.shape}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def of(cls, key: str, ids: Sequence[int]) -> TokenDocument:
+        """A document of which all ids are learned."""
+        return cls(key, np.asarray(ids, dtype=np.int64))
+
+    @classmethod
+    def with_answer(cls, key: str, ids: Sequence[int], *, separator_id: int) -> TokenDocument:
+        """A document in the form of instructions: what follows the separator is learned, the prompt is only read.
+
+        Raises ``DatasetError`` unless the separator is there just once.
+        """
+        ids_T = np.asarray(ids, dtype=np.int64)
+        places = np.flatnonzero(ids_T == separator_id)
+        if len(places) != 1:
+            raise DatasetError(
+                f"document {key!r} has {len(places)} separators (id {separator_id}), expected one between prompt and "
+                "answer. For several turns, build TokenDocument with a mask of your own."
+            )
+        return cls(key, ids_T, np.arange(len(ids_T)) > places[0])
+
+
+class TokenDataset(Sequence[TokenDocument]):
+    """The documents of a folder, memory-mapped, in the order in which they were written.
+
+    ``tokenizer_hash`` says what the ids mean; given here, it must be the folder's. Raises ``FileFormatError`` for files
+    that aren't what they should be, ``DatasetError`` for another tokenizer's ids.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, tokenizer_hash: str | None = None) -> None:
+        self.folder = Path(folder)
+        self.meta = _read_meta(self.folder)
+        if tokenizer_hash is not None:
+            _check_hash(self.folder, self.meta.tokenizer_hash, tokenizer_hash)
+        self._shards = [_Shard(path) for path in _shard_paths(self.folder)]
+        self._ends = list(accumulate(len(shard) for shard in self._shards))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> TokenDocument:  # type: ignore[override]  # a slice would hold no folder
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.folder} has {len(self)} documents, none at {index}.")
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        shard = self._shards[number]
+        return shard.document(index - self._ends[number] + len(shard))
+
+    def find(self, key: str) -> TokenDocument:
+        """The document with this key. Raises ``KeyError``."""
+        try:
+            return self[self._index_of[key]]
+        except KeyError:
+            raise KeyError(f"{self.folder} has no document {key!r}.") from None
+
+    def keys(self) -> Iterator[str]:
+        """The keys, in the order of the documents."""
+        for shard in self._shards:
+            yield from shard.keys
+
+    @property
+    def num_tokens(self) -> int:
+        """How many ids all documents have together."""
+        return sum(len(shard.ids_X) for shard in self._shards)
+
+    @cached_property
+    def _index_of(self) -> dict[str, int]:
+        return {key: index for index, key in enumerate(self.keys())}
+
+
+class TokenDatasetWriter:
+    """Writes documents into a folder, and goes on where an earlier run stopped.
+
+    Use it in a ``with`` block. What was added since the last whole shard is lost if the process is killed, so ask
+    ``key in writer`` before the work for a document is done again. One writer at a time.
+
+    Ids take two bytes each, so ``vocab_size`` may be at most 65,536. ``tokenizer_hash`` is any text that changes when
+    the ids' meaning does: ``ImageTokenizer.fingerprint`` for codes, the hash of ``tokenizer.json`` for ids.
+    Raises ``DatasetError`` where the folder has another tokenizer's ids.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, tokenizer_hash: str, vocab_size: int, shard_size: int = SHARD_SIZE
+    ) -> None:
+        if not 1 <= vocab_size <= MAX_VOCABULARY:
+            raise DatasetError(
+                f"ids are stored in two bytes: vocab_size must be 1 to {MAX_VOCABULARY}; got {vocab_size}."
+            )
+        self.folder = Path(folder)
+        self.vocab_size = vocab_size
+        self.shard_size = shard_size
+        meta = _Meta(format=FORMAT, tokenizer_hash=tokenizer_hash, vocab_size=vocab_size)
+        if (self.folder / META_FILE).exists():
+            found = _read_meta(self.folder)
+            _check_hash(self.folder, found.tokenizer_hash, tokenizer_hash)
+            if found.vocab_size != vocab_size:
+                raise DatasetError(f"{self.folder} was written for {found.vocab_size} ids, not for {vocab_size}.")
+        else:
+            write_json(self.folder / META_FILE, msgspec.to_builtins(meta))
+        paths = _shard_paths(self.folder)
+        self._num_shards = len(paths)
+        self._known = {key for path in paths for key in _Shard(path).keys}
+        self._pending: list[TokenDocument] = []
+        self._pending_size = 0
+
+    def __enter__(self) -> TokenDatasetWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Documents that were added are whole, whatever happened after.
+        self.flush()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def add(self, document: TokenDocument) -> None:
+        """Add a document. Raises ``DatasetError`` for a key that is there, or an id beyond the vocabulary."""
+        if document.key in self._known:
+            raise DatasetError(f"{self.folder} already has a document {document.key!r}; ask `key in writer` first.")
+        if len(document) and not 0 <= document.ids.min() <= document.ids.max() < self.vocab_size:
+            raise DatasetError(
+                f"document {document.key!r} has ids from {document.ids.min()} to {document.ids.max()}; "
+                f"they must be 0 to {self.vocab_size - 1}."
+            )
+        self._known.add(document.key)
+        self._pending.append(document)
+        self._pending_size += len(document)
+        if self._pending_size >= self.shard_size:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was added since the last shard as a shard of its own."""
+        if not self._pending:
+            return
+        ends = np.cumsum([0, *(len(document) for document in self._pending)], dtype=np.int64)
+        tensors = {
+            "ids": np.concatenate([document.ids for document in self._pending]).astype(np.uint16),
+            "offsets": ends,
+            "keys": np.frombuffer(json.dumps([document.key for document in self._pending]).encode(), dtype=np.uint8),
+        }
+        if any(document.trained is not None for document in self._pending):
+            trained = [
+                np.ones(len(document), dtype=np.bool_) if document.trained is None else document.trained
+                for document in self._pending
+            ]
+            tensors["trained"] = np.packbits(np.concatenate(trained))
+        with replacing(self.folder / SHARD_NAME.format(self._num_shards)) as temporary:
+            safetensors.torch.save_file({name: torch.tensor(array) for name, array in tensors.items()}, temporary)
+        self._num_shards += 1
+        self._pending = []
+        self._pending_size = 0
+
+
+class _Meta(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    tokenizer_hash: str
+    vocab_size: int
+
+
+class _Shard:
+    """One file: ids [X] uint16, offsets [D + 1], keys as JSON, and where not all ids are learned, a bit for each."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            # torch maps the file into memory, safetensors' numpy reader would copy it.
+            with safetensors.safe_open(path, framework="pt") as file:
+                arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
+            self.ids_X = arrays["ids"]
+            self.offsets = arrays["offsets"]
+            self.keys: list[str] = json.loads(arrays["keys"].tobytes())
+            self.trained_bits = arrays.get("trained")
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise FileFormatError(f"{path} is not a shard of tokens: {error}. Remove it and write it again.") from error
+        self.ids_X.flags.writeable = False
+        consistent = (
+            self.ids_X.dtype == np.uint16
+            and self.offsets.dtype == np.int64
+            and len(self.offsets) == len(self.keys) + 1
+            and self.offsets[0] == 0
+            and self.offsets[-1] == len(self.ids_X)
+            and bool((np.diff(self.offsets) >= 0).all())
+            and (self.trained_bits is None or len(self.trained_bits) == -(-len(self.ids_X) // 8))
+        )
+        if not consistent:
+            raise FileFormatError(
+                f"{path}: {len(self.ids_X)} ids of {self.ids_X.dtype}, {len(self.keys)} keys and "
+                f"{len(self.offsets)} offsets don't belong together. Remove it and write it again."
+            )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def document(self, index: int) -> TokenDocument:
+        start, end = int(self.offsets[index]), int(self.offsets[index + 1])
+        trained_T = None
+        if self.trained_bits is not None:
+            bits = np.unpackbits(self.trained_bits[start // 8 : -(-end // 8)])
+            trained_T = bits[start % 8 : start % 8 + end - start].astype(np.bool_)
+        return TokenDocument(self.keys[index], self.ids_X[start:end], trained_T)
+
+
+def _read_meta(folder: Path) -> _Meta:
+    path = folder / META_FILE
+    try:
+        meta = msgspec.convert(read_json(path), _Meta)
+    except msgspec.ValidationError as error:
+        raise FileFormatError(f"{path} doesn't describe a dataset of tokens: {error}.") from error
+    if meta.format != FORMAT:
+        raise FileFormatError(f"{path} has format {meta.format}, this version reads {FORMAT}. Write the dataset anew.")
+    return meta
+
+
+def _check_hash(folder: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise DatasetError(
+            f"{folder} holds ids of the tokenizer {found!r}, not of {expected!r}: they mean something else. "
+            "Write them anew into another folder."
+        )
+
+
+def _shard_paths(folder: Path) -> list[Path]:
+    """The shards, which are numbered from 0. Raises ``FileFormatError`` where one is missing."""
+    paths = sorted(folder.glob("tokens-*.safetensors"))
+    for number, path in enumerate(paths):
+        if path.name != SHARD_NAME.format(number):
+            raise FileFormatError(f"{folder} lacks {SHARD_NAME.format(number)}, but has {path.name}.")
+    return paths

@@ -1,0 +1,111 @@
+"""What is minimised: the model and its loss as one module, whose forward pass is all that a step computes.
+
+So ``torch.compile``, and wrappers that gather a module's weights around its forward pass (FSDP2), take it as a whole,
+the output layer included.
+
+Shapes: B rows, T positions, E hidden width, P targets, M modalities, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..conditional_generation import IGNORED_LABEL, ChameleonForConditionalGeneration
+from ..errors import ConfigError
+from ..layers import DecoderLayer
+from .loss import target_loss
+from .options import TrainingOptions
+from .packing import Batch
+
+MODALITIES = ("text", "picture")
+"""The index of a target's modality: specials count as text, picture codes as pictures."""
+
+
+class LossSums(NamedTuple):
+    """Sums over the targets of a batch, so that those of several batches add up."""
+
+    total: Tensor
+    """Scalar, with gradients: cross-entropy + z_loss · log²Z."""
+    cross_entropy_M: Tensor
+    squared_log_normalizer: Tensor
+    """Scalar: log²Z."""
+    num_targets_M: Tensor
+
+    def detach(self) -> LossSums:
+        """The same sums without gradients."""
+        return LossSums(*(value.detach() for value in self))
+
+    @classmethod
+    def add(cls, parts: Sequence[LossSums]) -> LossSums:
+        """The sums over all parts."""
+        return cls(*(torch.stack(values).sum(dim=0) for values in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Means over targets, in nats; None for a modality that had no target."""
+
+    loss: float
+    """The cross-entropy of all targets."""
+    text_loss: float | None
+    picture_loss: float | None
+    z: float
+    """log²Z, before it is weighed."""
+
+    @classmethod
+    def of(cls, sums: LossSums) -> Losses:
+        """The means behind the sums."""
+        counts, totals = sums.num_targets_M.tolist(), sums.cross_entropy_M.tolist()
+        text_loss, picture_loss = (
+            total / count if count else None for total, count in zip(totals, counts, strict=True)
+        )
+        return cls(sum(totals) / sum(counts), text_loss, picture_loss, float(sums.squared_log_normalizer) / sum(counts))
+
+
+class Objective(nn.Module):
+    """A model and its loss. ``forward`` takes a ``Batch`` and gives the sums over its targets.
+
+    Sets the model's residual dropout and gradient checkpointing as ``options`` say.
+    """
+
+    is_picture_V: Tensor
+
+    def __init__(self, model: ChameleonForConditionalGeneration, options: TrainingOptions) -> None:
+        super().__init__()
+        if not isinstance(model.lm_head, nn.Linear):
+            raise ConfigError(
+                f"the output layer is a {type(model.lm_head).__name__}, and the loss needs its weight as one matrix. "
+                "Leave lm_head out of the adapters' targets."
+            )
+        self.model = model
+        self.z_loss = options.z_loss
+        for layer in model.model.layers:
+            assert isinstance(layer, DecoderLayer)
+            layer.residual_dropout = options.dropout
+        model.model.gradient_checkpointing = options.gradient_checkpointing
+        is_picture_V = torch.zeros(model.config.vocab_size, dtype=torch.int64, device=model.device)
+        if model.config.vocabulary_map is not None:
+            is_picture_V[model.layout.code_to_id_N] = 1
+        self.register_buffer("is_picture_V", is_picture_V, persistent=False)
+
+    def forward(self, batch: Batch) -> LossSums:
+        hidden_BTE = self.model.model(
+            batch.input_ids, position_ids=batch.position_ids, document_ids=batch.document_ids
+        ).last_hidden_state
+        # The one mask of both loss terms. The output layer is multiplied with these positions only.
+        has_target_BT = batch.targets != IGNORED_LABEL
+        targets_P = batch.targets[has_target_BT]
+        loss = target_loss(hidden_BTE[has_target_BT], self.model.lm_head.weight, targets_P, z_loss=self.z_loss)
+        modality_P = self.is_picture_V[targets_P]
+        sums_M = loss.cross_entropy_P.new_zeros(len(MODALITIES))
+        return LossSums(
+            total=loss.total,
+            cross_entropy_M=sums_M.index_add(0, modality_P, loss.cross_entropy_P),
+            squared_log_normalizer=loss.log_normalizer_P.square().sum(),
+            num_targets_M=targets_P.new_zeros(len(MODALITIES)).index_add(0, modality_P, torch.ones_like(targets_P)),
+        )

@@ -1,0 +1,114 @@
+"""Documents to rows: several packed into one row that don't see each other, or one in each row.
+
+A document of n ids takes n - 1 positions: every id but the last is read, and every id but the first is a target, where
+the document's mask says so. So no target ever crosses from one document into the next.
+
+Shapes: B rows, T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..conditional_generation import IGNORED_LABEL
+from ..errors import ContextLengthError
+from .data import TokenDocument
+from .errors import DatasetError
+from .options import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows to train on, all tensors int64 [B, T]."""
+
+    input_ids: Tensor
+    targets: Tensor
+    """The id that follows; -100 where no loss is taken: prompts that are masked, and padding."""
+    position_ids: Tensor | None
+    """Counting from 0 in each document; None where each row is one document."""
+    document_ids: Tensor | None
+    """Which document of the row a position belongs to; None where each row is one document."""
+
+    @property
+    def num_targets(self) -> int:
+        """How many positions have a target."""
+        return int((self.targets != IGNORED_LABEL).sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on ``device``."""
+        return Batch(
+            self.input_ids.to(device),
+            self.targets.to(device),
+            None if self.position_ids is None else self.position_ids.to(device),
+            None if self.document_ids is None else self.document_ids.to(device),
+        )
+
+
+def collate(documents: Sequence[TokenDocument], sequence_length: int, *, rows: Rows = "auto") -> Batch:
+    """A batch of documents, in rows of at most ``sequence_length`` positions.
+
+    "auto" pads where at least half of the positions are then real, since rows of one document need no mask, and packs
+    otherwise. Raises ``ContextLengthError`` for a document that is too long, ``DatasetError`` for one without a target
+    to predict.
+    """
+    for document in documents:
+        if len(document) - 1 > sequence_length:
+            raise ContextLengthError(
+                f"document {document.key!r} has {len(document)} ids, a row has room for {sequence_length + 1}. "
+                "Split it, or raise sequence_length."
+            )
+        if len(document) < 2:
+            raise DatasetError(f"document {document.key!r} has {len(document)} ids: nothing follows to be predicted.")
+    if not documents:
+        raise DatasetError("a batch needs at least one document.")
+    if rows == "auto":
+        lengths = [len(document) - 1 for document in documents]
+        rows = "padded" if 2 * sum(lengths) >= len(lengths) * max(lengths) else "packed"
+    if rows == "padded":
+        return _fill([[document] for document in documents], packed=False)
+    return _fill(_share_rows(documents, sequence_length), packed=True)
+
+
+def _share_rows(documents: Sequence[TokenDocument], sequence_length: int) -> list[list[TokenDocument]]:
+    """Put each document, longest first, into the first row that has room for it."""
+    shared: list[list[TokenDocument]] = []
+    room: list[int] = []
+    for document in sorted(documents, key=len, reverse=True):
+        needed = len(document) - 1
+        place = next((index for index, free in enumerate(room) if free >= needed), None)
+        if place is None:
+            shared.append([])
+            room.append(sequence_length)
+            place = len(room) - 1
+        shared[place].append(document)
+        room[place] -= needed
+    return shared
+
+
+def _fill(rows: Sequence[Sequence[TokenDocument]], *, packed: bool) -> Batch:
+    width = max(sum(len(document) - 1 for document in row) for row in rows)
+    # Padding comes last, where causal attention hides it from every real position; what it computes is never used.
+    input_ids_BT = torch.zeros(len(rows), width, dtype=torch.int64)
+    targets_BT = torch.full_like(input_ids_BT, IGNORED_LABEL)
+    position_ids_BT = torch.zeros_like(input_ids_BT)
+    # Padding is a document of its own, with a number that no other has.
+    document_ids_BT = torch.full_like(input_ids_BT, -1)
+    for index, row in enumerate(rows):
+        start = 0
+        for number, document in enumerate(row):
+            ids_T = torch.from_numpy(document.ids.astype("int64"))
+            span = slice(start, start + len(document) - 1)
+            input_ids_BT[index, span] = ids_T[:-1]
+            targets_BT[index, span] = ids_T[1:]
+            if document.trained is not None:
+                targets_BT[index, span].masked_fill_(~torch.from_numpy(document.trained[1:]), IGNORED_LABEL)
+            position_ids_BT[index, span] = torch.arange(len(document) - 1)
+            document_ids_BT[index, span] = number
+            start = span.stop
+    if not packed:
+        return Batch(input_ids_BT, targets_BT, None, None)
+    return Batch(input_ids_BT, targets_BT, position_ids_BT, document_ids_BT)

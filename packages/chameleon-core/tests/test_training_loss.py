@@ -1,0 +1,164 @@
+"""The loss: its two terms, its gradients, its one mask, its modalities.
+
+Shapes: P targets, V vocabulary, E hidden width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chameleon_core import ConfigError
+from chameleon_core.testing import make_config, make_model
+from chameleon_core.training import (
+    Batch,
+    Losses,
+    LossSums,
+    Objective,
+    TokenDocument,
+    TrainingOptions,
+    collate,
+    target_loss,
+)
+
+OPTIONS = TrainingOptions(steps=1, warmup_steps=0, dropout=0.0)
+
+
+def tensors(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden_PE = torch.randn(7, 5, generator=generator, dtype=dtype, requires_grad=True)
+    weight_VE = torch.randn(11, 5, generator=generator, dtype=dtype, requires_grad=True)
+    return hidden_PE, weight_VE, torch.tensor([3, 0, 10, 3, 7, 1, 9])
+
+
+def test_the_loss_of_uniform_logits_is_known_by_hand() -> None:
+    loss = target_loss(torch.zeros(2, 3), torch.zeros(8, 3), torch.tensor([1, 5]), z_loss=0.1)
+    assert loss.cross_entropy_P.tolist() == pytest.approx([math.log(8)] * 2)
+    assert loss.log_normalizer_P.tolist() == pytest.approx([math.log(8)] * 2)
+    assert loss.total.item() == pytest.approx(2 * math.log(8) + 0.1 * 2 * math.log(8) ** 2)
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.3], ids=["cross-entropy alone", "with z-loss"])
+@pytest.mark.parametrize("chunk_size", [1, 3, 100])
+def test_gradients_are_those_of_finite_differences(z_loss: float, chunk_size: int) -> None:
+    hidden_PE, weight_VE, targets_P = tensors()
+    torch.autograd.gradcheck(
+        lambda hidden, weight: target_loss(hidden, weight, targets_P, z_loss=z_loss, chunk_size=chunk_size).total,
+        (hidden_PE, weight_VE),
+    )
+
+
+def test_the_gradient_of_the_z_term_alone_is_that_of_finite_differences() -> None:
+    hidden_PE, weight_VE, targets_P = tensors()
+
+    def z_term(hidden: Tensor, weight: Tensor) -> Tensor:
+        # The total is linear in z_loss, so the difference is the term alone.
+        with_z, without = (target_loss(hidden, weight, targets_P, z_loss=z_loss).total for z_loss in (1.0, 0.0))
+        return with_z - without
+
+    torch.autograd.gradcheck(z_term, (hidden_PE, weight_VE))
+
+
+@pytest.mark.parametrize("trains", [(True, False), (False, True)], ids=["frozen output layer", "frozen transformer"])
+def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same(trains: tuple[bool, bool]) -> None:
+    inputs = tensors()[:2]
+    targets_P = tensors()[2]
+    expected = torch.autograd.grad(target_loss(*inputs, targets_P, z_loss=0.1).total, inputs)
+    frozen = [value.detach().requires_grad_(needs) for value, needs in zip(inputs, trains, strict=True)]
+    target_loss(*frozen, targets_P, z_loss=0.1).total.backward()
+    for value, needs, gradient in zip(frozen, trains, expected, strict=True):
+        assert (value.grad is not None) == needs
+        if needs:
+            torch.testing.assert_close(value.grad, gradient)
+
+
+def test_under_autocast_products_are_bfloat16_and_statistics_float32() -> None:
+    hidden_PE, weight_VE, targets_P = tensors(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = target_loss(hidden_PE, weight_VE, targets_P, z_loss=0.0)
+    loss.total.backward()
+    logits_PV = (hidden_PE.bfloat16() @ weight_VE.bfloat16().T).float()
+    torch.testing.assert_close(loss.cross_entropy_P, F.cross_entropy(logits_PV, targets_P, reduction="none"))
+    assert hidden_PE.grad is not None
+    assert hidden_PE.grad.dtype == torch.float32
+
+
+def documents() -> list[TokenDocument]:
+    """Text and pictures, of different lengths, one with a masked prompt."""
+    layout = make_model().layout
+    picture = layout.code_to_id_N[:4].tolist()
+    words = torch.nonzero(layout.text_allowed_V)[:6, 0].tolist()
+    drawn = [layout.bos_id, *words, layout.begin_image_id, *picture, layout.end_image_id]
+    named = [layout.bos_id, *picture, layout.separator_id, *words[:3], layout.eos_id]
+    return [
+        TokenDocument.of("drawn", drawn),
+        TokenDocument.with_answer("named", named, separator_id=layout.separator_id),
+        TokenDocument.of("said", [layout.bos_id, *words]),
+    ]
+
+
+def sums(batch: Batch, options: TrainingOptions = OPTIONS) -> LossSums:
+    return Objective(make_model().double(), options)(batch)
+
+
+def test_both_terms_are_over_the_targets_and_nothing_else() -> None:
+    batch = collate(documents(), 32)
+    model = make_model().double()
+    logits_BTV = model(batch.input_ids).logits
+    mask_BT = batch.targets >= 0
+    cross_entropy = F.cross_entropy(logits_BTV[mask_BT], batch.targets[mask_BT], reduction="sum")
+    squared = logits_BTV.logsumexp(dim=-1)[mask_BT].square().sum()
+    found = sums(batch)
+    torch.testing.assert_close(found.cross_entropy_M.sum(), cross_entropy)
+    torch.testing.assert_close(found.squared_log_normalizer, squared)
+    torch.testing.assert_close(found.total, cross_entropy + 1e-5 * squared)
+    assert found.num_targets_M.sum() == batch.num_targets == mask_BT.sum()
+
+
+def test_padding_has_no_influence() -> None:
+    longer, document, _ = documents()
+    padded = collate([document, longer], 32, rows="padded")
+    padding_T = torch.arange(padded.input_ids.shape[1]) >= len(document) - 1
+    for filler in (0, 5):
+        ids_1T = padded.input_ids[:1].masked_fill(padding_T, filler)
+        found = sums(Batch(ids_1T, padded.targets[:1], None, None))
+        torch.testing.assert_close(found, sums(collate([document], 32)))
+
+
+def test_losses_are_told_apart_by_the_modality_of_the_target() -> None:
+    layout = make_model().layout
+    found = sums(collate(documents(), 32))
+    targets = [id_ for document in documents() for id_ in document.ids[trained(document)].tolist()]
+    pictures = sum(id_ in layout.picture_ids for id_ in targets)
+    assert found.num_targets_M.tolist() == [len(targets) - pictures, pictures] == [18, 4]
+    losses = Losses.of(found)
+    assert losses.text_loss is not None
+    assert losses.picture_loss is not None
+    assert losses.loss == pytest.approx((18 * losses.text_loss + 4 * losses.picture_loss) / 22)
+
+
+def trained(document: TokenDocument) -> slice | list[bool]:
+    return slice(1, None) if document.trained is None else document.trained.tolist()
+
+
+def test_a_modality_without_targets_has_no_loss() -> None:
+    losses = Losses.of(sums(collate([documents()[2]], 32)))
+    assert losses.picture_loss is None
+    assert losses.text_loss == losses.loss
+
+
+def test_without_a_vocabulary_all_ids_are_text() -> None:
+    model = make_model(make_config(vocabulary_map=None))
+    found = Objective(model, OPTIONS)(collate(documents(), 32))
+    assert found.num_targets_M.tolist() == [22, 0]
+
+
+def test_an_output_layer_that_isnt_one_matrix_is_refused() -> None:
+    model = make_model()
+    model.lm_head = torch.nn.Sequential(model.lm_head)  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="Leave lm_head out of the adapters' targets"):
+        Objective(model, OPTIONS)
