@@ -1,0 +1,182 @@
+"""``chameleon generate``: go on with a prompt."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from ..documents import save_document
+from ..generation import GenerationOptions
+from ..generation.options import Modality
+from ..pipeline import Chameleon
+from .output import Writer
+from .prompt import Images, Model, PromptCommand, Texts, Words, read_prompt
+
+SAMPLING = "Sampling (any of these turns it on)"
+STEERING = "Steering"
+LENGTH = "Length"
+MODEL = "Model"
+
+NAMES_OF_REASONS = {"stop": "came to its end", "length": "the limit of new ids came first", "cancelled": "stopped"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(cls=PromptCommand, no_args_is_help=True)(generate)
+
+
+def usable_device(name: str) -> str:
+    """The name of a device that torch can use here. Raises ``typer.BadParameter``."""
+    try:
+        torch.empty(0, device=name)
+    # Which of them depends on how torch was built.
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise typer.BadParameter(f"torch can't use the device {name!r} here: {reason}") from error
+    return name
+
+
+def generate(
+    ctx: typer.Context,
+    model: Model,
+    prompt: Words = None,
+    text: Texts = None,
+    image: Images = None,
+    modality: Annotated[Modality, typer.Option(help="What to write.")] = "text",
+    template: Annotated[str, typer.Option(help="The prompt's format: completion, chat or a plugin's.")] = "completion",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", file_okay=False, help="Folder for document.json, document.md and the pictures."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="The most new ids, those of pictures too.", rich_help_panel=LENGTH)
+    ] = None,
+    max_images: Annotated[
+        int | None, typer.Option(help="The most pictures of an interleaved document.", rich_help_panel=LENGTH)
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Stop after this text; can be repeated.", rich_help_panel=LENGTH)
+    ] = None,
+    stop_id: Annotated[
+        list[int] | None, typer.Option(help="Stop after this id; can be repeated.", rich_help_panel=LENGTH)
+    ] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw each id by chance.", rich_help_panel=SAMPLING)] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed gives the same document.", rich_help_panel=SAMPLING)
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Below 1: likely ids become likelier.", rich_help_panel=SAMPLING)
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Only among this many likeliest ids.", rich_help_panel=SAMPLING)
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(help="Only among the likeliest that hold this probability.", rich_help_panel=SAMPLING),
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Only from this share of the likeliest's on.", rich_help_panel=SAMPLING)
+    ] = None,
+    image_temperature: Annotated[
+        float | None, typer.Option(help="The same four for the codes of pictures.", rich_help_panel=SAMPLING)
+    ] = None,
+    image_top_k: Annotated[int | None, typer.Option(rich_help_panel=SAMPLING)] = None,
+    image_top_p: Annotated[float | None, typer.Option(rich_help_panel=SAMPLING)] = None,
+    image_min_p: Annotated[float | None, typer.Option(rich_help_panel=SAMPLING)] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1: the text repeats itself less.", rich_help_panel=STEERING)
+    ] = None,
+    guidance_text: Annotated[
+        float | None, typer.Option(help="Above 1: pictures follow the text more.", rich_help_panel=STEERING)
+    ] = None,
+    guidance_image: Annotated[
+        float | None, typer.Option(help="Above 1: pictures follow the prompt's more.", rich_help_panel=STEERING)
+    ] = None,
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="Sample and steer as the paper's release did.", rich_help_panel=STEERING),
+    ] = False,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1, …", callback=usable_device, rich_help_panel=MODEL)
+    ] = "cpu",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, … or auto; as stored by default.", rich_help_panel=MODEL)
+    ] = None,
+    attention: Annotated[
+        str, typer.Option(help="An attention backend; see: chameleon plugins.", rich_help_panel=MODEL)
+    ] = "sdpa",
+) -> None:
+    """Go on with a prompt of texts and pictures, and write what comes as it comes.
+
+    Without a prompt it begins a document. Ctrl-C stops and keeps what is there.
+    """
+    parts = read_prompt(ctx, prompt, text, image)
+    if modality != "text" and output is None:
+        raise typer.BadParameter(f"--modality {modality} draws pictures; say with --output into which folder.")
+    drawn = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "image_temperature": image_temperature,
+        "image_top_k": image_top_k,
+        "image_top_p": image_top_p,
+        "image_min_p": image_min_p,
+        "seed": seed,
+    }
+    asked = {
+        "max_new_tokens": max_new_tokens,
+        "max_images": max_images,
+        "repetition_penalty": repetition_penalty,
+        "guidance_text": guidance_text,
+        "guidance_image": guidance_image,
+        "stop_strings": tuple(stop) if stop else None,
+        "stop_ids": tuple(stop_id) if stop_id else None,
+        **drawn,
+    }
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    if sample or any(value is not None for value in drawn.values()):
+        changes["do_sample"] = True
+    console = Console(stderr=True)
+    with console.status(f"loading {model}"):
+        chameleon = Chameleon.from_pretrained(model, dtype=dtype, device=device, attn_implementation=attention)
+    with _stopping() as should_stop:
+        writer = Writer(output)
+        events = chameleon.stream(
+            parts or "",
+            modality=modality,
+            options=GenerationOptions.published() if published else None,
+            template=template,
+            should_stop=should_stop,
+            **changes,
+        )
+        finished = writer.follow(events)
+    writer.end()
+    if output is not None:
+        save_document(finished.document, output)
+        console.print(f"{NAMES_OF_REASONS[finished.reason]}; the document is in {output}", style="dim", highlight=False)
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """A function that is true once Ctrl-C was pressed; pressed again, it interrupts as ever."""
+    pressed = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,102 @@
+"""Documents on the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from ..documents import picture_name
+from ..events import Event, Finished, ImageFinished, ImageProgress, ImageStarted, TextDelta
+from ..siblings import text_package
+
+if TYPE_CHECKING:
+    from chameleon_text import Document
+
+
+class Writer:
+    """Writes a document as it comes: text and the places of pictures to stdout, a progress bar to stderr."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._pictures = 0
+        self._at_line_start = True
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+
+    def follow(self, events: Iterable[Event]) -> Finished:
+        """Write events to the end and return the last."""
+        try:
+            for event in events:
+                match event:
+                    case TextDelta(text=text):
+                        self._write(text)
+                    case ImageStarted(num_codes=num_codes):
+                        self._pictures += 1
+                        self._start_picture(num_codes)
+                    case ImageProgress(codes_done=done) if self._progress is not None:
+                        self._progress.update(self._task, completed=done)
+                    case ImageFinished(codes=codes):
+                        self._stop_progress()
+                        self._write_picture(len(codes))
+                    case Finished():
+                        return event
+        finally:
+            self._stop_progress()
+        raise AssertionError  # A stream ends with Finished.
+
+    def write(self, document: Document) -> None:
+        """Write a whole document."""
+        text = text_package()
+        for segment in document:
+            if isinstance(segment, text.Text):
+                self._write(segment.text)
+            elif isinstance(segment, text.Image):
+                self._pictures += 1
+                self._write_picture(len(segment.codes or ()))
+
+    def end(self) -> None:
+        """Leave the cursor at the beginning of a line."""
+        if not self._at_line_start:
+            self._write("\n")
+
+    def _write(self, text: str) -> None:
+        self._at_line_start = text.endswith("\n")
+        if sys.stdout.isatty():
+            # A terminal obeys control characters, which a model may write by chance.
+            text = "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
+        typer.echo(text, nl=False)
+        sys.stdout.flush()
+
+    def _start_picture(self, num_codes: int) -> None:
+        self.end()
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("codes"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._progress.start()
+        self._task = self._progress.add_task(f"picture {self._pictures}", total=num_codes)
+
+    def _stop_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _write_picture(self, num_codes: int) -> None:
+        self.end()
+        if self._folder is None:
+            self._write(f"[picture {self._pictures}: {num_codes} codes]\n")
+        else:
+            self._write(f"![picture {self._pictures}]({self._folder / picture_name(self._pictures)})\n")

@@ -1,0 +1,63 @@
+"""A prompt from the command line: texts and pictures in the order in which they were given."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+ORDER = "chameleon_core.cli.prompt.order"
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model's folder, the name of an installed one, or a Hub id.")
+]
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="PROMPT",
+        help="Texts and pictures; the name of an existing picture file is that picture, everything else is text.",
+        show_default=False,
+    ),
+]
+Texts = Annotated[list[str] | None, typer.Option("--text", help="A text of the prompt; can be repeated.")]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option("--image", exists=True, dir_okay=False, help="A picture of the prompt; can be repeated."),
+]
+
+
+class PromptCommand(TyperCommand):
+    """A command that knows in which order ``--text`` and ``--image`` were given, which their lists don't tell."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments and note the order."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        ctx.meta[ORDER] = [parameter.name for parameter in order if parameter.name in ("text", "image")]
+        return super().parse_args(ctx, args)
+
+
+def read_prompt(
+    ctx: typer.Context, words: Sequence[str] | None, texts: Sequence[str] | None, images: Sequence[Path] | None
+) -> list[str | Path]:
+    """The prompt's parts: a str is text, a path a picture. Raises ``typer.BadParameter``."""
+    if words and (texts or images):
+        raise typer.BadParameter("give the prompt either as plain arguments or with --text and --image.")
+    if words:
+        return [_part(word) for word in words]
+    waiting: dict[str, Iterator[str | Path]] = {"text": iter(texts or ()), "image": iter(images or ())}
+    return [next(waiting[name]) for name in ctx.meta[ORDER]]
+
+
+def _part(word: str) -> str | Path:
+    kind, _ = mimetypes.guess_type(word, strict=False)
+    if kind is None or not kind.startswith("image/"):
+        return word
+    if Path(word).is_file():
+        return Path(word)
+    if " " in word:
+        return word  # a sentence that ends in a file's name
+    raise typer.BadParameter(f"there is no picture file {word!r}. (If it is meant as text: --text {word}.)")

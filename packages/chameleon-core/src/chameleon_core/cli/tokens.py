@@ -1,0 +1,95 @@
+"""``chameleon tokenize`` and ``chameleon detokenize``: documents to ids and back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ..documents import save_document
+from ..errors import FileFormatError
+from ..locate import resolve_folder
+from ..siblings import load_image_tokenizer, load_processor, text_package
+from .output import Writer
+from .prompt import Images, Model, PromptCommand, Texts, Words, read_prompt
+
+EXPECTED = "Expected ids, such as [0, 8197, 4, 8196], which `chameleon tokenize` writes."
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(cls=PromptCommand, no_args_is_help=True)(tokenize)
+    app.command(no_args_is_help=True)(detokenize)
+
+
+def tokenize(
+    ctx: typer.Context,
+    model: Model,
+    prompt: Words = None,
+    text: Texts = None,
+    image: Images = None,
+    document: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A document.json in place of texts and pictures."),
+    ] = None,
+    template: Annotated[str, typer.Option(help="The prompt's format: completion, chat or a plugin's.")] = "completion",
+) -> None:
+    """Write the ids of a document, as a JSON array, to stdout."""
+    parts: Any = read_prompt(ctx, prompt, text, image)
+    if document is not None and parts:
+        raise typer.BadParameter("give either a prompt or --document.")
+    folder = resolve_folder(model)
+    package = text_package()
+    if document is not None:
+        parts = package.document_from_json(document.read_bytes())
+    unread = [segment for segment in package.as_document(parts) if _is_unread(segment, package)]
+    with Console(stderr=True).status(f"loading {model}"):
+        image_tokenizer = load_image_tokenizer(folder, device="cpu") if unread else None
+        processor = load_processor(folder, image_tokenizer=image_tokenizer)
+    typer.echo(json.dumps(processor.encode(parts, template=template)))
+
+
+def detokenize(
+    model: Model,
+    ids: Annotated[Path, typer.Argument(metavar="IDS", help="A file with a JSON array of ids; - is stdin.")] = Path(
+        "-"
+    ),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", file_okay=False, help="Folder for document.json, document.md and the pictures."),
+    ] = None,
+) -> None:
+    """Write the document of ids to stdout, and with --output into a folder, its pictures drawn."""
+    row = _ids(ids)
+    folder = resolve_folder(model)
+    processor = load_processor(folder)
+    document = processor.decode_document(row)
+    if output is not None and any(isinstance(segment, text_package().Image) for segment in document):
+        with Console(stderr=True).status("drawing the pictures"):
+            drawer = load_processor(folder, image_tokenizer=load_image_tokenizer(folder, device="cpu"))
+            document = drawer.draw(document)
+    writer = Writer(output)
+    writer.write(document)
+    writer.end()
+    if output is not None:
+        save_document(document, output)
+
+
+def _is_unread(segment: Any, package: Any) -> bool:
+    return isinstance(segment, package.Image) and segment.codes is None and segment.image is not None
+
+
+def _ids(path: Path) -> list[int]:
+    """The ids in a file. Raises ``FileFormatError``."""
+    source = "stdin" if str(path) == "-" else str(path)
+    try:
+        data = json.loads(sys.stdin.read() if source == "stdin" else path.read_bytes())
+    except ValueError as error:
+        raise FileFormatError(f"{source} isn't JSON: {error}. {EXPECTED}") from error
+    if not isinstance(data, list) or not all(type(each) is int for each in data):
+        raise FileFormatError(f"{source} isn't a JSON array of whole numbers. {EXPECTED}")
+    return data
