@@ -62,9 +62,11 @@ class Row:
 
     @property
     def may_begin_image(self) -> bool:
-        """Whether a picture may begin here and still end within the limit."""
+        """Whether begin-image may come next: a picture that still ends within the limit, or the end of the row."""
         if self.layout is None or self.modality != "interleaved":
             return False
+        if self.layout.begin_image_id in self.stop_ids:
+            return True
         if self.max_images is not None and self.images_begun >= self.max_images:
             return False
         return self.limit - len(self.new_ids) >= self.layout.tokens_per_image + 2
@@ -72,7 +74,9 @@ class Row:
     def accept(self, token_id: int) -> None:
         """Append the next id and move on."""
         self.new_ids.append(token_id)
-        if self.codes_left:
+        if token_id in self.stop_ids:
+            self.finish_reason = "stop"
+        elif self.codes_left:
             self.codes_left -= 1
         elif self.codes_left == 0:
             self.codes_left = None
@@ -81,8 +85,6 @@ class Row:
         elif self.layout is not None and token_id == self.layout.begin_image_id:
             self.codes_left = self.layout.tokens_per_image
             self.images_begun += 1
-        elif token_id in self.stop_ids:
-            self.finish_reason = "stop"
         if self.finish_reason is None and len(self.new_ids) >= self.limit:
             self.finish_reason = "length"
 
@@ -141,6 +143,12 @@ def _codes_left(index: int, prompt: Sequence[int], layout: TokenLayout) -> int |
     begin = max((place for place, token_id in enumerate(prompt) if token_id == layout.begin_image_id), default=None)
     if begin is None or layout.end_image_id in prompt[begin:]:
         return None
+    strays = [token_id for token_id in prompt[begin + 1 :] if token_id not in layout.picture_ids]
+    if strays:
+        raise GenerationError(
+            f"row {index} ends inside a picture that holds ids {strays[:8]}, which are no picture codes; "
+            f"end it with end-image (id {layout.end_image_id})."
+        )
     left = layout.tokens_per_image - (len(prompt) - begin - 1)
     if left < 0:
         raise GenerationError(
