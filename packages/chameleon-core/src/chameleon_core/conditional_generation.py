@@ -167,7 +167,6 @@ class ChameleonForConditionalGeneration(nn.Module):
         loss = None if labels is None else _shifted_loss(logits_BTV, labels)
         return CausalOutput(logits_BTV, loss, output.hidden_states, output.attentions, output.cache)
 
-    @torch.inference_mode()
     def generate(
         self,
         input_ids: Tensor,
@@ -199,8 +198,8 @@ class ChameleonForConditionalGeneration(nn.Module):
         )
         padding = self.pad_token_id
         columns = [[padding if token_id is None else token_id for token_id in step.ids] for step in steps]
-        new_BT = torch.tensor(columns, dtype=torch.int64, device=input_ids.device).reshape(-1, len(input_ids)).T
-        return torch.cat((input_ids, new_BT), dim=1)
+        new_TB = torch.tensor(columns, dtype=torch.int64, device=input_ids.device).reshape(len(steps), len(input_ids))
+        return torch.cat((input_ids, new_TB.T), dim=1)
 
     def stream_ids(
         self,
@@ -268,6 +267,7 @@ class ChameleonForConditionalGeneration(nn.Module):
     def image_tokenizer(self, image_tokenizer: ImageTokenizerLike) -> None:
         self._image_tokenizer = image_tokenizer
 
+    @torch.no_grad()
     def insert_images(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
         """``input_ids`` [B, T] with the placeholders replaced by the ids of ``pixel_values`` [P, C, height, width]."""
         placeholder = self.layout.placeholder_id
