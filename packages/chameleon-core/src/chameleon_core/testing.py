@@ -8,7 +8,7 @@ Shapes: B batch, T length of the longest row.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -74,6 +74,24 @@ def make_model(
     """A model in eval mode whose weights come from ``randomize``."""
     model = ChameleonForConditionalGeneration(config or make_config(), attn_implementation=attn_implementation)
     return randomize(model, seed=seed).eval()
+
+
+@torch.no_grad()
+def make_scripted_model(following: Mapping[int, int], *, seed: int = 0) -> ChameleonForConditionalGeneration:
+    """A tiny model whose likeliest next id of text after ``id`` is ``following[id]``, whatever came before.
+
+    So a test can say which row of a batch begins a picture when. The codes of its pictures do depend on the context.
+    """
+    model = make_model(make_config(hidden_size=64), seed=seed)
+    # Each id has a dimension of its own, which the layers change a little and the output layer reads.
+    model.model.embed_tokens.weight.copy_(8 * torch.eye(64))
+    for name, weight in model.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weight.mul_(0.1)
+    model.lm_head.weight[model.layout.id_to_code_V < 0] = 0
+    for token_id, next_id in following.items():
+        model.lm_head.weight[next_id, token_id] = 10
+    return model
 
 
 @torch.no_grad()
