@@ -10,10 +10,11 @@ def main() -> None:
     try:
         from .app import app
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
+        library = (error.name or "").partition(".")[0]
+        if library not in ("typer", "rich"):
             raise
         sys.exit(
-            f"error: the command line needs {error.name}, which isn't installed. From the toolkit's folder: "
+            f"error: the command line needs {library}, which isn't installed. From the toolkit's folder: "
             'python -m pip install ./packages/chameleon-backends "./packages/chameleon-core[cli]"'
         )
     app()

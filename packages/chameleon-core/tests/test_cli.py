@@ -1,0 +1,265 @@
+"""The command line where no sibling package is installed: prompts, errors, the list of plugins, files."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from chameleon_core import save_document
+from chameleon_core.cli.app import app
+from chameleon_core.cli.output import Writer
+from chameleon_core.cli.prompt import PromptCommand, Texts, Words, read_prompt
+from chameleon_core.events import Event, Finished, ImageFinished, ImageProgress, ImageStarted, TextDelta
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    image: Any = None
+    codes: tuple[int, ...] | None = None
+
+
+class Picture:
+    def save(self, path: Path, **options: str) -> None:
+        path.write_text(options["format"])
+
+
+@pytest.fixture
+def without_siblings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("chameleon_vq", "chameleon_text"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.fixture
+def chameleon_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = SimpleNamespace(
+        Text=Text,
+        Image=Image,
+        document_to_json=lambda document: json.dumps([dataclasses.asdict(part) for part in document]),
+    )
+    monkeypatch.setitem(sys.modules, "chameleon_text", package)  # type: ignore[arg-type]
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "100"})
+
+
+# Prompts.
+
+
+def parts(*arguments: str) -> list[str | Path] | str:
+    """What a command reads of its prompt, or why it doesn't."""
+    read: list[list[str | Path]] = []
+    command = typer.Typer(add_completion=False)
+
+    @command.command(cls=PromptCommand)
+    def show(ctx: typer.Context, words: Words = None, text: Texts = None, image: Any = None) -> None:
+        read.append(read_prompt(ctx, words, text, image))
+
+    # Typer reads annotations when it builds the command, so the option is the one that the real commands have.
+    show.__annotations__["image"] = importlib.import_module("chameleon_core.cli.prompt").Images
+    result = CliRunner().invoke(command, list(arguments))
+    return read[0] if result.exit_code == 0 else result.stderr
+
+
+def test_texts_and_pictures_keep_the_order_in_which_they_were_given(tmp_path: Path) -> None:
+    first, second = tmp_path / "1.png", tmp_path / "2.png"
+    first.touch()
+    second.touch()
+    given = ["--image", str(first), "--text", "a", "--text", "b", "--image", str(second), "--text", "c"]
+    assert parts(*given) == [first, "a", "b", second, "c"]
+
+
+def test_an_argument_that_names_a_picture_file_is_the_picture(tmp_path: Path) -> None:
+    picture, other = tmp_path / "photo.jpg", tmp_path / "notes.txt"
+    picture.touch()
+    other.touch()
+    assert parts("What is this?", str(picture), str(other)) == ["What is this?", picture, str(other)]
+
+
+def test_a_picture_file_that_is_not_there_is_not_taken_for_text() -> None:
+    assert "no picture file 'missing.jpg'" in parts("missing.jpg")
+    assert parts("Describe missing.jpg") == ["Describe missing.jpg"]
+    assert parts("--text", "missing.jpg") == ["missing.jpg"]
+
+
+def test_the_two_ways_to_give_a_prompt_are_not_mixed() -> None:
+    assert "either as plain arguments or with --text" in parts("a", "--text", "b")
+
+
+# Errors.
+
+
+def test_an_unknown_model_is_one_line_on_stderr() -> None:
+    result = run("generate", "nowhere", "Hello")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: can't find the model 'nowhere'")
+    assert result.stderr.count("\n") == 1
+
+
+def test_debug_shows_where_an_error_came_from() -> None:
+    result = run("--debug", "generate", "nowhere", "Hello")
+    assert isinstance(result.exception, FileNotFoundError)
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chameleon_core.cli.plugins.PACKAGES", [None])
+    assert isinstance(run("plugins").exception, AttributeError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["generate", "folder", "Hello", "--modality", "image"], "--output"),
+        (["generate", "folder", "Hello", "--modality", "sound"], "interleaved"),
+        (["generate", "folder", "--image", "missing.png"], "missing.png"),
+        (["generate", "folder", "Hello", "--device", "toaster"], "toaster"),
+        (["generat"], "generate"),
+        (["tokenize", "folder", "--document", "missing.json"], "missing.json"),
+    ],
+)
+def test_wrong_usage_is_said_with_exit_code_2(arguments: list[str], said: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["tokenize", "{folder}", "Hello"], ["detokenize", "{folder}", "{folder}/ids.json"], ["demo"]]
+)
+@pytest.mark.usefixtures("without_siblings")
+def test_a_missing_sibling_is_named_with_its_install_line(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "ids.json").write_text("[1]")
+    result = run(*(argument.format(folder=tmp_path) for argument in arguments))
+    assert result.exit_code == 1
+    assert "pip install ./packages/chameleon-text" in result.stderr
+
+
+@pytest.mark.parametrize("content", ["[1, 2", "{}", "[1.5]", "[true]", '["1"]'])
+def test_a_file_without_ids_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "ids.json"
+    path.write_text(content)
+    result = run("detokenize", str(tmp_path), str(path))
+    assert result.exit_code == 1
+    assert f"{path} isn't" in result.stderr
+    assert "Expected ids" in result.stderr
+
+
+@pytest.mark.parametrize("library", ["typer", "rich"])
+def test_without_its_libraries_the_command_names_the_extra(library: str) -> None:
+    code = f"import sys; sys.modules[{library!r}] = None; from chameleon_core.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "chameleon-core[cli]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# The list of plugins.
+
+
+@pytest.mark.usefixtures("without_siblings")
+def test_plugins_are_listed_without_the_siblings() -> None:
+    result = run("plugins")
+    assert result.exit_code == 0
+    assert "sdpa" in result.stdout
+    assert "chameleon_core_checkpoint_formats" in result.stdout
+    assert "python -m pip install ./packages/chameleon-vq" in result.stdout
+
+
+@pytest.mark.usefixtures("without_siblings")
+def test_the_list_as_json_has_a_status_for_everything() -> None:
+    listed = json.loads(run("plugins", "--json").stdout)
+    status = {(each["package"], each["name"]): each["status"] for each in listed}
+    assert status["chameleon-vq", None] == "not installed"
+    assert status["chameleon-backends", "sdpa"] == "ready"
+    assert status["chameleon-core", "hf"] == "ready"
+    (hf,) = (each for each in listed if each["name"] == "hf")
+    assert hf["hook"] == "chameleon_core_checkpoint_formats"
+    assert hf["distribution"] == "chameleon-core"
+
+
+@pytest.fixture
+def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An installed distribution with a plugin that can't run here and one that can't be imported."""
+    info = tmp_path / "acme-0.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 0.2\n")
+    (info / "entry_points.txt").write_text("[chameleon_backends]\nbroken = acme_broken\nslow = acme_slow\n")
+    (tmp_path / "acme_broken.py").write_text("raise RuntimeError('no [kernel] library')\n")
+    (tmp_path / "acme_slow.py").write_text(
+        "from chameleon_backends import AttentionBackendSpec, hookimpl\n"
+        "@hookimpl\n"
+        "def chameleon_attention_backends():\n"
+        "    return [AttentionBackendSpec(name='slow', factory=dict, api_version=1, unsupported=lambda _: 'no GPU')]\n"
+    )
+    registry = importlib.import_module("chameleon_backends.registry").REGISTRY
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.reload()
+    yield
+    monkeypatch.undo()
+    registry.reload()
+
+
+@pytest.mark.usefixtures("acme", "without_siblings")
+def test_plugins_that_can_not_be_used_are_listed_with_the_reason() -> None:
+    result = run("plugins")
+    assert result.exit_code == 0
+    assert "can't run here: no GPU" in result.stdout
+    assert "RuntimeError: no [kernel] library" in result.stdout
+    status = {each["name"]: each for each in json.loads(run("plugins", "--json").stdout)}
+    assert status["slow"]["status"] == "can't run here"
+    assert status["broken"]["status"] == "quarantined"
+    assert status["broken"]["version"] == "0.2"
+
+
+# What is written.
+
+
+@pytest.mark.usefixtures("chameleon_text")
+def test_text_goes_to_stdout_and_pictures_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    picture = Picture()
+    events: list[Event] = [
+        TextDelta(0, "A pic"),
+        TextDelta(0, "ture:"),
+        ImageStarted(0, 2),
+        ImageProgress(0, 1, 2, None),
+        ImageProgress(0, 2, 2, None),
+        ImageFinished(0, picture, (1, 2)),  # type: ignore[arg-type]
+        Finished(0, "stop", []),
+    ]
+    writer = Writer(tmp_path)
+    assert writer.follow(events) == events[-1]
+    writer.end()
+    assert capsys.readouterr().out == f"A picture:\n![picture 1]({tmp_path / 'picture-1.png'})\n"
+
+
+@pytest.mark.usefixtures("chameleon_text")
+def test_a_saved_document_has_its_text_its_pictures_and_their_codes(tmp_path: Path) -> None:
+    document: list[Any] = [Text("One: "), Image(Picture(), (1, 2)), Text("two: "), Image(None, (3,))]
+    save_document(document, tmp_path)
+    assert (tmp_path / "picture-1.png").read_text() == "PNG"
+    assert {path.name for path in tmp_path.iterdir()} == {"document.json", "document.md", "picture-1.png"}
+    expected = "One: \n\n![picture 1](picture-1.png)\n\ntwo: \n\n[picture 2, of 1 codes]\n"
+    assert (tmp_path / "document.md").read_text() == expected
+    assert json.loads((tmp_path / "document.json").read_text()) == [
+        {"text": "One: "},
+        {"image": "picture-1.png", "codes": [1, 2]},
+        {"text": "two: "},
+        {"image": None, "codes": [3]},
+    ]

@@ -1,0 +1,123 @@
+"""The command line with all packages installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+from typer.testing import CliRunner
+
+from chameleon_core import Chameleon
+from chameleon_core.cli.app import app
+from chameleon_text import Image, Text, document_from_json
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "red.png"
+    PIL.Image.new("RGB", (20, 10), "red").save(path)
+    return path
+
+
+def run(*arguments: object, stdin: str | None = None) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin, env={"COLUMNS": "100"})
+
+
+def succeed(*arguments: object, stdin: str | None = None) -> str:
+    result = run(*arguments, stdin=stdin)
+    assert result.exit_code == 0, result.stderr
+    return str(result.stdout)
+
+
+def test_generated_text_is_what_the_pipeline_gives(folder: Path, chameleon: Chameleon) -> None:
+    (text,) = chameleon.generate("A cat ", max_new_tokens=10)
+    assert isinstance(text, Text)
+    assert succeed("generate", folder, "A cat ", "--max-new-tokens", 10) == text.text.rstrip("\n") + "\n"
+
+
+def test_a_generated_document_lies_in_its_folder(
+    folder: Path, chameleon: Chameleon, picture: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    options = ("--modality", "interleaved", "--max-new-tokens", 120, "--seed", 3)
+    printed = succeed("generate", folder, "A cat: ", picture, *options, "--output", output)
+    expected = chameleon.generate(
+        ["A cat: ", picture], modality="interleaved", max_new_tokens=120, seed=3, do_sample=True
+    )
+    written = document_from_json((output / "document.json").read_text())
+    assert [type(segment) for segment in written] == [type(segment) for segment in expected]
+    pictures = [segment for segment in expected if isinstance(segment, Image)]
+    assert [segment.codes for segment in written if isinstance(segment, Image)] == [each.codes for each in pictures]
+    for number, each in enumerate(pictures, start=1):
+        assert PIL.Image.open(output / f"picture-{number}.png").tobytes() == each.image.tobytes()
+        assert f"![picture {number}]({output / f'picture-{number}.png'})" in printed
+        assert f"![picture {number}](picture-{number}.png)" in (output / "document.md").read_text()
+
+
+def test_the_order_of_text_and_pictures_reaches_the_ids(folder: Path, chameleon: Chameleon, picture: Path) -> None:
+    printed = succeed("tokenize", folder, "--image", picture, "--text", "is red", "--image", picture)
+    assert json.loads(printed) == chameleon.processor.encode([picture, "is red", picture], template="completion")
+
+
+def test_the_chat_template_is_applied(folder: Path, chameleon: Chameleon) -> None:
+    printed = succeed("tokenize", folder, "Hello", "--template", "chat")
+    assert json.loads(printed) == chameleon.processor.encode("Hello", template="chat")
+
+
+def test_ids_become_the_document_again(folder: Path, picture: Path, tmp_path: Path) -> None:
+    ids = succeed("tokenize", folder, "A red one: ", picture, " and text.")
+    output = tmp_path / "out"
+    shown = succeed("detokenize", folder, "--output", output, stdin=ids)
+    assert shown == f"A red one: \n![picture 1]({output / 'picture-1.png'})\n and text.\n"
+    assert PIL.Image.open(output / "picture-1.png").getpixel((3, 3)) == (255, 0, 0)
+    assert succeed("tokenize", folder, "--document", output / "document.json") == ids
+
+
+def test_without_a_folder_pictures_are_counted(folder: Path, picture: Path, tmp_path: Path) -> None:
+    file = tmp_path / "ids.json"
+    file.write_text(succeed("tokenize", folder, picture))
+    assert succeed("detokenize", folder, file) == "[picture 1: 16 codes]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["Hello", "--max-new-tokens", 999], "the context holds 256"),
+        (["Hello", "--temperature", 0], "GenerationOptions.temperature"),
+        (["Hello", "--template", "caht"], "Did you mean 'chat'?"),
+        (["Hello", "--attention", "flsh"], "no attention backend named 'flsh'"),
+        (["Hello", "--dtype", "int8"], "dtype"),
+        (["--image", __file__], "is not a picture"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(arguments: list[object], said: str, folder: Path) -> None:
+    result = run("generate", folder, *arguments)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_id_without_a_name_is_refused(folder: Path) -> None:
+    result = run("detokenize", folder, stdin="[0, 99999]")
+    assert result.exit_code == 1
+    assert "id 99999 has no name" in result.stderr
+
+
+def test_plugins_of_every_package_are_listed() -> None:
+    listed = json.loads(succeed("plugins", "--json"))
+    names = {(each["hook"], each["name"]) for each in listed if each["status"] == "ready"}
+    assert names >= {
+        ("chameleon_vq_quantizers", "codebook"),
+        ("chameleon_text_segment_codecs", "image"),
+        ("chameleon_text_templates", "chat"),
+        ("chameleon_attention_backends", "sdpa"),
+        ("chameleon_core_checkpoint_formats", "hf"),
+    }
+    hooks = {each["hook"] for each in listed}
+    assert hooks >= {"chameleon_vq_pretrained", "chameleon_core_pretrained"}
