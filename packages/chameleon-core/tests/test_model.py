@@ -283,6 +283,17 @@ def test_a_cache_continues_where_it_stopped() -> None:
     assert torch.equal(states(model, prompt[:, 3:], mask, cache=again), last)
 
 
+def test_a_prompt_in_pieces_may_begin_with_pieces_that_are_padding_for_some_rows() -> None:
+    model = make()
+    prompt, mask = pad_rows([[40, 41, 42, 43], [44]])
+    cache = model.new_cache(2)
+    pieces = [states(model, prompt[:, [place]], mask[:, : place + 1], cache=cache) for place in range(4)]
+    assert cache.starts == (0, 3)
+    torch.testing.assert_close(
+        torch.cat(pieces, dim=1)[mask.bool()], states(model, prompt, mask)[mask.bool()], **ROUNDING
+    )
+
+
 def cache_of(model: ChameleonModel, rows: int, length: int = 2) -> KVCache:
     cache = model.new_cache(rows)
     states(model, torch.full((rows, length), 40), cache=cache)

@@ -32,7 +32,7 @@ class KVCache:
         return len(self.starts)
 
     def pad(self, starts: Sequence[int]) -> None:
-        """Say how many slots at the left of each lane are padding; before anything is stored."""
+        """Say how many slots at the left of each lane are padding; before anything of a lane's own is stored."""
         self.starts = tuple(starts)
 
     def update(self, layer: int, key_BTKD: Tensor, value_BTKD: Tensor) -> tuple[Tensor, Tensor]:

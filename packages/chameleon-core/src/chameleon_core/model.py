@@ -184,8 +184,8 @@ def _padding(
         )
     real_BS = attention_mask.bool()
     counts = real_BS.sum(dim=1).tolist()
-    # argmax finds the first True; an empty row has none and starts where it ends.
-    starts = real_BS.int().argmax(dim=1).tolist()
+    # argmax finds the first True; a row that has none is padding up to its end.
+    starts = real_BS.int().argmax(dim=1).masked_fill(~real_BS.any(dim=1), key_length).tolist()
     spans_BS = torch.arange(key_length, device=real_BS.device)[None]
     ends = [start + count for start, count in zip(starts, counts, strict=True)]
     first_B1, last_B1 = torch.tensor(starts).to(real_BS.device)[:, None], torch.tensor(ends).to(real_BS.device)[:, None]
@@ -195,8 +195,8 @@ def _padding(
     if cache is not None:
         if right_padded:
             raise ValueError("a cache needs padding on the left: new positions follow a row's last one.")
-        if cache.length == 0:
-            cache.pad(starts)
-        elif list(cache.starts) != starts:
+        # A row that was padding so far may start now, or later; one that has started doesn't move.
+        if [min(start, cache.length) for start in starts] != [min(start, cache.length) for start in cache.starts]:
             raise ValueError(f"attention_mask starts rows at {starts}, the cache was filled from {list(cache.starts)}.")
+        cache.pad(starts)
     return starts, (ends if right_padded else None)
