@@ -180,6 +180,13 @@ def test_a_checkpoint_of_another_model_is_refused_with_what_differs(tmp_path: Pa
     assert "model.layers.0.mlp.down_proj.weight [32, 48], expected [32, 40]" in message
 
 
+def test_a_damaged_description_of_a_run_is_named(tmp_path: Path) -> None:
+    for text in ("{}", '{"options": []}', '{"options": {}}'):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(FileFormatError, match=r"run\.json doesn't describe a run"):
+            Trainer(make_model(), documents(), OPTIONS, tmp_path)
+
+
 @pytest.mark.parametrize("pattern", ["weights-*", "state-*", "checkpoint.json"])
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, pattern: str) -> None:
     train(tmp_path)
@@ -190,12 +197,12 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, pattern: str) -> None:
 
 
 def test_the_log_has_a_line_a_step_and_measures_held_out_documents(tmp_path: Path) -> None:
-    options = OPTIONS.replace(log_every=2, evaluate_every=4)
+    options = OPTIONS.replace(log_every=2, evaluate_every=3)
     trainer = Trainer(make_model(), documents(), options, tmp_path, held_out=documents(3))
     progress = trainer.run(draw_curves=False).progress
     lines = read_log(tmp_path / "log.jsonl")
-    assert [line["step"] for line in lines] == [2, 4, 6, 8]
-    assert ["held_out_loss" in line for line in lines] == [False, True, False, True]
+    assert [line["step"] for line in lines] == [2, 3, 4, 6, 8]
+    assert ["held_out_loss" in line for line in lines] == [False, True, False, True, True]
     for line in lines:
         assert line["loss"] > 0
         assert line["z"] > 0

@@ -36,6 +36,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     """How long the steps took, in all processes one after the other that worked on the run."""
 
+    def after(self, num_tokens: int, seconds: float) -> Progress:
+        """The progress after one more step."""
+        return Progress(step=self.step + 1, num_tokens=self.num_tokens + num_tokens, seconds=self.seconds + seconds)
+
 
 class _Pointer(msgspec.Struct, frozen=True, kw_only=True):
     weights: str

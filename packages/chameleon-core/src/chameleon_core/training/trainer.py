@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .._files import read_json, write_json
 from ..conditional_generation import ChameleonForConditionalGeneration
-from ..errors import ConfigError
+from ..errors import ConfigError, FileFormatError
 from .bar import Advance, progress_bar
 from .checkpoint import Progress, load_checkpoint, save_checkpoint
 from .curves import plot_curves
@@ -136,22 +136,11 @@ class Trainer:
         with _mode(self.model, training=True), self._bar(progress.step, shown=show_progress) as advance:
             while progress.step < options.steps and not out_of_time:
                 report = self.step(progress.step)
-                progress = Progress(
-                    step=progress.step + 1,
-                    num_tokens=progress.num_tokens + report.num_tokens,
-                    seconds=progress.seconds + report.seconds,
-                )
-                finished = progress.step == options.steps
+                progress = progress.after(report.num_tokens, report.seconds)
+                self._log_step(report, progress.step, log, advance)
                 out_of_time = options.max_seconds is not None and time.monotonic() - began >= options.max_seconds
-                logs = finished or progress.step % options.log_every == 0
-                saves = finished or out_of_time or progress.step % options.save_every == 0
-                if logs or saves:
+                if out_of_time or self._due(progress.step, options.save_every):
                     _check_finite(report, progress.step)
-                if logs:
-                    entry = {"step": progress.step, **report.log_entry(), **self._measure_held_out(progress.step)}
-                    log.append(entry)
-                    advance(progress.step, f"loss {entry['loss']:.3f}, {entry['tokens_per_second']:.0f} tokens/s")
-                if saves:
                     save_checkpoint(self.folder / CHECKPOINT_FOLDER, self.model, self.optimizer, progress)
                 if self.on_step is not None:
                     self.on_step(progress.step)
@@ -217,13 +206,20 @@ class Trainer:
             sums: LossSums = self.objective(batch.to(device))
         return sums
 
-    def _measure_held_out(self, step: int) -> dict[str, Any]:
-        """The fields of a log line for the held-out documents, where they are due."""
-        every = self.options.evaluate_every
-        due = step == self.options.steps or (every > 0 and step % every == 0)
-        if self.held_out is None or not due:
-            return {}
-        return {f"held_out_{name}": value for name, value in asdict(self.evaluate(self.held_out)).items()}
+    def _log_step(self, report: StepReport, step: int, log: TrainingLog, advance: Advance) -> None:
+        held_out = self.held_out if self._due(step, self.options.evaluate_every) else None
+        if held_out is None and not self._due(step, self.options.log_every):
+            return
+        _check_finite(report, step)
+        entry = {"step": step, **report.log_entry()}
+        if held_out is not None:
+            entry |= {f"held_out_{name}": value for name, value in asdict(self.evaluate(held_out)).items()}
+        log.append(entry)
+        advance(step, f"loss {entry['loss']:.3f}, {entry['tokens_per_second']:.0f} tokens/s")
+
+    def _due(self, step: int, every: int) -> bool:
+        """Whether what comes every so many steps (0: never), and after the last, comes after this one."""
+        return step == self.options.steps or (every > 0 and step % every == 0)
 
     def _bar(self, steps_done: int, *, shown: bool) -> contextlib.AbstractContextManager[Advance]:
         if not shown:
@@ -236,7 +232,10 @@ def _claim_folder(folder: Path, options: TrainingOptions, num_documents: int) ->
     path = folder / RUN_FILE
     if path.exists():
         found = read_json(path)
-        before = TrainingOptions.from_dict(found.get("options", {}), source=str(path)).to_dict()
+        try:
+            before = TrainingOptions.from_dict(found["options"], source=str(path)).to_dict()
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FileFormatError(f"{path} doesn't describe a run: {error!r}. Remove it to start anew.") from error
         differing = {
             name: (before[name], value)
             for name, value in options.to_dict().items()
