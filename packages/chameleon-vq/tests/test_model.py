@@ -117,13 +117,40 @@ def test_the_norm_is_as_exact_channels_last_as_in_float64() -> None:
         torch.testing.assert_close(norm(hidden_BCHW), exact.float(), rtol=1e-6, atol=3e-6)
 
 
-def test_inference_gives_what_training_gives() -> None:
+def test_the_norm_of_a_flat_picture_is_its_bias_channels_last() -> None:
+    norm = GroupNorm(32)
+    torch.nn.init.ones_(norm.bias)
+    flat_BCHW = torch.linspace(-9, 9, 32).view(1, 32, 1, 1).expand(1, 32, 40, 40)
+    flat_BCHW = flat_BCHW.contiguous(memory_format=torch.channels_last)
+    # The deviation is that of eps, 1e-3: it multiplies the rounding of values up to 9.
+    torch.testing.assert_close(norm(flat_BCHW), torch.ones_like(flat_BCHW), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("record_gradient", [True, False])
+def test_both_memory_layouts_give_the_same_latents_and_pixels(record_gradient: bool) -> None:
     torch.manual_seed(0)
     model = ChameleonVQVAE(small()).eval()
     pixels_BCHW = torch.rand(2, 3, 8, 8) * 2 - 1
-    with torch.no_grad():
-        inference = model.encode(pixels_BCHW).latents_BDhw
-    torch.testing.assert_close(inference, model.encode(pixels_BCHW).latents_BDhw, rtol=1e-5, atol=1e-6)
+    with torch.set_grad_enabled(record_gradient):
+        expected = model(pixels_BCHW)
+        found = model(pixels_BCHW.contiguous(memory_format=torch.channels_last))
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(found.encoding.latents_BDhw, expected.encoding.latents_BDhw, **close)
+    torch.testing.assert_close(found.pixels_BCHW, expected.pixels_BCHW, **close)
+
+
+def test_the_norm_s_gradient_is_the_same_channels_last() -> None:
+    torch.manual_seed(0)
+    norm = GroupNorm(64)
+    hidden_BCHW = torch.randn(2, 64, 6, 5)
+    weights_BCHW = torch.randn(2, 64, 6, 5)
+
+    def gradients(layout: torch.memory_format) -> tuple[torch.Tensor, ...]:
+        leaf_BCHW = hidden_BCHW.contiguous(memory_format=layout).requires_grad_()
+        return torch.autograd.grad((norm(leaf_BCHW) * weights_BCHW).sum(), [leaf_BCHW, norm.weight, norm.bias])
+
+    for found, expected in zip(gradients(torch.channels_last), gradients(torch.contiguous_format), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_double_latent_s_first_half_is_quantized() -> None:

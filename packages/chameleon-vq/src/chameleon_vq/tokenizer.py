@@ -172,8 +172,8 @@ class ImageTokenizer:
             )
         self._check_resolution(*pixels_BCHW.shape[2:])
         weight = self.model.quant_conv.weight
-        codes = self.model.encode(pixels_BCHW.to(weight.device, weight.dtype)).codes_Bhw
-        return codes.flatten(1).cpu()
+        pixels_BCHW = pixels_BCHW.to(weight.device, weight.dtype, memory_format=_fastest_layout(weight.device))
+        return self.model.encode(pixels_BCHW).codes_Bhw.flatten(1).cpu()
 
     @torch.no_grad()
     def decode(
@@ -279,6 +279,10 @@ class ImageTokenizer:
         per_position = self.codes_per_position
         shape = (-1, height, width) if per_position == 1 else (-1, height, width, per_position)
         return codes_BN.view(shape)
+
+
+def _fastest_layout(device: torch.device) -> torch.memory_format:
+    return torch.channels_last if device.type == "cpu" else torch.preserve_format
 
 
 def _find(name_or_folder: str | os.PathLike[str]) -> Path:
