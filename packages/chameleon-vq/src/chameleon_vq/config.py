@@ -122,7 +122,7 @@ class ChameleonVQVAEConfig(Config, frozen=True, kw_only=True):
             if data[name] == default:
                 del data[name]
         data["attn_type"] = "vanilla" if self.has_attention else "none"
-        return data
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in data.items()}
 
 
 _EXTENSIONS: dict[str, Any] = {"out_channels": None, "beta": 0.25, "quantizer": "codebook", "quantizer_options": {}}

@@ -204,7 +204,7 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
             if data[name] == default:
                 del data[name]
         data["image_processor_type"] = "ChameleonImageProcessor"
-        return data
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in data.items()}
 
     def _pixels(self, picture: Picture) -> npt.NDArray[Any]:
         """One picture to [C, H, W]."""
