@@ -76,6 +76,17 @@ def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same(trains: tuple[boo
             torch.testing.assert_close(value.grad, gradient)
 
 
+def test_no_gradient_is_computed_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("the gradient of the logits was computed")
+
+    monkeypatch.setattr(Tensor, "scatter_add_", fail)
+    with torch.no_grad():
+        assert not target_loss(*tensors(), z_loss=0.1).total.requires_grad
+    with pytest.raises(AssertionError, match="gradient"):
+        target_loss(*tensors(), z_loss=0.1)
+
+
 def test_under_autocast_products_are_bfloat16_and_statistics_float32() -> None:
     hidden_PE, weight_VE, targets_P = tensors(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

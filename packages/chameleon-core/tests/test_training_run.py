@@ -164,7 +164,7 @@ def test_a_run_may_go_on_with_other_costs_but_not_as_another_run(tmp_path: Path)
     with pytest.raises(ConfigError, match=r"of another run: learning_rate was 0\.01, is 0\.5"):
         train(tmp_path, OPTIONS.replace(learning_rate=0.5))
     with pytest.raises(ConfigError, match="num_documents was 12, is 5"):
-        Trainer(make_model(), documents(5), OPTIONS, tmp_path)
+        Trainer(make_model(), documents(5), OPTIONS, tmp_path).run(draw_curves=False)
     train(tmp_path, OPTIONS.replace(save_every=1, micro_batch_size=5))
     assert read_log(tmp_path / "log.jsonl")[-1]["step"] == OPTIONS.steps
 
@@ -184,7 +184,7 @@ def test_a_damaged_description_of_a_run_is_named(tmp_path: Path) -> None:
     for text in ("{}", '{"options": []}', '{"options": {}}'):
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(FileFormatError, match=r"run\.json doesn't describe a run"):
-            Trainer(make_model(), documents(), OPTIONS, tmp_path)
+            train(tmp_path)
 
 
 @pytest.mark.parametrize("pattern", ["weights-*", "state-*", "checkpoint.json"])
@@ -262,6 +262,8 @@ def test_documents_without_any_target_are_refused(tmp_path: Path) -> None:
     masked = [TokenDocument("a", np.array([1, 2, 3]), np.zeros(3, dtype=np.bool_))]
     with pytest.raises(DatasetError, match="none of the 5 documents of a step has a target"):
         Trainer(make_model(), masked, OPTIONS, tmp_path).run(draw_curves=False)
+    with pytest.raises(DatasetError, match="none of the documents has a target"):
+        Trainer(make_model(), documents(), OPTIONS, tmp_path).evaluate(masked)
 
 
 def test_bfloat16_trains_float32_weights(tmp_path: Path) -> None:

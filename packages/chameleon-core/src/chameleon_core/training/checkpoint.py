@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import random
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, optimizer:
     """Save the parameters that train, the optimizer, the random generators and ``progress``, and drop the last save."""
     folder = Path(folder)
     # A name of its own even when a step is saved again: what the pointer names is never overwritten.
-    suffix = f"{progress.step:07d}-{random.SystemRandom().randrange(16**8):08x}"
+    suffix = f"{progress.step:07d}-{secrets.token_hex(4)}"
     pointer = _Pointer(weights=f"weights-{suffix}.safetensors", state=f"state-{suffix}.pt", progress=progress)
     with replacing(folder / pointer.weights) as temporary:
         safetensors.torch.save_file(

@@ -41,6 +41,9 @@ def target_loss(
     if torch.is_autocast_enabled(device_type):
         compute_dtype = torch.get_autocast_dtype(device_type)
     hidden_PE, weight_VE = hidden_PE.to(compute_dtype), weight_VE.to(compute_dtype)
+    if not torch.is_grad_enabled():
+        # Inside of a Function gradients are always off, so it couldn't tell that nobody wants its own.
+        hidden_PE, weight_VE = hidden_PE.detach(), weight_VE.detach()
     return TargetLoss(*_TargetLoss.apply(hidden_PE, weight_VE, targets_P, z_loss, chunk_size))  # type: ignore[no-untyped-call]
 
 

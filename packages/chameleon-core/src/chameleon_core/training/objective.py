@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..conditional_generation import IGNORED_LABEL, ChameleonForConditionalGeneration
 from ..errors import ConfigError
 from ..layers import DecoderLayer
+from .errors import DatasetError
 from .loss import target_loss
 from .options import TrainingOptions
 from .packing import Batch
@@ -59,8 +60,10 @@ class Losses:
 
     @classmethod
     def of(cls, sums: LossSums) -> Losses:
-        """The means behind the sums."""
+        """The means behind the sums. Raises ``DatasetError`` where there were no targets at all."""
         counts, totals = sums.num_targets_M.tolist(), sums.cross_entropy_M.tolist()
+        if not sum(counts):
+            raise DatasetError("none of the documents has a target: their masks are empty.")
         text_loss, picture_loss = (
             total / count if count else None for total, count in zip(totals, counts, strict=True)
         )

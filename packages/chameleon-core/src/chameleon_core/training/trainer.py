@@ -116,7 +116,6 @@ class Trainer:
         self.objective: nn.Module = torch.compile(objective) if options.compile else objective  # type: ignore[assignment]
         self.optimizer = build_optimizer(model, options)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        _claim_folder(self.folder, options, len(documents))
 
     def run(self, *, show_progress: bool = False, draw_curves: bool = True) -> TrainingResult:
         """Train to the last step, or until ``max_seconds`` have passed. Seeds torch's generators.
@@ -129,6 +128,7 @@ class Trainer:
                 import matplotlib  # noqa: F401
         began = time.monotonic()
         options = self.options
+        _claim_folder(self.folder, options, len(self.documents))
         torch.manual_seed(options.seed)
         progress = load_checkpoint(self.folder / CHECKPOINT_FOLDER, self.model, self.optimizer) or Progress()
         log = TrainingLog(self.folder / LOG_FILE, steps_done=progress.step)
