@@ -249,6 +249,23 @@ def test_text_goes_to_stdout_and_pictures_are_named(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == f"A picture:\n![picture 1]({tmp_path / 'picture-1.png'})\n"
 
 
+def test_a_picture_that_was_cut_off_is_named_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    events: list[Event] = [ImageStarted(0, 2), ImageProgress(0, 1, 2, None), Finished(0, "cancelled", [])]
+    Writer(tmp_path).follow(events)
+    assert capsys.readouterr().out == f"![picture 1]({tmp_path / 'picture-1.png'})\n"
+
+
+def test_control_characters_do_not_reach_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = [TextDelta(0, "\x1b[31mré\u3000d\t\x9b\n"), Finished(0, "stop", [])]
+    Writer(None).follow(events)
+    assert capsys.readouterr().out == "\x1b[31mré\u3000d\t\x9b\n"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    Writer(None).follow(events)
+    assert capsys.readouterr().out == "\ufffd[31mré\u3000d\t\ufffd\n"
+
+
 @pytest.mark.usefixtures("chameleon_text")
 def test_a_saved_document_has_its_text_its_pictures_and_their_codes(tmp_path: Path) -> None:
     document: list[Any] = [Text("One: "), Image(Picture(), (1, 2)), Text("two: "), Image(None, (3,))]

@@ -57,7 +57,7 @@ class Chameleon:
         self.processor = processor
         self.layout = model.layout
         _check_vocabularies(model, processor)
-        self._image_tokenizer = image_tokenizer or processor.image_tokenizer
+        self._image_tokenizer = processor.image_tokenizer if image_tokenizer is None else image_tokenizer
         if self._image_tokenizer is not None:
             self._check_image_tokenizer(self._image_tokenizer)
             model.image_tokenizer = self._image_tokenizer
@@ -195,9 +195,6 @@ class Chameleon:
                 f"preview_every must be a number of codes, 0 or None for no previews; got {preview_every}."
             )
         options = self._options(options, changes if modality is None else {"modality": modality, **changes})
-        if options.modality != "text":
-            # No picture at all, so that what can't draw says so now and not after the first picture's codes.
-            self.image_tokenizer.decode(torch.empty(0, self.layout.tokens_per_image, dtype=torch.int64))
         rows = self._encode(prompts, template, options)
         if not rows:
             return iter(())
@@ -235,7 +232,10 @@ class Chameleon:
         return options.replace(**changes) if changes else options
 
     def _encode(self, prompts: Sequence[Any], template: str, options: GenerationOptions) -> list[list[int]]:
-        """The ids of each prompt; all pictures that have no codes yet are read as one batch."""
+        """The ids of each prompt, once it is sure that they fit and that what may be asked for can be drawn.
+
+        All pictures that have no codes yet are read as one batch.
+        """
         text = text_package()
         documents = [text.as_document(prompt) for prompt in prompts]
         unread: list[tuple[list[Any], int]] = []
@@ -245,16 +245,21 @@ class Chameleon:
                     self._check_whole(row, len(segment.codes))
                 elif isinstance(segment, text.Image) and segment.image is not None:
                     unread.append((document, place))
-        if unread:
-            pictures = [document[place].image for document, place in unread]
-            # Any codes will do to see whether the prompts fit the context, which reading pictures should wait for.
-            for document, place in unread:
-                document[place] = text.Image(codes=(0,) * self.layout.tokens_per_image)
-            for row, document in enumerate(documents):
-                self._check_length(row, self.processor.encode(document, template=template), options)
-            codes_BN = self.image_tokenizer.encode(pictures)
-            for (document, place), codes in zip(unread, codes_BN.tolist(), strict=True):
-                document[place] = text.Image(codes=codes)
+        pictures = [document[place].image for document, place in unread]
+        # Any codes will do to see whether the prompts fit the context, which reading pictures should wait for.
+        for document, place in unread:
+            document[place] = text.Image(codes=(0,) * self.layout.tokens_per_image)
+        rows = [self.processor.encode(document, template=template) for document in documents]
+        for row, ids in enumerate(rows):
+            self._check_length(row, ids, options)
+        if options.modality != "text":
+            # No picture at all, so that what can't draw says so now and not after the first picture's codes.
+            self.image_tokenizer.decode(torch.empty(0, self.layout.tokens_per_image, dtype=torch.int64))
+        if not pictures:
+            return rows
+        codes_BN = self.image_tokenizer.encode(pictures)
+        for (document, place), codes in zip(unread, codes_BN.tolist(), strict=True):
+            document[place] = text.Image(codes=codes)
         return [self.processor.encode(document, template=template) for document in documents]
 
     def _check_length(self, row: int, ids: Sequence[int], options: GenerationOptions) -> None:

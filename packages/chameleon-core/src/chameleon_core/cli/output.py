@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from chameleon_text import Document
 
 
+# Unicode's control characters, without tab and line feed.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
 class Writer:
     """Writes a document as it comes: text and the places of pictures to stdout, a progress bar to stderr."""
 
@@ -26,6 +30,7 @@ class Writer:
         self._folder = folder
         self._pictures = 0
         self._at_line_start = True
+        self._drawing: int | None = None  # how many codes of a picture are there
         self._progress: Progress | None = None
         self._task = TaskID(0)
 
@@ -37,14 +42,15 @@ class Writer:
                     case TextDelta(text=text):
                         self._write(text)
                     case ImageStarted(num_codes=num_codes):
-                        self._pictures += 1
                         self._start_picture(num_codes)
-                    case ImageProgress(codes_done=done) if self._progress is not None:
-                        self._progress.update(self._task, completed=done)
-                    case ImageFinished(codes=codes):
-                        self._stop_progress()
-                        self._write_picture(len(codes))
+                    case ImageProgress(codes_done=done):
+                        self._drawing = done
+                        if self._progress is not None:
+                            self._progress.update(self._task, completed=done)
+                    case ImageFinished():
+                        self._finish_picture()
                     case Finished():
+                        self._finish_picture()  # one that was cut off
                         return event
         finally:
             self._stop_progress()
@@ -57,8 +63,7 @@ class Writer:
             if isinstance(segment, text.Text):
                 self._write(segment.text)
             elif isinstance(segment, text.Image):
-                self._pictures += 1
-                self._write_picture(len(segment.codes or ()))
+                self._write_picture(len(segment.codes or ()), is_saved=segment.image is not None)
 
     def end(self) -> None:
         """Leave the cursor at the beginning of a line."""
@@ -69,12 +74,13 @@ class Writer:
         self._at_line_start = text.endswith("\n")
         if sys.stdout.isatty():
             # A terminal obeys control characters, which a model may write by chance.
-            text = "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
-        typer.echo(text, nl=False)
+            text = _CONTROLS.sub("\ufffd", text)
+        sys.stdout.write(text)
         sys.stdout.flush()
 
     def _start_picture(self, num_codes: int) -> None:
         self.end()
+        self._drawing = 0
         console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -87,16 +93,23 @@ class Writer:
             disable=not console.is_terminal,
         )
         self._progress.start()
-        self._task = self._progress.add_task(f"picture {self._pictures}", total=num_codes)
+        self._task = self._progress.add_task(f"picture {self._pictures + 1}", total=num_codes)
 
     def _stop_progress(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
 
-    def _write_picture(self, num_codes: int) -> None:
+    def _finish_picture(self) -> None:
+        self._stop_progress()
+        if self._drawing is not None:
+            self._write_picture(self._drawing, is_saved=True)
+            self._drawing = None
+
+    def _write_picture(self, num_codes: int, *, is_saved: bool) -> None:
         self.end()
-        if self._folder is None:
-            self._write(f"[picture {self._pictures}: {num_codes} codes]\n")
-        else:
+        self._pictures += 1
+        if self._folder is not None and is_saved:
             self._write(f"![picture {self._pictures}]({self._folder / picture_name(self._pictures)})\n")
+        else:
+            self._write(f"[picture {self._pictures}: {num_codes} codes]\n")

@@ -96,9 +96,9 @@ class Report:
 def run_demo(folder: Path, *, resolution: int = 64, say: Callable[[str], None] = lambda step: None) -> Report:
     """Write a small model into a folder, load it, and take photographs and text through it; ``say`` hears each step."""
     say("making a model and saving it")
-    make_chameleon(resolution=resolution, context_length=4 * resolution**2 // 4 + 512).save_pretrained(
-        folder / "checkpoint"
-    )
+    # Four pictures, of a quarter as many codes as pixels each, and text.
+    context_length = resolution**2 + 512
+    make_chameleon(resolution=resolution, context_length=context_length).save_pretrained(folder / "checkpoint")
     say("loading it")
     chameleon = Chameleon.from_pretrained(folder / "checkpoint")
     photographs = load_photographs()
