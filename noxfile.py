@@ -21,7 +21,7 @@ PACKAGES = ("vq", "text", "backends", "core")
 # Every version that CI runs is pinned there, torch's CPU-sized 2.13.0 among them.
 PINNED = ("-c", "constraints.txt")
 # What a package's own tests need besides the package: its published strategies, and its command line.
-EXTRAS = {"vq": "testing,cli", "text": "testing", "backends": "testing", "core": "testing,cli"}
+EXTRAS = {"vq": "testing,cli", "text": "testing", "backends": "testing", "core": "testing,cli,train"}
 PYTEST = ("python", "-m", "pytest", "-q")
 # pytest's exit code where a marker selects nothing.
 NO_TESTS = 5
@@ -86,7 +86,7 @@ def integration(session: nox.Session) -> None:
 @nox.session
 def parity(session: nox.Session) -> None:
     """The same numbers as two independent implementations, transformers and diffusers. (4 minutes.)"""
-    install_workspace(session, "transformers", "diffusers")
+    install_workspace(session, "transformers", "diffusers", "peft")
     session.run(*PYTEST, "-m", "not slow", "tests/parity")
 
 
@@ -103,7 +103,7 @@ def demo(session: nox.Session) -> None:
 @nox.session(default=False)
 def slow(session: nox.Session) -> None:
     """The tests that are too slow for every change: the marker ``slow``."""
-    install_workspace(session, "transformers", "diffusers")
+    install_workspace(session, "transformers", "diffusers", "peft")
     for package in PACKAGES:
         session.run(*PYTEST, "-m", "slow", f"packages/chameleon-{package}/tests", success_codes=[0, NO_TESTS])
     session.run(*PYTEST, "-m", "slow", "tests", success_codes=[0, NO_TESTS])
@@ -112,6 +112,6 @@ def slow(session: nox.Session) -> None:
 @nox.session(default=False)
 def benchmarks(session: nox.Session) -> None:
     """Speed, ours and the peer's in one run: the scripts in benchmarks/."""
-    install_workspace(session, "transformers", "diffusers")
+    install_workspace(session, "transformers", "diffusers", "peft")
     for script in sorted(Path("benchmarks").glob("*.py")):
         session.run("python", str(script), *session.posargs)
