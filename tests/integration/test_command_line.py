@@ -14,8 +14,6 @@ from chameleon_core import Chameleon
 from chameleon_core.cli.app import app
 from chameleon_text import Image, Text, document_from_json
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:

@@ -12,8 +12,6 @@ from chameleon_core import Chameleon
 from chameleon_core.demo import make_image_tokenizer, run_demo
 from chameleon_text import document_from_json
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -21,8 +21,6 @@ from chameleon_core import (
 from chameleon_text import ChameleonProcessor, Document, Image, Text
 from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAE, ImageTokenizer, MissingDecoderError
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 INTERLEAVED = {"modality": "interleaved", "max_new_tokens": 120, "do_sample": True, "seed": 3}
 
 
