@@ -7,7 +7,7 @@ V vocabulary.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .cache import KVCache
 from .checkpoints import GENERATION_FILE, load_checkpoint, save_checkpoint
 from .config import ChameleonConfig
-from .errors import ConfigError, GenerationError
+from .errors import ConfigError
 from .generation import GenerationOptions, Step, TextDecoder, generate_ids
 from .layout import TokenLayout
 from .locate import resolve_folder
@@ -211,20 +211,12 @@ class ChameleonForConditionalGeneration(nn.Module):
         tokenizer: TextDecoder | None = None,
         should_stop: Callable[[], bool] | None = None,
         **changes: Any,
-    ) -> Iterator[Step]:
+    ) -> Generator[Step]:
         """The same as ``generate``, a step at a time: each row's new id, and why a row has ended once it has.
 
         Closing the iterator ends the work.
         """
-        options = options or self.generation_options
-        unknown = sorted(set(changes) - set(GenerationOptions.__struct_fields__))
-        if unknown:
-            raise GenerationError(
-                f"no generation option {', '.join(map(repr, unknown))}. "
-                f"Options: {', '.join(sorted(GenerationOptions.__struct_fields__))}."
-            )
-        if changes:
-            options = options.replace(**changes)
+        options = (options or self.generation_options).replace(**changes)
         if pixel_values is not None:
             input_ids = self.insert_images(input_ids, pixel_values)
         return generate_ids(self, input_ids, attention_mask, options, tokenizer=tokenizer, should_stop=should_stop)

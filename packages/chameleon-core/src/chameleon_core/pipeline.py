@@ -12,7 +12,7 @@ import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -194,7 +194,9 @@ class Chameleon:
             raise GenerationError(
                 f"preview_every must be a number of codes, 0 or None for no previews; got {preview_every}."
             )
-        options = self._options(options, changes if modality is None else {"modality": modality, **changes})
+        if modality is not None:
+            changes["modality"] = modality
+        options = (options or self.model.generation_options).replace(**changes)
         rows = self._encode(prompts, template, options)
         if not rows:
             return iter(())
@@ -220,16 +222,6 @@ class Chameleon:
             for row in range(len(rows))
         ]
         return _events(steps, readers)
-
-    def _options(self, options: GenerationOptions | None, changes: Mapping[str, Any]) -> GenerationOptions:
-        options = options or self.model.generation_options
-        unknown = sorted(set(changes) - set(GenerationOptions.__struct_fields__))
-        if unknown:
-            raise GenerationError(
-                f"no generation option {', '.join(map(repr, unknown))}. "
-                f"Options: {', '.join(sorted(GenerationOptions.__struct_fields__))}."
-            )
-        return options.replace(**changes) if changes else options
 
     def _encode(self, prompts: Sequence[Any], template: str, options: GenerationOptions) -> list[list[int]]:
         """The ids of each prompt, once it is sure that they fit and that what may be asked for can be drawn.
@@ -291,9 +283,9 @@ class Chameleon:
         return self.image_tokenizer.preview(torch.tensor(codes, dtype=torch.int64))
 
 
-def _events(steps: Iterator[Step], readers: Sequence[RowReader]) -> Iterator[Event]:
+def _events(steps: Generator[Step], readers: Sequence[RowReader]) -> Iterator[Event]:
     running = dict(enumerate(readers))
-    with contextlib.closing(cast(Generator[Step], steps)):
+    with contextlib.closing(steps):
         for step in steps:
             for row, reader in list(running.items()):
                 token_id, reason = step.ids[row], step.finish_reasons[row]

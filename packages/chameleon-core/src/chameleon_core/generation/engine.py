@@ -9,7 +9,7 @@ Shapes: L lanes, R rows that choose from the same kind of token, T prompt length
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -69,7 +69,7 @@ def generate_ids(
     *,
     tokenizer: TextDecoder | None = None,
     should_stop: Callable[[], bool] | None = None,
-) -> Iterator[Step]:
+) -> Generator[Step]:
     """Generate, a step at a time, until every row has ended or ``should_stop`` says so.
 
     Prompts and options are checked at once, before the first step is asked for.
@@ -118,7 +118,7 @@ class _Engine:
         self.seen_RV = self._seen() if options.repetition_penalty != 1 else None
 
     @torch.inference_mode()
-    def run(self) -> Iterator[Step]:
+    def run(self) -> Generator[Step]:
         self._admit([(Lane(row, row.prompt[-1]), row.prompt) for row in self.rows])
         self._guide([row for row in self.rows if row.wants_code])
         while self.lanes and not self.should_stop():
