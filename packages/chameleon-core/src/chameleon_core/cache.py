@@ -23,7 +23,8 @@ class KVCache:
         self.length = 0
         self.starts: tuple[int, ...] = (0,) * batch_size
         self.capacity = capacity
-        # One tensor [2, B, capacity, K, D] a layer; its dtype and device are those of the first keys.
+        # One tensor [2, B, K, capacity, D] a layer, so that a head's slots lie in one piece, as kernels read them. Its
+        # dtype and device are those of the first keys.
         self._layers: list[Tensor | None] = [None] * num_layers
 
     @property
@@ -39,9 +40,9 @@ class KVCache:
         """Store a layer's new keys and values and return all of them so far, as views ``key_BSKD, value_BSKD``."""
         end = self.length + key_BTKD.shape[1]
         stored = self._reserve(layer, end, key_BTKD)
-        stored[0, :, self.length : end] = key_BTKD
-        stored[1, :, self.length : end] = value_BTKD
-        return stored[0, :, :end], stored[1, :, :end]
+        stored[0, :, :, self.length : end] = key_BTKD.transpose(1, 2)
+        stored[1, :, :, self.length : end] = value_BTKD.transpose(1, 2)
+        return stored[0, :, :, :end].transpose(1, 2), stored[1, :, :, :end].transpose(1, 2)
 
     def advance(self, count: int) -> None:
         """Count ``count`` positions as stored, once every layer has stored them."""
@@ -56,7 +57,7 @@ class KVCache:
         self.capacity -= unused
         for layer, stored in enumerate(self._layers):
             if stored is not None:
-                self._layers[layer] = stored[:, list(lanes), unused:]
+                self._layers[layer] = stored[:, list(lanes), :, unused:]
 
     def extend(self, other: KVCache) -> None:
         """Append the lanes of another cache; the shorter of the two moves right, so that all end at one slot.
@@ -80,11 +81,12 @@ class KVCache:
         stored = self._layers[layer]
         if self.capacity < end:
             self.capacity = max(end, 2 * self.capacity)
-        if stored is None or stored.shape[2] < end:
+        if stored is None or stored.shape[3] < end:
             # Zeros, not whatever memory held: padding is masked, but a NaN times a weight of zero is a NaN.
-            grown = like_BTKD.new_zeros(2, like_BTKD.shape[0], self.capacity, *like_BTKD.shape[2:])
+            batch_size, _, heads, width = like_BTKD.shape
+            grown = like_BTKD.new_zeros(2, batch_size, heads, self.capacity, width)
             if stored is not None:
-                grown[:, :, : self.length] = stored[:, :, : self.length]
+                grown[:, :, :, : self.length] = stored[:, :, :, : self.length]
             self._layers[layer] = stored = grown
         return stored
 
@@ -97,10 +99,11 @@ def _join(parts: Sequence[tuple[Tensor | None, int, int]], length: int, capacity
     template = next((stored for stored, _, _ in parts if stored is not None), None)
     if template is None:
         return None
-    joined = template.new_zeros(2, sum(lanes for _, _, lanes in parts), capacity, *template.shape[3:])
+    heads, width = template.shape[2], template.shape[4]
+    joined = template.new_zeros(2, sum(lanes for _, _, lanes in parts), heads, capacity, width)
     lane = 0
     for stored, own_length, lanes in parts:
         if stored is not None:
-            joined[:, lane : lane + lanes, length - own_length : length] = stored[:, :, :own_length]
+            joined[:, lane : lane + lanes, :, length - own_length : length] = stored[:, :, :, :own_length]
         lane += lanes
     return joined

@@ -9,28 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chameleon_backends import AttentionBackend
+from chameleon_backends import AttentionBackend, WeightsBackend
 
 from .cache import KVCache
 from .config import ChameleonConfig
 from .rope import Rotation, rotate
 
 QK_NORM_EPSILON = 1e-5
-
-
-@runtime_checkable
-class WeightsBackend(AttentionBackend, Protocol):
-    """An attention backend that holds the weights at some time and can show them, as ``eager`` does."""
-
-    def weights(self, query_BTHD: Tensor, key_BSKD: Tensor, prepared: Any, *, scale: float) -> Tensor:
-        """The attention weights [B, H, T, S], before dropout."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from chameleon_backends import AttentionSpec, get_attention_backend
+from chameleon_backends import AttentionSpec, WeightsBackend, get_attention_backend
 
 from .cache import KVCache
 from .config import ChameleonConfig
-from .layers import DecoderLayer, Pass, RMSNorm, WeightsBackend
+from .layers import DecoderLayer, Pass, RMSNorm
 from .rope import rotation
 
 
