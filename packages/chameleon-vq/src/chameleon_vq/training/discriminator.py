@@ -1,0 +1,66 @@
+"""The patch discriminator and its weight, as published for VQGAN (arXiv 2012.09841, section 3.2).
+
+Shapes: B pictures, C channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MOST_CHANNELS = 8
+"""The widest layer has this many times the first one's channels (pix2pix)."""
+DELTA = 1e-6
+"""Keeps the adaptive weight finite (section 3.2, below equation 7)."""
+LARGEST_WEIGHT = 1e4
+"""Bounds the adaptive weight where the discriminator hardly answers (taming-transformers, ``vqperceptual.py``)."""
+
+
+class PatchDiscriminator(nn.Module):
+    """Says of each patch how real it looks: [B, C, H, W] to [B, 1, H', W'], high for real.
+
+    ``layers`` convolutions of stride 2, then two of stride 1 (Isola et al. 2017, arXiv 1611.07004). Instance norm takes
+    the place of batch norm, so that a picture's verdict doesn't depend on its company.
+    """
+
+    def __init__(self, in_channels: int = 3, *, channels: int = 64, layers: int = 3) -> None:
+        super().__init__()
+        modules: list[nn.Module] = [nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        width = channels
+        for i in range(1, layers + 1):
+            out_width = channels * min(2**i, MOST_CHANNELS)
+            modules += [
+                nn.Conv2d(width, out_width, 4, stride=2 if i < layers else 1, padding=1, bias=False),
+                nn.InstanceNorm2d(out_width, affine=True),
+                nn.LeakyReLU(0.2),
+            ]
+            width = out_width
+        modules.append(nn.Conv2d(width, 1, 4, padding=1))
+        self.patches = nn.Sequential(*modules)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, 1, H', W']."""
+        return self.patches(pixels_BCHW)
+
+
+def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """What the discriminator minimises: real patches above 1, drawn ones below −1. A scalar."""
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+
+def adaptive_weight(reconstruction_loss: Tensor, generator_loss: Tensor, last_layer: Tensor) -> Tensor:
+    """The factor that makes the discriminator pull on the decoder's last layer as hard as the reconstruction does.
+
+    Equation 7: the norm of the reconstruction loss' gradient over that of the generator loss', both with respect to
+    the weights ``last_layer``. A scalar without a gradient.
+    """
+    (of_reconstruction,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
+    (of_generator,) = torch.autograd.grad(generator_loss, last_layer, retain_graph=True)
+    weight = of_reconstruction.norm() / (of_generator.norm() + DELTA)
+    return weight.clamp(max=LARGEST_WEIGHT).detach()

@@ -1,0 +1,324 @@
+"""Training the VQ-VAE. One step reads top to bottom in ``VQTrainer._step``.
+
+Shapes: B pictures, C channels, H W pixels, h w latent grid, D width of a latent, P positions, N codes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ChameleonVQError, ConfigError
+from ..model import ChameleonVQVAE, VQReconstruction
+from .checkpoints import LOG, RunLog, load_checkpoint, save_checkpoint
+from .codebooks import can_restart, kmeans, restart, sample
+from .discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
+from .metrics import codebook_figures, measure
+from .options import TrainingOptions
+from .pictures import Order, PictureSource, random_for
+from .progress import progress_bar
+
+# What may differ between a checkpoint's options and a run's: it changes no weight.
+CADENCES = ("log_every", "validate_every", "checkpoint_every")
+
+
+class DivergedError(ChameleonVQError, ArithmeticError):
+    """The loss is no number any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """The terms of one step, scalars; ``reconstruction`` sums those that compare pictures."""
+
+    l1: Tensor
+    l2: Tensor
+    perceptual: Tensor
+    reconstruction: Tensor
+
+
+class VQTrainer:
+    """Trains a ``ChameleonVQVAE`` in place.
+
+    ``folder`` receives ``checkpoint.pt`` and ``log.jsonl``; without one nothing is written. ``perceptual`` is any
+    module of two batches of pixels, drawn and real, that gives a loss (its mean is taken); its weights stay as they
+    are. A trainer whose folder has a checkpoint goes on from there, and ends with the same weights to the bit as a run
+    that was never interrupted (``options.minutes`` unset, same machine, same number of threads).
+    """
+
+    def __init__(
+        self,
+        model: ChameleonVQVAE,
+        options: TrainingOptions,
+        *,
+        folder: str | Path | None = None,
+        perceptual: nn.Module | None = None,
+    ) -> None:
+        if model.decoder is None:
+            raise ConfigError("a model without a decoder can't be trained: make it with_decoder=True.")
+        self.model = model
+        self.options = options
+        self.folder = None if folder is None else Path(folder)
+        self.perceptual = None if perceptual is None else perceptual.eval().requires_grad_(False)
+        self.last_layer = model.decoder.conv_out.weight
+        self.device = self.last_layer.device
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, options.learning_rate, betas=options.betas, weight_decay=options.weight_decay
+        )
+        self.discriminator: PatchDiscriminator | None = None
+        self.discriminator_optimizer: torch.optim.Optimizer | None = None
+        if options.discriminator_weight:
+            self.discriminator = PatchDiscriminator(
+                model.config.picture_channels,
+                channels=options.discriminator_channels,
+                layers=options.discriminator_layers,
+            ).to(self.device)
+            self.discriminator_optimizer = torch.optim.AdamW(
+                self.discriminator.parameters(), options.discriminator_learning_rate, betas=options.betas
+            )
+        self.step = 0
+        self.seconds = 0.0
+        # How often each code was chosen since the last revival.
+        self.usage_N = torch.zeros(model.quantize.num_codes, dtype=torch.int64, device=self.device)
+
+    def fit(self, pictures: PictureSource, *, validation_NCHW: Tensor | None = None) -> list[dict[str, Any]]:
+        """Train until the options say that it's done; give the run's records, as ``log.jsonl`` has them.
+
+        ``validation_NCHW``: pixels in −1…1 that ``validate_every`` measures.
+        """
+        options = self.options
+        self._resume()
+        log = RunLog(None if self.folder is None else self.folder / LOG, step=self.step)
+        order = Order(len(pictures), options.batch_size, options.seed)
+        before, started = self.seconds, time.monotonic()
+        saved = self.step
+        self.model.train()
+        with progress_bar("training", self._progress) as show:
+            while self._progress() < 1:
+                if self.step == options.continuous_steps and options.kmeans_pictures:
+                    self._place_entries(pictures)
+                random = random_for(options.seed, "augment", self.step)
+                pixels_BCHW = pictures.pixels(order.indices(self.step), random).to(self.device)
+                record = self._step(pixels_BCHW)
+                self.step += 1
+                self.seconds = before + time.monotonic() - started
+                ends = self._progress() >= 1
+                record = {"step": self.step, "seconds": round(self.seconds, 1), **record}
+                if self._is_due(options.log_every, ends):
+                    log.write(record)
+                    show(f"loss {record['loss']:.4f}, {record['psnr']:.2f} dB")
+                if validation_NCHW is not None and self._is_due(options.validate_every, ends):
+                    quality = measure(self.model, validation_NCHW.to(self.device), batch_size=options.batch_size)
+                    log.write({"step": self.step, "validation": asdict(quality)})
+                if self._is_due(options.checkpoint_every, ends):
+                    self._save()
+                    saved = self.step
+        if saved != self.step:
+            self._save()
+        self.model.eval()
+        return log.records
+
+    def _step(self, pixels_BCHW: Tensor) -> dict[str, Any]:
+        """One update of model and discriminator: the record of what it found."""
+        options = self.options
+        learning_rate = self._set_learning_rates()
+        quantizes = self.step >= options.continuous_steps
+        with self._precision():
+            drawn = self._reconstruct(pixels_BCHW, quantizes=quantizes)
+            losses = self._losses(drawn.pixels_BCHW.float(), pixels_BCHW)
+            loss = losses.reconstruction
+            if quantizes:
+                loss = loss + options.quantizer_weight * drawn.encoding.loss.float()
+            record: dict[str, Any] = {}
+            if self._is_adversarial:
+                generator, weight = self._generator_loss(drawn.pixels_BCHW, losses.reconstruction)
+                loss = loss + options.discriminator_weight * weight * generator
+                record |= {"generator": generator.item(), "adaptive_weight": weight.item()}
+        if not torch.isfinite(loss):
+            raise DivergedError(
+                f"the loss of step {self.step} is {loss.item()}. Lower learning_rate or clip_norm; the last checkpoint "
+                "is from before."
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = self._clip(self.parameters)
+        self.optimizer.step()
+        if self._is_adversarial:
+            record["discriminator"] = self._train_discriminator(pixels_BCHW, drawn.pixels_BCHW.detach()).item()
+        if quantizes:
+            self.usage_N += drawn.encoding.usage
+            record |= self._revive(drawn.encoding.latents_BDhw)
+        values = {
+            "loss": loss.item(),
+            "l1": losses.l1.item(),
+            "l2": losses.l2.item(),
+            "psnr": -10 * math.log10(max(losses.l2.item(), 1e-10) / 4),
+            "learning_rate": learning_rate,
+            "gradient_norm": norm.item(),
+        }
+        if self.perceptual is not None:
+            values["perceptual"] = losses.perceptual.item()
+        if quantizes:
+            values["quantizer"] = drawn.encoding.loss.item()
+        return values | record
+
+    def _reconstruct(self, pixels_BCHW: Tensor, *, quantizes: bool) -> VQReconstruction:
+        if quantizes:
+            return self.model(pixels_BCHW)
+        # The quantizer must not see, nor follow, latents that it isn't to replace.
+        self.model.quantize.eval()  # type: ignore[attr-defined]  # every quantizer is a module
+        encoding = self.model.encode(pixels_BCHW)
+        self.model.quantize.train()  # type: ignore[attr-defined]
+        return VQReconstruction(self.model.decode_latents(encoding.latents_BDhw), encoding)
+
+    def _losses(self, drawn_BCHW: Tensor, pixels_BCHW: Tensor) -> Losses:
+        options = self.options
+        l1 = F.l1_loss(drawn_BCHW, pixels_BCHW)
+        l2 = F.mse_loss(drawn_BCHW, pixels_BCHW)
+        perceptual = l1.new_zeros(())
+        if self.perceptual is not None:
+            perceptual = self.perceptual(drawn_BCHW, pixels_BCHW).mean()
+        total = options.l1_weight * l1 + options.l2_weight * l2 + options.perceptual_weight * perceptual
+        return Losses(l1, l2, perceptual, total)
+
+    @property
+    def _is_adversarial(self) -> bool:
+        return self.discriminator is not None and self.step >= self.options.discriminator_start
+
+    def _generator_loss(self, drawn_BCHW: Tensor, reconstruction_loss: Tensor) -> tuple[Tensor, Tensor]:
+        """What the discriminator says of the drawn pictures, as a loss, and its adaptive weight."""
+        assert self.discriminator is not None  # asked by _is_adversarial
+        generator = -self.discriminator(drawn_BCHW).float().mean()
+        return generator, adaptive_weight(reconstruction_loss, generator, self.last_layer)
+
+    def _train_discriminator(self, real_BCHW: Tensor, drawn_BCHW: Tensor) -> Tensor:
+        assert self.discriminator is not None  # asked by _is_adversarial
+        assert self.discriminator_optimizer is not None
+        with self._precision():
+            loss = hinge_loss(self.discriminator(real_BCHW).float(), self.discriminator(drawn_BCHW).float())
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._clip(self.discriminator.parameters())
+        self.discriminator_optimizer.step()
+        return loss.detach()
+
+    def _clip(self, parameters: Iterator[nn.Parameter] | Sequence[nn.Parameter]) -> Tensor:
+        return nn.utils.clip_grad_norm_(parameters, self.options.clip_norm or math.inf)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16")
+
+    def _progress(self) -> float:
+        """How much of the run is behind: 0…1."""
+        of_steps = self.step / self.options.steps
+        of_time = 0.0 if self.options.minutes is None else self.seconds / 60 / self.options.minutes
+        return min(1.0, max(of_steps, of_time))
+
+    def _set_learning_rates(self) -> float:
+        """Linear warm-up times a cosine of the progress; the generator's rate is given."""
+        options = self.options
+        warmth = min(1.0, (self.step + 1) / max(1, options.warmup_steps))
+        cosine = (1 + math.cos(math.pi * self._progress())) / 2
+        floor = options.final_learning_rate / options.learning_rate
+        factor = warmth * (floor + (1 - floor) * cosine)
+        for group in self.optimizer.param_groups:
+            group["lr"] = options.learning_rate * factor
+        if self.discriminator_optimizer is not None:
+            for group in self.discriminator_optimizer.param_groups:
+                group["lr"] = options.discriminator_learning_rate * factor
+        return options.learning_rate * factor
+
+    @torch.no_grad()
+    def _place_entries(self, pictures: PictureSource) -> None:
+        """K-means over the latents of pictures that are drawn as the batches are."""
+        quantizer = self.model.quantize
+        if not can_restart(quantizer):
+            return
+        options = self.options
+        random = random_for(options.seed, "codebook", self.step)
+        latents = []
+        self.model.eval()
+        for _ in range(max(1, math.ceil(options.kmeans_pictures / options.batch_size))):
+            indices = random.integers(len(pictures), size=options.batch_size).tolist()
+            encoding = self.model.encode(pictures.pixels(indices, random).to(self.device))
+            latents.append(_positions(encoding.latents_BDhw))
+        self.model.train()
+        entries_ND = kmeans(torch.cat(latents), quantizer.num_codes, random)
+        restart(quantizer, torch.arange(quantizer.num_codes, device=self.device), entries_ND, self.optimizer)
+
+    def _revive(self, latents_BDhw: Tensor) -> dict[str, Any]:
+        """Every ``revive_every`` steps: the codebook's figures since, and new entries for codes without use."""
+        options = self.options
+        if not options.revive_every or (self.step + 1) % options.revive_every:
+            return {}
+        usage, perplexity = codebook_figures(self.usage_N)
+        dead_M = (self.usage_N == 0).nonzero().flatten()
+        self.usage_N.zero_()
+        if len(dead_M) and self._progress() <= options.revive_until and can_restart(self.model.quantize):
+            random = random_for(options.seed, "codebook", self.step)
+            entries_MD = sample(_positions(latents_BDhw.detach()), len(dead_M), random)
+            restart(self.model.quantize, dead_M, entries_MD, self.optimizer)
+        return {"codebook_usage": usage, "perplexity": perplexity}
+
+    def _is_due(self, every: int, ends: bool) -> bool:
+        return ends or (every > 0 and self.step % every == 0)
+
+    def _save(self) -> None:
+        if self.folder is None:
+            return
+        state: dict[str, Any] = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "options": self.options.to_dict(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "usage": self.usage_N,
+            "random": {"cpu": torch.get_rng_state()},
+        }
+        if self.device.type == "cuda":
+            state["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.discriminator is not None and self.discriminator_optimizer is not None:
+            state["discriminator"] = self.discriminator.state_dict()
+            state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
+        save_checkpoint(self.folder, state)
+
+    def _resume(self) -> None:
+        state = None if self.folder is None else load_checkpoint(self.folder)
+        if state is None:
+            return
+        mine, theirs = _plain(self.options.to_dict()), _plain(state["options"])
+        changed = [key for key in mine if key not in CADENCES and mine[key] != theirs.get(key)]
+        if changed:
+            raise ConfigError(
+                f"{self.folder} has a run with other options: "
+                + ", ".join(f"{key} {theirs.get(key)!r}, now {mine[key]!r}" for key in changed)
+                + ". Go on with its options, or train into another folder."
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.discriminator is not None and self.discriminator_optimizer is not None:
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        self.usage_N = state["usage"].to(self.device)
+        self.step, self.seconds = state["step"], state["seconds"]
+        torch.set_rng_state(state["random"]["cpu"])
+        if "cuda" in state["random"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
+
+
+def _positions(latents_BDhw: Tensor) -> Tensor:
+    """[B, D, h, w] to float32 [P, D]."""
+    return latents_BDhw.float().permute(0, 2, 3, 1).reshape(-1, latents_BDhw.shape[1])
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as they compare, whether they have been on disk or not."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}

@@ -1,0 +1,335 @@
+"""A training run: it learns, it is logged, and interrupted it ends with the same weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from chameleon_vq import ChameleonVQVAE, ChameleonVQVAEConfig, ConfigError, FileFormatError, ImageError
+from chameleon_vq.training import (
+    DivergedError,
+    TensorPictures,
+    TrainingOptions,
+    VQTrainer,
+    initialize,
+    measure,
+    plot_curves,
+    read_log,
+    with_plain_codebook,
+)
+
+CONFIG = ChameleonVQVAEConfig(
+    resolution=16,
+    base_channels=32,
+    channel_multiplier=(1, 1, 1),
+    num_res_blocks=1,
+    latent_channels=8,
+    embed_dim=4,
+    num_embeddings=32,
+    attn_type="none",
+    quantizer="ema",
+)
+OPTIONS = TrainingOptions(
+    steps=12,
+    batch_size=4,
+    learning_rate=1e-3,
+    warmup_steps=2,
+    continuous_steps=2,
+    kmeans_pictures=8,
+    revive_every=3,
+    log_every=1,
+    validate_every=6,
+    checkpoint_every=5,
+)
+
+
+def make_model(**changes: Any) -> ChameleonVQVAE:
+    torch.manual_seed(0)
+    model = ChameleonVQVAE(CONFIG.replace(**changes))
+    initialize(model)
+    return model
+
+
+@pytest.fixture
+def pixels_NCHW() -> Tensor:
+    """Ten pictures of two colours each, split at a place of their own."""
+    random = np.random.default_rng(0)
+    pictures_NHWC = np.empty((10, 16, 16, 3), np.float32)
+    for picture_HWC in pictures_NHWC:
+        picture_HWC[:] = random.uniform(-1, 1, 3)
+        picture_HWC[:, random.integers(4, 12) :] = random.uniform(-1, 1, 3)
+    return torch.from_numpy(pictures_NHWC).permute(0, 3, 1, 2).contiguous()
+
+
+@pytest.fixture
+def pictures(pixels_NCHW: Tensor) -> TensorPictures:
+    return TensorPictures(pixels_NCHW, mirror=True)
+
+
+class KilledError(Exception):
+    """Stands for whatever ends a process."""
+
+
+class Killing:
+    """Pictures that are gone at one step."""
+
+    def __init__(self, pictures: TensorPictures, at: int) -> None:
+        self._pictures = pictures
+        self._batches_left = at
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def pixels(self, indices: Sequence[int], random: np.random.Generator) -> Tensor:
+        if not self._batches_left:
+            raise KilledError
+        self._batches_left -= 1
+        return self._pictures.pixels(indices, random)
+
+
+RUNS = {
+    "ema": ({}, {}),
+    "gradient": ({"quantizer": "codebook"}, {}),
+    "dropout": ({"dropout": 0.2}, {}),
+    "discriminator": (
+        {},
+        {"discriminator_weight": 0.5, "discriminator_start": 4, "discriminator_channels": 8, "discriminator_layers": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "options"), RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize("killed_after", [6, 11])
+def test_a_run_that_was_killed_ends_with_the_same_weights(
+    config: dict[str, Any], options: dict[str, Any], killed_after: int, pictures: TensorPictures, tmp_path: Path
+) -> None:
+    settings = OPTIONS.replace(**options)
+    whole = make_model(**config)
+    VQTrainer(whole, settings, folder=tmp_path / "whole").fit(pictures)
+
+    batches_for_kmeans = 2
+    with pytest.raises(KilledError):
+        VQTrainer(make_model(**config), settings, folder=tmp_path / "killed").fit(
+            Killing(pictures, killed_after + batches_for_kmeans)
+        )
+    resumed = make_model(**config)
+    with torch.no_grad():
+        resumed.quant_conv.weight.zero_()  # what it starts from must not matter
+    VQTrainer(resumed, settings, folder=tmp_path / "killed").fit(pictures)
+
+    for (name, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    logs = [read_log(tmp_path / run / "log.jsonl") for run in ("whole", "killed")]
+    for record in logs[0] + logs[1]:
+        record.pop("seconds")
+    assert logs[0] == logs[1]
+
+
+def test_a_run_that_is_over_is_not_run_again(pictures: TensorPictures, tmp_path: Path) -> None:
+    records = VQTrainer(make_model(), OPTIONS, folder=tmp_path).fit(pictures)
+    model = make_model()
+    assert VQTrainer(model, OPTIONS, folder=tmp_path).fit(Killing(pictures, 0)) == records
+    assert not torch.equal(model.quant_conv.weight, make_model().quant_conv.weight)
+
+
+def test_training_makes_the_pictures_more_alike(pictures: TensorPictures, pixels_NCHW: Tensor) -> None:
+    model = make_model()
+    before = measure(model, pixels_NCHW)
+    VQTrainer(model, OPTIONS.replace(steps=40, learning_rate=3e-3)).fit(pictures)
+    after = measure(model, pixels_NCHW)
+    assert after.psnr > before.psnr + 3
+    assert after.ssim > before.ssim
+
+
+def test_records_hold_the_figures(pictures: TensorPictures, pixels_NCHW: Tensor, tmp_path: Path) -> None:
+    records = VQTrainer(make_model(), OPTIONS, folder=tmp_path).fit(pictures, validation_NCHW=pixels_NCHW)
+    assert records == [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    steps = [record for record in records if "loss" in record]
+    assert [record["step"] for record in steps] == list(range(1, 13))
+    assert all({"l1", "l2", "psnr", "learning_rate", "gradient_norm", "seconds"} <= set(record) for record in steps)
+    assert [record["step"] for record in records if "perplexity" in record] == [3, 6, 9, 12]
+    validated = [record for record in records if "validation" in record]
+    assert [record["step"] for record in validated] == [6, 12]
+    assert set(validated[0]["validation"]) == {"psnr", "ssim", "codebook_usage", "perplexity"}
+
+
+def test_the_curves_are_a_png(pictures: TensorPictures, pixels_NCHW: Tensor, tmp_path: Path) -> None:
+    records = VQTrainer(make_model(), OPTIONS).fit(pictures, validation_NCHW=pixels_NCHW)
+    plot_curves(records, tmp_path / "curves.png", title="A run")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ConfigError, match="no records to plot"):
+        plot_curves([], tmp_path / "curves.png")
+
+
+def test_the_schedule_warms_up_and_ends_low(pictures: TensorPictures) -> None:
+    options = OPTIONS.replace(steps=10, learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=4)
+    records = VQTrainer(make_model(), options).fit(pictures)
+    rates = [record["learning_rate"] for record in records]
+    cosine = [(1e-4 + 9e-4 * (1 + np.cos(np.pi * step / 10)) / 2) for step in range(10)]
+    assert rates == pytest.approx([cosine[0] / 4, cosine[1] / 2, cosine[2] * 3 / 4, *cosine[3:]])
+
+
+def test_a_run_ends_when_its_time_is_over(pictures: TensorPictures, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 15))
+    monkeypatch.setattr("chameleon_vq.training.trainer.time.monotonic", lambda: next(clock))
+    records = VQTrainer(make_model(), OPTIONS.replace(steps=1000, minutes=1.0, warmup_steps=0)).fit(pictures)
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    assert [record["learning_rate"] / 1e-3 for record in records] == pytest.approx([1, 0.8536, 0.5, 0.1464], abs=1e-4)
+
+
+def test_the_gradient_is_clipped(pictures: TensorPictures) -> None:
+    model = make_model()
+    trainer = VQTrainer(model, OPTIONS.replace(steps=1, warmup_steps=1, clip_norm=0.01, continuous_steps=0))
+    [record] = trainer.fit(pictures)
+    assert record["gradient_norm"] > 0.01
+    norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    assert norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_codes_that_nothing_chooses_are_revived(pictures: TensorPictures) -> None:
+    model = make_model()
+    trainer = VQTrainer(model, OPTIONS.replace(steps=4, continuous_steps=0, kmeans_pictures=0, revive_every=4))
+    model.quantize.restart(torch.arange(31), torch.full((31, 4), 1e6))  # type: ignore[attr-defined]
+    [*_, last] = trainer.fit(pictures)
+    assert last["codebook_usage"] == 1 / 32
+    assert model.quantize.embedding.weight.abs().max() < 1e3  # type: ignore[attr-defined]
+    assert not trainer.usage_N.any()
+
+
+def test_no_code_is_revived_late_in_the_run(pictures: TensorPictures) -> None:
+    model = make_model()
+    options = OPTIONS.replace(steps=4, continuous_steps=0, kmeans_pictures=0, revive_every=4, revive_until=0.5)
+    model.quantize.restart(torch.arange(31), torch.full((31, 4), 1e6))  # type: ignore[attr-defined]
+    VQTrainer(model, options).fit(pictures)
+    assert model.quantize.embedding.weight.abs().max() > 1e3  # type: ignore[attr-defined]
+
+
+def test_while_latents_are_continuous_the_codebook_stays(pictures: TensorPictures) -> None:
+    model = make_model()
+    before = model.quantize.embedding.weight.clone()  # type: ignore[attr-defined]
+    records = VQTrainer(model, OPTIONS.replace(steps=2)).fit(pictures)
+    assert torch.equal(model.quantize.embedding.weight, before)  # type: ignore[attr-defined]
+    assert not any("quantizer" in record for record in records)
+
+
+def test_bfloat16_leaves_the_weights_in_float32(pictures: TensorPictures) -> None:
+    model = make_model()
+    options = OPTIONS.replace(steps=3, continuous_steps=1, precision="bfloat16", discriminator_weight=1.0)
+    records = VQTrainer(model, options.replace(discriminator_channels=8, discriminator_layers=1)).fit(pictures)
+    assert all(np.isfinite(record["loss"]) for record in records)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+class Brightness(nn.Module):
+    """A perceptual loss: the difference of the mean, per picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, drawn_BCHW: Tensor, real_BCHW: Tensor) -> Tensor:
+        return self.scale * (drawn_BCHW.mean(dim=(1, 2, 3)) - real_BCHW.mean(dim=(1, 2, 3))).abs()
+
+
+def test_a_perceptual_loss_is_added_and_not_trained(pictures: TensorPictures) -> None:
+    perceptual = Brightness()
+    options = OPTIONS.replace(steps=1, warmup_steps=1, continuous_steps=1, perceptual_weight=3.0)
+    [record] = VQTrainer(make_model(), options, perceptual=perceptual).fit(pictures)
+    assert record["perceptual"] > 0
+    assert record["loss"] == pytest.approx(record["l1"] + record["l2"] + 3 * record["perceptual"], rel=1e-5)
+    assert perceptual.scale.item() == 1.0
+
+
+def test_the_plain_codebook_gives_the_same_pictures(pictures: TensorPictures, pixels_NCHW: Tensor) -> None:
+    model = make_model()
+    VQTrainer(model, OPTIONS).fit(pictures)
+    plain = with_plain_codebook(model)
+    assert plain.config.quantizer == "codebook"
+    assert "quantize.count_N" not in plain.state_dict()
+    with torch.no_grad():
+        assert torch.equal(plain(pixels_NCHW).pixels_BCHW, model(pixels_NCHW).pixels_BCHW)
+
+
+def test_a_perfect_copy_counts_as_a_hundred_decibels() -> None:
+    class Mirror(ChameleonVQVAE):
+        def decode_latents(self, quantized_BDhw: Tensor) -> Tensor:
+            return torch.zeros(2, 3, 16, 16)
+
+    quality = measure(Mirror(CONFIG), torch.zeros(2, 3, 16, 16))
+    assert (quality.psnr, quality.ssim) == (100.0, 1.0)
+    assert quality.codebook_usage >= 1 / 32
+
+
+def test_other_options_than_the_checkpoint_s_are_refused(pictures: TensorPictures, tmp_path: Path) -> None:
+    VQTrainer(make_model(), OPTIONS, folder=tmp_path).fit(pictures)
+    with pytest.raises(ConfigError, match=r"other options: steps 12, now 20, l1_weight 1.0, now 2.0\. Go on"):
+        VQTrainer(make_model(), OPTIONS.replace(steps=20, l1_weight=2.0), folder=tmp_path).fit(pictures)
+    # How often it is logged changes no weight.
+    VQTrainer(make_model(), OPTIONS.replace(log_every=7), folder=tmp_path).fit(pictures)
+
+
+def test_a_checkpoint_that_is_cut_short_is_named(pictures: TensorPictures, tmp_path: Path) -> None:
+    VQTrainer(make_model(), OPTIONS, folder=tmp_path).fit(pictures)
+    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(FileFormatError, match=r"checkpoint\.pt is not a checkpoint of a training run"):
+        VQTrainer(make_model(), OPTIONS, folder=tmp_path).fit(pictures)
+    torch.save([1, 2], checkpoint)
+    with pytest.raises(FileFormatError, match="Delete it to start over"):
+        VQTrainer(make_model(), OPTIONS, folder=tmp_path).fit(pictures)
+
+
+def test_a_log_that_is_cut_short_gives_its_whole_records(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert read_log(path) == [{"step": 1}, {"step": 2}]
+    path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(FileFormatError, match="line 2, is not valid JSON"):
+        read_log(path)
+
+
+def test_a_run_that_diverges_stops(pixels_NCHW: Tensor) -> None:
+    pictures = TensorPictures(torch.full_like(pixels_NCHW, torch.nan))
+    with pytest.raises(DivergedError, match="the loss of step 0 is nan"):
+        VQTrainer(make_model(), OPTIONS).fit(pictures)
+
+
+def test_a_model_without_a_decoder_is_refused() -> None:
+    with pytest.raises(ConfigError, match="without a decoder"):
+        VQTrainer(ChameleonVQVAE(CONFIG, with_decoder=False), OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"l1_weight": 0, "l2_weight": 0}, "nothing asks for a likeness"),
+        ({"learning_rate": 1e-4, "final_learning_rate": 1e-3}, "final_learning_rate 0.001 is above"),
+        ({"steps": 10, "warmup_steps": 11}, "warmup_steps 11 is more than steps 10"),
+        ({"betas": (0.9, 1.0)}, "must both be below 1"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"precision": "float16"}, r"allowed: \['float32', 'bfloat16'\]"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainingOptions(**fields)
+
+
+def test_pictures_of_other_shapes_are_refused() -> None:
+    with pytest.raises(ImageError, match=r"got shape \[3, 16, 16\]"):
+        TensorPictures(torch.zeros(3, 16, 16))
+    with pytest.raises(ImageError, match="no pictures to measure"):
+        measure(make_model(), torch.zeros(0, 3, 16, 16))
+
+
+def test_bytes_are_levels_of_pixels() -> None:
+    bytes_NCHW = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    pixels_BCHW = TensorPictures(bytes_NCHW).pixels([0], np.random.default_rng(0))
+    torch.testing.assert_close(pixels_BCHW.flatten(), torch.tensor([-1.0, 1.0, -0.6]))
