@@ -1,0 +1,5 @@
+"""The recipe of the embedded model: a small Chameleon that captions and draws emoji, trained on two cores.
+
+Run from the root of the repository, one after the other: ``python -m recipes.emoji.build``,
+``python -m recipes.emoji.train_tokenizer``, ``python -m recipes.emoji.evaluate``. See ``README.md`` beside this file.
+"""

@@ -1,0 +1,127 @@
+"""Pictures as the models are to know them: moved, sized, mirrored, recoloured, on grounds, and two in one scene.
+
+All of it is drawn from one generator, so that a seed gives the same pictures again.
+Shapes: H W pixels, C channels (RGBA with straight alpha unless a name says otherwise).
+"""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from .pictures import SIDE, WHITE
+from .splits import scene_is_withheld
+
+GROUNDS: dict[str, tuple[int, int, int]] = {
+    "white": WHITE,
+    "red": (221, 46, 68),
+    "orange": (244, 144, 12),
+    "yellow": (253, 203, 88),
+    "green": (120, 177, 89),
+    "blue": (85, 172, 238),
+    "purple": (170, 142, 214),
+    "brown": (193, 105, 79),
+    "grey": (153, 170, 181),
+    "black": (49, 55, 61),
+}
+"""The grounds that a prompt can name."""
+
+RGBA = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a picture goes on the canvas: its side and its centre, in pixels."""
+
+    side: float
+    x: float
+    y: float
+
+    @classmethod
+    def whole(cls) -> Placement:
+        """The whole canvas."""
+        return cls(SIDE, SIDE / 2, SIDE / 2)
+
+    @classmethod
+    def near_whole(cls, random: np.random.Generator) -> Placement:
+        """About the whole canvas, nothing of it cut off: between 70 and 100 % of it, anywhere inside."""
+        side = SIDE * random.uniform(0.7, 1.0)
+        return cls(side, *random.uniform(side / 2, SIDE - side / 2, size=2))
+
+
+def place(canvas: Image.Image, picture_HWC: RGBA, placement: Placement) -> None:
+    """Lay a picture on an RGB canvas."""
+    corner = placement.x - placement.side / 2, placement.y - placement.side / 2
+    if placement == Placement.whole():
+        picture = Image.fromarray(picture_HWC, "RGBA")
+        canvas.paste(picture, (0, 0), picture)
+        return
+    # The whole target box is resampled at once, so that a fraction of a pixel counts. Premultiplied, so that colours
+    # of invisible pixels don't bleed.
+    scale = SIDE / placement.side
+    picture = Image.fromarray(picture_HWC, "RGBA").convert("RGBa")
+    if scale > 1.2:
+        # An affine transform takes single samples: shrink by averaging first.
+        side = round(placement.side)
+        picture = picture.resize((side, side), Image.Resampling.BOX, reducing_gap=None)
+        scale = side / placement.side
+    matrix = (scale, 0.0, -corner[0] * scale, 0.0, scale, -corner[1] * scale)
+    moved = picture.transform(canvas.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR).convert("RGBA")
+    canvas.paste(moved, (0, 0), moved)
+
+
+def mirror(picture_HWC: RGBA) -> RGBA:
+    """Left and right exchanged."""
+    return np.ascontiguousarray(picture_HWC[:, ::-1])
+
+
+def turn_hue(picture_HWC: RGBA, turn: float) -> RGBA:
+    """Every colour's hue turned by a fraction of the circle; greys stay."""
+    hsv_HWC = np.asarray(Image.fromarray(picture_HWC[..., :3], "RGB").convert("HSV")).copy()
+    hsv_HWC[..., 0] = (hsv_HWC[..., 0].astype(np.int16) + round(turn * 256)) % 256
+    rgb_HWC = np.asarray(Image.fromarray(hsv_HWC, "HSV").convert("RGB"))
+    return np.concatenate([rgb_HWC, picture_HWC[..., 3:]], axis=2)
+
+
+def on_canvas(
+    picture_HWC: RGBA, placement: Placement | None = None, ground: tuple[int, int, int] = WHITE
+) -> npt.NDArray[np.uint8]:
+    """One picture on a ground: uint8 [64, 64, 3]."""
+    canvas = Image.new("RGB", (SIDE, SIDE), ground)
+    place(canvas, picture_HWC, placement or Placement.whole())
+    return np.asarray(canvas)
+
+
+Arrangement = Literal["left of", "above"]
+
+
+def scene(
+    first_HWC: RGBA,
+    second_HWC: RGBA,
+    arrangement: Arrangement,
+    ground: tuple[int, int, int] = WHITE,
+) -> npt.NDArray[np.uint8]:
+    """Two pictures at half size, the first left of or above the second: uint8 [64, 64, 3]."""
+    canvas = Image.new("RGB", (SIDE, SIDE), ground)
+    near, far, middle = SIDE / 4, 3 * SIDE / 4, SIDE / 2
+    first, second = ((near, middle), (far, middle)) if arrangement == "left of" else ((middle, near), (middle, far))
+    place(canvas, first_HWC, Placement(SIDE / 2, *first))
+    place(canvas, second_HWC, Placement(SIDE / 2, *second))
+    return np.asarray(canvas)
+
+
+def any_ground(random: np.random.Generator) -> tuple[int, int, int]:
+    """A colour of any hue, from pale to strong."""
+    red, green, blue = colorsys.hsv_to_rgb(random.random(), random.uniform(0.0, 0.8), random.uniform(0.2, 1.0))
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def allowed_ground(name: str, random: np.random.Generator) -> tuple[int, int, int]:
+    """A ground that a prompt can name, and that isn't withheld together with ``name``."""
+    colours = [colour for colour in GROUNDS if colour != "white" and not scene_is_withheld(name, f"{colour} ground")]
+    return GROUNDS[str(random.choice(colours))]

@@ -1,0 +1,146 @@
+"""Train the image tokenizer: ``python -m recipes.emoji.train_tokenizer``.
+
+64×64 pixels become 8×8 codes of 1,024. It learns from the pictures that ``build`` marks ``train``, augmented as the
+transformer's data will be. Goes on from its checkpoint where there is one, and writes into its folder:
+``checkpoint.pt``, ``log.jsonl``, ``curves.png`` and, at the end, ``tokenizer/``, a folder that
+``ImageTokenizer.from_pretrained`` reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAE, ChameleonVQVAEConfig, ImageTokenizer
+from chameleon_vq.training import TrainingOptions, VQTrainer, initialize, plot_curves, with_plain_codebook
+
+from .augment import Placement, allowed_ground, any_ground, mirror, on_canvas, scene, turn_hue
+from .pictures import DATA, SIDE, PictureSet
+from .splits import SHAPES, scene_is_withheld
+
+RUN = Path("build/emoji/tokenizer")
+VALIDATION_PICTURES = 64
+
+CONFIG = ChameleonVQVAEConfig(
+    resolution=SIDE,
+    base_channels=32,
+    # 64 at full size give the decoder's last norm two channels a group. With one it would take each channel's mean and
+    # contrast off every picture.
+    channel_multiplier=(2, 1, 2, 4),
+    num_res_blocks=1,
+    latent_channels=128,
+    embed_dim=16,
+    num_embeddings=1024,
+    attn_type="vanilla",
+    quantizer="ema",
+)
+OPTIONS = TrainingOptions(
+    steps=12_000,
+    minutes=85.0,
+    batch_size=4,
+    learning_rate=1e-3,
+    final_learning_rate=1e-5,
+    warmup_steps=50,
+    l1_weight=0.5,
+    l2_weight=1.0,
+    quantizer_weight=0.25,
+    continuous_steps=200,
+    kmeans_pictures=128,
+    revive_every=100,
+    revive_until=0.8,
+    log_every=10,
+    validate_every=400,
+    checkpoint_every=100,
+)
+
+
+class EmojiPictures:
+    """The pictures to learn from, as a ``PictureSource``; the core's come twice as often as the others."""
+
+    def __init__(self, pictures: PictureSet) -> None:
+        self._records = pictures.records
+        self._rgba_NHWC = pictures.rgba_NHWC
+        self._rounds = [index for index, record in enumerate(self._records) for _ in range(2 if record.core else 1)]
+        self._core = [index for index, record in enumerate(self._records) if record.core]
+
+    def __len__(self) -> int:
+        return len(self._rounds)
+
+    def pixels(self, indices: Sequence[int], random: np.random.Generator) -> Tensor:
+        """Augmented pictures: float32 [B, 3, 64, 64] in −1…1."""
+        pictures_BHWC = np.stack([self._augmented(self._rounds[index], random) for index in indices])
+        return torch.from_numpy(pictures_BHWC).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+
+    def _augmented(self, index: int, random: np.random.Generator) -> npt.NDArray[np.uint8]:
+        picture_HWC, name = self._variant(index, random), self._records[index].name
+        kind = random.random()
+        if kind < 0.35:
+            return on_canvas(picture_HWC)
+        if kind < 0.65:
+            return on_canvas(picture_HWC, Placement.near_whole(random))
+        if kind < 0.85:
+            ground = allowed_ground(name, random) if random.random() < 0.7 else any_ground(random)
+            return on_canvas(picture_HWC, Placement.near_whole(random), ground)
+        other = int(random.choice(self._core))
+        if scene_is_withheld(name, self._records[other].name):
+            return on_canvas(picture_HWC)
+        return scene(picture_HWC, self._variant(other, random), "left of" if random.random() < 0.7 else "above")
+
+    def _variant(self, index: int, random: np.random.Generator) -> npt.NDArray[np.uint8]:
+        """Mirrored for half, the hue turned for some; but not a plain shape's: some of those are withheld."""
+        picture_HWC = np.asarray(self._rgba_NHWC[index])
+        if random.random() < 0.5:
+            picture_HWC = mirror(picture_HWC)
+        if random.random() < 0.2 and not self._records[index].name.endswith((*SHAPES, "skin tone")):
+            picture_HWC = turn_hue(picture_HWC, random.random())
+        return picture_HWC
+
+
+def to_pixels(pictures_NHWC: npt.NDArray[np.uint8]) -> Tensor:
+    """uint8 [N, H, W, 3] to pixels in −1…1, float32 [N, 3, H, W]."""
+    return torch.from_numpy(np.array(pictures_NHWC)).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+
+
+def validation_pixels(pictures: PictureSet) -> Tensor:
+    """Pictures of emoji that are withheld in every style, on white: watched while training."""
+    withheld = pictures.where(lambda picture: picture.split == "withheld-emoji")
+    chosen = np.random.default_rng(0).permutation(len(withheld))[:VALIDATION_PICTURES]
+    return to_pixels(withheld.on_white()[np.sort(chosen)])
+
+
+def train(folder: Path, data: Path, options: TrainingOptions, config: ChameleonVQVAEConfig = CONFIG) -> ChameleonVQVAE:
+    """Train, or go on training; leaves the curves and the tokenizer in ``folder``."""
+    pictures = PictureSet.load(data)
+    torch.manual_seed(options.seed)
+    model = ChameleonVQVAE(config)
+    initialize(model)
+    trained = EmojiPictures(pictures.where(lambda picture: picture.split == "train"))
+    records = VQTrainer(model, options, folder=folder).fit(trained, validation_NCHW=validation_pixels(pictures))
+    plot_curves(records, folder / "curves.png", title="The image tokenizer of the embedded model")
+    plain = with_plain_codebook(model)
+    ImageTokenizer(plain, ChameleonImageProcessor.meta(SIDE)).save_pretrained(folder / "tokenizer")
+    return plain
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.emoji.train_tokenizer", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--data", type=Path, default=DATA, help="the data folder (%(default)s)")
+    parser.add_argument("--run", type=Path, default=RUN, help="the folder of the run (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=OPTIONS.minutes, help="end after this long (%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (%(default)s)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    train(arguments.run, arguments.data, OPTIONS.replace(minutes=arguments.minutes))
+
+
+if __name__ == "__main__":
+    main()
