@@ -107,7 +107,10 @@ def test_greedy_ids_of_the_whole_vocabulary(make_pair: PairMaker) -> None:
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [({"repetition_penalty": 1.3}, {"repetition_penalty": 1.3}), ({"stop_ids": (1941,)}, {"eos_token_id": [EOS, 1941]})],
+    [
+        ({"repetition_penalty": 1.3}, {"repetition_penalty": 1.3}),
+        ({"stop_ids": (1941,)}, {"eos_token_id": [EOS, 1941]}),
+    ],
     ids=["repetition penalty", "more stops"],
 )
 def test_options_that_both_sides_have(make_pair: PairMaker, options: dict[str, Any], expected: dict[str, Any]) -> None:
