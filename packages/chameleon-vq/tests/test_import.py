@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 LIMIT_S = 0.3
 
 
@@ -23,6 +25,14 @@ def test_importing_loads_no_optional_package_and_no_sibling() -> None:
     loaded = {name.partition(".")[0] for name in run(code).split()}
     assert not loaded & {"typer", "rich", "hypothesis", "pytest", "transformers", "diffusers", "torchvision"}
     assert not loaded & {"chameleon_text", "chameleon_core", "chameleon_backends"}
+
+
+def test_without_the_testing_packages_the_install_line_is_named() -> None:
+    code = "import sys; sys.modules['hypothesis'] = None; from chameleon_vq.testing import pictures"
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run(code)
+    assert "MissingPackageError: chameleon_vq.testing.pictures needs the package 'hypothesis'" in caught.value.stderr
+    assert "pip install './packages/chameleon-vq[testing]'" in caught.value.stderr
 
 
 def test_importing_looks_for_no_plugins() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ..errors import MissingPackageError
 from .tokenizers import make_image_tokenizer
 
 if TYPE_CHECKING:
@@ -36,4 +37,12 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    try:
+        module = importlib.import_module(f".{_MODULES[name]}", __name__)
+    except ModuleNotFoundError as error:
+        if error.name not in ("hypothesis", "pytest"):
+            raise
+        raise MissingPackageError(
+            f"{__name__}.{name} needs the package {error.name!r}: pip install './packages/chameleon-vq[testing]'"
+        ) from error
+    return getattr(module, name)
