@@ -59,6 +59,8 @@ def package(session: nox.Session, package: str) -> None:
         session.run("python", "-m", "build", "--outdir", str(output), "packages/chameleon-backends", silent=True)
     (wheel,) = output.glob(f"chameleon_{package}-*.whl")
     # --find-links: where pip finds the sibling, which is on no index.
+    session.install(*PINNED, "--find-links", str(output), str(wheel))
+    session.run("python", "-W", "error", "-c", f"import chameleon_{package}")
     session.install(*PINNED, "--find-links", str(output), f"{wheel}[{EXTRAS[package]}]")
     session.run("python", "-m", "pip", "check")
     session.chdir(f"packages/chameleon-{package}")
