@@ -93,6 +93,8 @@ def test_codes_of_another_tokenizer_are_refused(run: Run) -> None:
     ("arguments", "message"),
     [
         (("encode", "photos", "-t", "nothing"), "error: no image tokenizer named 'nothing'. Installed: none."),
+        (("encode", "photos", "-t", "tok", "--device", "toaster"), "error: the device 'toaster' can't be used here"),
+        (("reconstruct", "nothing.png", "-t", "tok"), "left out: there is no picture file nothing.png."),
         (("encode", "photos", "-t", "no/thing"), "error: there is no folder no/thing."),
         (("encode", "tok", "-t", "tok"), "error: there are no pictures in tok."),
         (("encode", "photos/a.png", "photos/a.png", "photos/more/../a.png", "-t", "tok"), "have the name 'a.png'"),
@@ -106,6 +108,15 @@ def test_an_error_is_a_sentence_and_an_exit_code(run: Run, arguments: tuple[str,
     assert result.exit_code == 1
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_pictures_of_different_grids_do_not_fit_into_one_file(run: Run, tokenizer: ImageTokenizer) -> None:
+    tokenizer.image_processor.replace(do_resize=False, do_center_crop=False).save_pretrained("tok")
+    for width, height in ((8, 8), (16, 8)):
+        PIL.Image.new("RGB", (width, height)).save(f"{width}.png")
+    result = run("encode", "8.png", "16.png", "-t", "tok")
+    assert result.exit_code == 1
+    assert "error: these pictures have grids of different sizes" in result.stderr
 
 
 def test_bfloat16_codes_decode_with_the_same_tokenizer_in_float32(run: Run) -> None:

@@ -263,6 +263,7 @@ def test_a_folder_is_not_a_picture(tmp_path: Path) -> None:
     ("picture", "message"),
     [
         (3, "expected a picture .* got int"),
+        (b"\x89PNG", "expected a picture .* got bytes"),
         ([3], "expected a picture .* got int"),
         ([], "expected at least one picture, got an empty list"),
         (np.zeros((2, 2, 3)), r"expected an array of uint8 \(0…255\), got float64"),

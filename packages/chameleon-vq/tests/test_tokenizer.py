@@ -15,6 +15,7 @@ from chameleon_vq import (
     ChameleonVQError,
     ChameleonVQVAE,
     CodesError,
+    ConfigError,
     ImageError,
     ImageTokenizer,
     MissingFileError,
@@ -65,6 +66,19 @@ def test_no_pictures_give_no_codes_and_no_codes_no_pictures(tokenizer: ImageToke
 def test_codes_do_not_depend_on_the_batch_size(tokenizer: ImageTokenizer, picture: PIL.Image.Image) -> None:
     pictures = [picture.rotate(angle) for angle in range(0, 50, 10)]
     assert torch.equal(tokenizer.encode(pictures, batch_size=2), tokenizer.encode(pictures, batch_size=5))
+    for use in (tokenizer.encode, lambda _, batch_size: tokenizer.decode([[0] * 64], batch_size=batch_size)):
+        with pytest.raises(ConfigError, match="the batch size is 0, expected 1 or more"):
+            use(pictures, batch_size=0)
+
+
+def test_a_grey_model_reads_and_draws_grey_pictures() -> None:
+    config = make_image_tokenizer().model.config.replace(in_channels=1)
+    processor = ChameleonImageProcessor(do_convert_rgb=False, image_mean=1.0, image_std=1.0).at_resolution(32)
+    grey = ImageTokenizer(ChameleonVQVAE(config), processor)
+    [result] = reconstruct(grey, PIL.Image.new("L", (40, 50), 100))
+    assert result.original.mode == result.reconstruction.mode == "L"
+    with pytest.raises(ImageError, match=r"expected floating-point pixels \[B, 1, H, W\]"):
+        ImageTokenizer(grey.model).encode(PIL.Image.new("L", (40, 50)))
 
 
 def test_codes_can_be_trained_on(tokenizer: ImageTokenizer, picture: PIL.Image.Image) -> None:

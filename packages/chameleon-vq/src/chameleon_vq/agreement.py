@@ -49,7 +49,7 @@ def compare_codes(
     """
     if other.num_codes != reference.num_codes:
         raise CodesError(f"the tokenizers have {reference.num_codes} and {other.num_codes} codes.")
-    pixels_BCHW = reference.image_processor.preprocess(images)["pixel_values"]
+    pixels_BCHW = reference.pixels(images)
     model = reference.model
     weight = model.quant_conv.weight
     encoding = model.encode(pixels_BCHW.to(weight.device, weight.dtype))

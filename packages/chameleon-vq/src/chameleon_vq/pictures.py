@@ -18,7 +18,7 @@ import PIL.ImageOps
 import torch
 from torch import Tensor
 
-from .errors import ImageError, MissingFileError
+from .errors import ConfigError, ImageError, MissingFileError
 
 T = TypeVar("T")
 Picture = str | os.PathLike[str] | PIL.Image.Image | npt.NDArray[Any] | Tensor
@@ -43,7 +43,7 @@ def list_pictures(images: Picture | Iterable[Picture | Iterable[Picture]]) -> li
         return [images]
     if isinstance(images, (np.ndarray, Tensor)):
         return list(images) if images.ndim == 4 else [images]
-    if isinstance(images, Iterable):
+    if isinstance(images, Iterable) and not isinstance(images, (bytes, bytearray)):
         return [picture for part in images for picture in list_pictures(part)]
     raise ImageError(
         f"expected a picture (a path, a PIL image, or a uint8 array) or a list of them, got {type(images).__name__}."
@@ -59,7 +59,9 @@ def pictures_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of ``size`` items, the last one shorter; few are taken ahead."""
+    """Lists of ``size`` items, the last one shorter; few are taken ahead. Raises ``ConfigError``."""
+    if size < 1:
+        raise ConfigError(f"the batch size is {size}, expected 1 or more.")
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
@@ -170,4 +172,9 @@ def pixels_to_images(pixels_BCHW: Tensor) -> list[PIL.Image.Image]:
         raise ImageError(f"can't draw {pixels_BCHW.shape[1]} channels, only 1, 3 or 4.")
     unit_BCHW = (pixels_BCHW.detach().float().clamp(-1, 1) + 1) / 2
     bytes_BHWC = (unit_BCHW * 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return [PIL.Image.fromarray(each[:, :, 0] if each.shape[2] == 1 else each) for each in bytes_BHWC]
+    return [bytes_to_image(bytes_HWC) for bytes_HWC in bytes_BHWC]
+
+
+def bytes_to_image(bytes_HWC: npt.NDArray[np.uint8]) -> PIL.Image.Image:
+    """An array of 1, 3 or 4 channels as a PIL image."""
+    return PIL.Image.fromarray(bytes_HWC[:, :, 0] if bytes_HWC.shape[2] == 1 else bytes_HWC)

@@ -22,7 +22,7 @@ from . import checkpoint
 from .errors import ChameleonVQError, CodesError, ImageError, MissingFileError
 from .image_processor import PREPROCESSOR, PROCESSOR, ChameleonImageProcessor
 from .model import ChameleonVQVAE
-from .pictures import Picture, batches, list_pictures, pictures_in, pixels_to_images
+from .pictures import Picture, batches, bytes_to_image, list_pictures, pictures_in, pixels_to_images
 from .registry import PRETRAINED, REGISTRY
 
 Codes = Tensor | npt.NDArray[Any] | Sequence[Any]
@@ -122,17 +122,26 @@ class ImageTokenizer:
         ``(resolution / stride)²``. Raises ``ImageError``, ``MissingFileError``.
         """
         pictures = list_pictures(images)
-        codes = [self.encode_pixels(self._pixels(part, resolution)) for part in batches(pictures, batch_size)]
+        codes = [self.encode_pixels(self.pixels(part, resolution=resolution)) for part in batches(pictures, batch_size)]
         if not codes:
             return torch.empty(0, self.tokens_per_image, dtype=torch.int64)
         return torch.cat(codes)
+
+    def pixels(self, images: Picture | Iterable[Picture], *, resolution: int | None = None) -> Tensor:
+        """What the model reads of pictures, upright: float32 [B, C, H, W]. Raises what ``encode`` raises."""
+        processor = self.image_processor
+        if resolution is not None:
+            self._check_resolution(resolution, resolution)
+            processor = processor.at_resolution(resolution)
+        pixels_BCHW: Tensor = processor.preprocess(images, do_exif_transpose=self._upright)["pixel_values"]
+        return pixels_BCHW.float()
 
     def crop(self, images: Picture | Iterable[Picture]) -> list[PIL.Image.Image]:
         """What the model gets to see of pictures: upright, in RGB, resized and cropped. Encodes to the same codes."""
         bytes_CHW = self.image_processor.preprocess(
             images, None, do_rescale=False, do_normalize=False, do_exif_transpose=self._upright
         )["pixel_values"]
-        return [PIL.Image.fromarray(np.moveaxis(each, 0, 2)) for each in bytes_CHW]
+        return [bytes_to_image(np.moveaxis(each, 0, 2)) for each in bytes_CHW]
 
     def encode_folder(
         self,
@@ -193,8 +202,8 @@ class ImageTokenizer:
             )
         device = self.model.quant_conv.weight.device
         images: list[PIL.Image.Image] = []
-        for part_BN in torch.split(codes_BN, batch_size):
-            images += pixels_to_images(self.model.decode(self._grid(part_BN.to(device), height, width)))
+        for part in batches(codes_BN, batch_size):
+            images += pixels_to_images(self.model.decode(self._grid(torch.stack(part).to(device), height, width)))
         return images
 
     def preview(self, codes_n: Codes, *, latent_size: tuple[int, int] | None = None) -> PIL.Image.Image:
@@ -242,19 +251,12 @@ class ImageTokenizer:
                 f"must be multiples of {stride}, such as {max(below, stride)} or {above}."
             )
 
-    def _pixels(self, pictures: Sequence[Picture], resolution: int | None) -> Tensor:
-        processor = self.image_processor if resolution is None else self.image_processor.at_resolution(resolution)
-        if resolution is not None:
-            self._check_resolution(resolution, resolution)
-        pixels_BCHW: Tensor = processor.preprocess(pictures, do_exif_transpose=self._upright)["pixel_values"]
-        return pixels_BCHW.float()
-
     def _read(
         self, paths: Iterable[Path], on_error: Callable[[Path, ChameleonVQError], None] | None
     ) -> Iterator[tuple[Path, Tensor]]:
         for path in paths:
             try:
-                pixels_1CHW = self._pixels([path], None)
+                pixels_1CHW = self.pixels(path)
             except (ImageError, MissingFileError) as error:
                 if on_error is None:
                     raise
@@ -297,5 +299,5 @@ def _find(name_or_folder: str | os.PathLike[str]) -> Path:
     spec = REGISTRY.get(PRETRAINED, name_or_folder)
     reason = spec.unsupported(None)
     if reason is not None:
-        raise MissingFileError(f"the image tokenizer {name_or_folder!r} can't be had here: {reason}.")
+        raise MissingFileError(f"the image tokenizer {name_or_folder!r} can't be had here: {reason.rstrip('.')}.")
     return Path(spec.factory())

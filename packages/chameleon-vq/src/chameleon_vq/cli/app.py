@@ -19,7 +19,7 @@ from rich.table import Column, Table
 
 from .._files import replacing
 from ..codes_file import picture_names, read_codes, write_codes
-from ..errors import ChameleonVQError, CodesError, ImageError
+from ..errors import ChameleonVQError, CodesError, ConfigError, ImageError, MissingFileError
 from ..pictures import pictures_in
 from ..reconstruction import reconstruct
 from ..tokenizer import ImageTokenizer
@@ -91,6 +91,8 @@ def encode(
         ):
             names.append(named[path])
             codes.append(codes_N)
+    if len({len(codes_N) for codes_N in codes}) > 1:
+        raise CodesError("these pictures have grids of different sizes, a file of codes holds one; turn cropping on.")
     if codes:
         write_codes(output, torch.stack(codes), names=names, tokenizer=model)
         height, width = model.latent_size
@@ -143,7 +145,7 @@ def reconstruct_command(
         for (path, name), file in zip(named.items(), picture_names(list(named.values())), strict=True):
             try:
                 [result] = reconstruct(model, path)
-            except ImageError as error:
+            except (ImageError, MissingFileError) as error:
                 failures.append(error)
             else:
                 _save(result.side_by_side(), output / file)
@@ -156,6 +158,10 @@ def reconstruct_command(
 
 
 def _load(tokenizer: str, device: str, dtype: DType) -> ImageTokenizer:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either where a device isn't there
+        raise ConfigError(f"the device {device!r} can't be used here: {error}") from error
     with err.status("loading the image tokenizer"):
         return ImageTokenizer.from_pretrained(tokenizer, device=device, dtype=getattr(torch, dtype.value))
 

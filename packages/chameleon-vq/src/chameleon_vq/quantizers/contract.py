@@ -63,7 +63,9 @@ def make_quantizer(config: ChameleonVQVAEConfig) -> VectorQuantizer:
     spec = REGISTRY.get(QUANTIZERS, config.quantizer)
     reason = spec.unsupported(config)
     if reason is not None:
-        raise ConfigError(f"the vector quantizer {spec.name!r} can't be used with this configuration: {reason}.")
+        raise ConfigError(
+            f"the vector quantizer {spec.name!r} can't be used with this configuration: {reason.rstrip('.')}."
+        )
     quantizer = spec.factory(config)
     if not isinstance(quantizer, nn.Module):
         raise BrokenPluginError(
