@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from recipes.emoji.augment import Placement, on_canvas, scene, turn_hue
+from recipes.emoji.evaluate import nearest, thumbnails
 from recipes.emoji.pictures import Picture, PictureSet, on_ground
 from recipes.emoji.sources import DrawingSet, Label, Package, SourceError, Style, fetch
 from recipes.emoji.splits import near_copies, scene_is_withheld, withhold_one_style
@@ -151,3 +152,20 @@ def test_other_bytes_than_the_pinned_ones_are_refused(tmp_path: Path) -> None:
 def test_without_data_the_command_that_makes_it_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"python -m recipes\.emoji\.build"):
         PictureSet.load(tmp_path)
+
+
+def test_the_nearest_training_picture_is_the_picture_itself_where_it_is_one() -> None:
+    random = np.random.default_rng(0)
+    trained = random.integers(0, 256, (20, 64, 64, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(nearest(trained[[3, 17]], trained), trained[[3, 17]])
+    almost = trained[5].copy()
+    almost[:8] = 0
+    np.testing.assert_array_equal(nearest(almost[None], trained), trained[[5]])
+
+
+def test_a_thumbnail_keeps_one_colour_to_the_bits_it_has() -> None:
+    white, orange = (np.full((64, 64, 3), colour, np.uint8) for colour in ((255, 255, 255), (255, 128, 0)))
+    drawn = thumbnails(np.stack([white, orange]))
+    np.testing.assert_array_equal(drawn[0], white)
+    # 5 bits for green: within half of 255 / 31.
+    assert np.abs(drawn[1].astype(int) - orange).max() <= 4

@@ -99,7 +99,6 @@ class VQTrainer:
         log = RunLog(None if self.folder is None else self.folder / LOG, step=self.step)
         order = Order(len(pictures), options.batch_size, options.seed)
         before, started = self.seconds, time.monotonic()
-        saved = self.step
         self.model.train()
         with progress_bar("training", self._progress) as show:
             while self._progress() < 1:
@@ -120,9 +119,6 @@ class VQTrainer:
                     log.write({"step": self.step, "validation": asdict(quality)})
                 if self._is_due(options.checkpoint_every, ends):
                     self._save()
-                    saved = self.step
-        if saved != self.step:
-            self._save()
         self.model.eval()
         return log.records
 

@@ -1,0 +1,294 @@
+"""Pre-train the transformer: ``python -m recipes.emoji.train_transformer``.
+
+It learns from streams of captions and pictures. Before that it makes the vocabulary and sends every planned picture
+through the image tokenizer once. Every stage goes on where it was interrupted. Leaves in its folder ``tokenizer.json``,
+``codes/``, the run (``log.jsonl``, ``checkpoint/``, ``curves.png``) and, once it is finished, ``model/``.
+
+``--minutes`` decides how many steps a new run has, by timing a few of them first; ``--steps`` says it outright, for a
+run that another machine should repeat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from chameleon_core import Chameleon, ChameleonConfig, ChameleonForConditionalGeneration
+from chameleon_core.training import TokenDataset, TokenDocument, Trainer, TrainingOptions
+from chameleon_text import ChameleonProcessor, TextTokenizer
+from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAE, ChameleonVQVAEConfig, ImageTokenizer
+
+from .compositions import Painter, PlanSize, encode, learned, plan
+from .documents import DocumentWriter, EmojiDocuments, Form, held_out_documents
+from .pictures import DATA, SIDE, PictureSet
+from .prompts import ONE_WORD, WHICH_STYLE, Composition, every_sentence
+from .vocabulary import make_vocabulary
+
+RUN = Path("build/emoji/transformer")
+TOKENIZER = Path("build/emoji/tokenizer/tokenizer")
+CONTEXT = 256
+MEASURED_STEPS = 6
+RESERVE = 0.92
+"""The share of the time that the steps may take; the rest is for measuring and saving."""
+
+ARCHITECTURE: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": CONTEXT,
+}
+"""With 1,800 ids 5 million parameters. qk-norm is on, as published."""
+
+OPTIONS: dict[str, Any] = {
+    "batch_size": 64,
+    # The published 1e-4 is for 7 billion parameters; small models take, and in two hours need, ten times as much.
+    "learning_rate": 1e-3,
+    "warmup_steps": 200,
+    "schedule": "cosine",
+    "epsilon": 1e-8,
+    "dropout": 0.1,
+    "sequence_length": CONTEXT,
+    "micro_batch_size": 16,
+    "save_every": 100,
+    "log_every": 10,
+    "evaluate_every": 500,
+}
+
+SMOKE_SIZE = PlanSize(variants=2, grounds=1, recoloured=1, scenes=20, shape_variants=2)
+SMOKE_PICTURES = 30
+SMOKE_ARCHITECTURE: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+}
+SMOKE_OPTIONS: dict[str, Any] = {
+    **OPTIONS,
+    "batch_size": 4,
+    "micro_batch_size": 4,
+    "warmup_steps": 1,
+    "log_every": 1,
+    "evaluate_every": 0,
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """What both stages of training share: the planned pictures, their codes and the vocabulary."""
+
+    image_tokenizer: ImageTokenizer
+    tokenizer: TextTokenizer
+    planned: list[Composition]
+    withheld: list[Composition]
+    """Pictures of known things in a style that training doesn't show: only measured."""
+    store: TokenDataset
+
+    def documents(self, form: Form, *, length: int, seed: int) -> EmojiDocuments:
+        """What is learned."""
+        return EmojiDocuments(self.planned, self.writer, form=form, length=length, seed=seed)
+
+    def held_out(self, form: Form) -> list[TokenDocument]:
+        """What is measured meanwhile."""
+        return held_out_documents(self.withheld, self.writer, form=form)
+
+    @property
+    def writer(self) -> DocumentWriter:
+        """For documents of these codes."""
+        return DocumentWriter(self.store, self.tokenizer)
+
+
+def prepare(folder: Path, pictures: PictureSet, image_tokenizer: ImageTokenizer, size: PlanSize | None = None) -> Data:
+    """Plan, encode what isn't encoded yet, and make the vocabulary of what is learned; all in ``folder``."""
+    known = learned(pictures)
+    planned = plan(known, size)
+    names = {record.name for record in known.records}
+    unseen = pictures.where(lambda picture: picture.split == "withheld-style" and picture.name in names)
+    withheld = [Composition(record.style, record.name, record.group) for record in unseen.records]
+    store = encode(folder / "codes", planned, Painter(known), image_tokenizer)
+    store = encode(folder / "codes", withheld, Painter(unseen), image_tokenizer)
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        make_vocabulary(sentences(planned), num_codes=image_tokenizer.num_codes).save(path)
+    return Data(image_tokenizer, TextTokenizer.from_file(path), planned, withheld, store)
+
+
+def sentences(planned: Iterable[Composition]) -> set[str]:
+    """Everything that can be said of what is learned, once; scenes only say again what their parts say."""
+    said = {sentence for shown in planned if shown.arrangement is None for sentence in every_sentence(shown)}
+    return said | {ONE_WORD, WHICH_STYLE, "a cat left of a dog", "a cat above a dog", "here is a cat", " and a dog"}
+
+
+def new_chameleon(data: Data, architecture: dict[str, Any] | None = None, *, seed: int = 0) -> Chameleon:
+    """The untrained model with its processor and image tokenizer."""
+    processor = ChameleonProcessor(data.tokenizer, image_tokenizer=data.image_tokenizer)
+    config = ChameleonConfig(
+        vocab_size=len(data.tokenizer),
+        vocabulary_map=data.tokenizer.token_ids,
+        vq_config=data.image_tokenizer.config_dict(),
+        bos_token_id=processor.vocabulary.bos_id,
+        eos_token_id=processor.vocabulary.eos_id,
+        pad_token_id=processor.vocabulary.pad_id,
+        **(architecture or ARCHITECTURE),
+    )
+    torch.manual_seed(seed)
+    return Chameleon(ChameleonForConditionalGeneration(config), processor)
+
+
+def fit(
+    chameleon: Chameleon,
+    data: Data,
+    options: TrainingOptions,
+    folder: Path,
+    *,
+    form: Form,
+    show_progress: bool = True,
+) -> bool:
+    """Train, or go on training; the model is written to ``folder/model`` once the last step is done, then True."""
+    documents = data.documents(form, length=options.steps * options.batch_size, seed=options.seed)
+    trainer = Trainer(chameleon.model, documents, options, folder, held_out=data.held_out(form) or None)
+    finished = trainer.run(show_progress=show_progress).finished
+    if finished:
+        chameleon.model.eval()
+        chameleon.save_pretrained(folder / "model")
+    return finished
+
+
+def steps_within(minutes: float, chameleon: Chameleon, data: Data, options: TrainingOptions, *, form: Form) -> int:
+    """How many steps take ``minutes`` here, by doing a few with a copy of the model."""
+    documents = data.documents(form, length=MEASURED_STEPS * options.batch_size, seed=options.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = Trainer(copy.deepcopy(chameleon.model).train(), documents, options, scratch)
+        reports = [trainer.step(step) for step in range(MEASURED_STEPS)]
+    # The first is slower.
+    seconds = statistics.median(report.seconds for report in reports[1:])
+    return max(1, int(RESERVE * minutes * 60 / seconds))
+
+
+def options_of_run(folder: Path) -> TrainingOptions | None:
+    """The options of the run that a folder holds, to go on with it; None where there is none."""
+    path = folder / "run.json"
+    if not path.exists():
+        return None
+    return TrainingOptions.from_dict(json.loads(path.read_text(encoding="utf-8"))["options"], source=str(path))
+
+
+def train(
+    folder: Path,
+    data_folder: Path,
+    tokenizer: Path,
+    *,
+    minutes: float = 100.0,
+    steps: int | None = None,
+    seed: int = 0,
+    smoke: bool = False,
+) -> bool:
+    """The whole stage; True once the run is finished."""
+    pictures = PictureSet.load(data_folder)
+    if smoke:
+        pictures, image_tokenizer = few(pictures), random_image_tokenizer()
+    else:
+        image_tokenizer = ImageTokenizer.from_pretrained(tokenizer)
+    data = prepare(folder, pictures, image_tokenizer, SMOKE_SIZE if smoke else None)
+    chameleon = new_chameleon(data, SMOKE_ARCHITECTURE if smoke else ARCHITECTURE, seed=seed)
+    base = TrainingOptions.pretraining(steps=10**6, seed=seed, **(SMOKE_OPTIONS if smoke else OPTIONS))
+    return run_stage(chameleon, data, base, folder, form="pretraining", minutes=minutes, steps=steps)
+
+
+def run_stage(
+    chameleon: Chameleon,
+    data: Data,
+    base: TrainingOptions,
+    folder: Path,
+    *,
+    form: Form,
+    minutes: float,
+    steps: int | None,
+) -> bool:
+    """Decide the number of steps, or take that of the run that is there, and train for at most ``minutes``."""
+    console = Console()
+    options = options_of_run(folder)
+    if options is None or steps is not None:
+        steps = steps or steps_within(minutes, chameleon, data, base, form=form)
+        options = base.replace(steps=steps, warmup_steps=min(base.warmup_steps, steps // 4))
+    console.print(f"{len(data.planned):,} pictures, {options.steps:,} steps of {options.batch_size} documents")
+    finished = fit(chameleon, data, options.replace(max_seconds=60 * minutes), folder, form=form)
+    if not finished:
+        console.print("The time is up before the last step. The same command goes on from here.")
+    return finished
+
+
+def few(pictures: PictureSet) -> PictureSet:
+    """A few drawings of each kind, for a quick try of the whole stage."""
+    counts: dict[str, int] = {}
+    kept = set()
+    for record in pictures.records:
+        counts[record.split] = counts.get(record.split, 0) + record.core
+        if record.core and counts[record.split] <= SMOKE_PICTURES:
+            kept.add((record.style, record.name))
+    return pictures.where(lambda picture: (picture.style, picture.name) in kept)
+
+
+def random_image_tokenizer(num_codes: int = 1024) -> ImageTokenizer:
+    """An image tokenizer of the right shape that has learned nothing: 64×64 pixels to 8×8 codes."""
+    config = ChameleonVQVAEConfig(
+        resolution=SIDE,
+        base_channels=32,
+        channel_multiplier=(1, 1, 1, 1),
+        num_res_blocks=1,
+        latent_channels=16,
+        embed_dim=8,
+        num_embeddings=num_codes,
+        attn_type="none",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = ChameleonVQVAE(config)
+    return ImageTokenizer(model, ChameleonImageProcessor.meta(SIDE))
+
+
+def arguments_of(stage: str, description: str, run: Path, minutes: float) -> argparse.ArgumentParser:
+    """The arguments that both stages of training have."""
+    parser = argparse.ArgumentParser(prog=f"python -m recipes.emoji.{stage}", description=description)
+    parser.add_argument("--data", type=Path, default=DATA, help="the data folder (%(default)s)")
+    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="the image tokenizer (%(default)s)")
+    parser.add_argument("--run", type=Path, default=run, help="the folder of the run (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=minutes, help="how long it may take (%(default)s)")
+    parser.add_argument("--steps", type=int, help="the number of steps, instead of as many as the minutes allow")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, documents and dropout (%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (%(default)s)")
+    parser.add_argument("--smoke", action="store_true", help="everything once, tiny and untrained; needs the data only")
+    return parser
+
+
+def main() -> None:
+    """The command."""
+    summary = (__doc__ or "").splitlines()[0]
+    arguments = arguments_of("train_transformer", summary, RUN, 100.0).parse_args()
+    torch.set_num_threads(arguments.threads)
+    train(
+        Path(f"{arguments.run}-smoke") if arguments.smoke else arguments.run,
+        arguments.data,
+        arguments.tokenizer,
+        minutes=arguments.minutes,
+        steps=20 if arguments.smoke and arguments.steps is None else arguments.steps,
+        seed=arguments.seed,
+        smoke=arguments.smoke,
+    )
+
+
+if __name__ == "__main__":
+    main()
