@@ -1,0 +1,235 @@
+"""The transformer's data keep their promises, and every stage runs: what is withheld never gets into a document."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from recipes.emoji.classifier import Judge
+from recipes.emoji.classifier import train as train_classifier
+from recipes.emoji.compositions import (
+    HUES,
+    Painter,
+    PlanSize,
+    colours_for,
+    dominant_hue,
+    encode,
+    leaks,
+    learned,
+    plan,
+)
+from recipes.emoji.finetune import finetune
+from recipes.emoji.pictures import Picture, PictureSet
+from recipes.emoji.prompts import (
+    ONE_WORD,
+    STYLES,
+    WHAT,
+    Composition,
+    every_sentence,
+    name_in,
+    questions,
+    requests,
+    with_article,
+)
+from recipes.emoji.splits import WITHHELD_SHAPES
+from recipes.emoji.train_transformer import prepare, random_image_tokenizer, sentences, train
+from recipes.emoji.vocabulary import make_vocabulary
+
+from chameleon_core import Chameleon
+from chameleon_text import Vocabulary
+
+Bytes = npt.NDArray[np.uint8]
+
+THINGS = ("cat", "dog", "pizza", "rocket", "hot pepper", "grapes", "apple", "full moon")
+SHAPES = ("red heart", "green circle", "blue heart", "purple square")
+SMALL = PlanSize(variants=2, grounds=9, recoloured=2, scenes=100, shape_variants=3)
+
+
+def disc(colour: tuple[int, int, int], radius: float = 30) -> Bytes:
+    rows, columns = np.mgrid[:64, :64]
+    inside = (rows - 31.5) ** 2 + (columns - 31.5) ** 2 < radius**2
+    return np.dstack([np.broadcast_to(np.asarray(colour, np.uint8), (64, 64, 3)), inside.astype(np.uint8) * 255])
+
+
+def picture_set() -> PictureSet:
+    records = [Picture(style, name, "", 3, True, "train", 0, "") for style in STYLES for name in (*THINGS, *SHAPES)]
+    records[0] = Picture("noto", "cat", "", 3, True, "withheld-style", 0, "")
+    records += [
+        Picture(style, name, "", 8, True, "withheld-shape", 0, "") for style in STYLES for name in WITHHELD_SHAPES
+    ]
+    records += [Picture("noto", "flag", "", 9, False, "train", 0, "")]
+    arrays = [disc((200, (40 * number) % 256, (90 * number) % 256)) for number in range(len(records))]
+    return PictureSet(records, np.stack(arrays))
+
+
+def data_folder(folder: Path) -> Path:
+    pictures = picture_set()
+    folder.mkdir()
+    np.save(folder / "pictures.npy", pictures.rgba_NHWC)
+    (folder / "manifest.json").write_text(json.dumps({"pictures": [record.to_dict() for record in pictures.records]}))
+    return folder
+
+
+def test_nothing_withheld_is_planned() -> None:
+    planned = plan(learned(picture_set()), SMALL)
+    assert {shown.arrangement for shown in planned} == {None, "left of", "above"}
+    assert {"red", "blue", "black"} <= {shown.ground for shown in planned}
+    assert not any(leaks(shown) for shown in planned)
+    assert not any(shown.style == "noto" and "cat" in (shown.name, shown.other) for shown in planned)
+    assert "flag" not in {shown.name for shown in planned}
+    said = {sentence for shown in planned for sentence in every_sentence(shown)}
+    assert not any(name in sentence for name in WITHHELD_SHAPES for sentence in said)
+
+
+def test_a_withheld_drawing_is_refused() -> None:
+    withheld = picture_set().where(lambda picture: picture.split == "withheld-shape")
+    with pytest.raises(ValueError, match=r"is withheld-shape: not to be learned from"):
+        plan(withheld, SMALL)
+
+
+def test_what_leaks_is_known() -> None:
+    assert leaks(Composition("noto", "green heart"))
+    assert leaks(Composition("noto", "heart", colour="green"))
+    assert leaks(Composition("noto", "cat", arrangement="above", other="blue square"))
+    assert not leaks(Composition("noto", "red heart", ground=None))
+
+
+def test_a_plan_depends_on_the_seed_alone_and_its_keys_tell_pictures_apart() -> None:
+    known = learned(picture_set())
+    planned = plan(known, SMALL)
+    assert planned == plan(known, SMALL)
+    assert planned != plan(known, SMALL, seed=1)
+    assert len({shown.key for shown in planned}) == len(planned)
+    painter = Painter(known)
+    np.testing.assert_array_equal(painter.paint(planned[5]), Painter(known).paint(planned[5]))
+
+
+def test_a_recoloured_drawing_has_the_hue_of_its_word() -> None:
+    record = Picture("noto", "rocket", "", 5, True, "train", 0, "")
+    painter = Painter(PictureSet([record], disc((200, 30, 30))[None]))
+    for colour, hue in HUES.items():
+        seen_HWC = painter.paint(Composition("noto", "rocket", colour=colour, variant=1))
+        inked = (seen_HWC.min(axis=2) < 128).astype(np.uint8) * 255
+        found = dominant_hue(np.dstack([seen_HWC, inked]))
+        assert found is not None
+        assert abs((found - hue + 0.5) % 1 - 0.5) < 0.03
+
+
+def test_names_with_a_colour_or_a_shape_are_not_recoloured() -> None:
+    for name in ("red heart", "heart suit", "green apple"):
+        assert colours_for(Picture("noto", name, "", 3, True, "train", 0, ""), disc((200, 30, 30))) == []
+
+
+def test_phrases_read_as_a_person_would_say_them() -> None:
+    assert with_article("apple") == "an apple"
+    assert with_article("unicorn") == "a unicorn"
+    assert with_article("grapes") == "grapes"
+    assert with_article("octopus") == "an octopus"
+    assert Composition("noto", "rocket", ground="blue").phrase == "a rocket on a blue background"
+    assert Composition("noto", "cat", arrangement="left of", other="pizza").phrase == "a cat left of a pizza"
+    apple = Composition("twemoji", "red apple", 4)
+    assert apple.caption == "a twemoji drawing of a red apple"
+    assert {"a red apple", apple.caption} <= set(requests(apple))
+    assert dict(questions(apple))[WHAT] == "a red apple"
+    assert dict(questions(Composition("noto", "cat", 3)))[ONE_WORD] == "cat"
+    for answer in ("a red apple", apple.caption, "red apple"):
+        assert name_in(answer) == "red apple"
+
+
+def test_the_vocabulary_is_small_has_every_byte_and_comes_out_alike() -> None:
+    said = sentences(plan(learned(picture_set()), SMALL))
+    tokenizer = make_vocabulary(said, num_codes=1024, text_size=400)
+    assert tokenizer.to_json() == make_vocabulary(sorted(said, reverse=True), num_codes=1024, text_size=400).to_json()
+    assert len(tokenizer) <= 1024 + 400 + 8
+    for text in ("a cat left of a pizza", "Ärger\n<eoss> IMGIMGBZ 猫"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    vocabulary = Vocabulary.from_token_ids(tokenizer.token_ids, special_ids=tokenizer.special_ids)
+    assert vocabulary.num_codes == 1024
+    assert len(tokenizer.encode("a cat")) < 5
+
+
+def test_documents_depend_on_the_seed_and_the_index_and_learn_answers_only(tmp_path: Path) -> None:
+    known = learned(picture_set())
+    data = prepare(tmp_path, picture_set(), random_image_tokenizer(), PlanSize(1, 1, 1, 8, 1))
+    streams, again = (data.documents("pretraining", length=100, seed=3) for _ in range(2))
+    other = data.documents("pretraining", length=100, seed=4)
+    assert all(np.array_equal(streams[index].ids, again[index].ids) for index in range(100))
+    assert not all(np.array_equal(streams[index].ids, other[index].ids) for index in range(100))
+    with pytest.raises(IndexError):
+        streams[100]
+    vocabulary = Vocabulary.from_token_ids(data.tokenizer.token_ids, special_ids=data.tokenizer.special_ids)
+    pictures = [np.count_nonzero(streams[index].ids == vocabulary.begin_image_id) for index in range(100)]
+    assert set(pictures) == {1, 2}
+    asked = 0
+    for index in range(100):
+        document = data.documents("instructions", length=100, seed=3)[index]
+        if document.trained is None:
+            assert document.ids[1] == vocabulary.begin_image_id
+            continue
+        asked += 1
+        (separator,) = np.flatnonzero(document.ids == vocabulary.separator_id)
+        assert not document.trained[: separator + 1].any()
+        assert document.trained[separator + 1 :].all()
+        assert document.ids[-1] == vocabulary.eos_id
+    assert 80 < asked < 100
+    assert {document.key for document in data.held_out("instructions")} == {
+        "caption noto|cat|||||0",
+        "draw noto|cat|||||0",
+    }
+    assert len(known) == 3 * 12 - 1
+
+
+def test_pictures_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = learned(picture_set())
+    planned = plan(known, PlanSize(1, 0, 0, 0, 1))[:6]
+    image_tokenizer = random_image_tokenizer(64)
+    store = encode(tmp_path, planned[:4], Painter(known), image_tokenizer)
+    assert list(store.keys()) == [shown.key for shown in planned[:4]]
+    painted = []
+    paint = Painter.paint
+
+    def noting(self: Painter, shown: Composition) -> Bytes:
+        painted.append(shown)
+        return paint(self, shown)
+
+    monkeypatch.setattr(Painter, "paint", noting)
+    store = encode(tmp_path, planned, Painter(known), image_tokenizer)
+    assert painted == planned[4:]
+    expected = image_tokenizer.encode(paint(Painter(known), planned[5]))[0]
+    assert torch.equal(torch.tensor(store.find(planned[5].key).ids.astype(np.int64)), expected)
+
+
+def test_both_stages_run_and_leave_a_model_that_draws(tmp_path: Path) -> None:
+    data = data_folder(tmp_path / "data")
+    nowhere = tmp_path / "no tokenizer"
+    pretrained, tuned = tmp_path / "pretrained", tmp_path / "tuned"
+    with pytest.raises(FileNotFoundError, match=r"python -m recipes\.emoji\.train_transformer"):
+        finetune(tuned, pretrained, data, nowhere, steps=2, smoke=True)
+    assert train(pretrained, data, nowhere, steps=2, smoke=True)
+    assert finetune(tuned, pretrained, data, nowhere, steps=2, smoke=True)
+    assert {"log.jsonl", "curves.png", "model"} <= {path.name for path in tuned.iterdir()}
+    chameleon = Chameleon.from_pretrained(tuned / "model")
+    (picture,) = chameleon.generate("a green heart", modality="image", template="chat")
+    assert picture.image.size == (64, 64)
+
+
+def test_a_run_out_of_time_goes_on(tmp_path: Path) -> None:
+    data = data_folder(tmp_path / "data")
+    run = tmp_path / "run"
+    assert not train(run, data, tmp_path, steps=2, minutes=1e-6, smoke=True)
+    assert train(run, data, tmp_path, smoke=True)
+    assert len((run / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_classifier_learns_names_and_comes_back_from_its_folder(tmp_path: Path) -> None:
+    colours = {"red car": (200, 0, 0), "green car": (0, 200, 0), "blue car": (0, 0, 200)}
+    records = [Picture("noto", name, "", 5, True, "train", 0, "") for name in colours]
+    pictures = PictureSet(records, np.stack([disc(colour) for colour in colours.values()]))
+    judge = train_classifier(pictures, steps=20, widths=(8, 8, 8, 8))
+    assert judge.name(pictures.on_white()) == list(colours)
+    judge.save(tmp_path)
+    assert Judge.load(tmp_path).name(pictures.on_white()) == list(colours)
