@@ -229,7 +229,7 @@ def test_the_classifier_learns_names_and_comes_back_from_its_folder(tmp_path: Pa
     colours = {"red car": (200, 0, 0), "green car": (0, 200, 0), "blue car": (0, 0, 200)}
     records = [Picture("noto", name, "", 5, True, "train", 0, "") for name in colours]
     pictures = PictureSet(records, np.stack([disc(colour) for colour in colours.values()]))
-    judge = train_classifier(pictures, steps=20, widths=(8, 8, 8, 8))
+    judge = train_classifier(pictures, steps=60, widths=(8, 8, 8, 8))
     assert judge.name(pictures.on_white()) == list(colours)
     judge.save(tmp_path)
     assert Judge.load(tmp_path).name(pictures.on_white()) == list(colours)
