@@ -15,6 +15,7 @@ import copy
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ OPTIONS: dict[str, Any] = {
     "epsilon": 1e-8,
     "dropout": 0.1,
     "sequence_length": CONTEXT,
-    "micro_batch_size": 16,
+    "micro_batch_size": 8,
     "save_every": 100,
     "log_every": 10,
     "evaluate_every": 500,
@@ -196,14 +197,20 @@ def train(
     steps: int | None = None,
     seed: int = 0,
     smoke: bool = False,
+    prepare_only: bool = False,
 ) -> bool:
-    """The whole stage; True once the run is finished."""
+    """The whole stage, preparation included; True once the run is finished."""
+    began = time.monotonic()
     pictures = PictureSet.load(data_folder)
     if smoke:
         pictures, image_tokenizer = few(pictures), random_image_tokenizer()
     else:
         image_tokenizer = ImageTokenizer.from_pretrained(tokenizer)
     data = prepare(folder, pictures, image_tokenizer, SMOKE_SIZE if smoke else None)
+    if prepare_only:
+        return False
+    # What encoding took is part of the stage; a first run needs some minutes of it.
+    minutes = max(minutes / 2, minutes - (time.monotonic() - began) / 60)
     chameleon = new_chameleon(data, SMOKE_ARCHITECTURE if smoke else ARCHITECTURE, seed=seed)
     base = TrainingOptions.pretraining(steps=10**6, seed=seed, **(SMOKE_OPTIONS if smoke else OPTIONS))
     return run_stage(chameleon, data, base, folder, form="pretraining", minutes=minutes, steps=steps)
@@ -278,7 +285,9 @@ def arguments_of(stage: str, description: str, run: Path, minutes: float) -> arg
 def main() -> None:
     """The command."""
     summary = (__doc__ or "").splitlines()[0]
-    arguments = arguments_of("train_transformer", summary, RUN, 100.0).parse_args()
+    parser = arguments_of("train_transformer", summary, RUN, 100.0)
+    parser.add_argument("--prepare", action="store_true", help="only encode the pictures and make the vocabulary")
+    arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     train(
         Path(f"{arguments.run}-smoke") if arguments.smoke else arguments.run,
@@ -288,6 +297,7 @@ def main() -> None:
         steps=20 if arguments.smoke and arguments.steps is None else arguments.steps,
         seed=arguments.seed,
         smoke=arguments.smoke,
+        prepare_only=arguments.prepare,
     )
 
 

@@ -36,11 +36,11 @@ from recipes.emoji.prompts import (
     with_article,
 )
 from recipes.emoji.splits import WITHHELD_SHAPES
-from recipes.emoji.train_transformer import prepare, random_image_tokenizer, sentences, train
+from recipes.emoji.train_transformer import options_of_run, prepare, random_image_tokenizer, sentences, train
 from recipes.emoji.vocabulary import make_vocabulary
 
 from chameleon_core import Chameleon
-from chameleon_text import Vocabulary
+from chameleon_text import Image, Vocabulary
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -214,6 +214,7 @@ def test_both_stages_run_and_leave_a_model_that_draws(tmp_path: Path) -> None:
     assert {"log.jsonl", "curves.png", "model"} <= {path.name for path in tuned.iterdir()}
     chameleon = Chameleon.from_pretrained(tuned / "model")
     (picture,) = chameleon.generate("a green heart", modality="image", template="chat")
+    assert isinstance(picture, Image)
     assert picture.image.size == (64, 64)
 
 
@@ -223,6 +224,17 @@ def test_a_run_out_of_time_goes_on(tmp_path: Path) -> None:
     assert not train(run, data, tmp_path, steps=2, minutes=1e-6, smoke=True)
     assert train(run, data, tmp_path, smoke=True)
     assert len((run / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_minutes_decide_how_many_steps_a_run_has(tmp_path: Path) -> None:
+    data = data_folder(tmp_path / "data")
+    run = tmp_path / "run"
+    assert not train(run, data, tmp_path, smoke=True, prepare_only=True)
+    assert not (run / "run.json").exists()
+    train(run, data, tmp_path, minutes=0.01, smoke=True)
+    options = options_of_run(run)
+    assert options is not None
+    assert 1 <= options.steps < 500
 
 
 def test_the_classifier_learns_names_and_comes_back_from_its_folder(tmp_path: Path) -> None:
