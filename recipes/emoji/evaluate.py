@@ -54,8 +54,8 @@ class TokenizerFigures:
     perplexity: float
     psnr_thumbnail: float
     """Baseline: a thumbnail of as many bits, enlarged."""
-    psnr_nearest: float
-    """Baseline: the nearest training picture."""
+    psnr_nearest: float | None
+    """Baseline: the nearest training picture; none for pictures that are training pictures."""
 
 
 def evaluation_sets(pictures: PictureSet) -> Iterator[tuple[str, Bytes]]:
@@ -114,7 +114,7 @@ def evaluate_tokenizer(tokenizer: ImageTokenizer, pictures: PictureSet) -> list[
                 float(np.sort(rows[:, 0])[: max(1, len(rows) // 10)].mean()),
                 *codebook_figures(usage),
                 psnr_thumbnail=_mean_psnr(real_NHWC, thumbnails(real_NHWC)),
-                psnr_nearest=float("nan") if learned else _mean_psnr(real_NHWC, nearest(real_NHWC, trained)),
+                psnr_nearest=None if learned else _mean_psnr(real_NHWC, nearest(real_NHWC, trained)),
             )
         )
     return figures
@@ -200,7 +200,7 @@ def _table(figures: list[TokenizerFigures]) -> Table:
             f"{row.psnr_lowest_tenth:.2f}",
             f"{row.codebook_usage:.1%}",
             f"{row.psnr_thumbnail:.2f}",
-            f"{row.psnr_nearest:.2f}",
+            "" if row.psnr_nearest is None else f"{row.psnr_nearest:.2f}",
         )
     return table
 

@@ -41,7 +41,8 @@ CONFIG = ChameleonVQVAEConfig(
     quantizer="ema",
 )
 OPTIONS = TrainingOptions(
-    steps=12_000,
+    # More than two cores do: the minutes end the run.
+    steps=40_000,
     minutes=85.0,
     batch_size=4,
     learning_rate=1e-3,
