@@ -16,13 +16,14 @@ from chameleon_backends import BrokenPluginError, PluginWarning, UnknownPluginEr
 from chameleon_backends.plugins import ENVIRONMENT_VARIABLE, PluginRegistry, Quarantined
 
 HOOK = "chameleon_attention_backends"
+BUILT_IN = ["eager", "sdpa", "flash", "flash_attention_2", "flash_attention_3"]
 
 GOOD = """
     from chameleon_backends import HOOK_API_VERSION, AttentionBackendSpec, hookimpl
 
     @hookimpl
     def chameleon_attention_backends():
-        return [AttentionBackendSpec(name="flash", factory=object, api_version=HOOK_API_VERSION)]
+        return [AttentionBackendSpec(name="flare", factory=object, api_version=HOOK_API_VERSION)]
 """
 
 Install = Callable[..., None]
@@ -77,37 +78,36 @@ def only_quarantined(registry: PluginRegistry) -> Quarantined:
 
 def test_builtins_come_first_and_name_their_distribution(registry: PluginRegistry, install: Install) -> None:
     install("aaa-backends", GOOD)
-    assert names(registry) == ["eager", "sdpa", "flash"]
+    assert names(registry) == [*BUILT_IN, "flare"]
     assert [registered.distribution for registered in registry.registered(HOOK)] == [
-        "chameleon-backends",
-        "chameleon-backends",
+        *["chameleon-backends"] * len(BUILT_IN),
         "aaa-backends",
     ]
     assert registry.quarantined() == ()
 
 
 def test_an_installed_plugin_is_found_by_its_entry_point(registry: PluginRegistry, install: Install) -> None:
-    install("acme-flash", GOOD)
-    assert registry.get(HOOK, "flash").factory is object
+    install("acme-flare", GOOD)
+    assert registry.get(HOOK, "flare").factory is object
     registered = registry.registered(HOOK)[-1]
-    assert (registered.distribution, registered.version) == ("acme-flash", "0.2")
+    assert (registered.distribution, registered.version) == ("acme-flare", "0.2")
 
 
 def test_nothing_is_imported_before_the_first_lookup(registry: PluginRegistry, install: Install) -> None:
-    install("acme-flash", GOOD)
-    assert "acme_flash" not in sys.modules
+    install("acme-flare", GOOD)
+    assert "acme_flare" not in sys.modules
     registry.registered(HOOK)
-    assert "acme_flash" in sys.modules
+    assert "acme_flare" in sys.modules
 
 
 def test_an_unknown_name_says_what_is_installed_and_what_is_close(registry: PluginRegistry, install: Install) -> None:
-    install("acme-flash", GOOD)
+    install("acme-flare", GOOD)
     with pytest.raises(UnknownPluginError) as caught:
-        registry.get(HOOK, "flsh")
+        registry.get(HOOK, "flre")
     ours = registry.registered(HOOK)[0].version
     assert str(caught.value) == (
-        "no attention backend named 'flsh'. "
-        f"Installed: eager, sdpa (chameleon-backends {ours}), flash (acme-flash 0.2). Did you mean 'flash'?"
+        "no attention backend named 'flre'. "
+        f"Installed: {', '.join(BUILT_IN)} (chameleon-backends {ours}), flare (acme-flare 0.2). Did you mean 'flare'?"
     )
     assert isinstance(caught.value, ValueError)
 
@@ -125,18 +125,18 @@ BAD = {
     "misspells the hook": (GOOD.replace("chameleon_attention_backends", "chameleon_atention_backends"), "unknown hook"),
     "takes arguments that the hook lacks": (GOOD.replace("backends():", "backends(model):"), "model"),
     "marks no function": (GOOD.replace("@hookimpl", ""), "no function in it is marked with the hookimpl"),
-    "takes a built-in's name": (GOOD.replace("flash", "sdpa"), r"'sdpa' exists already \(chameleon-backends "),
+    "takes a built-in's name": (GOOD.replace("flare", "sdpa"), r"'sdpa' exists already \(chameleon-backends "),
     "states another API version": (
         GOOD.replace("=HOOK_API_VERSION", "=2"),
-        "'flash' was written for version 2 of the chameleon_backends hooks; this is version 1",
+        "'flare' was written for version 2 of the chameleon_backends hooks; this is version 1",
     ),
     "returns something else": (
         GOOD.replace("AttentionBackendSpec(name=", "dict(name="),
         "PluginSpec objects, not dict",
     ),
     "returns nothing": (GOOD.replace("return [", "_ = ["), "returned None, not an iterable of PluginSpec"),
-    "names nothing": (GOOD.replace('"flash"', '""'), "whose name is a string, not ''"),
-    "names one twice": (GOOD.replace("return [", "return 2 * ["), "names the attention backend 'flash' twice"),
+    "names nothing": (GOOD.replace('"flare"', '""'), "whose name is a string, not ''"),
+    "names one twice": (GOOD.replace("return [", "return 2 * ["), "names the attention backend 'flare' twice"),
     "raises in the hook": (GOOD.replace("return [", "return [1 / 0,"), "ZeroDivisionError"),
     "raises midway": (
         GOOD.replace("return [", "yield from [") + "        raise OSError('halfway')\n",
@@ -151,12 +151,12 @@ def test_a_bad_plugin_is_quarantined_with_its_reason_and_the_others_work(
 ) -> None:
     source, reason = BAD[case]
     install("acme-bad", source)
-    install("zeta-good", GOOD.replace("flash", "zeta"))
+    install("zeta-good", GOOD.replace("flare", "zeta"))
     bad = only_quarantined(registry)
     assert (bad.plugin, bad.distribution, bad.version) == ("acme_bad", "acme-bad", "0.2")
     with pytest.raises(BrokenPluginError, match=reason):
         registry.get(HOOK, "acme_bad")
-    assert names(registry) == ["eager", "sdpa", "zeta"]
+    assert names(registry) == [*BUILT_IN, "zeta"]
     assert registry.get(HOOK, "sdpa").name == "sdpa"
 
 
@@ -166,11 +166,11 @@ def test_a_quarantined_plugin_that_is_asked_for_by_its_backends_name_is_an_error
 ) -> None:
     source, reason = BAD[case]
     install("acme-bad", source)
-    assert "flash" in only_quarantined(registry).names
+    assert "flare" in only_quarantined(registry).names
     with pytest.raises(
-        BrokenPluginError, match=f"the attention backend 'flash' of acme-bad 0.2 can't be used: .*{reason}"
+        BrokenPluginError, match=f"the attention backend 'flare' of acme-bad 0.2 can't be used: .*{reason}"
     ):
-        registry.get(HOOK, "flash")
+        registry.get(HOOK, "flare")
 
 
 def test_the_error_of_a_quarantined_plugin_has_its_cause(registry: PluginRegistry, install: Install) -> None:
@@ -187,7 +187,7 @@ def test_an_unknown_name_also_says_which_plugins_are_broken(registry: PluginRegi
     install("acme-bad", BAD["raises on import"][0])
     only_quarantined(registry)
     with pytest.raises(UnknownPluginError, match=r"Installed but broken: acme_bad \(acme-bad 0\.2\)\."):
-        registry.get(HOOK, "flash")
+        registry.get(HOOK, "flare")
 
 
 def test_the_first_of_two_plugins_keeps_a_name_that_both_take(registry: PluginRegistry, install: Install) -> None:
@@ -203,7 +203,7 @@ def test_a_bad_plugin_is_taken_not_even_in_part(registry: PluginRegistry, instal
     second = 'AttentionBackendSpec(name="sdpa", factory=object, api_version=HOOK_API_VERSION), '
     install("acme-bad", GOOD.replace("return [", f"return [{second}"))
     only_quarantined(registry)
-    assert names(registry) == ["eager", "sdpa"]
+    assert names(registry) == BUILT_IN
 
 
 def test_a_bad_plugin_is_warned_of_once(registry: PluginRegistry, install: Install) -> None:
@@ -226,17 +226,17 @@ def test_where_warnings_are_errors_the_plugins_are_known_all_the_same(
         warnings.simplefilter("error")
         with pytest.raises(PluginWarning):
             registry.registered(HOOK)
-    assert names(registry) == ["eager", "sdpa", "flash"]
+    assert names(registry) == [*BUILT_IN, "flare"]
 
 
 @pytest.mark.parametrize(
     ("allowed", "expected"),
     [
-        ("", ["eager", "sdpa"]),
-        ("acme-one", ["eager", "sdpa", "one"]),
-        ("two", ["eager", "sdpa", "two"]),
-        (" acme-one , two ", ["eager", "sdpa", "one", "two"]),
-        ("someone-else", ["eager", "sdpa"]),
+        ("", BUILT_IN),
+        ("acme-one", [*BUILT_IN, "one"]),
+        ("two", [*BUILT_IN, "two"]),
+        (" acme-one , two ", [*BUILT_IN, "one", "two"]),
+        ("someone-else", BUILT_IN),
     ],
 )
 def test_the_environment_restricts_what_loads_by_distribution_or_entry_point(
@@ -246,8 +246,8 @@ def test_the_environment_restricts_what_loads_by_distribution_or_entry_point(
     allowed: str,
     expected: list[str],
 ) -> None:
-    install("acme-one", GOOD.replace("flash", "one"))
-    install("acme-two", GOOD.replace("flash", "two"), entry_point="two")
+    install("acme-one", GOOD.replace("flare", "one"))
+    install("acme-two", GOOD.replace("flare", "two"), entry_point="two")
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, allowed)
     assert names(registry) == expected
     assert ("acme_one" in sys.modules) is ("one" in expected)
@@ -256,18 +256,18 @@ def test_the_environment_restricts_what_loads_by_distribution_or_entry_point(
 def test_an_unknown_name_says_that_the_environment_restricts_what_loads(
     registry: PluginRegistry, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install("acme-flash", GOOD)
+    install("acme-flare", GOOD)
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "")
     with pytest.raises(UnknownPluginError, match="CHAMELEON_PLUGINS='' restricts what is loaded"):
-        registry.get(HOOK, "flash")
+        registry.get(HOOK, "flare")
 
 
 def test_reload_finds_what_was_installed_meanwhile(registry: PluginRegistry, install: Install) -> None:
-    assert names(registry) == ["eager", "sdpa"]
-    install("acme-flash", GOOD)
-    assert names(registry) == ["eager", "sdpa"]
+    assert names(registry) == BUILT_IN
+    install("acme-flare", GOOD)
+    assert names(registry) == BUILT_IN
     registry.reload()
-    assert names(registry) == ["eager", "sdpa", "flash"]
+    assert names(registry) == [*BUILT_IN, "flare"]
 
 
 def test_reload_gives_a_plugin_that_was_mended_another_chance(registry: PluginRegistry, install: Install) -> None:
@@ -276,7 +276,7 @@ def test_reload_gives_a_plugin_that_was_mended_another_chance(registry: PluginRe
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACME_OK", "1")
         registry.reload()
-        assert names(registry) == ["eager", "sdpa", "flash"]
+        assert names(registry) == [*BUILT_IN, "flare"]
     assert registry.quarantined() == ()
 
 
@@ -285,23 +285,24 @@ def test_a_plugin_may_look_others_up_while_it_is_loaded(
 ) -> None:
     monkeypatch.setitem(sys.modules, "registry_under_test", registry)  # type: ignore[arg-type]
     look_up = f"import registry_under_test\nregistry_under_test.get({HOOK!r}, 'sdpa')\n"
-    install("acme-flash", look_up + textwrap.dedent(GOOD))
-    assert names(registry) == ["eager", "sdpa", "flash"]
+    install("acme-flare", look_up + textwrap.dedent(GOOD))
+    assert names(registry) == [*BUILT_IN, "flare"]
 
 
 def test_threads_that_look_up_at_once_all_find_every_plugin(registry: PluginRegistry, install: Install) -> None:
-    install("acme-flash", "import time\ntime.sleep(0.05)\n" + textwrap.dedent(GOOD))
+    install("acme-flare", "import time\ntime.sleep(0.05)\n" + textwrap.dedent(GOOD))
     found: list[list[str]] = []
     threads = [threading.Thread(target=lambda: found.append(names(registry))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [["eager", "sdpa", "flash"]] * 4
+    assert found == [[*BUILT_IN, "flare"]] * 4
 
 
 def test_a_reason_is_given_where_a_plugins_own_check_fails(registry: PluginRegistry, install: Install) -> None:
     source = "def check(request):\n    raise OSError('no driver')\n" + textwrap.dedent(GOOD)
-    install("acme-flash", source.replace("factory=object,", "factory=object, unsupported=check,"))
+    install("acme-flare", source.replace("factory=object,", "factory=object, unsupported=check,"))
     reasons = {registered.spec.name: registered.unsupported() for registered in registry.registered(HOOK)}
-    assert reasons == {"eager": None, "sdpa": None, "flash": "its own check failed: OSError: no driver"}
+    assert reasons["flare"] == "its own check failed: OSError: no driver"
+    assert reasons["sdpa"] is None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
-from .attention import AttentionBackend, AttentionBackendSpec
+from .attention import AttentionBackend, AttentionBackendSpec, AttentionSpec
 from .hookspecs import HOOK_API_VERSION, hookimpl
 
 
@@ -24,6 +25,27 @@ def chameleon_attention_backends() -> Iterable[AttentionBackendSpec]:
             api_version=HOOK_API_VERSION,
             summary="torch's scaled_dot_product_attention; the default",
         ),
+        AttentionBackendSpec(
+            name="flash",
+            factory=_flash,
+            api_version=HOOK_API_VERSION,
+            summary="the flash-attn package's kernels where it is installed, else torch's flash kernel",
+            unsupported=_why_flash_unsupported,
+        ),
+        AttentionBackendSpec(
+            name="flash_attention_2",
+            factory=partial(_flash_package, 2),
+            api_version=HOOK_API_VERSION,
+            summary="the kernels of flash-attn 2, and no others",
+            unsupported=partial(_why_flash_package_unsupported, 2),
+        ),
+        AttentionBackendSpec(
+            name="flash_attention_3",
+            factory=partial(_flash_package, 3),
+            api_version=HOOK_API_VERSION,
+            summary="the kernels of flash-attn 3, and no others",
+            unsupported=partial(_why_flash_package_unsupported, 3),
+        ),
     ]
 
 
@@ -37,3 +59,27 @@ def _sdpa() -> AttentionBackend:
     from .backends.sdpa import SDPAAttention
 
     return SDPAAttention()
+
+
+def _flash() -> AttentionBackend:
+    from .backends.flash import FlashAttention
+
+    return FlashAttention()
+
+
+def _why_flash_unsupported(request: AttentionSpec | None) -> str | None:
+    from .backends.flash import why_flash_unsupported
+
+    return why_flash_unsupported(request)
+
+
+def _flash_package(version: int) -> AttentionBackend:
+    from .backends.flash import load_package
+
+    return load_package(version)
+
+
+def _why_flash_package_unsupported(version: int, request: AttentionSpec | None) -> str | None:
+    from .backends.flash import why_version_unsupported
+
+    return why_version_unsupported(version, request)

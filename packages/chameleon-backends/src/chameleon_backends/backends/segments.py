@@ -1,0 +1,95 @@
+"""Any request as pieces without padding or documents, for kernels that know neither.
+
+Shapes: B batch, T query length, S key length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..attention import AttentionSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Some queries of a row that see some of its keys, with the last of each standing at the same position.
+
+    Where it is neither causal nor windowed, the queries may stand anywhere: each sees all of the keys.
+    """
+
+    row: int
+    query_start: int
+    query_end: int
+    key_start: int
+    key_end: int
+    causal: bool
+    windowed: bool
+
+
+def is_uniform(spec: AttentionSpec) -> bool:
+    """Whether the batch as it is can be handed to a kernel: no rule but causality and the window."""
+    return not spec.has_padding and spec.document_ids_BS is None
+
+
+def has_window(spec: AttentionSpec) -> bool:
+    """Whether the window hides a key that is otherwise seen."""
+    return spec.sliding_window is not None and spec.sliding_window < max(spec.query_length, spec.key_length)
+
+
+def segments(spec: AttentionSpec) -> list[Segment]:
+    """The request's pieces. A query is in one at most; those in none see no key.
+
+    Reads the padding and the documents back from the device.
+    """
+    T, S = spec.query_length, spec.key_length
+    starts = [0] * spec.batch_size if spec.key_start_B is None else spec.key_start_B.tolist()
+    ends = [S] * spec.batch_size if spec.key_end_B is None else spec.key_end_B.tolist()
+    pieces: list[Segment] = []
+    for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        for first, last in _documents(spec, row):
+            # Queries by their position, which is below 0 for the first of more queries than keys.
+            first_query = S - T if first == 0 and T > S else max(first, S - T)
+            pieces += _pieces(spec, row, (first_query, last), (max(first, start), min(last, end)))
+    return pieces
+
+
+def _documents(spec: AttentionSpec, row: int) -> list[tuple[int, int]]:
+    """Begin and end of each document in the row."""
+    S = spec.key_length
+    if spec.document_ids_BS is None:
+        return [(0, S)]
+    ids = spec.document_ids_BS[row].tolist()
+    begins = [0, *(s for s in range(1, S) if ids[s] != ids[s - 1])]
+    return list(zip(begins, [*begins[1:], S], strict=True))
+
+
+def _pieces(spec: AttentionSpec, row: int, queries: tuple[int, int], keys: tuple[int, int]) -> list[Segment]:
+    """The pieces of one document; ``queries`` and ``keys`` are begin and end as positions in the row."""
+    (first, last), (key_start, key_end) = queries, keys
+    if key_start >= key_end:
+        return []
+    offset = spec.key_length - spec.query_length
+    windowed = has_window(spec)
+    pieces: list[Segment] = []
+
+    def add(begin: int, end: int, start: int, causal: bool, window: bool) -> None:
+        if begin < end and start < key_end:
+            pieces.append(Segment(row, begin - offset, end - offset, start, key_end, causal, window))
+
+    if not spec.causal and not windowed:
+        add(first, last, key_start, False, False)
+        return pieces
+    begin = max(first, key_start) if spec.causal else first
+    if begin == key_end - 1 and spec.causal:  # one query: a range of keys, whatever the rules
+        start = max(key_start, begin - spec.sliding_window + 1) if spec.sliding_window else key_start
+        add(begin, key_end, start, False, False)
+    else:
+        add(begin, min(last, key_end), key_start, spec.causal, windowed)
+    # Queries after the last key, which are padding on the right themselves.
+    begin = max(first, key_end)
+    if spec.sliding_window is None or not windowed:
+        add(begin, last, key_start, False, False)
+    else:
+        for position in range(begin, min(last, key_end + spec.sliding_window - 1)):
+            add(position, position + 1, max(key_start, position - spec.sliding_window + 1), False, False)
+    return pieces
