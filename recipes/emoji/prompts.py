@@ -74,11 +74,13 @@ class Composition:
 
 
 def with_article(noun: str) -> str:
-    """``a cat``, ``an apple``, ``grapes``: what looks like a plural has no article."""
+    """``a cat``, ``an apple``, ``grapes``: what looks like a plural has no article, nor has a time of day."""
     last = noun.rsplit(" ", 1)[-1]
     if last.endswith("s") and not last.endswith(("ss", "us", "is")):
         return noun
-    return f"{'an' if noun[0] in 'aeio' else 'a'} {noun}"
+    if noun.endswith(("o’clock", "-thirty")):
+        return noun
+    return f"{'an' if noun[0] in 'aeio' and not noun.startswith(('eu', 'ew', 'one')) else 'a'} {noun}"
 
 
 def name_in(answer: str) -> str:

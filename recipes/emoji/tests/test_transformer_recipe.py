@@ -126,7 +126,12 @@ def test_names_with_a_colour_or_a_shape_are_not_recoloured() -> None:
 
 def test_phrases_read_as_a_person_would_say_them() -> None:
     assert with_article("apple") == "an apple"
-    assert with_article("unicorn") == "a unicorn"
+    assert [with_article(noun) for noun in ("unicorn", "ewe", "one-piece swimsuit")] == [
+        "a unicorn",
+        "a ewe",
+        "a one-piece swimsuit",
+    ]
+    assert with_article("eleven o’clock") == "eleven o’clock"
     assert with_article("grapes") == "grapes"
     assert with_article("octopus") == "an octopus"
     assert Composition("noto", "rocket", ground="blue").phrase == "a rocket on a blue background"
