@@ -149,4 +149,4 @@ class DecoderLayer(nn.Module):
         return hidden_BTE + self._drop(self.mlp(self.post_attention_layernorm(hidden_BTE)))
 
     def _drop(self, branch_BTE: Tensor) -> Tensor:
-        return F.dropout(branch_BTE, self.residual_dropout, self.training)
+        return F.dropout(branch_BTE, self.residual_dropout) if self.training else branch_BTE

@@ -14,7 +14,10 @@ from .config import ChameleonConfig
 
 
 class Rotation(NamedTuple):
-    """The angles of one forward pass, as ``cos_BT1D`` and ``sin_BT1D`` in the dtype of the hidden states."""
+    """The angles of one forward pass, as ``cos_BT1D`` and ``sin_BT1D`` in the dtype of the hidden states.
+
+    The first half of ``sin_BT1D`` is negated: turning (x, y) gives (x · cos − y · sin, y · cos + x · sin).
+    """
 
     cos_BT1D: Tensor
     sin_BT1D: Tensor
@@ -30,14 +33,15 @@ def rotation(config: ChameleonConfig, position_ids_BT: Tensor, dtype: torch.dtyp
     frequencies_D = _inverse_frequencies(config, position_ids_BT)
     angles_BTD = position_ids_BT[..., None].float() * frequencies_D
     # Both halves of a head turn by the same angles.
-    angles_BT1D = torch.cat((angles_BTD, angles_BTD), dim=-1)[:, :, None]
-    return Rotation(angles_BT1D.cos().to(dtype), angles_BT1D.sin().to(dtype))
+    cos_BTD, sin_BTD = angles_BTD.cos(), angles_BTD.sin()
+    cos_BT1D = torch.cat((cos_BTD, cos_BTD), dim=-1)[:, :, None]
+    sin_BT1D = torch.cat((-sin_BTD, sin_BTD), dim=-1)[:, :, None]
+    return Rotation(cos_BT1D.to(dtype), sin_BT1D.to(dtype))
 
 
 def rotate(states_BTHD: Tensor, turn: Rotation) -> Tensor:
     """Turn each pair (i, i + D/2) of a head by its angle: the layout of published checkpoints."""
-    first, second = states_BTHD.chunk(2, dim=-1)
-    return states_BTHD * turn.cos_BT1D + torch.cat((-second, first), dim=-1) * turn.sin_BT1D
+    return states_BTHD * turn.cos_BT1D + states_BTHD.roll(states_BTHD.shape[-1] // 2, dims=-1) * turn.sin_BT1D
 
 
 def _inverse_frequencies(config: ChameleonConfig, position_ids_BT: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import GenerationError
 from .guidance import guidance_branches
+from .head import MOST_ROWS
 from .options import GenerationOptions
 from .rows import FinishReason, Row, start_row
 from .sampling import FORBIDDEN, RowGenerators, draw, penalize_repetition
@@ -182,15 +183,25 @@ class _Engine:
 
     def _choose_text(self, hidden_RE: Tensor, rows: Sequence[Row]) -> dict[int, int]:
         indices = [row.index for row in rows]
-        logits_RV = self.model.lm_head(hidden_RE).float()
+        logits_RV = self._text_logits(hidden_RE)
         if self.seen_RV is not None:
             logits_RV = penalize_repetition(logits_RV, self.seen_RV[indices], self.options.repetition_penalty)
         if self.text_bias_V is not None:
-            logits_RV = logits_RV + self.text_bias_V
+            logits_RV += self.text_bias_V
         if self.layout is not None and self.options.modality == "interleaved":
             closed = [place for place, row in enumerate(rows) if not row.may_begin_image]
             logits_RV[closed, self.layout.begin_image_id] = FORBIDDEN
         return dict(zip(indices, draw(logits_RV, self.options.text_sampling, self.generators, indices), strict=True))
+
+    def _text_logits(self, hidden_RE: Tensor) -> Tensor:
+        if len(hidden_RE) <= MOST_ROWS and self.turned_head_EV is not None:
+            return hidden_RE @ self.turned_head_EV
+        return self.model.lm_head(hidden_RE).float()
+
+    @cached_property
+    def turned_head_EV(self) -> Tensor | None:
+        """The output layer's weight in the layout that is fastest for a row or two; None where that is its own."""
+        return self.model.turned_head.of(self.model.lm_head)
 
     def _choose_codes(self, hidden_LE: Tensor, lanes: Sequence[Lane]) -> dict[int, int]:
         """The next picture id of each row, from the picture's rows of the output layer alone."""

@@ -1,0 +1,91 @@
+"""The output layer's fast layout: the same logits, of the weight as it is now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from chameleon_core.generation.head import SMALLEST, TurnedWeight
+from chameleon_core.testing import make_config, make_model, make_vocabulary
+
+WIDTH = 64
+SIZE = SMALLEST // WIDTH
+PROMPT = torch.tensor([[40000, 40001]])
+CONFIG = make_config(vocab_size=SIZE, hidden_size=WIDTH, vocabulary_map=make_vocabulary(size=SIZE), num_hidden_layers=1)
+
+
+def layer(width: int = WIDTH, size: int = SIZE) -> nn.Linear:
+    return nn.Linear(width, size, bias=False)
+
+
+def test_a_turned_weight_holds_the_weight() -> None:
+    head = layer()
+    turned_EV = TurnedWeight().of(head)
+    assert turned_EV is not None
+    assert torch.equal(turned_EV, head.weight.T)
+    assert turned_EV.is_contiguous()
+
+
+def test_the_copy_is_kept_while_the_weight_is_the_same() -> None:
+    head, turned = layer(), TurnedWeight()
+    assert turned.of(head) is turned.of(head)
+
+
+@torch.no_grad()
+def train(head: nn.Linear) -> None:
+    head.weight.add_(0.1)
+
+
+def write_through_data(head: nn.Linear) -> None:
+    head.weight.data[7, 3] += 1
+
+
+def replace(head: nn.Linear) -> None:
+    head.weight = nn.Parameter(torch.randn(SIZE, WIDTH))
+
+
+@torch.no_grad()
+def swap_rows(head: nn.Linear) -> None:
+    head.weight[[0, 1]] = head.weight[[1, 0]]
+
+
+@torch.no_grad()
+def swap_columns(head: nn.Linear) -> None:
+    head.weight[:, [0, 1]] = head.weight[:, [1, 0]]
+
+
+@pytest.mark.parametrize("change", [train, write_through_data, replace, swap_rows, swap_columns])
+def test_a_weight_that_changed_in_any_way_is_copied_again(change: Callable[[nn.Linear], None]) -> None:
+    head, turned = layer(), TurnedWeight()
+    turned.of(head)
+    change(head)
+    turned_EV = turned.of(head)
+    assert turned_EV is not None
+    assert torch.equal(turned_EV, head.weight.T)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [layer(size=SIZE // 2), layer(width=1024, size=SIZE // 16), layer().bfloat16(), nn.Sequential(layer())],
+    ids=["small", "wide", "half precision", "another layer"],
+)
+def test_what_wouldnt_be_faster_is_left_as_it_is(head: nn.Module) -> None:
+    assert TurnedWeight().of(head) is None
+
+
+def test_ids_are_the_output_layers_own() -> None:
+    model = make_model(CONFIG)
+    found = model.generate(PROMPT, max_new_tokens=6)
+    # Three rows are too many for the fast layout.
+    assert torch.equal(model.generate(PROMPT.expand(3, -1), max_new_tokens=6)[:1], found)
+
+
+def test_generation_follows_training_in_between() -> None:
+    model = make_model(CONFIG)
+    first = model.generate(PROMPT, max_new_tokens=1)[0, -1]
+    with torch.no_grad():
+        model.lm_head.weight[first].neg_()
+    assert model.generate(PROMPT, max_new_tokens=1)[0, -1] != first
