@@ -22,7 +22,6 @@ PACKAGES = ("vq", "text", "backends", "core")
 PINNED = ("-c", "constraints.txt")
 # What a package's own tests need besides the package: its published strategies, and its command line.
 EXTRAS = {"vq": "testing,cli,train", "text": "testing", "backends": "testing", "core": "testing,cli,train"}
-PYTEST = ("python", "-m", "pytest", "-q")
 # pytest's exit code where a marker selects nothing.
 NO_TESTS = 5
 
@@ -32,6 +31,23 @@ def install_workspace(session: nox.Session, *others: str) -> None:
     paths = [f"./packages/chameleon-{package}" for package in PACKAGES]
     paths = [f"{path}[{EXTRAS[package]}]" for path, package in zip(paths, PACKAGES, strict=True)]
     session.install(*PINNED, *paths, *others)
+
+
+def run_tests(
+    session: nox.Session, *arguments: str, marker: str = "not slow", success_codes: tuple[int, ...] = (0,)
+) -> None:
+    """Run pytest on one thread: tests use small tensors, on which threads wait for each other longer than they work."""
+    session.run(
+        "python",
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        marker,
+        *arguments,
+        env={"OMP_NUM_THREADS": "1"},
+        success_codes=success_codes,
+    )
 
 
 @nox.session
@@ -64,7 +80,7 @@ def package(session: nox.Session, package: str) -> None:
     session.install(*PINNED, "--find-links", str(output), f"{wheel}[{EXTRAS[package]}]")
     session.run("python", "-m", "pip", "check")
     session.chdir(f"packages/chameleon-{package}")
-    session.run(*PYTEST, "-m", "not slow")
+    run_tests(session)
 
 
 @nox.session
@@ -77,19 +93,19 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def integration(session: nox.Session) -> None:
-    """The packages together: the whole path, import boundaries, plugins, the examples, and every block of the docs.
+    """The packages together: the whole path, import boundaries, plugins, the recipe, the examples, the docs' blocks.
 
-    (3 minutes.)
+    (4 minutes.)
     """
-    install_workspace(session)
-    session.run(*PYTEST, "-m", "not slow", "tests", "--ignore", "tests/parity")
+    install_workspace(session, "-r", "recipes/emoji/requirements.txt")
+    run_tests(session, "tests", "recipes", "--ignore", "tests/parity")
 
 
 @nox.session
 def parity(session: nox.Session) -> None:
     """The same numbers as two independent implementations, transformers and diffusers. (4 minutes.)"""
     install_workspace(session, "transformers", "diffusers", "peft")
-    session.run(*PYTEST, "-m", "not slow", "tests/parity")
+    run_tests(session, "tests/parity")
 
 
 @nox.session
@@ -106,9 +122,8 @@ def demo(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """The tests that are too slow for every change: the marker ``slow``."""
     install_workspace(session, "transformers", "diffusers", "peft")
-    for package in PACKAGES:
-        session.run(*PYTEST, "-m", "slow", f"packages/chameleon-{package}/tests", success_codes=[0, NO_TESTS])
-    session.run(*PYTEST, "-m", "slow", "tests", success_codes=[0, NO_TESTS])
+    for folder in (*(f"packages/chameleon-{package}/tests" for package in PACKAGES), "tests"):
+        run_tests(session, folder, marker="slow", success_codes=(0, NO_TESTS))
 
 
 @nox.session(default=False)

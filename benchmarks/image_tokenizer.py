@@ -53,9 +53,7 @@ def main() -> None:
     # The first turn warms up.
     medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
     reference = medians["transformers, encode"]
-    print(
-        f"torch {torch.__version__}, {arguments.threads} threads, {arguments.resolution} px, repeats: {arguments.repeats}"
-    )
+    print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.resolution} pixels a side")
     for name, median in medians.items():
         print(f"{name:<34}{median:8.2f} s  {reference / median:6.2f}×")
 
