@@ -22,8 +22,6 @@ PACKAGES = ("vq", "text", "backends", "core")
 PINNED = ("-c", "constraints.txt")
 # What a package's own tests need besides the package: its published strategies, and its command line.
 EXTRAS = {"vq": "testing,cli,train", "text": "testing", "backends": "testing", "core": "testing,cli,train"}
-# pytest's exit code where a marker selects nothing.
-NO_TESTS = 5
 
 
 def install_workspace(session: nox.Session, *others: str) -> None:
@@ -33,21 +31,9 @@ def install_workspace(session: nox.Session, *others: str) -> None:
     session.install(*PINNED, *paths, *others)
 
 
-def run_tests(
-    session: nox.Session, *arguments: str, marker: str = "not slow", success_codes: tuple[int, ...] = (0,)
-) -> None:
+def run_tests(session: nox.Session, *arguments: str) -> None:
     """Run pytest on one thread: tests use small tensors, on which threads wait for each other longer than they work."""
-    session.run(
-        "python",
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        marker,
-        *arguments,
-        env={"OMP_NUM_THREADS": "1"},
-        success_codes=success_codes,
-    )
+    session.run("python", "-m", "pytest", "-q", *arguments, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
@@ -116,14 +102,6 @@ def demo(session: nox.Session) -> None:
     """
     install_workspace(session)
     session.run("chameleon", "demo", "--output", "demo-output", *session.posargs)
-
-
-@nox.session(default=False)
-def slow(session: nox.Session) -> None:
-    """The tests that are too slow for every change: the marker ``slow``."""
-    install_workspace(session, "transformers", "diffusers", "peft")
-    for folder in (*(f"packages/chameleon-{package}/tests" for package in PACKAGES), "tests"):
-        run_tests(session, folder, marker="slow", success_codes=(0, NO_TESTS))
 
 
 @nox.session(default=False)
