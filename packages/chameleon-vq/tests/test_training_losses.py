@@ -23,6 +23,7 @@ from chameleon_vq.training import (
     initialize,
 )
 from chameleon_vq.training.codebooks import kmeans, restart
+from chameleon_vq.training.metrics import codebook_figures, effective_rank
 from chameleon_vq.training.pictures import Order
 
 CONFIG = ChameleonVQVAEConfig(
@@ -214,3 +215,17 @@ def test_fresh_weights_are_a_linear_network() -> None:
     hidden_BCHW = model.encoder.mid(hidden_BCHW)
     torch.testing.assert_close(hidden_BCHW[2], hidden_BCHW[0] + hidden_BCHW[1])
     assert hidden_BCHW[0].std().item() == pytest.approx(pixels_BCHW[0].std().item(), rel=0.5)
+
+
+def test_the_effective_rank_by_hand() -> None:
+    # Two directions of equal variance, wherever the latents lie; then one.
+    latents_PD = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 0, 1], [0, 0, -1]]) + 5
+    assert effective_rank(latents_PD) == pytest.approx(2)
+    assert effective_rank(latents_PD[:2]) == pytest.approx(1)
+    # Shares of 3/4 and 1/4: (4/3)^(3/4) · 4^(1/4).
+    assert effective_rank(latents_PD[[0, 1, 0, 1, 0, 1, 2, 3]]) == pytest.approx((4 / 3) ** 0.75 * 4**0.25)
+
+
+def test_the_codebook_s_figures_by_hand() -> None:
+    usage, perplexity = codebook_figures(torch.tensor([5, 5, 0, 0]))
+    assert (usage, perplexity) == (0.5, pytest.approx(2))

@@ -16,7 +16,7 @@ PANELS = (
     ("SSIM", ("ssim",)),
     ("codes in use (fraction)", ("codebook_usage",)),
     ("perplexity of the codes", ("perplexity",)),
-    ("learning rate", ("learning_rate",)),
+    ("dimensions that the latents use", ("latent_rank",)),
 )
 
 

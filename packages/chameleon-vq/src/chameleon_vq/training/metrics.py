@@ -1,6 +1,6 @@
 """How good reconstructions are, and how a codebook is used. PSNR and SSIM are scikit-image's.
 
-Shapes: N pictures, C channels, H W pixels, K codes.
+Shapes: N pictures, C channels, H W pixels, K codes, P positions, D width of a latent.
 """
 
 from __future__ import annotations
@@ -78,3 +78,15 @@ def codebook_figures(usage_K: Tensor) -> tuple[float, float]:
     share_K = usage_K.double() / usage_K.sum().clamp(min=1)
     used_K = share_K[share_K > 0]
     return len(used_K) / len(usage_K), math.exp(-float((used_K * used_K.log()).sum()))
+
+
+def effective_rank(latents_PD: Tensor) -> float:
+    """How many dimensions the latents [P, D] really use: e to the entropy of the shares of their variance.
+
+    From 1 to D. Source: Roy and Vetterli 2007, "The effective rank", of the covariance.
+    """
+    centred_PD = latents_PD.double() - latents_PD.double().mean(dim=0)
+    variance_D = torch.linalg.svdvals(centred_PD).square()
+    share_D = variance_D / variance_D.sum().clamp(min=1e-300)
+    used_D = share_D[share_D > 0]
+    return math.exp(-float((used_D * used_D.log()).sum()))

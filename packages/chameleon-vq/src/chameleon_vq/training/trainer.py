@@ -21,7 +21,7 @@ from ..model import ChameleonVQVAE, VQReconstruction
 from .checkpoints import LOG, RunLog, load_checkpoint, save_checkpoint
 from .codebooks import can_restart, kmeans, restart, sample
 from .discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
-from .metrics import codebook_figures, measure
+from .metrics import codebook_figures, effective_rank, measure
 from .options import TrainingOptions
 from .pictures import Order, PictureSource, random_for
 from .progress import progress_bar
@@ -256,13 +256,14 @@ class VQTrainer:
         if not options.revive_every or (self.step + 1) % options.revive_every:
             return {}
         usage, perplexity = codebook_figures(self.usage_N)
+        rank = effective_rank(_positions(latents_BDhw.detach()))
         dead_M = (self.usage_N == 0).nonzero().flatten()
         self.usage_N.zero_()
         if len(dead_M) and self._progress() <= options.revive_until and can_restart(self.model.quantize):
             random = random_for(options.seed, "codebook", self.step)
             entries_MD = sample(_positions(latents_BDhw.detach()), len(dead_M), random)
             restart(self.model.quantize, dead_M, entries_MD, self.optimizer)
-        return {"codebook_usage": usage, "perplexity": perplexity}
+        return {"codebook_usage": usage, "perplexity": perplexity, "latent_rank": rank}
 
     def _is_due(self, every: int, ends: bool) -> bool:
         return ends or (every > 0 and self.step % every == 0)
