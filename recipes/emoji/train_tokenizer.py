@@ -50,9 +50,10 @@ OPTIONS = TrainingOptions(
     warmup_steps=50,
     l1_weight=0.5,
     l2_weight=1.0,
-    quantizer_weight=0.25,
-    continuous_steps=200,
-    kmeans_pictures=128,
+    # A larger one, or codes placed before colours are learned, folds the latents onto two of their sixteen dimensions.
+    quantizer_weight=0.02,
+    continuous_steps=1_500,
+    kmeans_pictures=512,
     revive_every=100,
     revive_until=0.8,
     log_every=10,
