@@ -50,7 +50,9 @@ def test_the_builtins_are_usable_and_described(package: str, registry: Any) -> N
         for registered in registry.registered(hook):
             assert registered.distribution == registry.distribution
             assert registered.spec.summary, f"{registered.spec.name} has no summary for the listing"
-            assert registered.unsupported() is None
+            # What this machine lacks is said in a sentence, and nobody's check fails.
+            reason = registered.unsupported()
+            assert reason is None or (" " in reason and "its own check failed" not in reason)
 
 
 def test_an_unknown_name_says_what_is_installed(package: str, registry: Any) -> None:

@@ -79,13 +79,18 @@ class ChameleonVQVAE(nn.Module):
 
     def decode_latents(self, quantized_BDhw: Tensor) -> Tensor:
         """Quantized latents to pixels [B, C, H, W], about −1…1. Raises ``MissingDecoderError``."""
+        decoder = self.require_decoder()
+        return decoder(self.post_quant_conv(quantized_BDhw))
+
+    def require_decoder(self) -> Decoder:
+        """The decoder. Raises ``MissingDecoderError`` where the weights have none."""
         if self.decoder is None:
             raise MissingDecoderError(
                 "these weights have no decoder, so they turn pictures into codes but not codes into pictures. "
                 "Checkpoints in the transformers layout come without one; load weights that have tensors named "
                 "'decoder.*', as Meta's own vqgan.ckpt and finetunes that draw pictures do."
             )
-        return self.decoder(self.post_quant_conv(quantized_BDhw))
+        return self.decoder
 
     def forward(self, pixels_BCHW: Tensor) -> VQReconstruction:
         """Encode and decode, differentiable from end to end: what training needs."""

@@ -192,6 +192,7 @@ class ImageTokenizer:
 
         Raises ``CodesError``, and ``MissingDecoderError`` where the weights only encode.
         """
+        self.model.require_decoder()
         height, width = latent_size or self.latent_size
         codes_BN = self._checked(codes_BN, ndim=2)
         count = height * width * self.codes_per_position
