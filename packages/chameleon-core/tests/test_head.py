@@ -21,17 +21,28 @@ def layer(width: int = WIDTH, size: int = SIZE) -> nn.Linear:
     return nn.Linear(width, size, bias=False)
 
 
-def test_a_turned_weight_holds_the_weight() -> None:
+ROWS = torch.arange(1, SIZE, 3)
+
+
+def test_a_turned_weight_holds_the_rows_asked_for() -> None:
     head = layer()
-    turned_EV = TurnedWeight().of(head)
-    assert turned_EV is not None
-    assert torch.equal(turned_EV, head.weight.T)
-    assert turned_EV.is_contiguous()
+    turned_EM = TurnedWeight().of(head, ROWS)
+    assert turned_EM is not None
+    assert torch.equal(turned_EM, head.weight[ROWS].T)
+    assert turned_EM.is_contiguous()
 
 
-def test_the_copy_is_kept_while_the_weight_is_the_same() -> None:
+def test_the_copy_is_kept_while_the_weight_and_the_rows_are_the_same() -> None:
     head, turned = layer(), TurnedWeight()
-    assert turned.of(head) is turned.of(head)
+    assert turned.of(head, ROWS) is turned.of(head, ROWS.clone())
+
+
+def test_other_rows_are_copied_again() -> None:
+    head, turned = layer(), TurnedWeight()
+    for rows_M in (ROWS, ROWS + 1, ROWS[:-1]):
+        turned_EM = turned.of(head, rows_M)
+        assert turned_EM is not None
+        assert torch.equal(turned_EM, head.weight[rows_M].T)
 
 
 @torch.no_grad()
@@ -60,11 +71,12 @@ def swap_columns(head: nn.Linear) -> None:
 @pytest.mark.parametrize("change", [train, write_through_data, replace, swap_rows, swap_columns])
 def test_a_weight_that_changed_in_any_way_is_copied_again(change: Callable[[nn.Linear], None]) -> None:
     head, turned = layer(), TurnedWeight()
-    turned.of(head)
+    everything = torch.arange(SIZE)
+    turned.of(head, everything)
     change(head)
-    turned_EV = turned.of(head)
-    assert turned_EV is not None
-    assert torch.equal(turned_EV, head.weight.T)
+    turned_EM = turned.of(head, everything)
+    assert turned_EM is not None
+    assert torch.equal(turned_EM, head.weight.T)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +85,7 @@ def test_a_weight_that_changed_in_any_way_is_copied_again(change: Callable[[nn.L
     ids=["small", "wide", "half precision", "another layer"],
 )
 def test_what_wouldnt_be_faster_is_left_as_it_is(head: nn.Module) -> None:
-    assert TurnedWeight().of(head) is None
+    assert TurnedWeight().of(head, ROWS[:9]) is None
 
 
 def test_ids_are_the_output_layers_own() -> None:

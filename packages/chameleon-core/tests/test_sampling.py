@@ -116,6 +116,23 @@ def test_without_sampling_the_likeliest_is_taken() -> None:
     assert draw(logits_RV, None, RowGenerators(0, 2), [0, 1]) == [1, 0]
 
 
+@pytest.mark.parametrize("choices", [3, 8191, 8192, 8200, 65536])
+def test_of_any_number_of_choices_the_first_likeliest_is_taken(choices: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        logits_RV = torch.randn(3, choices, generator=generator)
+        places = [sorted(torch.randint(choices, (2,), generator=generator).tolist()) for _ in range(3)]
+        for row, pair in enumerate(places):
+            logits_RV[row, pair] = 9.0
+        assert draw(logits_RV, None, RowGenerators(0, 3), [0, 1, 2]) == [pair[0] for pair in places]
+
+
+def test_the_likeliest_is_found_among_forbidden_ones() -> None:
+    logits_RV = torch.full((1, 65536), -torch.inf)
+    logits_RV[0, 40000] = -1e30
+    assert draw(logits_RV, None, RowGenerators(0, 1), [0]) == [40000]
+
+
 @pytest.mark.parametrize(
     "sampling", [Sampling(), Sampling(temperature=0.7), Sampling(top_p=0.95, min_p=0.05)], ids=["plain", "cool", "cut"]
 )

@@ -3,7 +3,8 @@
 Each row has a lane of the cache for its whole context, and while it writes a guided picture one more for each branch
 of the guidance. All lanes are fed one id a step, so that one pass serves every row, whatever it is writing.
 
-Shapes: L lanes, R rows that choose from the same kind of token, T prompt length, E hidden width, V vocabulary, N codes.
+Shapes: L lanes, R rows that choose from the same kind of token, T prompt length, E hidden width, V vocabulary,
+M ids of text, N codes.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class _Engine:
         self.lanes: list[Lane] = []
         self.cache = model.model.new_cache(0)
         self.layout = rows[0].layout if rows else None
-        self.text_bias_V = self._text_bias()
+        self.text_ids_M = self._text_ids().to(model.device)
         self.seen_RV = self._seen() if options.repetition_penalty != 1 else None
 
     @torch.inference_mode()
@@ -182,26 +183,27 @@ class _Engine:
         return chosen
 
     def _choose_text(self, hidden_RE: Tensor, rows: Sequence[Row]) -> dict[int, int]:
+        """The next id of each row, from the output layer's rows that text may use."""
         indices = [row.index for row in rows]
-        logits_RV = self._text_logits(hidden_RE)
+        logits_RM = self._text_logits(hidden_RE)
         if self.seen_RV is not None:
-            logits_RV = penalize_repetition(logits_RV, self.seen_RV[indices], self.options.repetition_penalty)
-        if self.text_bias_V is not None:
-            logits_RV += self.text_bias_V
-        if self.layout is not None and self.options.modality == "interleaved":
-            closed = [place for place, row in enumerate(rows) if not row.may_begin_image]
-            logits_RV[closed, self.layout.begin_image_id] = FORBIDDEN
-        return dict(zip(indices, draw(logits_RV, self.options.text_sampling, self.generators, indices), strict=True))
+            seen_RM = self.seen_RV[indices][:, self.text_ids_M]
+            logits_RM = penalize_repetition(logits_RM, seen_RM, self.options.repetition_penalty)
+        closed = [] if self.layout is None else [place for place, row in enumerate(rows) if not row.may_begin_image]
+        if closed:
+            logits_RM[closed, self.begin_image_choice] = FORBIDDEN
+        choices = draw(logits_RM, self.options.text_sampling, self.generators, indices)
+        return {index: int(self.text_ids_M[choice]) for index, choice in zip(indices, choices, strict=True)}
 
     def _text_logits(self, hidden_RE: Tensor) -> Tensor:
-        if len(hidden_RE) <= MOST_ROWS and self.turned_head_EV is not None:
-            return hidden_RE @ self.turned_head_EV
-        return self.model.lm_head(hidden_RE).float()
+        if len(hidden_RE) <= MOST_ROWS and self.turned_head_EM is not None:
+            return hidden_RE @ self.turned_head_EM
+        return self.model.lm_head(hidden_RE)[:, self.text_ids_M].float()
 
     @cached_property
-    def turned_head_EV(self) -> Tensor | None:
-        """The output layer's weight in the layout that is fastest for a row or two; None where that is its own."""
-        return self.model.turned_head.of(self.model.lm_head)
+    def turned_head_EM(self) -> Tensor | None:
+        """Those rows in the layout that is fastest for one or two hidden states; None where that is their own."""
+        return self.model.turned_head.of(self.model.lm_head, self.text_ids_M)
 
     def _choose_codes(self, hidden_LE: Tensor, lanes: Sequence[Lane]) -> dict[int, int]:
         """The next picture id of each row, from the picture's rows of the output layer alone."""
@@ -254,17 +256,19 @@ class _Engine:
             self.cache.select(kept)
             self.lanes = [self.lanes[place] for place in kept]
 
-    def _text_bias(self) -> Tensor | None:
-        """0 for ids that text may hold and -inf for others; None where the config doesn't say what ids mean.
-
-        To add it costs a tenth of a masked fill, which counts where the vocabulary is large and the model small.
-        """
+    def _text_ids(self) -> Tensor:
+        """The ids that text may hold or that may end it, in ascending order; all where nobody knows what ids mean."""
         if self.layout is None:
-            return None
+            return torch.arange(self.model.config.vocab_size)
         allowed_V = self.layout.text_allowed_V.clone()
-        allowed_V[self.layout.begin_image_id] = self.options.modality == "interleaved"
-        allowed_V[[self.layout.eos_id, *self.options.stop_ids]] = True
-        return torch.zeros(allowed_V.shape).masked_fill_(~allowed_V, FORBIDDEN).to(self.model.device)
+        allowed_V[[self.layout.eos_id, self.layout.begin_image_id, *self.options.stop_ids]] = True
+        return allowed_V.nonzero()[:, 0]
+
+    @cached_property
+    def begin_image_choice(self) -> int:
+        """Where begin-image is among ``text_ids_M``."""
+        assert self.layout is not None
+        return int((self.text_ids_M == self.layout.begin_image_id).nonzero())
 
     def _seen(self) -> Tensor:
         seen_RV = torch.zeros(len(self.rows), self.model.config.vocab_size, dtype=torch.bool)

@@ -63,10 +63,12 @@ class Row:
     @property
     def may_begin_image(self) -> bool:
         """Whether begin-image may come next: a picture that still ends within the limit, or the end of the row."""
-        if self.layout is None or self.modality != "interleaved":
+        if self.layout is None:
             return False
         if self.layout.begin_image_id in self.stop_ids:
             return True
+        if self.modality != "interleaved":
+            return False
         if self.max_images is not None and self.images_begun >= self.max_images:
             return False
         return self.limit - len(self.new_ids) >= self.layout.tokens_per_image + 2
