@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from chameleon_core.generation.head import SMALLEST, TurnedWeight
+from chameleon_core.generation.head import MOST_ROWS, SMALLEST, TurnedHead, TurnedRows
 from chameleon_core.testing import make_config, make_model, make_vocabulary
 
 WIDTH = 64
@@ -24,25 +24,34 @@ def layer(width: int = WIDTH, size: int = SIZE) -> nn.Linear:
 ROWS = torch.arange(1, SIZE, 3)
 
 
-def test_a_turned_weight_holds_the_rows_asked_for() -> None:
-    head = layer()
-    turned_EM = TurnedWeight().of(head, ROWS)
-    assert turned_EM is not None
-    assert torch.equal(turned_EM, head.weight[ROWS].T)
-    assert turned_EM.is_contiguous()
+HIDDEN = torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(0))
+# Sums of 64 products of about 1, in another order.
+ROUNDING = {"rtol": 0.0, "atol": 1e-5}
+
+
+def assert_turned(head: nn.Linear, turned: TurnedRows | None, rows_M: Tensor) -> None:
+    assert turned is not None
+    torch.testing.assert_close(turned.logits(HIDDEN), HIDDEN @ head.weight[rows_M].T, **ROUNDING)
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 100])
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_turned_rows_give_the_products_of_the_rows(count: int, rows: int) -> None:
+    weight_ME = torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(1))
+    logits_RM = TurnedRows.of(weight_ME).logits(HIDDEN[:rows])
+    assert logits_RM.shape == (rows, count)
+    torch.testing.assert_close(logits_RM, HIDDEN[:rows] @ weight_ME.T, **ROUNDING)
 
 
 def test_the_copy_is_kept_while_the_weight_and_the_rows_are_the_same() -> None:
-    head, turned = layer(), TurnedWeight()
-    assert turned.of(head, ROWS) is turned.of(head, ROWS.clone())
+    head, turned = layer(), TurnedHead()
+    assert turned.rows(head, ROWS) is turned.rows(head, ROWS.clone())
 
 
 def test_other_rows_are_copied_again() -> None:
-    head, turned = layer(), TurnedWeight()
+    head, turned = layer(), TurnedHead()
     for rows_M in (ROWS, ROWS + 1, ROWS[:-1]):
-        turned_EM = turned.of(head, rows_M)
-        assert turned_EM is not None
-        assert torch.equal(turned_EM, head.weight[rows_M].T)
+        assert_turned(head, turned.rows(head, rows_M), rows_M)
 
 
 @torch.no_grad()
@@ -70,13 +79,11 @@ def swap_columns(head: nn.Linear) -> None:
 
 @pytest.mark.parametrize("change", [train, write_through_data, replace, swap_rows, swap_columns])
 def test_a_weight_that_changed_in_any_way_is_copied_again(change: Callable[[nn.Linear], None]) -> None:
-    head, turned = layer(), TurnedWeight()
+    head, turned = layer(), TurnedHead()
     everything = torch.arange(SIZE)
-    turned.of(head, everything)
+    turned.rows(head, everything)
     change(head)
-    turned_EM = turned.of(head, everything)
-    assert turned_EM is not None
-    assert torch.equal(turned_EM, head.weight.T)
+    assert_turned(head, turned.rows(head, everything), everything)
 
 
 @pytest.mark.parametrize(
@@ -85,14 +92,14 @@ def test_a_weight_that_changed_in_any_way_is_copied_again(change: Callable[[nn.L
     ids=["small", "wide", "half precision", "another layer"],
 )
 def test_what_wouldnt_be_faster_is_left_as_it_is(head: nn.Module) -> None:
-    assert TurnedWeight().of(head, ROWS[:9]) is None
+    assert TurnedHead().rows(head, ROWS[:9]) is None
 
 
 def test_ids_are_the_output_layers_own() -> None:
     model = make_model(CONFIG)
     found = model.generate(PROMPT, max_new_tokens=6)
-    # Three rows are too many for the fast layout.
-    assert torch.equal(model.generate(PROMPT.expand(3, -1), max_new_tokens=6)[:1], found)
+    too_many = PROMPT.expand(MOST_ROWS + 1, -1)
+    assert torch.equal(model.generate(too_many, max_new_tokens=6)[:1], found)
 
 
 def test_generation_follows_training_in_between() -> None:

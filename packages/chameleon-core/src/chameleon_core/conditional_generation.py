@@ -23,7 +23,7 @@ from .checkpoints import GENERATION_FILE, load_checkpoint, save_checkpoint
 from .config import ChameleonConfig
 from .errors import ConfigError
 from .generation import GenerationOptions, Step, TextDecoder, generate_ids
-from .generation.head import TurnedWeight
+from .generation.head import TurnedHead
 from .layout import TokenLayout
 from .locate import resolve_folder
 from .model import ChameleonModel, draw_weight
@@ -67,7 +67,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         draw_weight(self.lm_head.weight, config.initializer_range)
         self.generation_options = GenerationOptions()
-        self.turned_head = TurnedWeight()
+        self.turned_head = TurnedHead()
         self.source: Path | None = None
         self._image_tokenizer: ImageTokenizerLike | None = None
         if config.tie_word_embeddings:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import GenerationError
 from .guidance import guidance_branches
-from .head import MOST_ROWS
+from .head import MOST_ROWS, TurnedRows
 from .options import GenerationOptions
 from .rows import FinishReason, Row, start_row
 from .sampling import FORBIDDEN, RowGenerators, draw, penalize_repetition
@@ -196,14 +196,14 @@ class _Engine:
         return {index: int(self.text_ids_M[choice]) for index, choice in zip(indices, choices, strict=True)}
 
     def _text_logits(self, hidden_RE: Tensor) -> Tensor:
-        if len(hidden_RE) <= MOST_ROWS and self.turned_head_EM is not None:
-            return hidden_RE @ self.turned_head_EM
+        if len(hidden_RE) <= MOST_ROWS and self.turned_head is not None:
+            return self.turned_head.logits(hidden_RE)
         return self.model.lm_head(hidden_RE)[:, self.text_ids_M].float()
 
     @cached_property
-    def turned_head_EM(self) -> Tensor | None:
-        """Those rows in the layout that is fastest for one or two hidden states; None where that is their own."""
-        return self.model.turned_head.of(self.model.lm_head, self.text_ids_M)
+    def turned_head(self) -> TurnedRows | None:
+        """Those rows in the layout that is fastest for a few hidden states; None where that is their own."""
+        return self.model.turned_head.rows(self.model.lm_head, self.text_ids_M)
 
     def _choose_codes(self, hidden_LE: Tensor, lanes: Sequence[Lane]) -> dict[int, int]:
         """The next picture id of each row, from the picture's rows of the output layer alone."""
