@@ -35,7 +35,7 @@ class TurnedRows:
     def of(cls, weight_ME: Tensor) -> TurnedRows:
         """A turned copy."""
         padded_ME = F.pad(weight_ME, (0, 0, 0, -len(weight_ME) % PIECES))
-        return cls(padded_ME.unflatten(0, (PIECES, -1)).transpose(1, 2).contiguous(), len(weight_ME))
+        return cls(padded_ME.view(PIECES, -1, weight_ME.shape[1]).transpose(1, 2).contiguous(), len(weight_ME))
 
     def logits(self, hidden_RE: Tensor) -> Tensor:
         """The product with hidden states, [R, M]."""

@@ -85,7 +85,7 @@ def _likeliest(logits_RV: Tensor) -> Tensor:
     if choices < LONG:
         return logits_RV.argmax(dim=-1)
     # argmax takes one number at a time and amax many: find the best piece first, then the best within it.
-    pieces_RPC = F.pad(logits_RV, (0, -choices % PIECE), value=FORBIDDEN).unflatten(-1, (-1, PIECE))
+    pieces_RPC = F.pad(logits_RV, (0, -choices % PIECE), value=FORBIDDEN).view(len(logits_RV), -1, PIECE)
     best_R = pieces_RPC.amax(dim=-1).argmax(dim=-1)
     within_R = pieces_RPC[torch.arange(len(best_R), device=best_R.device), best_R].argmax(dim=-1)
     return best_R * PIECE + within_R
