@@ -1,6 +1,6 @@
 """From logits to an id.
 
-Shapes: R rows, V choices (ids of text, or the codes of a picture), P pieces of C choices.
+Shapes: R rows, V choices (ids of text, or the codes of a picture).
 """
 
 from __future__ import annotations
@@ -9,14 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 FORBIDDEN = float("-inf")
-
-# From how many choices on the likeliest is looked for in pieces, and how long these are.
-LONG = 2**13
-PIECE = 2**8
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +58,7 @@ class RowGenerators:
 def draw(logits_RV: Tensor, sampling: Sampling | None, generators: RowGenerators, rows: Sequence[int]) -> list[int]:
     """One choice for each row: the likeliest where ``sampling`` is None. ``rows`` are their indices in the request."""
     if sampling is None:
-        return _likeliest(logits_RV).tolist()
+        return logits_RV.argmax(dim=-1).tolist()
     # Inverse transform sampling: one number a row, whatever the vocabulary's size.
     cumulative_RV = sampling.probabilities(logits_RV).double().cumsum(dim=-1)
     total_R1 = cumulative_RV[:, -1:]
@@ -77,18 +72,6 @@ def penalize_repetition(logits_RV: Tensor, seen_RV: Tensor, penalty: float) -> T
     """Make ids that a row has already less likely (CTRL, arXiv 1909.05858, section 4.1)."""
     penalized_RV = torch.where(logits_RV > 0, logits_RV / penalty, logits_RV * penalty)
     return torch.where(seen_RV, penalized_RV, logits_RV)
-
-
-def _likeliest(logits_RV: Tensor) -> Tensor:
-    """The first of the largest choices, [R]."""
-    choices = logits_RV.shape[-1]
-    if choices < LONG:
-        return logits_RV.argmax(dim=-1)
-    # argmax takes one number at a time and amax many: find the best piece first, then the best within it.
-    pieces_RPC = F.pad(logits_RV, (0, -choices % PIECE), value=FORBIDDEN).view(len(logits_RV), -1, PIECE)
-    best_R = pieces_RPC.amax(dim=-1).argmax(dim=-1)
-    within_R = pieces_RPC[torch.arange(len(best_R), device=best_R.device), best_R].argmax(dim=-1)
-    return best_R * PIECE + within_R
 
 
 def _nucleus(probabilities_RV: Tensor, mass: float) -> Tensor:
