@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from chameleon_backends import BrokenPluginError, PluginWarning, UnknownPluginError, _builtins, hookspecs
+from chameleon_backends import (
+    AttentionBackendSpec,
+    BrokenPluginError,
+    PluginWarning,
+    UnknownPluginError,
+    _builtins,
+    hookspecs,
+)
 from chameleon_backends.plugins import ENVIRONMENT_VARIABLE, PluginRegistry, Quarantined
 
 HOOK = "chameleon_attention_backends"
@@ -40,6 +47,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> PluginRegistry:
         kinds={HOOK: "attention backend"},
         api_version=1,
         builtins=[_builtins],
+        spec_types={HOOK: AttentionBackendSpec},
     )
 
 
@@ -132,7 +140,12 @@ BAD = {
     ),
     "returns something else": (
         GOOD.replace("AttentionBackendSpec(name=", "dict(name="),
-        "PluginSpec objects, not dict",
+        "must return AttentionBackendSpec objects, not dict",
+    ),
+    "returns a spec of another class": (
+        "from chameleon_backends.plugins import PluginSpec as Plain\n"
+        + textwrap.dedent(GOOD).replace("[AttentionBackendSpec(", "[Plain("),
+        "must return AttentionBackendSpec objects, not PluginSpec",
     ),
     "returns nothing": (GOOD.replace("return [", "_ = ["), "returned None, not an iterable of PluginSpec"),
     "names nothing": (GOOD.replace('"flare"', '""'), "whose name is a string, not ''"),
@@ -160,7 +173,7 @@ def test_a_bad_plugin_is_quarantined_with_its_reason_and_the_others_work(
     assert registry.get(HOOK, "sdpa").name == "sdpa"
 
 
-@pytest.mark.parametrize("case", ["states another API version", "raises midway"])
+@pytest.mark.parametrize("case", ["states another API version", "raises midway", "returns a spec of another class"])
 def test_a_quarantined_plugin_that_is_asked_for_by_its_backends_name_is_an_error(
     registry: PluginRegistry, install: Install, case: str
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from chameleon_backends import PluginWarning
 from chameleon_core.checkpoints import Checkpoint, StoredTensor, read_checkpoint, write_checkpoint
 from chameleon_core.config import ChameleonConfig
 from chameleon_core.errors import BrokenPluginError, UnknownPluginError
@@ -105,3 +106,11 @@ def test_a_model_of_a_broken_plugin_is_an_error_with_its_cause(tmp_path: Path) -
         pytest.raises(BrokenPluginError, match="acme-large"),
     ):
         resolve_folder("acme")
+
+
+def test_a_format_without_a_way_to_know_its_folders_is_quarantined(tmp_path: Path) -> None:
+    plain = textwrap.dedent(PLUGIN).replace("yield CheckpointFormatSpec(", "yield PluginSpec(")
+    plain = "\n".join(line for line in plain.splitlines() if "matches=" not in line and "marks=" not in line)
+    (tmp_path / "acme_chameleon.py").write_text(plain)
+    with pytest.warns(PluginWarning, match="must return CheckpointFormatSpec objects, not PluginSpec"):
+        assert [registered.spec.name for registered in REGISTRY.registered(FORMATS_HOOK)] == ["hf"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import _builtins, hookspecs
-from .attention import AttentionBackend, AttentionSpec
+from .attention import AttentionBackend, AttentionBackendSpec, AttentionSpec
 from .errors import UnsupportedAttentionError
 from .plugins import PluginRegistry
 
@@ -17,6 +17,7 @@ REGISTRY = PluginRegistry(
     kinds={ATTENTION_HOOK: "attention backend"},
     api_version=hookspecs.HOOK_API_VERSION,
     builtins=[_builtins],
+    spec_types={ATTENTION_HOOK: AttentionBackendSpec},
 )
 
 

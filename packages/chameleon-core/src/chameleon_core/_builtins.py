@@ -6,18 +6,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .config import CONFIG_FILE
-from .hookspecs import HOOK_API_VERSION, hookimpl
+from .hookspecs import HOOK_API_VERSION, CheckpointFormatSpec, hookimpl
 
 if TYPE_CHECKING:
-    from .checkpoints import CheckpointFormat, CheckpointFormatSpec
+    from .checkpoints import CheckpointFormat
 
 
 @hookimpl
 def chameleon_core_checkpoint_formats() -> Iterable[CheckpointFormatSpec]:
     """The built-in formats."""
-    # Here, because the checkpoints look up their formats in the registry, which begins with this module.
-    from .checkpoints.contract import CheckpointFormatSpec
-
     return [
         CheckpointFormatSpec(
             name="hf",

@@ -4,15 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pluggy
 
 from chameleon_backends.plugins import PluginSpec
-
-if TYPE_CHECKING:
-    from .checkpoints import CheckpointFormatSpec
 
 PROJECT = "chameleon_core"
 
@@ -21,6 +18,16 @@ HOOK_API_VERSION = 1
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class CheckpointFormatSpec(PluginSpec, frozen=True, kw_only=True):
+    """A checkpoint format and how to know its folders.
+
+    ``matches(folder)`` looks at the names of the files and doesn't raise; ``marks`` says in words what it looks for.
+    """
+
+    matches: Callable[[Path], bool]
+    marks: str
 
 
 @hookspec

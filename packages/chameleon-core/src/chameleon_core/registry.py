@@ -16,4 +16,5 @@ REGISTRY = PluginRegistry(
     kinds={FORMATS_HOOK: "checkpoint format", PRETRAINED_HOOK: "pretrained model"},
     api_version=hookspecs.HOOK_API_VERSION,
     builtins=[_builtins],
+    spec_types={FORMATS_HOOK: hookspecs.CheckpointFormatSpec},
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from . import _builtins, hookspecs
-from .errors import BrokenPluginError
 from .hookspecs import SegmentCodecSpec
 from .plugins import PluginRegistry
 
@@ -17,18 +18,15 @@ REGISTRY = PluginRegistry(
     kinds={SEGMENT_CODECS: "segment codec", TEMPLATES: "template"},
     api_version=hookspecs.HOOK_API_VERSION,
     builtins=[_builtins],
+    spec_types={SEGMENT_CODECS: SegmentCodecSpec},
 )
 
 
 def segment_codec_specs() -> list[SegmentCodecSpec]:
     """Every usable segment codec, built-ins first."""
-    specs = (each.spec for each in REGISTRY.registered(SEGMENT_CODECS))
-    return [spec for spec in specs if isinstance(spec, SegmentCodecSpec)]
+    return [cast(SegmentCodecSpec, each.spec) for each in REGISTRY.registered(SEGMENT_CODECS)]
 
 
 def segment_codec_spec(name: str) -> SegmentCodecSpec:
     """The segment codec called ``name``. Raises ``UnknownPluginError`` or ``BrokenPluginError``."""
-    spec = REGISTRY.get(SEGMENT_CODECS, name)
-    if not isinstance(spec, SegmentCodecSpec):
-        raise BrokenPluginError(f"{SEGMENT_CODECS} must return SegmentCodecSpec objects; that of {name!r} is none.")
-    return spec
+    return cast(SegmentCodecSpec, REGISTRY.get(SEGMENT_CODECS, name))

@@ -15,7 +15,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import msgspec
@@ -93,7 +93,8 @@ class PluginRegistry:
     """The plugins of one package: one pluggy project, one entry-point group of the same name.
 
     ``hookspecs`` is the module with the hook specifications, ``kinds`` names what each hook returns ("attention
-    backend"), and ``builtins`` are the package's own plugins. Nothing is loaded before the first look-up.
+    backend"), ``spec_types`` has the class of its specs where that isn't ``PluginSpec`` itself, and ``builtins`` are
+    the package's own plugins. Nothing is loaded before the first look-up.
     """
 
     def __init__(
@@ -105,11 +106,13 @@ class PluginRegistry:
         kinds: Mapping[str, str],
         api_version: int,
         builtins: Sequence[object],
+        spec_types: Mapping[str, type[PluginSpec]] = MappingProxyType({}),
     ) -> None:
         self.project = project
         self.distribution = distribution
         self.kinds = dict(kinds)
         self.api_version = api_version
+        self._spec_types = dict(spec_types)
         self._hookspecs = hookspecs
         self._builtins = tuple(builtins)
         self._registered: dict[str, dict[str, Registered]] | None = None
@@ -218,8 +221,9 @@ class PluginRegistry:
         assert self._registered is not None
         seen: set[tuple[str, str]] = set()
         for hook, spec in specs:
-            if not isinstance(spec, PluginSpec):
-                return f"{hook} must return PluginSpec objects, not {type(spec).__name__}"
+            wanted = self._spec_types.get(hook, PluginSpec)
+            if not isinstance(spec, wanted):
+                return f"{hook} must return {wanted.__name__} objects, not {type(spec).__name__}"
             if not isinstance(spec.name, str) or not spec.name:
                 return f"{hook} must return specs whose name is a string, not {spec.name!r}"
             if spec.api_version != self.api_version:

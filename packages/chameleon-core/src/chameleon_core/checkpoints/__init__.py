@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .contract import IMAGE_PREFIX, Checkpoint, CheckpointFormat, CheckpointFormatSpec, StoredTensor
+from ..hookspecs import CheckpointFormatSpec
+from .contract import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
 from .hf import GENERATION_FILE
 from .load import LoadedCheckpoint, load_checkpoint, read_checkpoint
 from .save import save_checkpoint, write_checkpoint

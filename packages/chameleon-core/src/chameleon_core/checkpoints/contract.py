@@ -10,8 +10,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from chameleon_backends.plugins import PluginSpec
-
 from ..config import ChameleonConfig
 
 IMAGE_PREFIX = "model.vqmodel."
@@ -70,13 +68,3 @@ class CheckpointFormat(Protocol):
         memory at a time beside what the checkpoint itself holds.
         """
         ...
-
-
-class CheckpointFormatSpec(PluginSpec, frozen=True, kw_only=True):
-    """A checkpoint format and how to know its folders.
-
-    ``matches(folder)`` looks at the names of the files and doesn't raise; ``marks`` says in words what it looks for.
-    """
-
-    matches: Callable[[Path], bool]
-    marks: str

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from ..config import ChameleonConfig
 from ..errors import ConfigError, FileFormatError, WeightsError
+from ..hookspecs import CheckpointFormatSpec
 from ..registry import FORMATS_HOOK, REGISTRY
-from .contract import IMAGE_PREFIX, Checkpoint, CheckpointFormat, CheckpointFormatSpec, StoredTensor
+from .contract import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -42,8 +43,7 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileFormatError(f"{folder} is not a folder; a checkpoint is a folder with its configuration and weights.")
-    specs = [registered.spec for registered in REGISTRY.registered(FORMATS_HOOK)]
-    formats = [spec for spec in specs if isinstance(spec, CheckpointFormatSpec)]
+    formats = [cast(CheckpointFormatSpec, registered.spec) for registered in REGISTRY.registered(FORMATS_HOOK)]
     for spec in formats:
         if spec.matches(folder):
             reader: CheckpointFormat = spec.factory()
