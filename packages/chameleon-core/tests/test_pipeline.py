@@ -188,6 +188,25 @@ def test_a_picture_is_streamed_from_its_beginning_to_its_end() -> None:
     assert finished == Finished(0, "stop", [Image(whole.image, whole.codes)])  # type: ignore[list-item]
 
 
+def test_drawing_is_generating_one_picture_for_a_request() -> None:
+    pipeline = make_pipeline()
+    options = {"do_sample": True, "seed": 4}
+    (segment,) = pipeline.generate("word1", modality="image", template="chat", **options)
+    assert pipeline.draw("word1", **options) == segment.image
+    (other,) = pipeline.generate("word1", modality="image", template="completion", **options)
+    assert pipeline.draw("word1", template="completion", **options) == other.image
+
+
+@pytest.mark.parametrize("image", ["cat.png", Path("cat.png"), Image(codes=CODES)], ids=["str", "path", "segment"])
+def test_a_caption_is_the_likeliest_answer_to_a_question_about_a_picture(image: Any) -> None:
+    pipeline = make_pipeline()
+    pipeline.model.generation_options = GenerationOptions(do_sample=True, max_new_tokens=5)
+    (answer,) = pipeline.generate([Image(codes=CODES), "word3"], template="chat", do_sample=False)
+    assert [pipeline.caption(image, "word3") for _ in range(2)] == [answer.text.strip()] * 2
+    sampled = [pipeline.caption(image, "word3", do_sample=True, seed=seed) for seed in range(2)]
+    assert sampled[0] != sampled[1]
+
+
 def test_each_row_of_a_batch_gets_what_it_gets_alone() -> None:
     pipeline = make_pipeline()
     prompts = ["word1", ["word2 word3", Image(codes=CODES)], "word4 word5 word6"]

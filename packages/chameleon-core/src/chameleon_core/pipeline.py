@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 
+CAPTION_QUESTION = "what is this?"
+
 # How many wrong names an error lists.
 LISTED = 5
 
@@ -222,6 +224,28 @@ class Chameleon:
             for row in range(len(rows))
         ]
         return _events(steps, readers)
+
+    def draw(self, prompt: Any, *, template: str = "chat", **changes: Any) -> PILImage:
+        """One picture of what the prompt asks for.
+
+        ``draw("a red apple")`` is short for ``generate`` with modality "image": ``changes`` are its options.
+        """
+        (segment,) = self.generate(prompt, modality="image", template=template, **changes)
+        image: PILImage = segment.image
+        return image
+
+    def caption(self, image: Any, question: str = CAPTION_QUESTION, *, template: str = "chat", **changes: Any) -> str:
+        """What the model answers to a question about a picture.
+
+        ``caption("cat.png")`` is short for ``generate`` with modality "text", without spaces around the answer.
+        ``image`` is a path (a str, too), a PIL image, a uint8 array or an ``Image`` segment; ``changes`` are the options.
+        The answer is the likeliest one unless they have ``do_sample=True``.
+        """
+        # In a prompt a str is text.
+        picture = Path(image) if isinstance(image, str) else image
+        changes = {"do_sample": False, **changes}
+        document = self.generate([picture, question], modality="text", template=template, **changes)
+        return "".join(segment.text for segment in document).strip()
 
     def _encode(self, prompts: Sequence[Any], template: str, options: GenerationOptions) -> list[list[int]]:
         """The ids of each prompt, once it is sure that they fit and that what may be asked for can be drawn.
