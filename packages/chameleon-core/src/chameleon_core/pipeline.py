@@ -230,22 +230,22 @@ class Chameleon:
 
         ``draw("a red apple")`` is short for ``generate`` with modality "image": ``changes`` are its options.
         """
-        (segment,) = self.generate(prompt, modality="image", template=template, **changes)
-        image: PILImage = segment.image
+        document = self.generate(prompt, modality="image", template=template, **changes)
+        (image,) = (segment.image for segment in document if isinstance(segment, text_package().Image))
         return image
 
     def caption(self, image: Any, question: str = CAPTION_QUESTION, *, template: str = "chat", **changes: Any) -> str:
         """What the model answers to a question about a picture.
 
         ``caption("cat.png")`` is short for ``generate`` with modality "text", without spaces around the answer.
-        ``image`` is a path (a str, too), a PIL image, a uint8 array or an ``Image`` segment; ``changes`` are the options.
-        The answer is the likeliest one unless they have ``do_sample=True``.
+        ``image`` is a path (a str, too), a PIL image, a uint8 array or an ``Image`` segment. ``changes`` are options:
+        the answer is the likeliest one unless they have ``do_sample=True``.
         """
         # In a prompt a str is text.
         picture = Path(image) if isinstance(image, str) else image
         changes = {"do_sample": False, **changes}
         document = self.generate([picture, question], modality="text", template=template, **changes)
-        return "".join(segment.text for segment in document).strip()
+        return "".join(segment.text for segment in document if isinstance(segment, text_package().Text)).strip()
 
     def _encode(self, prompts: Sequence[Any], template: str, options: GenerationOptions) -> list[list[int]]:
         """The ids of each prompt, once it is sure that they fit and that what may be asked for can be drawn.
