@@ -44,7 +44,7 @@ OPTIONS = TrainingOptions(
     # More than two cores do: the minutes end the run.
     steps=40_000,
     minutes=85.0,
-    batch_size=4,
+    batch_size=8,
     learning_rate=1e-3,
     final_learning_rate=1e-5,
     warmup_steps=50,
@@ -52,7 +52,7 @@ OPTIONS = TrainingOptions(
     l2_weight=1.0,
     # A larger one, or codes placed before colours are learned, folds the latents onto two of their sixteen dimensions.
     quantizer_weight=0.02,
-    continuous_steps=1_500,
+    continuous_steps=1_000,
     kmeans_pictures=512,
     revive_every=100,
     revive_until=0.8,
