@@ -30,11 +30,15 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 class Template(Protocol):
-    """A prompt format.
+    """A prompt format. ``TemplateConformance`` in the testing module checks one.
 
-    ``render`` gives the stream after ``<s>``, which the processor puts first. ``parse`` gets the segments of a stream
-    in which every special, ``<s>`` and padding included, is a ``Special``, and finds the turns; where the format tells
-    turns apart, ``parse(render(turns))`` is ``turns``, in normal form.
+    ``render`` gives the stream after ``<s>``, which the processor puts first, and leaves no segment out. What an
+    assistant says is marked as an answer, and so is what ends it, where generation stops. A prompt is rendered as what
+    stands before its answer in a longer conversation, so that a model is asked as it was trained.
+
+    ``parse`` gets the segments of a stream in which every special, ``<s>`` and padding included, is a ``Special``, and
+    finds the turns; where the format tells turns apart, ``parse(render(turns))`` is ``turns``, in normal form. It is
+    given what a model wrote, which may end anywhere: it raises nothing and loses nothing.
     """
 
     def render(self, turns: Sequence[Turn]) -> list[Piece]:

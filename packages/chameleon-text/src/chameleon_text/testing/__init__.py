@@ -1,24 +1,29 @@
-"""Helpers for tests: small tokenizers, a stand-in for an image tokenizer, strategies, a conformance class.
+"""Helpers for tests: small tokenizers, a stand-in for an image tokenizer, strategies, conformance classes.
 
-The tokenizers need nothing beyond the package. The strategies and the conformance class need its extra
+The tokenizers need nothing beyond the package. The strategies and the conformance classes need its extra
 ``[testing]``, which is imported when one of them is first named.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
+from ..errors import MissingPackageError
 from .image_tokenizer import FakeImageTokenizer
 from .tokenizers import make_tokenizer
 
 if TYPE_CHECKING:
-    from .conformance import SegmentCodecConformance
-    from .strategies import documents, permuted_tokenizers, texts, vocabularies
+    from .segment_codecs import SegmentCodecConformance
+    from .strategies import conversations, documents, permuted_tokenizers, texts, vocabularies
+    from .templates import TemplateConformance
 
 __all__ = [
     "FakeImageTokenizer",
     "SegmentCodecConformance",
+    "TemplateConformance",
+    "conversations",
     "documents",
     "make_tokenizer",
     "permuted_tokenizers",
@@ -27,7 +32,9 @@ __all__ = [
 ]
 
 _MODULES = {
-    "SegmentCodecConformance": "conformance",
+    "SegmentCodecConformance": "segment_codecs",
+    "TemplateConformance": "templates",
+    "conversations": "strategies",
     "documents": "strategies",
     "permuted_tokenizers": "strategies",
     "texts": "strategies",
@@ -38,4 +45,17 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    module = f"{__name__}.{_MODULES[name]}"
+    try:
+        if module not in sys.modules:
+            import pytest
+
+            # So that a law that fails shows the values that it compared.
+            pytest.register_assert_rewrite(module)
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("hypothesis", "pytest"):
+            raise
+        raise MissingPackageError(
+            f"{__name__}.{name} needs the package {error.name!r}: pip install './packages/chameleon-text[testing]'"
+        ) from error

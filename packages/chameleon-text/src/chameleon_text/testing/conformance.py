@@ -1,61 +1,53 @@
-"""The tests that every segment codec passes. Inherit the class, fill in the three methods, run pytest."""
+"""What the conformance suites share: a standard test is left out with a stated reason, or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import settings
 
 from ..codecs import CodecContext
-from ..documents import document_from_json, document_to_json
-from ..processor import ChameleonProcessor
-from ..registry import segment_codec_spec
-from ..segments import Segment, Text
 from ..vocabulary import Vocabulary
 from .image_tokenizer import FakeImageTokenizer
 from .tokenizers import make_tokenizer
 
-LAW = settings(max_examples=25, deadline=None, derandomize=True)
+LAW = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
 
-class SegmentCodecConformance:
-    """The contract of ``SegmentCodec``, as tests.
+class Conformance:
+    """Base of the suites. A class that derives from it directly is a suite; those derived from a suite are its users.
 
-    A subclass says which codec it is about: its name, the special tokens that it needs, and some segments in their
-    normal form::
-
-        class TestAudioCodec(SegmentCodecConformance):
-            name = "audio"
-            more_specials = ("<audio>", "</audio>", *(f"<audio_{code}>" for code in range(16)))
-
-            def segments(self):
-                return [Audio(codes=(1, 2, 3)), Audio(codes=())]
-
-    A test that doesn't apply is named in ``not_applicable`` with the reason, and then skipped with it; replacing or
-    deleting one is an error.
+    A user names a test that doesn't apply in ``not_applicable`` with the reason, and it is skipped with it. A user that
+    replaces or deletes a standard test raises ``TypeError`` when it is defined, so that pytest can't collect it.
     """
 
     name: ClassVar[str]
-    more_specials: ClassVar[Sequence[str]] = ()
-    not_applicable: ClassVar[dict[str, str]] = {}
+    """What the plugin under test is registered as."""
+    more_specials: ClassVar[tuple[str, ...]] = ()
+    """Special tokens that it needs beside those of every Chameleon's vocabulary."""
+    not_applicable: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        tests = {name for name in vars(SegmentCodecConformance) if name.startswith("test_")}
-        replaced = sorted(name for name in tests if getattr(cls, name) is not getattr(SegmentCodecConformance, name))
-        unknown = sorted(set(cls.not_applicable) - tests)
-        if replaced or unknown:
-            raise TypeError(
-                f"{cls.__name__} replaces {replaced} and excludes the unknown {unknown}: a standard test is left out "
-                "by naming it in not_applicable with the reason."
-            )
-
-    def segments(self) -> Sequence[Segment]:
-        """Segments of the codec's type in their normal form: typical ones, the smallest one, odd ones."""
-        raise NotImplementedError
+        suite = next((base for base in cls.__mro__[1:] if Conformance in base.__bases__), None)
+        if suite is None:
+            return
+        standard = {name: test for name, test in vars(suite).items() if name.startswith("test_")}
+        replaced = [name for name, test in standard.items() if getattr(cls, name) is not test]
+        unknown = [name for name in cls.not_applicable if name not in standard]
+        unexplained = [name for name, reason in cls.not_applicable.items() if not reason.strip()]
+        for names, what in (
+            (replaced, "replaces"),
+            (unknown, "leaves out what is no standard test:"),
+            (unexplained, "gives no reason to leave out"),
+        ):
+            if names:
+                raise TypeError(
+                    f"{cls.__name__} {what} {', '.join(names)}. A standard test of {suite.__name__} is left out by "
+                    "naming it in not_applicable with the reason."
+                )
 
     @pytest.fixture(autouse=True)
     def _leave_out(self, request: pytest.FixtureRequest) -> None:
@@ -65,65 +57,17 @@ class SegmentCodecConformance:
 
     @pytest.fixture
     def context(self) -> CodecContext:
-        tokenizer = make_tokenizer(more_specials=self.more_specials)
-        image_tokenizer = FakeImageTokenizer()
-        return CodecContext(
-            tokenizer=tokenizer,
-            vocabulary=Vocabulary.from_token_ids(tokenizer.token_ids, special_ids=tokenizer.special_ids),
-            image_tokenizer=image_tokenizer,
-            image_seq_length=image_tokenizer.tokens_per_image,
-        )
+        """The parts of a processor whose vocabulary has ``more_specials``, 64 codes, and four of them a picture."""
+        return make_context(self.more_specials)
 
-    @pytest.fixture
-    def codec(self, context: CodecContext) -> Any:
-        spec = segment_codec_spec(self.name)
-        assert spec.unsupported(context) is None
-        return spec.factory(context)
 
-    @pytest.fixture
-    def processor(self, context: CodecContext) -> ChameleonProcessor:
-        return ChameleonProcessor(context.tokenizer, image_tokenizer=context.image_tokenizer)
-
-    def test_segments_are_of_the_declared_type(self) -> None:
-        assert self.segments()
-        assert all(type(segment) is segment_codec_spec(self.name).segment for segment in self.segments())
-
-    def test_the_spec_answers_without_a_context(self) -> None:
-        assert segment_codec_spec(self.name).unsupported(None) is None
-
-    def test_every_id_that_is_written_belongs_to_the_codec(self, codec: Any) -> None:
-        for ids in codec.encode(self.segments()):
-            assert set(ids) <= set(codec.ids)
-
-    def test_segments_encoded_together_are_as_if_encoded_alone(self, codec: Any) -> None:
-        segments = self.segments()
-        together = [list(ids) for ids in codec.encode(segments)]
-        assert together == [list(codec.encode([segment])[0]) for segment in segments]
-
-    def test_nothing_to_encode_gives_nothing(self, codec: Any) -> None:
-        assert list(codec.encode([])) == []
-
-    def test_decoding_what_was_encoded_gives_the_same_segment(self, codec: Any) -> None:
-        for segment, ids in zip(self.segments(), codec.encode(self.segments()), strict=True):
-            if ids:
-                assert codec.decode(ids, 0) == (segment, len(ids))
-
-    def test_a_segment_is_found_amid_text(self, processor: ChameleonProcessor) -> None:
-        for segment in self.segments():
-            document = [Text("before"), segment, Text("after")]
-            assert processor.decode_document(processor.encode(document)) == document
-
-    def test_any_ids_of_the_codec_are_read_without_an_error(self, codec: Any) -> None:
-        @LAW
-        @given(st.lists(st.sampled_from(sorted(codec.ids)), min_size=1, max_size=12), st.data())
-        def law(ids: list[int], data: st.DataObject) -> None:
-            start = data.draw(st.integers(0, len(ids) - 1))
-            decoded = codec.decode(ids, start)
-            assert start < decoded.end <= len(ids)
-            assert type(decoded.segment) is segment_codec_spec(self.name).segment
-
-        law()
-
-    def test_a_segment_survives_json(self) -> None:
-        for segment in self.segments():
-            assert document_from_json(document_to_json([segment])) == [segment]
+def make_context(more_specials: tuple[str, ...] = ()) -> CodecContext:
+    """The parts of a small processor that reads pictures."""
+    tokenizer = make_tokenizer(more_specials=more_specials)
+    image_tokenizer = FakeImageTokenizer()
+    return CodecContext(
+        tokenizer=tokenizer,
+        vocabulary=Vocabulary.from_token_ids(tokenizer.token_ids, special_ids=tokenizer.special_ids),
+        image_tokenizer=image_tokenizer,
+        image_seq_length=image_tokenizer.tokens_per_image,
+    )

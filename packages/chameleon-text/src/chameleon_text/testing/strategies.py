@@ -1,4 +1,4 @@
-"""Hypothesis strategies for text, vocabularies, tokenizers and documents."""
+"""Hypothesis strategies for text, vocabularies, tokenizers, documents and conversations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from ..segments import Document, Image, Segment, Text
+from ..segments import Document, Image, Segment, Text, normalized
+from ..templates import ASSISTANT, USER, Turn
 from ..tokenizer import TextTokenizer
 from ..vocabulary import IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER_AS_PUBLISHED, REQUIRED_NAMES, picture_name
 from .tokenizers import WORDS, make_tokenizer
@@ -50,6 +51,14 @@ def documents(
     codes = st.lists(st.integers(0, num_codes - 1), max_size=tokens_per_image)
     pictures = codes.map(lambda each: Image(codes=tuple(each)))
     return st.lists(st.one_of(texts().map(Text), pictures, *segments), max_size=5)
+
+
+def conversations(
+    *, roles: Sequence[str] = (USER, ASSISTANT), document: st.SearchStrategy[Document] | None = None, max_turns: int = 4
+) -> st.SearchStrategy[list[Turn]]:
+    """Turns in any order of roles, each with a document in its normal form, by default one of ``documents``."""
+    said = (documents() if document is None else document).map(lambda each: tuple(normalized(each)))
+    return st.lists(st.builds(Turn, st.sampled_from(list(roles)), said), max_size=max_turns)
 
 
 @functools.cache  # a tokenizer takes milliseconds to build, and there are few different ones

@@ -1,0 +1,198 @@
+"""The tests that every segment codec passes. Inherit the class, name the codec, give some segments, run pytest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ..codecs import CodecContext
+from ..documents import document_from_json, document_from_parts, document_to_json, document_to_parts
+from ..errors import DocumentError
+from ..hookspecs import HOOK_API_VERSION, SegmentCodecSpec
+from ..processor import ChameleonProcessor
+from ..registry import segment_codec_spec, segment_codec_specs
+from ..segments import Document, Segment, Text, normalized
+from .conformance import LAW, Conformance, make_context
+from .strategies import documents
+
+
+class SegmentCodecConformance(Conformance):
+    """The contract of ``SegmentCodec``, as tests.
+
+    A subclass says which codec it is about: its name, the special tokens that it needs, and some segments in their
+    normal form::
+
+        class TestAudioCodec(SegmentCodecConformance):
+            name = "audio"
+            more_specials = ("<audio>", "</audio>", *(f"<audio_{code}>" for code in range(16)))
+
+            def segments(self):
+                return [Audio(codes=(1, 2, 3)), Audio(codes=())]
+
+    The codec is looked up as a processor would, so its plugin must be installed.
+    """
+
+    def segments(self) -> Sequence[Segment]:
+        """Segments of the codec's type in their normal form: typical ones, the smallest one, odd ones."""
+        raise TypeError(f"{type(self).__name__} must have a method segments() that gives some to test with")
+
+    def drawn_segments(self) -> st.SearchStrategy[Segment]:
+        """A hypothesis strategy of segments in their normal form; without one, those of ``segments``."""
+        return st.sampled_from(self.segments())
+
+    @pytest.fixture
+    def spec(self) -> SegmentCodecSpec:
+        """What the hook returned."""
+        return segment_codec_spec(self.name)
+
+    @pytest.fixture
+    def codec(self, spec: SegmentCodecSpec, context: CodecContext) -> Any:
+        """The codec under test."""
+        reason = spec.unsupported(context)
+        if reason is not None:
+            pytest.fail(f"{self.name!r} can't be used with the suite's vocabulary, so nothing was tested: {reason}")
+        return spec.factory(context)
+
+    @pytest.fixture
+    def processor(self, context: CodecContext) -> ChameleonProcessor:
+        """A processor with every codec that is installed."""
+        return ChameleonProcessor(context.tokenizer, image_tokenizer=context.image_tokenizer)
+
+    # How it is registered.
+
+    def test_the_spec_says_what_it_is_and_for_which_hooks(self, spec: SegmentCodecSpec) -> None:
+        assert spec.api_version == HOOK_API_VERSION
+        assert spec.summary, "the spec has no summary for the listing"
+
+    def test_the_spec_answers_without_a_context(self, spec: SegmentCodecSpec) -> None:
+        assert spec.unsupported(None) is None, "the suite runs where the codec can"
+
+    def test_a_vocabulary_without_its_tokens_is_refused_by_a_sentence(self, spec: SegmentCodecSpec) -> None:
+        if not self.more_specials:
+            pytest.skip("it needs no tokens beside those of every vocabulary")
+        reason = spec.unsupported(make_context())
+        assert reason is not None, "the vocabulary lacks its tokens, and unsupported() doesn't say so"
+        assert reason.strip()
+
+    # Its segments.
+
+    def test_segments_are_of_the_declared_type(self, spec: SegmentCodecSpec) -> None:
+        assert self.segments()
+        assert all(type(segment) is spec.segment for segment in self.segments())
+
+    def test_a_segment_can_be_shared_and_be_a_key(self) -> None:
+        for segment in self.segments():
+            assert {segment: 1}[segment] == 1
+
+    # Its ids.
+
+    def test_its_ids_are_of_the_vocabulary_and_of_no_other_codec(self, codec: Any, context: CodecContext) -> None:
+        ids = set(codec.ids)
+        assert ids
+        assert ids <= context.tokenizer.names.keys(), "an id that the vocabulary doesn't have"
+        for other in segment_codec_specs():
+            if other.name != self.name and other.unsupported(context) is None:
+                assert ids.isdisjoint(other.factory(context).ids), f"the codec {other.name!r} has some of its ids"
+
+    def test_every_id_that_is_written_belongs_to_the_codec(self, codec: Any) -> None:
+        @LAW
+        @given(self.drawn_segments())
+        def law(segment: Segment) -> None:
+            (ids,) = codec.encode([segment])
+            assert set(ids) <= set(codec.ids)
+
+        law()
+
+    # There and back.
+
+    def test_segments_encoded_together_are_as_if_encoded_alone(self, codec: Any) -> None:
+        segments = self.segments()
+        together = [list(ids) for ids in codec.encode(segments)]
+        assert together == [list(codec.encode([segment])[0]) for segment in segments]
+
+    def test_encoding_twice_gives_the_same_ids(self, codec: Any) -> None:
+        first, second = ([list(ids) for ids in codec.encode(self.segments())] for _ in range(2))
+        assert first == second
+
+    def test_nothing_to_encode_gives_nothing(self, codec: Any) -> None:
+        assert list(codec.encode([])) == []
+
+    def test_decoding_what_was_encoded_gives_the_same_segment(self, codec: Any) -> None:
+        @LAW
+        @given(self.drawn_segments())
+        def law(segment: Segment) -> None:
+            (ids,) = codec.encode([segment])
+            if len(ids):
+                assert codec.decode(ids, 0) == (segment, len(ids))
+
+        law()
+
+    def test_a_segment_is_found_amid_text(self, processor: ChameleonProcessor) -> None:
+        for segment in self.segments():
+            document = [Text("before"), segment, Text("after")]
+            assert processor.decode_document(processor.encode(document)) == document
+
+    def test_a_document_comes_back_whatever_stands_beside_what(self, processor: ChameleonProcessor) -> None:
+        @LAW
+        @given(documents(segments=[self.drawn_segments()]))
+        def law(document: Document) -> None:
+            assert processor.decode_document(processor.encode(document)) == normalized(document)
+
+        law()
+
+    # What a model may write.
+
+    def test_any_ids_of_the_codec_are_read_without_an_error(self, codec: Any, spec: SegmentCodecSpec) -> None:
+        @LAW
+        @given(self._streams(codec), st.data())
+        def law(ids: list[int], data: st.DataObject) -> None:
+            start = data.draw(st.integers(0, len(ids) - 1))
+            decoded = codec.decode(ids, start)
+            assert start < decoded.end <= len(ids)
+            assert type(decoded.segment) is spec.segment
+
+        law()
+
+    def test_what_was_read_is_in_normal_form(self, codec: Any) -> None:
+        @LAW
+        @given(self._streams(codec))
+        def law(ids: list[int]) -> None:
+            segment = codec.decode(ids, 0).segment
+            (again,) = codec.encode([segment])
+            if len(again):
+                assert codec.decode(again, 0).segment == segment
+
+        law()
+
+    def _streams(self, codec: Any) -> st.SearchStrategy[list[int]]:
+        """Ids of the codec in any order, and segments that were cut off."""
+        anything = st.lists(st.sampled_from(sorted(codec.ids)), min_size=1, max_size=12)
+        whole = self.drawn_segments().map(lambda segment: list(codec.encode([segment])[0]))
+        cut_off = whole.filter(len).flatmap(lambda ids: st.integers(1, len(ids)).map(lambda end: ids[:end]))
+        return anything | cut_off
+
+    # JSON.
+
+    def test_a_segment_survives_json(self) -> None:
+        for segment in self.segments():
+            assert document_from_json(document_to_json([segment])) == [segment]
+
+    def test_a_segment_is_a_part_of_plain_json_under_the_name_of_its_codec(self) -> None:
+        for segment in self.segments():
+            (part,) = document_to_parts([segment])
+            assert part["type"] == self.name
+            assert json.loads(json.dumps(part)) == part
+
+    def test_a_part_that_is_not_understood_is_a_document_error(self, spec: SegmentCodecSpec) -> None:
+        names = ("no such field", *spec.segment.__struct_fields__)
+        for name in names:
+            try:
+                (segment,) = document_from_parts([{"type": self.name, name: object()}])
+            except DocumentError:
+                continue
+            assert type(segment) is spec.segment
