@@ -62,7 +62,7 @@ def package(session: nox.Session, package: str) -> None:
     (wheel,) = output.glob(f"chameleon_{package}-*.whl")
     # --find-links: where pip finds the sibling, which is on no index.
     session.install(*PINNED, "--find-links", str(output), str(wheel))
-    session.run("python", "-W", "error", "-c", f"import chameleon_{package}")
+    session.run("python", "-W", "error", "-c", f"from chameleon_{package} import *")
     session.install(*PINNED, "--find-links", str(output), f"{wheel}[{EXTRAS[package]}]")
     session.run("python", "-m", "pip", "check")
     session.chdir(f"packages/chameleon-{package}")

@@ -2,67 +2,23 @@
 
 from __future__ import annotations
 
-from .cache import KVCache
-from .checkpoints import load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
-from .conditional_generation import CausalOutput, ChameleonForConditionalGeneration
-from .config import ChameleonConfig
-from .convert import pool_checkpoint, pool_key_value_heads
-from .documents import save_document
-from .errors import (
-    BrokenPluginError,
-    ChameleonCoreError,
-    ConfigError,
-    ContextLengthError,
-    FileFormatError,
-    GenerationError,
-    MissingPackageError,
-    ModelNotFoundError,
-    UnknownPluginError,
-    VocabularyError,
-    WeightsError,
-)
-from .events import Event, Finished, ImageFinished, ImageProgress, ImageStarted, TextDelta
-from .generation import GenerationOptions, Step
-from .hookspecs import HOOK_API_VERSION, hookimpl
-from .layout import TokenLayout
-from .model import ChameleonModel, ModelOutput
-from .pipeline import Chameleon
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "HOOK_API_VERSION",
-    "BrokenPluginError",
-    "CausalOutput",
-    "Chameleon",
-    "ChameleonConfig",
-    "ChameleonCoreError",
-    "ChameleonForConditionalGeneration",
-    "ChameleonModel",
-    "ConfigError",
-    "ContextLengthError",
-    "Event",
-    "FileFormatError",
-    "Finished",
-    "GenerationError",
-    "GenerationOptions",
-    "ImageFinished",
-    "ImageProgress",
-    "ImageStarted",
-    "KVCache",
-    "MissingPackageError",
-    "ModelNotFoundError",
-    "ModelOutput",
-    "Step",
-    "TextDelta",
-    "TokenLayout",
-    "UnknownPluginError",
-    "VocabularyError",
-    "WeightsError",
-    "hookimpl",
-    "load_checkpoint",
-    "pool_checkpoint",
-    "pool_key_value_heads",
-    "read_checkpoint",
-    "save_checkpoint",
-    "save_document",
-    "write_checkpoint",
-]
+if TYPE_CHECKING:
+    from . import _public
+    from ._public import *  # noqa: F403
+
+    __all__: list[str] = []
+    __all__ += _public.__all__
+else:
+    # The public names are loaded when the first is used: torch takes a second, and `chameleon --help` needs none.
+    import importlib
+
+    def __getattr__(name):
+        public = importlib.import_module("._public", __name__)
+        if name != "__all__" and name not in public.__all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(public, name)
+
+    def __dir__():
+        return sorted({*globals(), *__getattr__("__all__")})

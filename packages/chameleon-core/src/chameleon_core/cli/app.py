@@ -1,4 +1,7 @@
-"""The commands, and what becomes of their errors."""
+"""The commands, and what becomes of their errors.
+
+A command imports what it works with when it runs, so that ``--help`` is quick.
+"""
 
 from __future__ import annotations
 

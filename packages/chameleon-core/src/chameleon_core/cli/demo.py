@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-
-from ..siblings import text_package, vq_package
 
 Output = Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for what it makes.")]
 
@@ -22,6 +19,10 @@ def register(app: typer.Typer) -> None:
 
 def demo(output: Output = Path("demo-output")) -> None:
     """Take real photographs and text through the whole path, and leave a contact sheet."""
+    import torch
+
+    from ..siblings import text_package, vq_package
+
     text_package()
     vq_package()
     from ..demo import run_demo  # imports both

@@ -7,23 +7,20 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import torch
 import typer
 from rich.console import Console
 
-from ..documents import save_document
-from ..generation import GenerationOptions
-from ..generation.options import Modality
-from ..pipeline import Chameleon
-from .output import Writer
 from .prompt import Images, Model, PromptCommand, Texts, Words, read_prompt
 
 SAMPLING = "Sampling (any of these turns it on)"
 STEERING = "Steering"
 LENGTH = "Length"
 MODEL = "Model"
+
+# As in GenerationOptions, which takes torch with it.
+Modality = Literal["text", "image", "interleaved"]
 
 NAMES_OF_REASONS = {"stop": "came to its end", "length": "the limit of new ids came first", "cancelled": "stopped"}
 
@@ -35,6 +32,8 @@ def register(app: typer.Typer) -> None:
 
 def usable_device(name: str) -> str:
     """The name of a device that torch can use here. Raises ``typer.BadParameter``."""
+    import torch
+
     try:
         torch.empty(0, device=name)
     # Which of them depends on how torch was built.
@@ -118,6 +117,11 @@ def generate(
 
     Without a prompt it begins a document. Ctrl-C stops and keeps what is there.
     """
+    from ..documents import save_document
+    from ..generation import GenerationOptions
+    from ..pipeline import Chameleon
+    from .output import Writer
+
     parts = read_prompt(ctx, prompt, text, image)
     if modality != "text" and output is None:
         raise typer.BadParameter(f"--modality {modality} draws pictures; say with --output into which folder.")

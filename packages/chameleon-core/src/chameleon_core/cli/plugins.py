@@ -15,8 +15,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from chameleon_backends.plugins import ENVIRONMENT_VARIABLE
-
 PACKAGES = ("chameleon-vq", "chameleon-text", "chameleon-backends", "chameleon-core")
 
 READY = "ready"
@@ -54,6 +52,8 @@ def plugins(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON in place of a table.")] = False,
 ) -> None:
     """List every plugin of the toolkit's packages, and say why one can't be used."""
+    from chameleon_backends.plugins import ENVIRONMENT_VARIABLE
+
     listed = [each for package in PACKAGES for each in _listed(package)]
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(each) for each in listed], indent=2, ensure_ascii=False))

@@ -10,11 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ..documents import save_document
-from ..errors import FileFormatError
-from ..locate import resolve_folder
-from ..siblings import load_image_tokenizer, load_processor, text_package
-from .output import Writer
 from .prompt import Images, Model, PromptCommand, Texts, Words, read_prompt
 
 EXPECTED = "Expected ids, such as [0, 8197, 4, 8196], which `chameleon tokenize` writes."
@@ -39,6 +34,9 @@ def tokenize(
     template: Annotated[str, typer.Option(help="The prompt's format: completion, chat or a plugin's.")] = "completion",
 ) -> None:
     """Write the ids of a document, as a JSON array, to stdout."""
+    from ..locate import resolve_folder
+    from ..siblings import load_image_tokenizer, load_processor, text_package
+
     parts: Any = read_prompt(ctx, prompt, text, image)
     if document is not None and parts:
         raise typer.BadParameter("give either a prompt or --document.")
@@ -64,6 +62,11 @@ def detokenize(
     ] = None,
 ) -> None:
     """Write the document of ids to stdout, and with --output into a folder, its pictures drawn."""
+    from ..documents import save_document
+    from ..locate import resolve_folder
+    from ..siblings import load_image_tokenizer, load_processor, text_package
+    from .output import Writer
+
     row = _ids(ids)
     folder = resolve_folder(model)
     processor = load_processor(folder)
@@ -85,6 +88,8 @@ def _is_unread(segment: Any, package: Any) -> bool:
 
 def _ids(path: Path) -> list[int]:
     """The ids in a file. Raises ``FileFormatError``."""
+    from ..errors import FileFormatError
+
     source = "stdin" if str(path) == "-" else str(path)
     try:
         data = json.loads(sys.stdin.read() if source == "stdin" else path.read_bytes())

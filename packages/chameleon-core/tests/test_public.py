@@ -1,0 +1,50 @@
+"""The public names: each is there, documented, and loaded only when one of them is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import chameleon_core
+
+
+def loaded(code: str) -> list[str]:
+    """Which heavy modules a fresh Python has loaded after some code."""
+    heavy = ("torch", "numpy", "chameleon_backends", "chameleon_core.model")
+    code = f"{code}\nimport sys\nprint(*(name for name in {heavy} if name in sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stderr.split()
+
+
+def test_the_package_loads_nothing_before_a_public_name_is_used() -> None:
+    assert loaded("import chameleon_core") == []
+    assert "torch" in loaded("from chameleon_core import ChameleonConfig")
+
+
+@pytest.mark.parametrize("command", ["", "generate", "tokenize", "plugins", "demo"])
+def test_help_is_quick_because_it_loads_no_torch(command: str) -> None:
+    code = f"""
+import sys
+from chameleon_core.cli import main
+sys.argv = ["chameleon", *{command.split()}, "--help"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+"""
+    assert loaded(code) == []
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in chameleon_core.__all__:
+        public = getattr(chameleon_core, name)
+        assert not callable(public) or public.__doc__, name
+    assert set(chameleon_core.__all__) <= set(dir(chameleon_core))
+
+
+def test_another_name_is_an_error_as_in_any_module() -> None:
+    with pytest.raises(AttributeError, match="module 'chameleon_core' has no attribute 'Chamaeleon'"):
+        _ = chameleon_core.Chamaeleon  # type: ignore[attr-defined]
