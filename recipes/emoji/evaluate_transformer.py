@@ -39,6 +39,9 @@ from .splits import COLOURS, SHAPES, WITHHELD_SHAPES, scene_is_withheld
 
 RESULTS = Path("build/emoji/evaluation")
 ROWS = 32
+
+# How the embedded model draws unless asked for otherwise.
+DRAWING = GenerationOptions(do_sample=True, temperature=0.7, top_p=0.9, guidance_text=3.0)
 COPY_DB = (20.0, 25.0)
 Bytes = npt.NDArray[np.uint8]
 
@@ -327,17 +330,16 @@ def main() -> None:
     parser.add_argument("--classifier", type=Path, default=FOLDER, help="the classifier's folder (%(default)s)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the folder for the results (%(default)s)")
     parser.add_argument("--only", choices=SECTIONS, nargs="+", default=list(SECTIONS), help="some of the figures")
-    parser.add_argument("--temperature", type=float, default=0.7, help="of drawings (%(default)s)")
-    parser.add_argument("--top-p", type=float, default=0.9, help="of drawings (%(default)s)")
-    parser.add_argument("--guidance", type=float, default=3.0, help="by the text; 1 is none (%(default)s)")
+    parser.add_argument("--temperature", type=float, default=DRAWING.temperature, help="of drawings (%(default)s)")
+    parser.add_argument("--top-p", type=float, default=DRAWING.top_p, help="of drawings (%(default)s)")
+    parser.add_argument(
+        "--guidance", type=float, default=DRAWING.guidance_text, help="by the text; 1 is none (%(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (%(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    options = GenerationOptions(
-        do_sample=True,
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        guidance_text=arguments.guidance,
+    options = DRAWING.replace(
+        temperature=arguments.temperature, top_p=arguments.top_p, guidance_text=arguments.guidance
     )
     chameleon = Chameleon.from_pretrained(arguments.model)
     subject = Subject(chameleon, Judge.load(arguments.classifier), PictureSet.load(arguments.data), options)

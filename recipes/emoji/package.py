@@ -1,4 +1,4 @@
-"""Write the trained parts into the data package: ``python -m recipes.emoji.package``.
+"""Write the trained model and its pictures into the data package: ``python -m recipes.emoji.package``.
 
 Run once, when everything is final: the repository keeps every version of the weights.
 """
@@ -10,49 +10,71 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
-from chameleon_vq import ImageTokenizer
+from chameleon_core import Chameleon
 
-from .evaluate import TOKENIZER
-from .pictures import DATA, PictureSet, replacing
+from .evaluate_transformer import DRAWING
+from .finetune import FINETUNED
+from .pictures import DATA, SIDE, PictureSet, replacing
+from .prompts import STYLES
 
 PACKAGE = Path("packages/chameleon-emoji/src/chameleon_emoji")
-SHIPPED_SPLITS = ("withheld-style", "withheld-shape")
+SHIPPED_SPLITS = ("train", "withheld-style", "withheld-shape")
+COLUMNS = 30
 
 
-def write_tokenizer(tokenizer: ImageTokenizer, folder: Path) -> None:
-    """The tokenizer in half precision, which halves the file; it is read back in float32."""
-    tokenizer.model.to(torch.float16)
-    tokenizer.save_pretrained(folder)
+def write_model(chameleon: Chameleon, folder: Path) -> None:
+    """The model in half the bytes: the transformer in bfloat16, the image tokenizer in the float16 that it has.
+
+    The config still says float32, so that ``dtype="auto"`` computes as the training did.
+    """
+    chameleon.model.to(torch.bfloat16)
+    chameleon.model.generation_options = DRAWING
+    chameleon.image_tokenizer.model.to(torch.float16)
+    chameleon.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config |= {"dtype": "float32", "torch_dtype": "float32"}
+    with replacing(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_pictures(pictures: PictureSet, folder: Path) -> None:
-    """The pictures of the trained styles that were never trained on, as PNG, and what they are as JSON."""
-    chosen = pictures.where(lambda picture: picture.core and picture.split in SHIPPED_SPLITS)
+    """The core's pictures on white, one sheet for each style, and what they are as JSON."""
     records = []
-    for picture, pixels_HWC in zip(chosen.records, chosen.on_white(), strict=True):
-        path = f"{picture.style}-{'-'.join(picture.name.replace(':', '').replace('’', '').split())}.png"
+    for style in STYLES:
+        chosen = pictures.where(
+            lambda picture, style=style: picture.core and picture.style == style and picture.split in SHIPPED_SPLITS
+        )
+        white_NHWC = chosen.on_white()
+        rows = -(-len(chosen) // COLUMNS)
+        sheet = Image.new("RGB", (COLUMNS * SIDE, rows * SIDE), "white")
+        for index, (picture, pixels_HWC) in enumerate(zip(chosen.records, white_NHWC, strict=True)):
+            row, column = divmod(index, COLUMNS)
+            sheet.paste(Image.fromarray(np.ascontiguousarray(pixels_HWC)), (column * SIDE, row * SIDE))
+            described = {"name": picture.name, "style": style, "split": picture.split, "licence": picture.licence}
+            records.append({**described, "place": [column, row]})
         png = io.BytesIO()
-        Image.fromarray(pixels_HWC).save(png, format="png", optimize=True)
-        with replacing(folder / path) as temporary:
+        sheet.save(png, format="png", optimize=True)
+        with replacing(folder / f"{style}.png") as temporary:
             temporary.write_bytes(png.getvalue())
-        described = {"name": picture.name, "style": picture.style, "split": picture.split, "licence": picture.licence}
-        records.append({"path": path, **described})
+    lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
     with replacing(folder / "pictures.json") as temporary:
-        temporary.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m recipes.emoji.package", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.emoji.package", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--data", type=Path, default=DATA, help="the data folder (%(default)s)")
-    parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="its folder (%(default)s)")
+    parser.add_argument("--model", type=Path, default=FINETUNED / "model", help="its folder (%(default)s)")
     parser.add_argument("--package", type=Path, default=PACKAGE, help="the package's source (%(default)s)")
     arguments = parser.parse_args()
-    tokenizer = ImageTokenizer.from_pretrained(arguments.tokenizer)
-    write_tokenizer(tokenizer, arguments.package / "weights" / "image_tokenizer")
+    write_model(Chameleon.from_pretrained(arguments.model), arguments.package / "model")
     write_pictures(PictureSet.load(arguments.data), arguments.package / "pictures")
 
 

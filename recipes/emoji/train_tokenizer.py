@@ -125,9 +125,10 @@ def train(folder: Path, data: Path, options: TrainingOptions, config: ChameleonV
     trained = EmojiPictures(pictures.where(lambda picture: picture.split == "train"))
     records = VQTrainer(model, options, folder=folder).fit(trained, validation_NCHW=validation_pixels(pictures))
     plot_curves(records, folder / "curves.png", title="The image tokenizer of the embedded model")
-    plain = with_plain_codebook(model)
+    # In half precision, as it is shipped, so that whatever is encoded from here on has the codes that users get.
+    plain = with_plain_codebook(model).half()
     ImageTokenizer(plain, ChameleonImageProcessor.meta(SIDE)).save_pretrained(folder / "tokenizer")
-    return plain
+    return plain.float()
 
 
 def main() -> None:
