@@ -15,6 +15,10 @@ class UnsupportedAttentionError(ChameleonBackendsError, ValueError):
     """An attention backend can't serve a request; the message is its reason."""
 
 
+class UnsupportedWeightError(ChameleonBackendsError, ValueError):
+    """A weight quantizer can't serve a layer or a weight; the message is its reason."""
+
+
 class UnknownPluginError(ChameleonBackendsError, ValueError):
     """No plugin of that name is installed."""
 

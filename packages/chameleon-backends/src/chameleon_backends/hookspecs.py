@@ -11,6 +11,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from .attention import AttentionBackendSpec
+    from .weights import WeightQuantizerSpec
 
 PROJECT = "chameleon_backends"
 
@@ -24,3 +25,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 @hookspec
 def chameleon_attention_backends() -> Iterable[AttentionBackendSpec]:  # type: ignore[empty-body]
     """Attention backends, which answer to the contract in ``AttentionBackend``."""
+
+
+@hookspec
+def chameleon_weight_quantizers() -> Iterable[WeightQuantizerSpec]:  # type: ignore[empty-body]
+    """Weight quantizers, which answer to the contract in ``WeightQuantizer``."""

@@ -1,23 +1,30 @@
-"""The backends that are installed, by name."""
+"""The backends and quantizers that are installed, by name."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
 from . import _builtins, hookspecs
 from .attention import AttentionBackend, AttentionBackendSpec, AttentionSpec
-from .errors import UnsupportedAttentionError
+from .errors import ConfigError, UnsupportedAttentionError, UnsupportedWeightError
 from .plugins import PluginRegistry
+from .quantizers import _builtins as _quantizers
+from .weights import METHOD, LinearSpec, WeightQuantizer, WeightQuantizerSpec
 
 ATTENTION_HOOK = "chameleon_attention_backends"
+QUANTIZERS_HOOK = "chameleon_weight_quantizers"
 DEFAULT_ATTENTION_BACKEND = "sdpa"
 
 REGISTRY = PluginRegistry(
     hookspecs.PROJECT,
     distribution="chameleon-backends",
     hookspecs=hookspecs,
-    kinds={ATTENTION_HOOK: "attention backend"},
+    kinds={ATTENTION_HOOK: "attention backend", QUANTIZERS_HOOK: "weight quantizer"},
     api_version=hookspecs.HOOK_API_VERSION,
-    builtins=[_builtins],
-    spec_types={ATTENTION_HOOK: AttentionBackendSpec},
+    builtins=[_builtins, _quantizers],
+    spec_types={ATTENTION_HOOK: AttentionBackendSpec, QUANTIZERS_HOOK: WeightQuantizerSpec},
 )
 
 
@@ -46,3 +53,55 @@ def why_attention_unsupported(name: str, request: AttentionSpec | None = None) -
     Raises ``UnknownPluginError`` or ``BrokenPluginError`` as ``get_attention_backend`` does.
     """
     return REGISTRY.get(ATTENTION_HOOK, name).unsupported(request)
+
+
+def get_weight_quantizer(name: str, **options: Any) -> WeightQuantizer:
+    """Make the weight quantizer called ``name``.
+
+    Raises ``UnknownPluginError`` or ``BrokenPluginError`` where there is none of that name to use,
+    ``UnsupportedWeightError`` with its reason where it can't run on this machine, and ``ConfigError`` for an option
+    that it doesn't have or that is impossible.
+    """
+    spec = REGISTRY.get(QUANTIZERS_HOOK, name)
+    reason = spec.unsupported(None)
+    if reason is not None:
+        raise UnsupportedWeightError(f"the weight quantizer {name!r} can't run here: {reason}")
+    known = inspect.signature(spec.factory).parameters
+    unknown = sorted(options.keys() - known.keys())
+    if unknown and not any(each.kind is each.VAR_KEYWORD for each in known.values()):
+        raise ConfigError(
+            f"the weight quantizer {name!r} has no option {', '.join(unknown)}; "
+            f"its options are: {', '.join(known) or 'none'}"
+        )
+    quantizer: WeightQuantizer = spec.factory(**options)
+    return quantizer
+
+
+def weight_quantizer_names() -> tuple[str, ...]:
+    """The names of all usable weight quantizers, built-ins first, also of those that can't run on this machine."""
+    return tuple(registered.spec.name for registered in REGISTRY.registered(QUANTIZERS_HOOK))
+
+
+def why_quantizer_unsupported(name: str, request: LinearSpec | None = None) -> str | None:
+    """Why the quantizer called ``name`` can't serve a layer, or with None can't run on this machine; None if it can.
+
+    For its default options. Raises ``UnknownPluginError`` or ``BrokenPluginError`` as ``get_weight_quantizer`` does.
+    """
+    return REGISTRY.get(QUANTIZERS_HOOK, name).unsupported(request)
+
+
+def find_quantizer(record: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and the options of the quantizer whose record this is, the ``quantization_config`` of a model's config.
+
+    Raises ``UnknownPluginError`` where no installed quantizer knows it, ``ConfigError`` where it isn't a record.
+    """
+    for registered in REGISTRY.registered(QUANTIZERS_HOOK):
+        assert isinstance(registered.spec, WeightQuantizerSpec)
+        options = registered.spec.read_record(record)
+        if options is not None:
+            return registered.spec.name, options
+    method = record.get(METHOD)
+    if not isinstance(method, str):
+        raise ConfigError(f"a record of quantization names its method as {METHOD!r}, a text; got {dict(record)!r}")
+    REGISTRY.get(QUANTIZERS_HOOK, method)  # raises, with what is installed, unless it is one whose record this isn't
+    raise ConfigError(f"the weight quantizer {method!r} can't read the record {dict(record)!r}")

@@ -1,0 +1,162 @@
+"""A linear layer with a quantized weight.
+
+Shapes: O output features, I input features, N rows of input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .errors import ConfigError, UnsupportedWeightError
+from .quantizers.plain import multiply_dense
+from .weights import LinearSpec, PreparedWeight, TensorLayout, WeightQuantizer
+
+
+class QuantizedLinear(nn.Module):
+    """``y = x Wᵀ + b`` with a weight that a quantizer made: what runs in the place of ``nn.Linear``.
+
+    It is made empty, for inputs of ``dtype``, and ``load`` gives it its weight. The weight doesn't train. Gradients
+    flow to the input and to the bias, by the weight as it is dequantized, so that adapters train on top of it.
+
+    ``state_dict`` has the portable tensors under their stored names. Moving the layer to another device or dtype
+    prepares the weight anew; its codes and scales stay the same to the bit, whatever dtype the model is given.
+    """
+
+    def __init__(
+        self,
+        quantizer: WeightQuantizer,
+        in_features: int,
+        out_features: int,
+        *,
+        dtype: torch.dtype,
+        bias: nn.Parameter | None = None,
+    ) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        self.in_features = in_features
+        self.out_features = out_features
+        self.dtype = dtype
+        self.register_parameter("bias", bias)
+        self._weight: PreparedWeight | None = None
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, quantizer: WeightQuantizer) -> Self:
+        """Quantize a layer; the bias stays its own. Raises ``UnsupportedWeightError``."""
+        weight_OI = linear.weight.detach()
+        layer = cls(quantizer, linear.in_features, linear.out_features, dtype=weight_OI.dtype, bias=linear.bias)
+        layer.load(quantizer.quantize(weight_OI))
+        return layer
+
+    def load(self, stored: Mapping[str, Tensor]) -> None:
+        """Take stored tensors, on the device where they are.
+
+        Raises ``ConfigError`` where they aren't those of the layout, ``UnsupportedWeightError`` where the quantizer
+        can't serve the layer.
+        """
+        layout = self.layout()
+        found = {name: TensorLayout(tensor.dtype, tuple(tensor.shape)) for name, tensor in stored.items()}
+        if found.keys() != layout.keys() or not all(layout[name].fits(found[name]) for name in layout):
+            raise ConfigError(f"the stored tensors are {found}; the quantizer's layout is {layout}")
+        spec = LinearSpec(
+            in_features=self.in_features,
+            out_features=self.out_features,
+            dtype=self.dtype,
+            device=next(iter(stored.values())).device,
+        )
+        reason = self.quantizer.unsupported(spec)
+        if reason is not None:
+            raise UnsupportedWeightError(reason)
+        self._weight = self.quantizer.prepare(stored, spec)
+
+    def layout(self) -> dict[str, TensorLayout]:
+        """The stored tensors' types and shapes, by name."""
+        return self.quantizer.layout(self.in_features, self.out_features)
+
+    def stored(self) -> dict[str, Tensor]:
+        """The portable tensors, as a checkpoint holds them."""
+        return self.prepared.stored()
+
+    def dequantize(self) -> Tensor:
+        """The weight that the layer multiplies with, float32 [O, I]."""
+        return self.quantizer.dequantize(self.stored())
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - called so in nn.Linear
+        """``[..., I]`` to ``[..., O]``, in the input's dtype. Raises ``ValueError`` for another width."""
+        if input.shape[-1] != self.in_features:
+            raise ValueError(f"the input has shape {list(input.shape)}; its last size must be {self.in_features}")
+        input_NI = input.reshape(-1, self.in_features)
+        if torch.is_grad_enabled() and input.requires_grad:
+            out_NO = _Product.apply(input_NI, self.prepared, self.quantizer)  # type: ignore[no-untyped-call]
+        else:
+            out_NO = self.prepared.multiply(input_NI)
+        out = out_NO.view(*input.shape[:-1], self.out_features)
+        return out if self.bias is None else out + self.bias
+
+    @property
+    def prepared(self) -> PreparedWeight:
+        """The weight as the kernel reads it. Raises ``RuntimeError`` before ``load``."""
+        if self._weight is None:
+            raise RuntimeError("the layer has no weight yet: give it one with load()")
+        return self._weight
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows."""
+        bias = self.bias is not None
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={bias}, {self.quantizer}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self._weight is not None:
+            device = next(iter(self.stored().values())).device
+            # Where it goes, and what its inputs will be; the scales keep a dtype of their own.
+            moved = fn(torch.empty(0, dtype=self.dtype, device=device))
+            if (moved.device, moved.dtype) != (device, self.dtype):
+                self.dtype = moved.dtype
+                self.load({name: tensor.to(moved.device) for name, tensor in self.stored().items()})
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        destination.update({prefix + name: tensor for name, tensor in self.stored().items()})
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        stored = {name: state_dict.pop(prefix + name) for name in self.layout() if prefix + name in state_dict}
+        missing = [prefix + name for name in self.layout() if name not in stored]
+        missing_keys += missing
+        if not missing:
+            try:
+                self.load(stored)
+            except ValueError as error:
+                error_msgs.append(f"{prefix.removesuffix('.')}: {error}")
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+class _Product(torch.autograd.Function):
+    """The product, with a gradient for the input."""
+
+    @staticmethod
+    def forward(ctx: Any, input_NI: Tensor, weight: PreparedWeight, quantizer: WeightQuantizer) -> Tensor:
+        ctx.weight, ctx.quantizer = weight, quantizer
+        return weight.multiply(input_NI.detach())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor, None, None]:
+        weight_OI = ctx.quantizer.dequantize(ctx.weight.stored())
+        return multiply_dense(grad_NO, weight_OI.T), None, None
