@@ -1,0 +1,30 @@
+"""Registers the third modality, beside text and pictures."""
+
+from __future__ import annotations
+
+from chameleon_text import HOOK_API_VERSION, CodecContext, SegmentCodecSpec, hookimpl
+
+from .melody import TOKENS, Melody, MelodyCodec, melody_fields, melody_of_fields
+
+
+def unsupported(context: CodecContext | None) -> str | None:
+    """Why a vocabulary has no room for melodies, in a sentence; of None, why this machine hasn't."""
+    missing = [] if context is None else [name for name in TOKENS if name not in context.tokenizer.token_ids]
+    return f"the vocabulary lacks {len(missing)} of its tokens, {missing[0]!r} first" if missing else None
+
+
+@hookimpl
+def chameleon_text_segment_codecs() -> list[SegmentCodecSpec]:
+    """What this package adds."""
+    return [
+        SegmentCodecSpec(
+            name="melody",
+            segment=Melody,
+            factory=MelodyCodec,
+            dump=melody_fields,
+            load=melody_of_fields,
+            api_version=HOOK_API_VERSION,
+            summary="a tune, a token for each of its notes",
+            unsupported=unsupported,
+        )
+    ]

@@ -1,0 +1,43 @@
+"""A vector quantizer without a codebook: each channel becomes -1, 0 or 1.
+
+Shapes: B pictures, D width of a latent, h w latent grid.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from chameleon_vq import Quantized
+
+
+class TernaryQuantizer(nn.Module):
+    """The contract of ``chameleon_vq.VectorQuantizer``: a code is the number whose D digits, base 3, are the channels'.
+
+    The loss pulls latents to what they are rounded to, the gradient goes straight through the rounding.
+    """
+
+    codes_per_position = 1
+    place_values_D: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.num_codes = 3**channels
+        # Follows from the configuration, so that no checkpoint needs it.
+        self.register_buffer("place_values_D", 3 ** torch.arange(channels), persistent=False)
+
+    def forward(self, latents_BDhw: Tensor) -> Quantized:
+        """Latents to the nearest of -1, 0 and 1."""
+        rounded_BDhw = latents_BDhw.detach().nan_to_num().clamp(-1, 1).round()
+        codes_Bhw = ((rounded_BDhw.long() + 1) * self.place_values_D[:, None, None]).sum(dim=1)
+        return Quantized(
+            latents=rounded_BDhw + (latents_BDhw - latents_BDhw.detach()),
+            codes=codes_Bhw,
+            loss=(latents_BDhw - rounded_BDhw).square().mean(),
+            usage=torch.bincount(codes_Bhw.flatten(), minlength=self.num_codes),
+        )
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """What codes [B, h, w] stand for: float32 latents [B, D, h, w]."""
+        digits_BDhw = codes[:, None] // self.place_values_D[:, None, None] % 3
+        return (digits_BDhw - 1).float()
