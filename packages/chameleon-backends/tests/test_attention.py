@@ -10,12 +10,21 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
 from torch import Tensor
 from torch.nn import functional as F
 
-from chameleon_backends import AttentionSpec, ConfigError, WeightsBackend, get_attention_backend, visible_keys
+from chameleon_backends import (
+    AttentionSpec,
+    ConfigError,
+    WeightsBackend,
+    get_attention_backend,
+    visible_keys,
+    visible_ranges,
+)
 from chameleon_backends.backends.eager import EagerAttention
 from chameleon_backends.backends.sdpa import SDPAAttention
+from chameleon_backends.testing import attention_specs
 
 BACKENDS = pytest.mark.parametrize("name", ["eager", "sdpa"])
 
@@ -89,6 +98,21 @@ class TestVisibleKeys:
     def test_rows_that_are_alike_share_one_mask(self) -> None:
         assert visible_keys(spec(batch_size=3)).shape == (1, 3, 3)
         assert visible_keys(spec(batch_size=3, key_start_B=torch.tensor([0, 1, 2]))).shape == (3, 3, 3)
+
+
+class TestVisibleRanges:
+    @given(attention_specs())
+    @settings(max_examples=200, derandomize=True, deadline=None, database=None)
+    def test_they_are_the_visible_keys(self, request_: AttentionSpec) -> None:
+        ranges, key_S = visible_ranges(request_), torch.arange(request_.key_length)
+        seen_BTS = (ranges.first_BT[..., None] <= key_S) & (key_S < ranges.end_BT[..., None])
+        assert torch.equal(seen_BTS, visible_keys(request_).expand_as(seen_BTS))
+
+    def test_a_documents_range_is_its_own(self) -> None:
+        request = spec(3, 5, document_ids_BS=torch.tensor([[7, 7, 3, 3, 9]]), causal=False)
+        ranges = visible_ranges(request)
+        assert ranges.first_BT.tolist() == [[2, 2, 4]]
+        assert ranges.end_BT.tolist() == [[4, 4, 5]]
 
 
 @BACKENDS

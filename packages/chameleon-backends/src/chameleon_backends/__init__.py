@@ -12,7 +12,7 @@ from .errors import (
     UnsupportedAttentionError,
 )
 from .hookspecs import HOOK_API_VERSION, hookimpl
-from .masks import visible_keys
+from .masks import KeyRanges, visible_keys, visible_ranges
 from .plugins import PluginWarning
 from .registry import (
     DEFAULT_ATTENTION_BACKEND,
@@ -32,6 +32,7 @@ __all__ = [
     "BrokenPluginError",
     "ChameleonBackendsError",
     "ConfigError",
+    "KeyRanges",
     "MissingPackageError",
     "PluginWarning",
     "UnknownPluginError",
@@ -41,5 +42,6 @@ __all__ = [
     "get_attention_backend",
     "hookimpl",
     "visible_keys",
+    "visible_ranges",
     "why_attention_unsupported",
 ]

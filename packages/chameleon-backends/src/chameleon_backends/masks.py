@@ -1,11 +1,14 @@
-"""Which keys a query sees, as one boolean mask: the contract's rules in code.
+"""Which keys a query sees, as a boolean mask and as ranges: the contract's rules in code.
 
 Shapes: B batch, T query length, S key length.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from torch.nn import functional as F
 
 from .attention import AttentionSpec
 
@@ -31,3 +34,47 @@ def visible_keys(spec: AttentionSpec) -> torch.Tensor:
         query_documents_BT = spec.document_ids_BS[:, -spec.query_length :]
         visible_BTS = visible_BTS & (query_documents_BT[:, :, None] == spec.document_ids_BS[:, None, :])
     return visible_BTS
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRanges:
+    """Query t of row b sees the keys ``first_BT[b, t]`` ≤ s < ``end_BT[b, t]``: none where the end isn't above."""
+
+    first_BT: torch.Tensor
+    """int64."""
+    end_BT: torch.Tensor
+    """int64."""
+
+
+def visible_ranges(spec: AttentionSpec) -> KeyRanges:
+    """What ``visible_keys`` says, in T numbers a row instead of T × S: every rule of the contract leaves one range.
+
+    Contiguous, on ``spec.device``. Reads no value back from the device.
+    """
+    position_T = torch.arange(spec.key_length - spec.query_length, spec.key_length, device=spec.device)
+    first_BT = torch.zeros(spec.batch_size, spec.query_length, dtype=torch.int64, device=spec.device)
+    end_BT = torch.full_like(first_BT, spec.key_length)
+    if spec.causal:
+        end_BT = end_BT.minimum(position_T + 1)
+    if spec.sliding_window is not None:
+        first_BT = first_BT.maximum(position_T - spec.sliding_window + 1)
+        end_BT = end_BT.minimum(position_T + spec.sliding_window)
+    if spec.key_start_B is not None:
+        first_BT = first_BT.maximum(spec.key_start_B[:, None])
+    if spec.key_end_B is not None:
+        end_BT = end_BT.minimum(spec.key_end_B[:, None])
+    if spec.document_ids_BS is not None:
+        documents = _document_ranges(spec.document_ids_BS)
+        first_BT = first_BT.maximum(documents.first_BT[:, -spec.query_length :])
+        end_BT = end_BT.minimum(documents.end_BT[:, -spec.query_length :])
+    return KeyRanges(first_BT, end_BT)
+
+
+def _document_ranges(document_ids_BS: torch.Tensor) -> KeyRanges:
+    """The first key of each key's document, and the key after its last."""
+    S = document_ids_BS.shape[1]
+    differs_BS = document_ids_BS[:, 1:] != document_ids_BS[:, :-1]
+    inner_S = torch.arange(1, S, device=document_ids_BS.device)
+    begins_BS = F.pad(torch.where(differs_BS, inner_S, 0), (1, 0))
+    ends_BS = F.pad(torch.where(differs_BS, inner_S, S), (0, 1), value=S)
+    return KeyRanges(begins_BS.cummax(dim=1).values, ends_BS.flip(1).cummin(dim=1).values.flip(1))
