@@ -17,6 +17,7 @@ import chameleon_backends.testing.attention
 from chameleon_backends import AttentionBackendSpec, AttentionSpec, UnsupportedAttentionError, visible_keys
 from chameleon_backends.backends.eager import EagerAttention
 from chameleon_backends.testing import AttentionBackendConformance, deviates
+from chameleon_backends.testing.attention import MIN_EXAMPLES
 
 
 class TestEager(AttentionBackendConformance):
@@ -63,6 +64,16 @@ class WrongAttend(EagerAttention):
         return self.wrong(Call(*inputs, scale=scale, dropout=dropout))
 
 
+class Forgetful(EagerAttention):
+    """Attends as its last plan says."""
+
+    def plan(self, spec: AttentionSpec) -> None:
+        self.last = super().plan(spec)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, prepared: None, **options: Any) -> Tensor:
+        return super().attend(query, key, value, self.last, **options)
+
+
 class Refusing(EagerAttention):
     """Refuses what a check says, with some error."""
 
@@ -88,8 +99,17 @@ def below_diagonal(spec: AttentionSpec, diagonal: int) -> Tensor:
     return visible_keys(replace(spec, causal=False)) & causal_TS if spec.causal else visible_keys(spec)
 
 
-def window_by_one_too_many(spec: AttentionSpec) -> Tensor:
-    return visible_keys(replace(spec, sliding_window=spec.sliding_window and spec.sliding_window + 1))
+def window_by(spec: AttentionSpec, more: int) -> Tensor:
+    """The request's keys, but with another window."""
+    return visible_keys(replace(spec, sliding_window=spec.sliding_window and max(1, spec.sliding_window + more)))
+
+
+def documents_of_the_first_queries(spec: AttentionSpec) -> Tensor:
+    """As if the queries stood at the first positions."""
+    if spec.document_ids_BS is None:
+        return visible_keys(spec)
+    queries = spec.document_ids_BS[:, : spec.query_length, None]
+    return visible_keys(replace(spec, document_ids_BS=None)) & (queries == spec.document_ids_BS[:, None])
 
 
 def heads_in_another_order(call: Call) -> Tensor:
@@ -103,6 +123,26 @@ def softly_masked(call: Call) -> Tensor:
     key, value = (tensor.repeat_interleave(group, dim=2) for tensor in (call.key, call.value))
     scores = call.scale * torch.einsum("bthd,bshd->bhts", call.query, key) - 30.0 * ~call.visible[:, None]
     return torch.einsum("bhts,bshd->bthd", scores.softmax(-1).to(value.dtype), value)
+
+
+def in_low_precision(call: Call) -> Tensor:
+    """Scores and weights in the dtype of the query, as a kernel without float32 statistics has them."""
+    group = call.query.shape[2] // call.key.shape[2]
+    key, value = (tensor.repeat_interleave(group, dim=2) for tensor in (call.key, call.value))
+    hidden = ~call.visible[:, None]
+    scores = call.scale * torch.einsum("bthd,bshd->bhts", call.query, key)
+    scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
+    return torch.einsum("bhts,bshd->bthd", scores.softmax(-1).masked_fill(hidden, 0.0), value)
+
+
+def with_gradient_of(name: str) -> WrongAttend:
+    """The right answer, with another gradient of 1 for each element of this input."""
+
+    def wrong(call: Call) -> Tensor:
+        total = getattr(call, name).sum()
+        return call.right() + total - total.detach()
+
+    return WrongAttend(wrong)
 
 
 def nan_where_nothing_is_seen(call: Call) -> Tensor:
@@ -124,17 +164,19 @@ WRONG: dict[str, dict[str, object]] = {
         "causal by one too many": CAUSAL_BY_ONE_TOO_MANY,
         "causal by one too few": WrongPlan(lambda spec: below_diagonal(spec, spec.key_length - spec.query_length - 1)),
         "causal from the first key": WrongPlan(lambda spec: below_diagonal(spec, 0)),
-        "window by one too many": WrongPlan(window_by_one_too_many),
+        "window by one too many": WrongPlan(lambda spec: window_by(spec, 1)),
         "padding ignored": without(key_start_B=None, key_end_B=None),
         "heads in another order": WrongAttend(heads_in_another_order),
         "a scale of its own": OWN_SCALE,
         "heads first": WrongAttend(lambda call: call.right().transpose(1, 2)),
         "float32 whatever comes": WrongAttend(lambda call: call.right(query=call.query.float())),
+        "window by one too few": WrongPlan(lambda spec: window_by(spec, -1)),
         "a bare error": Refusing(lambda spec: spec.sliding_window is not None, NotImplementedError),
     },
     "test_gradients_equal_those_of_float64_eager": {
         "twice the gradient": WrongAttend(lambda call: call.right(query=2 * call.query - call.query.detach())),
         "no gradient": WrongAttend(lambda call: call.right().detach() + 0 * sum(x.sum() for x in call[:3])),
+        "none of the key": WrongAttend(lambda call: call.right(key=call.key.detach()) + 0 * call.key.sum()),
     },
     "test_lengths_over_several_kernel_blocks_equal_float64_eager": {
         "only whole blocks of keys": WrongPlan(
@@ -148,6 +190,7 @@ WRONG: dict[str, dict[str, object]] = {
         "a scale of its own": OWN_SCALE,
         "scaled twice": WrongAttend(lambda call: call.right(scale=call.scale * call.query.shape[-1] ** -0.5)),
     },
+    "test_statistics_of_bfloat16_are_kept_in_float32": {"scores in bfloat16": WrongAttend(in_low_precision)},
     "test_future_keys_never_change_past_outputs": {
         "not causal": WrongPlan(lambda spec: visible_keys(replace(spec, causal=False))),
         "causal by one too many": CAUSAL_BY_ONE_TOO_MANY,
@@ -159,20 +202,29 @@ WRONG: dict[str, dict[str, object]] = {
         "padding on the right ignored": without(key_end_B=None),
         "softly masked": SOFTLY_MASKED,
     },
-    "test_documents_never_see_each_other": {"documents ignored": without(document_ids_BS=None)},
+    "test_documents_never_see_each_other": {
+        "documents ignored": without(document_ids_BS=None),
+        "documents of the first queries": WrongPlan(documents_of_the_first_queries),
+    },
     "test_keys_outside_the_window_have_no_influence": {
         "window ignored": without(sliding_window=None),
-        "window by one too many": WrongPlan(window_by_one_too_many),
+        "window by one too many": WrongPlan(lambda spec: window_by(spec, 1)),
     },
-    "test_padding_gets_no_gradient_and_gives_none": {"padding ignored": without(key_start_B=None, key_end_B=None)},
+    "test_padding_gets_no_gradient_and_gives_none": {
+        "padding ignored": without(key_start_B=None, key_end_B=None),
+        "a gradient for each key": with_gradient_of("key"),
+        "a gradient for each value": with_gradient_of("value"),
+    },
     "test_queries_that_see_nothing_give_zeros": {
         "NaN": WrongAttend(nan_where_nothing_is_seen),
         "their mean": WrongAttend(mean_where_nothing_is_seen),
+        "a gradient for each query": with_gradient_of("query"),
     },
     "test_without_dropout_the_same_request_gives_the_same_bits": {
         "always drops": WrongAttend(lambda call: call.right(dropout=0.1)),
         "draws in vain": WrongAttend(lambda call: call.right(scale=call.scale + 0 * torch.rand(()).item())),
     },
+    "test_a_plan_is_kept_while_others_are_made": {"attends as its last plan says": Forgetful()},
     "test_inputs_are_not_changed": {
         "scales in place": WrongAttend(lambda call: call.right(query=call.query.mul_(call.scale), scale=1.0)),
     },
@@ -194,9 +246,15 @@ def no_shrinking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "LAWS", settings(suite.LAWS, phases=[Phase.generate]))
 
 
+class Few(AttentionBackendConformance):
+    """As few requests as a suite may draw."""
+
+    max_examples = MIN_EXAMPLES
+
+
 def run_law(law: str, backend: object) -> None:
     arguments = {"dtype": torch.float32, "padded": False} if "kernel_blocks" in law else {}
-    getattr(AttentionBackendConformance(), law)(backend, **arguments)
+    getattr(Few(), law)(backend, **arguments)
 
 
 @pytest.mark.parametrize(("law", "backend"), CASES)
@@ -266,6 +324,13 @@ def test_weights_that_are_not_those_used_fail(no_shrinking: None) -> None:
 
     with pytest.raises(AssertionError, match="weights_BHTS"):
         run_law("test_weights_that_it_shows_are_those_that_it_uses", Unnormalised())
+
+
+def test_a_suite_can_not_draw_next_to_nothing() -> None:
+    with pytest.raises(ValueError, match=rf"Lazy.max_examples is 1; it must be at least {MIN_EXAMPLES}"):
+
+        class Lazy(AttentionBackendConformance):
+            max_examples = 1
 
 
 def test_a_suite_without_a_backend_says_what_to_set() -> None:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from ..attention import AttentionSpec
+from ..masks import visible_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +45,34 @@ def segments(spec: AttentionSpec) -> list[Segment]:
     Reads the padding and the documents back from the device.
     """
     T, S = spec.query_length, spec.key_length
+    if T == 1:  # one range of keys, whatever the rules
+        ranges = visible_ranges(spec)
+        rows = enumerate(zip(ranges.first_BT[:, 0].tolist(), ranges.end_BT[:, 0].tolist(), strict=True))
+        return [Segment(row, 0, 1, first, end, False, False) for row, (first, end) in rows if first < end]
     starts = [0] * spec.batch_size if spec.key_start_B is None else spec.key_start_B.tolist()
     ends = [S] * spec.batch_size if spec.key_end_B is None else spec.key_end_B.tolist()
+    documents = [[(0, S)]] * spec.batch_size if spec.document_ids_BS is None else _documents(spec.document_ids_BS)
     pieces: list[Segment] = []
     for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        for first, last in _documents(spec, row):
+        for first, last in documents[row]:
             # Queries by their position, which is below 0 for the first of more queries than keys.
             first_query = S - T if first == 0 and T > S else max(first, S - T)
             pieces += _pieces(spec, row, (first_query, last), (max(first, start), min(last, end)))
     return pieces
 
 
-def _documents(spec: AttentionSpec, row: int) -> list[tuple[int, int]]:
-    """Begin and end of each document in the row."""
-    S = spec.key_length
-    if spec.document_ids_BS is None:
-        return [(0, S)]
-    ids = spec.document_ids_BS[row].tolist()
-    begins = [0, *(s for s in range(1, S) if ids[s] != ids[s - 1])]
-    return list(zip(begins, [*begins[1:], S], strict=True))
+def zeros_like_query(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Where the pieces' outputs go. Gradients flow through it, also without any piece: zeros to all three."""
+    return torch.zeros_like(query) + sum(tensor[:0].sum() for tensor in (query, key, value))
+
+
+def _documents(document_ids_BS: torch.Tensor) -> list[list[tuple[int, int]]]:
+    """Begin and end of each document of each row."""
+    rows = []
+    for ids in document_ids_BS.tolist():
+        begins = [0, *(s for s in range(1, len(ids)) if ids[s] != ids[s - 1])]
+        rows.append(list(zip(begins, [*begins[1:], len(ids)], strict=True)))
+    return rows
 
 
 def _pieces(spec: AttentionSpec, row: int, queries: tuple[int, int], keys: tuple[int, int]) -> list[Segment]:
@@ -80,11 +92,7 @@ def _pieces(spec: AttentionSpec, row: int, queries: tuple[int, int], keys: tuple
         add(first, last, key_start, False, False)
         return pieces
     begin = max(first, key_start) if spec.causal else first
-    if begin == key_end - 1 and spec.causal:  # one query: a range of keys, whatever the rules
-        start = max(key_start, begin - spec.sliding_window + 1) if spec.sliding_window else key_start
-        add(begin, key_end, start, False, False)
-    else:
-        add(begin, min(last, key_end), key_start, spec.causal, windowed)
+    add(begin, min(last, key_end), key_start, spec.causal, windowed)
     # Queries after the last key, which are padding on the right themselves.
     begin = max(first, key_end)
     if spec.sliding_window is None or not windowed:

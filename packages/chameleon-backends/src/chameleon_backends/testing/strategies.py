@@ -17,7 +17,11 @@ from ..attention import AttentionSpec
 HEAD_DIMS = (16, 32, 64, 80, 128, 256)
 DTYPES = (torch.float32, torch.bfloat16)
 # Mostly short, where mistakes by one show best; and lengths around the block sizes of kernels.
-LENGTHS = st.one_of(st.integers(1, 9), st.sampled_from((16, 33, 65, 130)))
+LENGTHS = st.one_of(st.integers(2, 9), st.sampled_from((1, 16, 33, 65, 130)))
+
+
+QUERIES = ("some", "all", "one")
+"""How many queries: some other number than keys, all (a prompt), or one (a new token): backends tell them apart."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ def attention_specs(
     draw: st.DrawFn,
     *,
     dtypes: Sequence[torch.dtype] = DTYPES,
+    queries: str | None = None,
     causal: bool | None = None,
     padding: bool | None = None,
     documents: bool | None = None,
@@ -69,19 +74,23 @@ def attention_specs(
 ) -> AttentionSpec:
     """Requests on the CPU. A rule that is None is drawn: there in some requests and not in others.
 
+    ``queries`` is one of ``QUERIES``, or None for any of them.
+
     Padding is on the left, on the right or on both sides, and may leave a row without any key.
     """
 
     def has(rule: bool | None) -> bool:
         return draw(st.booleans()) if rule is None else rule
 
-    batch_size = draw(st.integers(1, 3))
-    query_length, key_length = draw(LENGTHS), draw(LENGTHS)
-    # Half of all requests are a prompt or a single new token, for which backends have paths of their own.
-    query_length = draw(st.sampled_from((query_length, query_length, key_length, 1)))
+    batch_size, key_length = draw(st.integers(1, 3)), draw(LENGTHS)
     with_documents = has(documents)
-    if with_documents:
-        query_length = min(query_length, key_length)
+    if queries is None:
+        queries = draw(st.sampled_from(QUERIES))
+    query_length = {"all": key_length, "one": 1}.get(queries)
+    if query_length is None:
+        # With documents, each query is one of the keys.
+        lengths = st.integers(1, key_length) if with_documents else LENGTHS.filter(lambda length: length != key_length)
+        query_length = draw(lengths)
     num_key_value_heads = draw(st.integers(1, 3))
     boundaries = st.lists(st.integers(0, key_length), min_size=batch_size, max_size=batch_size)
     sides = draw(st.sampled_from(("left", "right", "both"))) if has(padding) else ""
@@ -119,6 +128,7 @@ def attention_problems(
     draw: st.DrawFn,
     *,
     dtypes: Sequence[torch.dtype] = DTYPES,
+    queries: str | None = None,
     causal: bool | None = None,
     padding: bool | None = None,
     documents: bool | None = None,
@@ -129,6 +139,7 @@ def attention_problems(
     spec = draw(
         attention_specs(
             dtypes=dtypes,
+            queries=queries,
             causal=causal,
             padding=padding,
             documents=documents,
