@@ -5,6 +5,13 @@ Shapes: B batch, T query length, S key length, H heads, K key/value heads, D hea
 
 from __future__ import annotations
 
+import importlib.machinery
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -16,8 +23,11 @@ from chameleon_backends import (
     get_attention_backend,
     why_attention_unsupported,
 )
-from chameleon_backends.backends import flash
+from chameleon_backends.backends import flash_package
 from chameleon_backends.backends.eager import EagerAttention
+from chameleon_backends.backends.flash import FlashAttention
+from chameleon_backends.backends.flash_package import CachePlan, PackageFlashAttention, WholePlan
+from chameleon_backends.backends.flash_torch import TorchFlashAttention
 from chameleon_backends.testing import AttentionBackendConformance
 
 
@@ -43,7 +53,7 @@ def reference(
 
 
 class StandInTwo:
-    """The two functions that are called of ``flash_attn`` (version 2), with its arguments."""
+    """The functions that are called of ``flash_attn``, with the whole signatures of its versions 2.7.0 to 2.8.3."""
 
     @staticmethod
     def flash_attn_func(
@@ -54,6 +64,10 @@ class StandInTwo:
         softmax_scale: float | None = None,
         causal: bool = False,
         window_size: tuple[int, int] = (-1, -1),
+        softcap: float = 0.0,
+        alibi_slopes: Tensor | None = None,
+        deterministic: bool = False,
+        return_attn_probs: bool = False,
     ) -> Tensor:
         assert softmax_scale is not None
         assert q.stride(-1) == k.stride(-1) == v.stride(-1) == 1
@@ -72,6 +86,11 @@ class StandInTwo:
         softmax_scale: float | None = None,
         causal: bool = False,
         window_size: tuple[int, int] = (-1, -1),
+        softcap: float = 0.0,
+        alibi_slopes: Tensor | None = None,
+        deterministic: bool = False,
+        return_attn_probs: bool = False,
+        block_table: Tensor | None = None,
     ) -> Tensor:
         assert softmax_scale is not None
         assert q.ndim == k.ndim == v.ndim == 3
@@ -93,6 +112,45 @@ class StandInTwo:
             ]
         )
 
+    @staticmethod
+    def flash_attn_with_kvcache(
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        k: Tensor | None = None,
+        v: Tensor | None = None,
+        rotary_cos: Tensor | None = None,
+        rotary_sin: Tensor | None = None,
+        cache_seqlens: int | Tensor | None = None,
+        cache_batch_idx: Tensor | None = None,
+        cache_leftpad: Tensor | None = None,
+        block_table: Tensor | None = None,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+        window_size: tuple[int, int] = (-1, -1),
+        softcap: float = 0.0,
+        rotary_interleaved: bool = True,
+        alibi_slopes: Tensor | None = None,
+        num_splits: int = 0,
+        return_softmax_lse: bool = False,
+    ) -> Tensor:
+        assert softmax_scale is not None
+        assert isinstance(cache_seqlens, Tensor)
+        assert cache_leftpad is not None
+        assert cache_seqlens.dtype == cache_leftpad.dtype == torch.int32
+        assert cache_seqlens.is_contiguous()
+        assert cache_leftpad.is_contiguous()
+        assert not any(tensor.requires_grad for tensor in (q, k_cache, v_cache)), "it has no backward pass"
+        rows = zip(
+            q[:, None], k_cache[:, None], v_cache[:, None], cache_leftpad.tolist(), cache_seqlens.tolist(), strict=True
+        )
+        return torch.cat(
+            [
+                reference(a, b[:, begin:end], c[:, begin:end], softmax_scale, causal, window_size, 0.0)
+                for a, b, c, begin, end in rows
+            ]
+        )
+
 
 class StandInThree:
     """The same of ``flash_attn_interface`` (version 3): no dropout, and its first releases return two things."""
@@ -104,7 +162,18 @@ class StandInThree:
         v: Tensor,
         softmax_scale: float | None = None,
         causal: bool = False,
+        qv: Tensor | None = None,
+        q_descale: Tensor | None = None,
+        k_descale: Tensor | None = None,
+        v_descale: Tensor | None = None,
         window_size: tuple[int, int] = (-1, -1),
+        attention_chunk: int = 0,
+        softcap: float = 0.0,
+        num_splits: int = 1,
+        pack_gqa: bool | None = None,
+        deterministic: bool = False,
+        sm_margin: int = 0,
+        return_attn_probs: bool = False,
     ) -> Tensor:
         return StandInTwo.flash_attn_func(q, k, v, 0.0, softmax_scale, causal, window_size)
 
@@ -121,12 +190,70 @@ class StandInThree:
         seqused_k: Tensor | None = None,
         softmax_scale: float | None = None,
         causal: bool = False,
+        qv: Tensor | None = None,
+        q_descale: Tensor | None = None,
+        k_descale: Tensor | None = None,
+        v_descale: Tensor | None = None,
         window_size: tuple[int, int] = (-1, -1),
+        attention_chunk: int = 0,
+        softcap: float = 0.0,
+        num_splits: int = 1,
+        pack_gqa: bool | None = None,
+        deterministic: bool = False,
+        sm_margin: int = 0,
+        return_attn_probs: bool = False,
     ) -> tuple[Tensor, None]:
         assert seqused_q is None
         assert seqused_k is None
         lengths = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
         return StandInTwo.flash_attn_varlen_func(q, k, v, *lengths, 0.0, softmax_scale, causal, window_size), None
+
+    @staticmethod
+    def flash_attn_with_kvcache(
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        k: Tensor | None = None,
+        v: Tensor | None = None,
+        qv: Tensor | None = None,
+        rotary_cos: Tensor | None = None,
+        rotary_sin: Tensor | None = None,
+        cache_seqlens: int | Tensor | None = None,
+        cache_batch_idx: Tensor | None = None,
+        cache_leftpad: Tensor | None = None,
+        page_table: Tensor | None = None,
+        cu_seqlens_q: Tensor | None = None,
+        cu_seqlens_k_new: Tensor | None = None,
+        max_seqlen_q: int | None = None,
+        rotary_seqlens: Tensor | None = None,
+        q_descale: Tensor | None = None,
+        k_descale: Tensor | None = None,
+        v_descale: Tensor | None = None,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+        window_size: tuple[int, int] = (-1, -1),
+        attention_chunk: int = 0,
+        softcap: float = 0.0,
+        rotary_interleaved: bool = True,
+        scheduler_metadata: Tensor | None = None,
+        num_splits: int = 0,
+        pack_gqa: bool | None = None,
+        sm_margin: int = 0,
+        return_softmax_lse: bool = False,
+    ) -> Tensor:
+        return StandInTwo.flash_attn_with_kvcache(
+            q,
+            k_cache,
+            v_cache,
+            cache_seqlens=cache_seqlens,
+            cache_leftpad=cache_leftpad,
+            softmax_scale=softmax_scale,
+            causal=causal,
+            window_size=window_size,
+        )
+
+
+STAND_INS: dict[int, type] = {2: StandInTwo, 3: StandInThree}
 
 
 class TestFlash(AttentionBackendConformance):
@@ -136,13 +263,13 @@ class TestFlash(AttentionBackendConformance):
 class TestPackageTwo(AttentionBackendConformance):
     @pytest.fixture
     def backend(self) -> AttentionBackend:
-        return flash.PackageFlashAttention(StandInTwo, 2, device_type="cpu")
+        return PackageFlashAttention(StandInTwo, 2, device_type="cpu")
 
 
 class TestPackageThree(AttentionBackendConformance):
     @pytest.fixture
     def backend(self) -> AttentionBackend:
-        return flash.PackageFlashAttention(StandInThree, 3, device_type="cpu")
+        return PackageFlashAttention(StandInThree, 3, device_type="cpu")
 
 
 def spec(device: str = "cpu", dtype: torch.dtype = torch.bfloat16, **fields: object) -> AttentionSpec:
@@ -150,61 +277,183 @@ def spec(device: str = "cpu", dtype: torch.dtype = torch.bfloat16, **fields: obj
     return AttentionSpec(**{"head_dim": 16, "dtype": dtype, "device": torch.device(device), **plain, **fields})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("version", "module"), [(2, "flash_attn"), (3, "flash_attn_interface")])
-def test_the_names_of_the_package_insist_on_it(version: int, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flash.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UnsupportedAttentionError, match=f"'flash_attention_{version}' can't run .* module '{module}'"):
-        get_attention_backend(f"flash_attention_{version}")
+@pytest.fixture(autouse=True)
+def nothing_is_remembered() -> Iterator[None]:
+    """Whether a package can be imported is found out once in a process."""
+    flash_package.why_broken.cache_clear()
+    yield
+    flash_package.why_broken.cache_clear()
 
 
-@pytest.mark.parametrize(
-    ("version", "capability", "reason"),
-    [
-        (2, None, "needs a CUDA device"),
-        (2, (7, 5), "capability 8.x"),
-        (2, (8, 0), None),
-        (2, (9, 0), None),
-        (3, (8, 9), "capability 9.x"),
-        (3, (9, 0), None),
-        (3, (10, 0), "capability 9.x"),
-    ],
-)
-def test_an_installed_package_needs_its_device(
-    version: int, capability: tuple[int, int] | None, reason: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(flash.importlib.util, "find_spec", lambda name: object())
+def pretend_device(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    found = flash.why_version_unsupported(version, None)
-    assert found is None if reason is None else reason in str(found)
 
 
-@pytest.mark.parametrize(
-    ("version", "request_", "reason"),
-    [
-        pytest.param(2, spec(), "runs on cuda, not on cpu", id="device"),
-        pytest.param(2, spec("cuda", torch.float32), "reads float16 and bfloat16", id="dtype"),
-        pytest.param(2, spec("cuda", head_dim=20), "in steps of 8", id="width"),
-        pytest.param(2, spec("cuda", dropout=True), None, id="dropout of version 2"),
-        pytest.param(3, spec("cuda", dropout=True), "flash-attn 3 has no dropout", id="dropout of version 3"),
-    ],
-)
-def test_the_package_says_what_it_cannot_do(version: int, request_: AttentionSpec, reason: str | None) -> None:
-    found = flash.why_package_unsupported(version, request_)
-    assert found is None if reason is None else reason in str(found)
+def pretend_installed(monkeypatch: pytest.MonkeyPatch, *versions: int) -> None:
+    """Let these versions be all that can be imported of the package."""
+    for version, name in flash_package.MODULES.items():
+        module = ModuleType(name)
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        for function in flash_package.FUNCTIONS:
+            setattr(module, function, getattr(STAND_INS[version], function))
+        monkeypatch.setitem(sys.modules, name, module if version in versions else None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("request_", "reason"),
-    [
-        pytest.param(spec(dropout=True), "no dropout on a CPU", id="dropout"),
-        pytest.param(spec(sliding_window=2), "no sliding window", id="window"),
-        pytest.param(spec(sliding_window=4), None, id="window as long as the keys"),
-        pytest.param(spec(query_length=1, sliding_window=2), None, id="window of one new token"),
-        pytest.param(spec("cuda", torch.float32), "not torch.float32", id="float32 on CUDA"),
-        pytest.param(spec("meta"), "no flash kernel for the device 'meta'", id="device"),
-    ],
-)
-def test_torchs_kernel_says_what_it_cannot_do(request_: AttentionSpec, reason: str | None) -> None:
-    found = why_attention_unsupported("flash", request_)
-    assert found is None if reason is None else reason in str(found)
+class TestWhatIsThere:
+    @pytest.mark.parametrize(("version", "module"), [(2, "flash_attn"), (3, "flash_attn_interface")])
+    def test_the_names_of_the_package_insist_on_it(
+        self, version: int, module: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        message = f"'flash_attention_{version}' can't run .* module '{module}' .* isn't installed"
+        with pytest.raises(UnsupportedAttentionError, match=message):
+            get_attention_backend(f"flash_attention_{version}")
+
+    @pytest.mark.parametrize(
+        ("version", "capability", "reason"),
+        [
+            (2, None, "needs a CUDA device"),
+            (2, (7, 5), "capability 8.x"),
+            (2, (8, 0), None),
+            (2, (9, 0), None),
+            (3, (8, 9), "capability 9.x"),
+            (3, (9, 0), None),
+            (3, (10, 0), "capability 9.x"),
+        ],
+    )
+    def test_an_installed_package_needs_its_device(
+        self, version: int, capability: tuple[int, int] | None, reason: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pretend_installed(monkeypatch, version)
+        pretend_device(monkeypatch, capability)
+        found = why_attention_unsupported(f"flash_attention_{version}")
+        assert found is None if reason is None else reason in str(found)
+
+    @pytest.mark.parametrize(
+        ("installed", "request_", "served_by"),
+        [
+            pytest.param((2, 3), spec("cuda"), 3, id="the newest first"),
+            pytest.param((2, 3), spec("cuda", dropout=True), 2, id="the one with dropout"),
+            pytest.param((2,), spec("cuda"), 2, id="the only one"),
+            pytest.param((2, 3), spec("cuda", head_dim=20), None, id="a width that neither has"),
+            pytest.param((2, 3), spec("cpu"), None, id="on a CPU"),
+            pytest.param((), spec("cuda"), None, id="none is installed"),
+        ],
+    )
+    def test_a_package_that_serves_the_request_comes_before_torchs_kernel(
+        self,
+        installed: tuple[int, ...],
+        request_: AttentionSpec,
+        served_by: int | None,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        pretend_device(monkeypatch, (9, 0))
+        pretend_installed(monkeypatch, *installed)
+        kernels, _ = FlashAttention().plan(request_)
+        if served_by is None:
+            assert isinstance(kernels, TorchFlashAttention)
+        else:
+            assert isinstance(kernels, PackageFlashAttention)
+            assert kernels.version == served_by
+            assert kernels.module is sys.modules[flash_package.MODULES[served_by]]
+
+    @pytest.mark.parametrize(
+        ("source", "reason"),
+        [
+            pytest.param(
+                "raise ImportError('undefined symbol: _ZN3c104cuda')",
+                r"is installed, but its module 'flash_attn' fails to import: ImportError\('undefined symbol",
+                id="built for another torch",
+            ),
+            pytest.param(
+                "def flash_attn_func(): ...",
+                "isn't that of flash-attn 2: it has no flash_attn_varlen_func, flash_attn_with_kvcache",
+                id="another package of that name",
+            ),
+        ],
+    )
+    def test_a_broken_package_leaves_torchs_kernel_and_is_named(
+        self, source: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pretend_device(monkeypatch, (8, 0))
+        (tmp_path / "flash_attn.py").write_text(source, encoding="utf-8")
+        monkeypatch.syspath_prepend(tmp_path)
+        pretend_installed(monkeypatch)
+        del sys.modules["flash_attn"]  # found in tmp_path, and put back as it was by monkeypatch
+        with pytest.raises(UnsupportedAttentionError, match=f"'flash_attention_2' can't run here: .*{reason}"):
+            get_attention_backend("flash_attention_2")
+        with pytest.warns(UserWarning, match=f"'flash' goes without a package: .*{reason}"):
+            backend = get_attention_backend("flash")
+        kernels, _ = backend.plan(spec("cuda"))
+        assert isinstance(kernels, TorchFlashAttention)
+
+
+class TestWhatItRefuses:
+    @pytest.mark.parametrize(
+        ("version", "request_", "reason"),
+        [
+            pytest.param(2, spec(), "runs on cuda, not on cpu", id="device"),
+            pytest.param(2, spec("cuda", torch.float32), "reads float16 and bfloat16", id="dtype"),
+            pytest.param(2, spec("cuda", head_dim=20), "in steps of 8", id="width"),
+            pytest.param(2, spec("cuda", dropout=True), None, id="dropout of version 2"),
+            pytest.param(3, spec("cuda", dropout=True), "flash-attn 3 has no dropout", id="dropout of version 3"),
+        ],
+    )
+    def test_the_package_says_what_it_cannot_do(
+        self, version: int, request_: AttentionSpec, reason: str | None
+    ) -> None:
+        found = flash_package.why_package_unsupported(version, request_)
+        assert found is None if reason is None else reason in str(found)
+
+    @pytest.mark.parametrize(
+        ("request_", "reason"),
+        [
+            pytest.param(spec(dropout=True), "no dropout on a CPU", id="dropout"),
+            pytest.param(spec(sliding_window=2), "no sliding window", id="window"),
+            pytest.param(spec(sliding_window=4), None, id="window as long as the keys"),
+            pytest.param(spec(query_length=1, sliding_window=2), None, id="window of one new token"),
+            pytest.param(spec("cuda", torch.float32), "not torch.float32", id="float32 on CUDA"),
+            pytest.param(spec("meta"), "no flash kernel for the device 'meta'", id="device"),
+        ],
+    )
+    def test_torchs_kernel_says_what_it_cannot_do(self, request_: AttentionSpec, reason: str | None) -> None:
+        found = why_attention_unsupported("flash", request_)
+        assert found is None if reason is None else reason in str(found)
+
+
+class TestWhichCall:
+    """Reading back from the device makes the host wait for it; of a tensor on "meta" there is nothing to read."""
+
+    @staticmethod
+    def plan(**fields: Any) -> object:
+        return PackageFlashAttention(StandInTwo, 2, device_type="meta").plan(spec("meta", batch_size=2, **fields))
+
+    def test_without_padding_the_batch_goes_whole(self) -> None:
+        assert isinstance(self.plan(), WholePlan)
+        assert isinstance(self.plan(query_length=1, sliding_window=2), WholePlan)
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            pytest.param({"query_length": 4}, id="prompt"),
+            pytest.param({"query_length": 2, "sliding_window": 2}, id="a few new tokens, window"),
+            pytest.param({"query_length": 1}, id="new token"),
+            pytest.param({"query_length": 1, "key_end_B": True, "sliding_window": 2}, id="new token, both sides"),
+        ],
+    )
+    def test_generation_with_padding_reads_nothing_back_and_copies_no_keys(self, fields: dict[str, Any]) -> None:
+        padding = {"key_start_B": torch.zeros(2, dtype=torch.int64, device="meta")}
+        if fields.get("key_end_B"):
+            fields = fields | {"key_end_B": padding["key_start_B"]}
+        assert isinstance(self.plan(**padding, **fields), CachePlan)
+
+    def test_where_the_kernel_for_caches_would_be_wrong_pieces_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        backend = PackageFlashAttention(StandInTwo, 2, device_type="cpu")
+        start_B, end_B = torch.tensor([1]), torch.tensor([3])
+        assert isinstance(backend.plan(spec(key_start_B=start_B)), CachePlan)
+        assert isinstance(backend.plan(spec(key_start_B=start_B, requires_grad=True)), list)
+        assert isinstance(backend.plan(spec(key_start_B=start_B, dropout=True)), list)
+        assert isinstance(backend.plan(spec(key_start_B=start_B, key_end_B=end_B)), list)
+        monkeypatch.setattr(torch.version, "hip", "6.4")
+        assert isinstance(backend.plan(spec(key_start_B=start_B)), list)

@@ -74,12 +74,12 @@ def _why_flash_unsupported(request: AttentionSpec | None) -> str | None:
 
 
 def _flash_package(version: int) -> AttentionBackend:
-    from .backends.flash import load_package
+    from .backends.flash_package import load_package
 
     return load_package(version)
 
 
 def _why_flash_package_unsupported(version: int, request: AttentionSpec | None) -> str | None:
-    from .backends.flash import why_version_unsupported
+    from .backends.flash_package import why_version_unsupported
 
     return why_version_unsupported(version, request)
