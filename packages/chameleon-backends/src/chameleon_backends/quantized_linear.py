@@ -49,6 +49,7 @@ class QuantizedLinear(nn.Module):
         """Quantize a layer; the bias stays its own. Raises ``UnsupportedWeightError``."""
         weight_OI = linear.weight.detach()
         layer = cls(quantizer, linear.in_features, linear.out_features, dtype=weight_OI.dtype, bias=linear.bias)
+        layer.spec(weight_OI.device)
         layer.load(quantizer.quantize(weight_OI))
         return layer
 
@@ -62,16 +63,15 @@ class QuantizedLinear(nn.Module):
         found = {name: TensorLayout(tensor.dtype, tuple(tensor.shape)) for name, tensor in stored.items()}
         if found.keys() != layout.keys() or not all(layout[name].fits(found[name]) for name in layout):
             raise ConfigError(f"the stored tensors are {found}; the quantizer's layout is {layout}")
-        spec = LinearSpec(
-            in_features=self.in_features,
-            out_features=self.out_features,
-            dtype=self.dtype,
-            device=next(iter(stored.values())).device,
-        )
+        self._weight = self.quantizer.prepare(stored, self.spec(next(iter(stored.values())).device))
+
+    def spec(self, device: torch.device) -> LinearSpec:
+        """The layer on a device. Raises ``UnsupportedWeightError`` where the quantizer can't serve it there."""
+        spec = LinearSpec(in_features=self.in_features, out_features=self.out_features, dtype=self.dtype, device=device)
         reason = self.quantizer.unsupported(spec)
         if reason is not None:
             raise UnsupportedWeightError(reason)
-        self._weight = self.quantizer.prepare(stored, spec)
+        return spec
 
     def layout(self) -> dict[str, TensorLayout]:
         """The stored tensors' types and shapes, by name."""

@@ -1,0 +1,143 @@
+# mypy: disable-error-code="import-not-found"
+"""``torchao``: whatever the torchao package quantizes a linear layer's weight with.
+
+The package makes of a weight a tensor of a class of its own, which consists of plain tensors; these are stored. What
+its class keeps besides follows from the config and the shape, and is found by quantizing a weight without memory.
+
+Shapes: O output features, I input features, N rows of input.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import ConfigError, UnsupportedWeightError
+from ..weights import LinearSpec, PreparedWeight, TensorLayout, WeightQuantizer
+from .plain import check_finite
+
+PACKAGE = "torchao"
+PREFIX = "weight_"
+SHAPE = PREFIX + "shape"
+
+
+def why_missing() -> str | None:
+    """Why the package can't be used."""
+    if importlib.util.find_spec(PACKAGE) is None:
+        return f"{PACKAGE} isn't installed: pip install './packages/chameleon-backends[torchao]'"
+    return None
+
+
+@dataclass(frozen=True)
+class TorchAOQuantizer(WeightQuantizer):
+    """The quantizer. ``config`` is one of ``torchao.quantization``: an object, its class's name, or its dict form.
+
+    The dict form is that of ``torchao.core.config``, which allows its own classes only. Raises ``ConfigError`` where
+    the package doesn't know the config.
+    """
+
+    config: Any = "Int8WeightOnlyConfig"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", _dict_form(self.config))
+
+    def options(self) -> dict[str, Any]:
+        """The config in its dict form."""
+        return {"config": self.config}
+
+    def unsupported(self, spec: LinearSpec) -> str | None:
+        """What the package says of a weight of this shape."""
+        try:
+            self.layout(spec.in_features, spec.out_features)
+        except UnsupportedWeightError as error:
+            return str(error)
+        return None
+
+    def layout(self, in_features: int, out_features: int) -> dict[str, TensorLayout]:
+        """The plain tensors that the package's consists of, and the shape."""
+        parts = _parts(self._quantized(torch.empty(out_features, in_features, device="meta")))
+        return {name: TensorLayout(part.dtype, tuple(part.shape)) for name, part in parts.items()}
+
+    def quantize(self, weight_OI: Tensor) -> dict[str, Tensor]:
+        """The package's tensors. Raises ``UnsupportedWeightError`` with its reason, or where a value isn't finite."""
+        weight_OI = weight_OI.detach().float()
+        check_finite(torch.stack(torch.aminmax(weight_OI)))
+        return _parts(self._quantized(weight_OI))
+
+    def dequantize(self, stored: Mapping[str, Tensor]) -> Tensor:
+        """As the package does."""
+        return self._joined(stored, torch.float32).dequantize()
+
+    def prepare(self, stored: Mapping[str, Tensor], spec: LinearSpec) -> PreparedWeight:
+        """The package's tensor for inputs of a dtype."""
+        return TorchAOWeight(self._joined(stored, spec.dtype), dict(stored))
+
+    def _quantized(self, weight_OI: Tensor) -> Any:
+        """The package's tensor of a weight."""
+        from torchao.core.config import config_from_dict
+        from torchao.quantization import quantize_
+
+        layer = nn.Linear(weight_OI.shape[1], weight_OI.shape[0], bias=False, device="meta")
+        layer.weight = nn.Parameter(weight_OI, requires_grad=False)
+        try:
+            quantize_(layer, config_from_dict(self.config))
+        # Which of them depends on the config: a missing package, a shape, a device.
+        except (AssertionError, ImportError, NotImplementedError, RuntimeError, ValueError) as error:
+            raise UnsupportedWeightError(f"{PACKAGE}'s {self.config['_type']} refuses the weight: {error}") from error
+        if not hasattr(layer.weight, "__tensor_flatten__"):
+            raise UnsupportedWeightError(f"{PACKAGE}'s {self.config['_type']} leaves the weight as it is")
+        return layer.weight.detach()
+
+    def _joined(self, stored: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
+        """The package's tensor, for inputs of a dtype, of what is stored."""
+        shape = torch.Size(stored[SHAPE].tolist())
+        pattern = self._quantized(torch.empty(shape, dtype=dtype, device="meta"))
+        names, kept = pattern.__tensor_flatten__()
+        parts = {name: stored[PREFIX + name] for name in names}
+        return type(pattern).__tensor_unflatten__(parts, kept, shape, pattern.stride())
+
+
+@dataclass(frozen=True, slots=True)
+class TorchAOWeight:
+    """The package's tensor."""
+
+    weight: Any
+    tensors: dict[str, Tensor]
+
+    def multiply(self, input_NI: Tensor) -> Tensor:
+        """``out_NO`` in the input's dtype."""
+        return F.linear(input_NI, self.weight)
+
+    def stored(self) -> dict[str, Tensor]:
+        """The tensors as they came."""
+        return self.tensors
+
+
+def _parts(weight: Any) -> dict[str, Tensor]:
+    names, _ = weight.__tensor_flatten__()
+    parts = {PREFIX + name: getattr(weight, name) for name in names}
+    nested = [name for name, part in parts.items() if type(part) is not Tensor]
+    if nested:
+        raise UnsupportedWeightError(f"{PACKAGE}'s tensor keeps {', '.join(nested)} in tensors of its own again")
+    return {**parts, SHAPE: torch.tensor(weight.shape)}
+
+
+def _dict_form(config: Any) -> dict[str, Any]:
+    from torchao import quantization
+    from torchao.core.config import AOBaseConfig, config_from_dict, config_to_dict
+
+    try:
+        if isinstance(config, str):
+            config = getattr(quantization, config)()
+        elif not isinstance(config, AOBaseConfig):
+            config = config_from_dict(config)
+        data: dict[str, Any] = config_to_dict(config)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{config!r} is no config of {PACKAGE}.quantization: {error}") from error
+    return data

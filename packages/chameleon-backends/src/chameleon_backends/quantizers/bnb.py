@@ -1,0 +1,260 @@
+# mypy: disable-error-code="import-not-found"
+"""``bnb-nf4`` and ``bnb-int8``: the quantizers of the bitsandbytes package (QLoRA, arXiv 2305.14314; LLM.int8(),
+arXiv 2208.07339).
+
+Their stored tensors have the package's own names and contents, and their record is the one that transformers writes:
+folders go both ways.
+
+Shapes: O output features, I input features, N rows of input.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..weights import METHOD, LinearSpec, PreparedWeight, TensorLayout, WeightQuantizer
+from .plain import check_finite
+
+PACKAGE = "bitsandbytes"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LEFT_OUT = "llm_int8_skip_modules"
+# Values of a 4-bit block, and blocks whose scales are quantized together; transformers uses these two.
+BLOCK, OUTER_BLOCK = 64, 256
+
+
+def why_missing() -> str | None:
+    """Why the package can't be used."""
+    if importlib.util.find_spec(PACKAGE) is None:
+        return f"{PACKAGE} isn't installed: pip install './packages/chameleon-backends[bitsandbytes]'"
+    return None
+
+
+def why_unsupported(spec: LinearSpec | None) -> str | None:
+    """Why neither of the two can serve a layer."""
+    if spec is not None and spec.dtype not in DTYPES:
+        return f"{PACKAGE} computes in float32, bfloat16 and float16, not in {spec.dtype}"
+    return why_missing()
+
+
+@dataclass(frozen=True)
+class NF4Quantizer(WeightQuantizer):
+    """Four bits a weight, spaced for normally distributed values, in blocks of 64.
+
+    ``double_quant`` quantizes the blocks' scales, too: 4.13 in place of 4.5 bits a weight. ``compute_dtype``, a dtype
+    or its name, is what products are computed in; None is the input's.
+    """
+
+    double_quant: bool = True
+    compute_dtype: str | torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        name = None if self.compute_dtype is None else str(self.compute_dtype).removeprefix("torch.")
+        if name is not None and getattr(torch, name, None) not in DTYPES:
+            raise ConfigError(f"compute_dtype is {self.compute_dtype!r}; it must be float32, bfloat16, float16 or None")
+        object.__setattr__(self, "compute_dtype", name)
+
+    def options(self) -> dict[str, Any]:
+        """The two fields."""
+        return {"double_quant": self.double_quant, "compute_dtype": self.compute_dtype}
+
+    def unsupported(self, spec: LinearSpec) -> str | None:
+        """It serves every shape."""
+        return why_unsupported(spec)
+
+    def layout(self, in_features: int, out_features: int) -> dict[str, TensorLayout]:
+        """What the package stores: codes, scales, the values that both stand for, and a JSON text."""
+        values = in_features * out_features
+        blocks = -(-values // BLOCK)
+        layout = {
+            "weight": TensorLayout(torch.uint8, (-(-values // 2), 1)),
+            "weight.absmax": TensorLayout(torch.uint8 if self.double_quant else torch.float32, (blocks,)),
+            "weight.quant_map": TensorLayout(torch.float32, (16,)),
+            "weight.quant_state.bitsandbytes__nf4": TensorLayout(torch.uint8, (None,)),
+        }
+        if self.double_quant:
+            layout["weight.nested_absmax"] = TensorLayout(torch.float32, (-(-blocks // OUTER_BLOCK),))
+            layout["weight.nested_quant_map"] = TensorLayout(torch.float32, (256,))
+        return layout
+
+    def quantize(self, weight_OI: Tensor) -> dict[str, Tensor]:
+        """The package's tensors. Raises ``UnsupportedWeightError`` where a value isn't finite."""
+        from bitsandbytes import functional
+
+        weight_OI = weight_OI.detach().contiguous()
+        check_finite(torch.stack(torch.aminmax(weight_OI)))
+        packed, state = functional.quantize_4bit(
+            weight_OI, blocksize=BLOCK, compress_statistics=self.double_quant, quant_type="nf4"
+        )
+        return {"weight": packed, **{f"weight.{name}": value for name, value in state.as_dict(packed=True).items()}}
+
+    def dequantize(self, stored: Mapping[str, Tensor]) -> Tensor:
+        """Value times scale."""
+        from bitsandbytes import functional
+
+        state = functional.QuantState.from_dict(_statistics(stored), device=stored["weight"].device)
+        state.dtype = torch.float32
+        weight_OI: Tensor = functional.dequantize_4bit(stored["weight"], state)
+        return weight_OI
+
+    def prepare(self, stored: Mapping[str, Tensor], spec: LinearSpec) -> PreparedWeight:
+        """The package's own layer, which keeps the codes in the order that suits the device."""
+        from bitsandbytes import nn
+
+        compute_dtype = spec.dtype if self.compute_dtype is None else getattr(torch, str(self.compute_dtype))
+        layer = nn.Linear4bit(
+            spec.in_features,
+            spec.out_features,
+            bias=False,
+            compute_dtype=compute_dtype,
+            compress_statistics=self.double_quant,
+            quant_type="nf4",
+            device="meta",
+        )
+        layer.weight = nn.Params4bit.from_prequantized(
+            stored["weight"], _statistics(stored), device=spec.device, module=layer
+        )
+        return NF4Weight(layer.eval())
+
+
+def _statistics(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in stored.items() if name != "weight"}
+
+
+@dataclass(frozen=True, slots=True)
+class NF4Weight:
+    """The package's layer."""
+
+    layer: Any
+
+    def multiply(self, input_NI: Tensor) -> Tensor:
+        """``out_NO`` in the input's dtype."""
+        out_NO: Tensor = self.layer(input_NI)
+        return out_NO
+
+    def stored(self) -> dict[str, Tensor]:
+        """The package's tensors."""
+        return dict(self.layer.state_dict())
+
+
+@dataclass(frozen=True)
+class LLMInt8Quantizer(WeightQuantizer):
+    """Eight bits a weight, one scale a row, and products of eight-bit inputs.
+
+    Columns of the input with a value above ``threshold`` are multiplied in the input's dtype; 0 leaves none out.
+    """
+
+    threshold: float = 6.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold < float("inf"):
+            raise ConfigError(f"threshold is {self.threshold!r}; it must be a number from 0 on")
+
+    def options(self) -> dict[str, Any]:
+        """The threshold."""
+        return {"threshold": self.threshold}
+
+    def unsupported(self, spec: LinearSpec) -> str | None:
+        """It serves every shape."""
+        return why_unsupported(spec)
+
+    def layout(self, in_features: int, out_features: int) -> dict[str, TensorLayout]:
+        """Codes, each row's largest absolute value, and the number of the format."""
+        return {
+            "weight": TensorLayout(torch.int8, (out_features, in_features)),
+            "SCB": TensorLayout(torch.float32, (out_features,)),
+            "weight_format": TensorLayout(torch.uint8, ()),
+        }
+
+    def quantize(self, weight_OI: Tensor) -> dict[str, Tensor]:
+        """The package's tensors. Raises ``UnsupportedWeightError`` where a value isn't finite in float16."""
+        from bitsandbytes import functional
+
+        weight_OI = weight_OI.detach().to(torch.float16).contiguous()
+        check_finite(torch.stack(torch.aminmax(weight_OI)))
+        codes_OI, largest_O, _ = functional.int8_vectorwise_quant(weight_OI)
+        return {"weight": codes_OI, "SCB": largest_O, "weight_format": torch.zeros((), dtype=torch.uint8)}
+
+    def dequantize(self, stored: Mapping[str, Tensor]) -> Tensor:
+        """Code times scale."""
+        from bitsandbytes import functional
+
+        weight_OI: Tensor = functional.int8_vectorwise_dequant(stored["weight"], stored["SCB"])
+        return weight_OI
+
+    def prepare(self, stored: Mapping[str, Tensor], spec: LinearSpec) -> PreparedWeight:
+        """The tensors as they are, and the package's operators registered with torch."""
+        import bitsandbytes  # noqa: F401
+
+        return LLMInt8Weight(dict(stored), self.threshold)
+
+
+@dataclass(frozen=True, slots=True)
+class LLMInt8Weight:
+    """The package's products. Its function for both would say at each call that it goes through float16."""
+
+    tensors: dict[str, Tensor]
+    threshold: float
+
+    def multiply(self, input_NI: Tensor) -> Tensor:
+        """``out_NO`` in the input's dtype."""
+        from bitsandbytes import functional
+
+        codes_OI, largest_O = self.tensors["weight"], self.tensors["SCB"]
+        codes_NI, largest_N, columns = functional.int8_vectorwise_quant(
+            input_NI.to(torch.float16).contiguous(), threshold=self.threshold
+        )
+        operators, scales = torch.ops.bitsandbytes, (largest_N, largest_O)
+        if self.threshold == 0:
+            return operators.int8_scaled_mm(codes_NI, codes_OI, *scales, dtype=input_NI.dtype)
+        return operators.int8_mixed_scaled_mm(input_NI, codes_NI, codes_OI, *scales, columns, None)[0]
+
+    def stored(self) -> dict[str, Tensor]:
+        """The tensors as they came."""
+        return self.tensors
+
+
+def nf4_to_record(options: Mapping[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
+    """The record of transformers' ``BitsAndBytesConfig(load_in_4bit=True)``."""
+    record = {
+        METHOD: PACKAGE,
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": options["double_quant"],
+        LEFT_OUT: list(left_out),
+    }
+    compute_dtype = options["compute_dtype"]
+    return record if compute_dtype is None else {**record, "bnb_4bit_compute_dtype": compute_dtype}
+
+
+def nf4_from_record(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The options in such a record."""
+    if record.get(METHOD) != PACKAGE or not record.get("load_in_4bit") or record.get("bnb_4bit_quant_type") != "nf4":
+        return None
+    return {
+        "double_quant": record.get("bnb_4bit_use_double_quant", False),
+        "compute_dtype": record.get("bnb_4bit_compute_dtype"),
+    }
+
+
+def int8_to_record(options: Mapping[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
+    """The record of transformers' ``BitsAndBytesConfig(load_in_8bit=True)``."""
+    return {
+        METHOD: PACKAGE,
+        "load_in_8bit": True,
+        "llm_int8_threshold": options["threshold"],
+        LEFT_OUT: list(left_out),
+    }
+
+
+def int8_from_record(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The options in such a record."""
+    if record.get(METHOD) != PACKAGE or not record.get("load_in_8bit"):
+        return None
+    return {"threshold": record.get("llm_int8_threshold", 6.0)}
