@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import subprocess
 import sys
 
@@ -38,6 +40,23 @@ except SystemExit as end:
     assert loaded(code) == []
 
 
+def test_a_module_can_be_the_first_that_is_imported() -> None:
+    assert "chameleon_core.model" in loaded("import chameleon_core.registry; from chameleon_core import *")
+
+
+def test_type_checkers_see_the_names_that_there_are() -> None:
+    tree = ast.parse(inspect.getsource(chameleon_core))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    imported = {
+        alias.name: "." * node.level + (node.module or "")
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported == chameleon_core._MODULES
+    assert sorted(imported) == sorted(chameleon_core.__all__)
+
+
 def test_every_public_name_is_there_and_documented() -> None:
     for name in chameleon_core.__all__:
         public = getattr(chameleon_core, name)
@@ -47,4 +66,4 @@ def test_every_public_name_is_there_and_documented() -> None:
 
 def test_another_name_is_an_error_as_in_any_module() -> None:
     with pytest.raises(AttributeError, match="module 'chameleon_core' has no attribute 'Chamaeleon'"):
-        _ = chameleon_core.Chamaeleon  # type: ignore[attr-defined]
+        _ = chameleon_core.Chamaeleon

@@ -1,24 +1,132 @@
-"""Chameleon: one transformer that reads and writes text and pictures in one stream of tokens (arXiv 2405.09818)."""
+"""Chameleon: one transformer that reads and writes text and pictures in one stream of tokens (arXiv 2405.09818).
+
+A public name is loaded when it is first used: torch takes a second, and ``chameleon --help`` needs none of it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import _public
-    from ._public import *  # noqa: F403
+    from chameleon_backends.plugins import PluginSpec, PluginWarning
 
-    __all__: list[str] = []
-    __all__ += _public.__all__
-else:
-    # The public names are loaded when the first is used: torch takes a second, and `chameleon --help` needs none.
-    import importlib
+    from .cache import KVCache
+    from .checkpoints import load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
+    from .conditional_generation import CausalOutput, ChameleonForConditionalGeneration
+    from .config import ChameleonConfig
+    from .convert import pool_checkpoint, pool_key_value_heads
+    from .documents import save_document
+    from .errors import (
+        BrokenPluginError,
+        ChameleonCoreError,
+        ConfigError,
+        ContextLengthError,
+        FileFormatError,
+        GenerationError,
+        MissingPackageError,
+        ModelNotFoundError,
+        UnknownPluginError,
+        VocabularyError,
+        WeightsError,
+    )
+    from .events import Event, Finished, ImageFinished, ImageProgress, ImageStarted, TextDelta
+    from .generation import GenerationOptions, Step
+    from .hookspecs import HOOK_API_VERSION, CheckpointFormatSpec, hookimpl
+    from .layout import TokenLayout
+    from .model import ChameleonModel, ModelOutput
+    from .pipeline import Chameleon
 
-    def __getattr__(name):
-        public = importlib.import_module("._public", __name__)
-        if name != "__all__" and name not in public.__all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(public, name)
+__all__ = [
+    "HOOK_API_VERSION",
+    "BrokenPluginError",
+    "CausalOutput",
+    "Chameleon",
+    "ChameleonConfig",
+    "ChameleonCoreError",
+    "ChameleonForConditionalGeneration",
+    "ChameleonModel",
+    "CheckpointFormatSpec",
+    "ConfigError",
+    "ContextLengthError",
+    "Event",
+    "FileFormatError",
+    "Finished",
+    "GenerationError",
+    "GenerationOptions",
+    "ImageFinished",
+    "ImageProgress",
+    "ImageStarted",
+    "KVCache",
+    "MissingPackageError",
+    "ModelNotFoundError",
+    "ModelOutput",
+    "PluginSpec",
+    "PluginWarning",
+    "Step",
+    "TextDelta",
+    "TokenLayout",
+    "UnknownPluginError",
+    "VocabularyError",
+    "WeightsError",
+    "hookimpl",
+    "load_checkpoint",
+    "pool_checkpoint",
+    "pool_key_value_heads",
+    "read_checkpoint",
+    "save_checkpoint",
+    "save_document",
+    "write_checkpoint",
+]
 
-    def __dir__():
-        return sorted({*globals(), *__getattr__("__all__")})
+_MODULES = {
+    "HOOK_API_VERSION": ".hookspecs",
+    "BrokenPluginError": ".errors",
+    "CausalOutput": ".conditional_generation",
+    "Chameleon": ".pipeline",
+    "ChameleonConfig": ".config",
+    "ChameleonCoreError": ".errors",
+    "ChameleonForConditionalGeneration": ".conditional_generation",
+    "ChameleonModel": ".model",
+    "CheckpointFormatSpec": ".hookspecs",
+    "ConfigError": ".errors",
+    "ContextLengthError": ".errors",
+    "Event": ".events",
+    "FileFormatError": ".errors",
+    "Finished": ".events",
+    "GenerationError": ".errors",
+    "GenerationOptions": ".generation",
+    "ImageFinished": ".events",
+    "ImageProgress": ".events",
+    "ImageStarted": ".events",
+    "KVCache": ".cache",
+    "MissingPackageError": ".errors",
+    "ModelNotFoundError": ".errors",
+    "ModelOutput": ".model",
+    "PluginSpec": "chameleon_backends.plugins",
+    "PluginWarning": "chameleon_backends.plugins",
+    "Step": ".generation",
+    "TextDelta": ".events",
+    "TokenLayout": ".layout",
+    "UnknownPluginError": ".errors",
+    "VocabularyError": ".errors",
+    "WeightsError": ".errors",
+    "hookimpl": ".hookspecs",
+    "load_checkpoint": ".checkpoints",
+    "pool_checkpoint": ".convert",
+    "pool_key_value_heads": ".convert",
+    "read_checkpoint": ".checkpoints",
+    "save_checkpoint": ".checkpoints",
+    "save_document": ".documents",
+    "write_checkpoint": ".checkpoints",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
