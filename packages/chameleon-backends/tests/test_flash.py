@@ -6,6 +6,7 @@ Shapes: B batch, T query length, S key length, H heads, K key/value heads, D hea
 from __future__ import annotations
 
 import importlib.machinery
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -381,8 +382,10 @@ class TestWhatIsThere:
         monkeypatch.syspath_prepend(tmp_path)
         pretend_installed(monkeypatch)
         del sys.modules["flash_attn"]  # found in tmp_path, and put back as it was by monkeypatch
+        assert why_attention_unsupported("flash_attention_2") is None, "a listing imports nothing"
         with pytest.raises(UnsupportedAttentionError, match=f"'flash_attention_2' can't run here: .*{reason}"):
             get_attention_backend("flash_attention_2")
+        assert re.search(reason, str(why_attention_unsupported("flash_attention_2", spec("cuda"))))
         with pytest.warns(UserWarning, match=f"'flash' goes without a package: .*{reason}"):
             backend = get_attention_backend("flash")
         kernels, _ = backend.plan(spec("cuda"))

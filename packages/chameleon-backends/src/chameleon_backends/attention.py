@@ -139,7 +139,8 @@ class AttentionBackendSpec(PluginSpec, frozen=True, kw_only=True):
 
     ``factory()`` gives an ``AttentionBackend``; heavy modules are imported in there. ``unsupported(spec)`` gives None
     where the backend can serve the request, else a sentence why not; ``unsupported(None)`` asks whether it can run on
-    this machine at all.
+    this machine at all, as far as that can be told without importing what is heavy. What only an import tells, such as
+    a library that is broken, the factory raises as ``UnsupportedAttentionError``.
     """
 
     factory: Callable[[], AttentionBackend]

@@ -63,14 +63,17 @@ def why_broken(version: int) -> str | None:
 
 
 def why_version_unsupported(version: int, spec: AttentionSpec | None) -> str | None:
-    """Why this version of the package can't serve the request on this machine."""
+    """Why this version of the package can't serve the request on this machine.
+
+    With None nothing is imported, so that a listing loads no kernels; what that would tell, ``load_package`` raises.
+    """
+    if spec is None:
+        return why_absent(version)
     return why_absent(version) or why_broken(version) or why_package_unsupported(version, spec)
 
 
-def why_package_unsupported(version: int, spec: AttentionSpec | None, *, device_type: str = "cuda") -> str | None:
+def why_package_unsupported(version: int, spec: AttentionSpec, *, device_type: str = "cuda") -> str | None:
     """Why this version of the package can't serve the request, were it there."""
-    if spec is None:
-        return None
     if spec.device.type != device_type:
         return f"flash-attn runs on {device_type}, not on {spec.device.type}"
     if spec.dtype not in DTYPES:
@@ -83,7 +86,10 @@ def why_package_unsupported(version: int, spec: AttentionSpec | None, *, device_
 
 
 def load_package(version: int) -> PackageFlashAttention:
-    """The contract over an installed version of the package. Raises what its import raises."""
+    """The contract over an installed version of the package. Raises ``UnsupportedAttentionError`` where it's broken."""
+    reason = why_broken(version)
+    if reason is not None:
+        raise UnsupportedAttentionError(f"the attention backend 'flash_attention_{version}' can't run here: {reason}")
     return PackageFlashAttention(importlib.import_module(MODULES[version]), version)
 
 
