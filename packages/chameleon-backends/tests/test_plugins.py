@@ -23,7 +23,7 @@ from chameleon_backends import (
 from chameleon_backends.plugins import ENVIRONMENT_VARIABLE, PluginRegistry, Quarantined
 
 HOOK = "chameleon_attention_backends"
-BUILT_IN = ["eager", "sdpa", "flash", "flash_attention_2", "flash_attention_3"]
+BUILT_IN = ["eager", "sdpa", "flash", "flash_attention_2", "flash_attention_3", "flex"]
 
 GOOD = """
     from chameleon_backends import HOOK_API_VERSION, AttentionBackendSpec, hookimpl

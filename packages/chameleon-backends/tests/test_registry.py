@@ -33,7 +33,7 @@ def only_builtins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_the_builtins_are_registered_and_sdpa_is_the_default() -> None:
-    assert attention_backend_names() == ("eager", "sdpa", "flash", "flash_attention_2", "flash_attention_3")
+    assert attention_backend_names() == ("eager", "sdpa", "flash", "flash_attention_2", "flash_attention_3", "flex")
     assert DEFAULT_ATTENTION_BACKEND == "sdpa"
     assert isinstance(get_attention_backend(), SDPAAttention)
     assert isinstance(get_attention_backend("eager"), EagerAttention)

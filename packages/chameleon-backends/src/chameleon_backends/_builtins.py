@@ -46,6 +46,13 @@ def chameleon_attention_backends() -> Iterable[AttentionBackendSpec]:
             summary="the kernels of flash-attn 3, and no others",
             unsupported=partial(_why_flash_package_unsupported, 3),
         ),
+        AttentionBackendSpec(
+            name="flex",
+            factory=_flex,
+            api_version=HOOK_API_VERSION,
+            summary="torch's flex attention, which skips blocks of keys that nobody sees",
+            unsupported=_why_flex_unsupported,
+        ),
     ]
 
 
@@ -83,3 +90,17 @@ def _why_flash_package_unsupported(version: int, request: AttentionSpec | None) 
     from .backends.flash_package import why_version_unsupported
 
     return why_version_unsupported(version, request)
+
+
+def _flex() -> AttentionBackend:
+    from .backends.flex import FlexAttention
+
+    return FlexAttention()
+
+
+def _why_flex_unsupported(request: AttentionSpec | None) -> str | None:
+    if request is None:  # a listing asks this, which shouldn't load torch's flex attention
+        return None
+    from .backends.flex import why_flex_unsupported
+
+    return why_flex_unsupported(request)
