@@ -35,9 +35,9 @@ TOKENIZER = Path("build/emoji/tokenizer/tokenizer")
 RESULTS = Path("build/emoji/evaluation")
 SCENES = 200
 Bytes = npt.NDArray[np.uint8]
-THUMBNAIL_SIDE = 7
-THUMBNAIL_BITS = (4, 5, 4)
-"""7×7 pixels of 13 bits are 637 bits; 64 codes of 1,024 are 640."""
+THUMBNAIL_SIDE = 8
+THUMBNAIL_BITS = (4, 4, 3)
+"""8×8 pixels of 11 bits are 704 bits, as 64 codes of 2,048 are."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def core_usage(tokenizer: ImageTokenizer, pictures: PictureSet) -> float:
 
 
 def thumbnails(pictures_NHWC: Bytes) -> Bytes:
-    """What as many bits hold as pixels: 7×7 of them, 4, 5 and 4 bits for red, green and blue, enlarged smoothly."""
+    """What as many bits hold as pixels: 8×8 of them, 4, 4 and 3 bits for red, green and blue, enlarged smoothly."""
     levels = np.array([2**bits - 1 for bits in THUMBNAIL_BITS])
     enlarged = []
     for picture_HWC in pictures_NHWC:

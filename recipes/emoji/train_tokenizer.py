@@ -1,6 +1,6 @@
 """Train the image tokenizer: ``python -m recipes.emoji.train_tokenizer``.
 
-64×64 pixels become 8×8 codes of 1,024. It learns from the pictures that ``build`` marks ``train``, augmented as the
+64×64 pixels become 8×8 codes of 2,048. It learns from the pictures that ``build`` marks ``train``, augmented as the
 transformer's data will be. Goes on from its checkpoint where there is one, and writes into its folder:
 ``checkpoint.pt``, ``log.jsonl``, ``curves.png`` and, at the end, ``tokenizer/``, a folder that
 ``ImageTokenizer.from_pretrained`` reads.
@@ -30,13 +30,14 @@ VALIDATION_PICTURES = 64
 CONFIG = ChameleonVQVAEConfig(
     resolution=SIDE,
     base_channels=32,
-    # 64 at full size give the decoder's last norm two channels a group. With one it would take each channel's mean and
-    # contrast off every picture.
-    channel_multiplier=(2, 1, 2, 4),
+    channel_multiplier=(1, 1, 2, 4),
     num_res_blocks=1,
+    # 32 would leave one channel to a group at full size, and the decoder's last norm would take each channel's mean and
+    # contrast off every picture.
+    norm_num_groups=8,
     latent_channels=128,
     embed_dim=16,
-    num_embeddings=1024,
+    num_embeddings=2048,
     attn_type="vanilla",
     quantizer="ema",
 )

@@ -250,7 +250,7 @@ def few(pictures: PictureSet) -> PictureSet:
     return pictures.where(lambda picture: (picture.style, picture.name) in kept)
 
 
-def random_image_tokenizer(num_codes: int = 1024) -> ImageTokenizer:
+def random_image_tokenizer(num_codes: int = 2048) -> ImageTokenizer:
     """An image tokenizer of the right shape that has learned nothing: 64×64 pixels to 8×8 codes."""
     config = ChameleonVQVAEConfig(
         resolution=SIDE,

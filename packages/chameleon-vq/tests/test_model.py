@@ -105,13 +105,14 @@ def test_attention_is_the_softmax_of_the_products_over_the_root_of_the_width() -
     torch.testing.assert_close(block(hidden_BCHW), hidden_BCHW + block.proj_out(attended))
 
 
-def test_the_norm_is_as_exact_channels_last_as_in_float64() -> None:
+@pytest.mark.parametrize("groups", [8, 32])
+def test_the_norm_is_as_exact_channels_last_as_in_float64(groups: int) -> None:
     torch.manual_seed(0)
-    norm = GroupNorm(64)
+    norm = GroupNorm(64, groups=groups)
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
     hidden_BCHW = (torch.randn(2, 64, 48, 40) * 3 + 5).contiguous(memory_format=torch.channels_last)
-    exact = F.group_norm(hidden_BCHW.double(), 32, norm.weight.double(), norm.bias.double(), 1e-6)
+    exact = F.group_norm(hidden_BCHW.double(), groups, norm.weight.double(), norm.bias.double(), 1e-6)
     with torch.no_grad():
         # A few roundings of values up to about 15 (2⁻²⁴ each).
         torch.testing.assert_close(norm(hidden_BCHW), exact.float(), rtol=1e-6, atol=3e-6)
@@ -124,6 +125,17 @@ def test_the_norm_of_a_flat_picture_is_its_bias_channels_last() -> None:
     flat_BCHW = flat_BCHW.contiguous(memory_format=torch.channels_last)
     # The deviation is that of eps, 1e-3: it multiplies the rounding of values up to 9.
     torch.testing.assert_close(norm(flat_BCHW), torch.ones_like(flat_BCHW), rtol=0, atol=2e-3)
+
+
+def test_every_norm_has_as_many_groups_as_the_config_says() -> None:
+    config = ChameleonVQVAEConfig(
+        base_channels=8, channel_multiplier=(1, 2), resolution=8, attn_resolutions=(4,), latent_channels=4, embed_dim=4,
+        num_embeddings=8, norm_num_groups=4,
+    )  # fmt: skip
+    norms = [module for module in ChameleonVQVAE(config).modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert norms
+    assert {norm.num_groups for norm in norms} == {4}
+    assert ChameleonVQVAEConfig.from_dict(config.to_dict()) == config
 
 
 @pytest.mark.parametrize("record_gradient", [True, False])

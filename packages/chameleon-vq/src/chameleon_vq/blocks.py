@@ -14,14 +14,14 @@ from .config import GROUPS, ChameleonVQVAEConfig
 
 
 class GroupNorm(nn.GroupNorm):
-    """The normalisation used throughout: 32 groups, eps 1e-6.
+    """The normalisation used throughout, in the reference with 32 groups: eps 1e-6.
 
     On a CPU and channels last, PyTorch's kernel sums a group's values one after another, which is off by 2e-4 on a
     512² picture; there the statistics are summed row by row and the rows in float64.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(GROUPS, channels, eps=1e-6)
+    def __init__(self, channels: int, *, groups: int = GROUPS) -> None:
+        super().__init__(groups, channels, eps=1e-6)
 
     def forward(self, hidden_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""
@@ -29,7 +29,7 @@ class GroupNorm(nn.GroupNorm):
         if exact and is_channels_last(hidden_BCHW):
             return self._channels_last(hidden_BCHW)
         # Not F.group_norm, which refuses a group of a single value: one position of a narrow level.
-        return torch.group_norm(hidden_BCHW, GROUPS, self.weight, self.bias, self.eps)
+        return torch.group_norm(hidden_BCHW, self.num_groups, self.weight, self.bias, self.eps)
 
     def _channels_last(self, hidden_BCHW: Tensor) -> Tensor:
         batch, channels, height, width = hidden_BCHW.shape
@@ -37,12 +37,13 @@ class GroupNorm(nn.GroupNorm):
         sums_BHC = hidden_BHWC.sum(dim=2)
         norms_BHC = torch.linalg.vector_norm(hidden_BHWC, dim=2)
         # To groups G of E channels each.
-        count = height * width * channels // GROUPS
-        mean_BG1 = sums_BHC.double().sum(dim=1).view(batch, GROUPS, -1).sum(dim=2, keepdim=True) / count
-        square_BG1 = norms_BHC.double().square().sum(dim=1).view(batch, GROUPS, -1).sum(dim=2, keepdim=True) / count
+        groups = self.num_groups
+        count = height * width * channels // groups
+        mean_BG1 = sums_BHC.double().sum(dim=1).view(batch, groups, -1).sum(dim=2, keepdim=True) / count
+        square_BG1 = norms_BHC.double().square().sum(dim=1).view(batch, groups, -1).sum(dim=2, keepdim=True) / count
         variance_BG1 = (square_BG1 - mean_BG1.square()).clamp(min=0)  # rounding makes that of a flat group negative
-        scale_BGE = torch.rsqrt(variance_BG1 + self.eps) * self.weight.view(GROUPS, -1)
-        shift_BGE = self.bias.view(GROUPS, -1) - mean_BG1 * scale_BGE
+        scale_BGE = torch.rsqrt(variance_BG1 + self.eps) * self.weight.view(groups, -1)
+        shift_BGE = self.bias.view(groups, -1) - mean_BG1 * scale_BGE
         per_channel = (batch, channels, 1, 1)
         return torch.addcmul(shift_BGE.float().view(per_channel), hidden_BCHW, scale_BGE.float().view(per_channel))
 
@@ -71,11 +72,11 @@ def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
 class ResnetBlock(nn.Module):
     """Norm, swish, convolution, twice, around a shortcut; the shortcut is 1×1 where the width changes."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, dropout: float) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, dropout: float, groups: int = GROUPS) -> None:
         super().__init__()
-        self.norm1 = GroupNorm(in_channels)
+        self.norm1 = GroupNorm(in_channels, groups=groups)
         self.conv1 = conv3x3(in_channels, out_channels)
-        self.norm2 = GroupNorm(out_channels)
+        self.norm2 = GroupNorm(out_channels, groups=groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = conv3x3(out_channels, out_channels)
         self.nin_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
@@ -91,9 +92,9 @@ class ResnetBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Single-head attention between all positions, around a shortcut."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, groups: int = GROUPS) -> None:
         super().__init__()
-        self.norm = GroupNorm(channels)
+        self.norm = GroupNorm(channels, groups=groups)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -143,9 +144,10 @@ class Middle(nn.Module):
 
     def __init__(self, channels: int, config: ChameleonVQVAEConfig) -> None:
         super().__init__()
-        self.block_1 = ResnetBlock(channels, channels, dropout=config.dropout)
-        self.attn_1 = AttentionBlock(channels) if config.has_attention else nn.Identity()
-        self.block_2 = ResnetBlock(channels, channels, dropout=config.dropout)
+        groups = config.norm_num_groups
+        self.block_1 = ResnetBlock(channels, channels, dropout=config.dropout, groups=groups)
+        self.attn_1 = AttentionBlock(channels, groups=groups) if config.has_attention else nn.Identity()
+        self.block_2 = ResnetBlock(channels, channels, dropout=config.dropout, groups=groups)
 
     def forward(self, hidden_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] to the same shape."""
@@ -159,10 +161,12 @@ class Level(nn.Module):
         self, in_channels: int, out_channels: int, *, blocks: int, resolution: int, config: ChameleonVQVAEConfig
     ) -> None:
         super().__init__()
-        widths = [in_channels] + [out_channels] * blocks
-        self.block = nn.ModuleList(ResnetBlock(widths[i], widths[i + 1], dropout=config.dropout) for i in range(blocks))
+        widths, groups = [in_channels] + [out_channels] * blocks, config.norm_num_groups
+        self.block = nn.ModuleList(
+            ResnetBlock(widths[i], widths[i + 1], dropout=config.dropout, groups=groups) for i in range(blocks)
+        )
         attends = config.has_attention and resolution in (config.attn_resolutions or ())
-        self.attn = nn.ModuleList(AttentionBlock(out_channels) for _ in range(blocks if attends else 0))
+        self.attn = nn.ModuleList(AttentionBlock(out_channels, groups=groups) for _ in range(blocks if attends else 0))
 
     def forward(self, hidden_BCHW: Tensor) -> Tensor:
         """[B, in, H, W] to [B, out, H, W]."""

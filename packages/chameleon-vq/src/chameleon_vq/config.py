@@ -10,7 +10,7 @@ from ._config import Config
 from .errors import ConfigError
 
 GROUPS = 32
-"""Every GroupNorm has this many groups (taming-transformers, ``Normalize``)."""
+"""Of every GroupNorm, unless said otherwise (taming-transformers, ``Normalize``)."""
 
 Count = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -52,6 +52,8 @@ class ChameleonVQVAEConfig(Config, frozen=True, kw_only=True):
 
     Beyond the reference, and written to a file only where they differ from the default:
     ``out_channels``: channels that the decoder draws; None for as many as ``in_channels``.
+    ``norm_num_groups``: groups of every GroupNorm. A group of one or two channels has hardly a mean of its own to keep,
+    so fewer groups let a small model learn with narrow levels.
     ``beta``: weight of the codebook's own term in the training loss.
     ``quantizer``: name of the vector quantizer (hook ``chameleon_vq_quantizers``); ``quantizer_options``: its settings.
     """
@@ -71,6 +73,7 @@ class ChameleonVQVAEConfig(Config, frozen=True, kw_only=True):
     initializer_range: NonNegative = 0.02
 
     out_channels: Count | None = None
+    norm_num_groups: Count = GROUPS
     beta: NonNegative = 0.25
     quantizer: str = "codebook"
     quantizer_options: dict[str, Any] = {}
@@ -89,10 +92,10 @@ class ChameleonVQVAEConfig(Config, frozen=True, kw_only=True):
     def check(self) -> None:
         """Every width must divide into the groups of GroupNorm, and the resolution into the strides."""
         for multiplier in self.channel_multiplier:
-            if self.base_channels * multiplier % GROUPS:
+            if self.base_channels * multiplier % self.norm_num_groups:
                 raise ConfigError(
                     f"base_channels {self.base_channels} times channel_multiplier {multiplier} is "
-                    f"{self.base_channels * multiplier}, not a multiple of {GROUPS}, the groups of every GroupNorm."
+                    f"{self.base_channels * multiplier}, not a multiple of norm_num_groups {self.norm_num_groups}."
                 )
         if self.resolution % self.stride:
             raise ConfigError(
@@ -125,4 +128,10 @@ class ChameleonVQVAEConfig(Config, frozen=True, kw_only=True):
         return {name: list(value) if isinstance(value, tuple) else value for name, value in data.items()}
 
 
-_EXTENSIONS: dict[str, Any] = {"out_channels": None, "beta": 0.25, "quantizer": "codebook", "quantizer_options": {}}
+_EXTENSIONS: dict[str, Any] = {
+    "out_channels": None,
+    "norm_num_groups": GROUPS,
+    "beta": 0.25,
+    "quantizer": "codebook",
+    "quantizer_options": {},
+}

@@ -38,7 +38,7 @@ class Decoder(nn.Module):
             levels.append(level)
             width = out_width
         self.up = nn.ModuleList(reversed(levels))
-        self.norm_out = GroupNorm(width)
+        self.norm_out = GroupNorm(width, groups=config.norm_num_groups)
         self.conv_out = conv3x3(width, config.picture_channels)
 
     def forward(self, latents_BChw: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class Encoder(nn.Module):
             self.down.append(level)
             width = out_width
         self.mid = Middle(width, config)
-        self.norm_out = GroupNorm(width)
+        self.norm_out = GroupNorm(width, groups=config.norm_num_groups)
         self.conv_out = conv3x3(width, config.latent_channels * (2 if config.double_latent else 1))
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
