@@ -95,7 +95,8 @@ def test_an_unknown_key_is_reported_with_the_closest_name_and_kept() -> None:
         ({"dropout": 1.0}, "dropout: Expected `float` < 1.0"),
         ({"attn_type": "linear"}, "attn_type: Invalid enum value 'linear'"),
         ({"channel_multiplier": ()}, "channel_multiplier: Expected `array` of length >= 1"),
-        ({"base_channels": 40}, "40 times channel_multiplier 1 is 40, not a multiple of 32"),
+        ({"base_channels": 40}, "40 times channel_multiplier 1 is 40, not a multiple of norm_num_groups 32"),
+        ({"norm_num_groups": 24}, "128 times channel_multiplier 1 is 128, not a multiple of norm_num_groups 24"),
         ({"resolution": 500}, "resolution 500 is not a multiple of 16, the stride of 5 levels"),
     ],
 )
