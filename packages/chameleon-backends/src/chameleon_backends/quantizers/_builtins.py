@@ -33,7 +33,7 @@ def chameleon_weight_quantizers() -> Iterable[WeightQuantizerSpec]:
             factory=_nf4,
             api_version=HOOK_API_VERSION,
             summary="bitsandbytes' 4 bits, with double quantization (double_quant, compute_dtype)",
-            unsupported=_why_bnb_unsupported,
+            unsupported=_why_nf4_unsupported,
             to_record=_nf4_to_record,
             from_record=_nf4_from_record,
         ),
@@ -82,6 +82,12 @@ def _llm_int8(*, threshold: float = 6.0) -> WeightQuantizer:
     from .bnb import LLMInt8Quantizer
 
     return LLMInt8Quantizer(threshold)
+
+
+def _why_nf4_unsupported(spec: LinearSpec | None) -> str | None:
+    from .bnb import why_nf4_unsupported
+
+    return why_nf4_unsupported(spec)
 
 
 def _why_bnb_unsupported(spec: LinearSpec | None) -> str | None:

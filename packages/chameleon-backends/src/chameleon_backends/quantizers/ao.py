@@ -54,7 +54,7 @@ class TorchAOQuantizer(WeightQuantizer):
     def unsupported(self, spec: LinearSpec) -> str | None:
         """What the package says of a weight of this shape."""
         try:
-            self.layout(spec.in_features, spec.out_features)
+            self._quantized(torch.empty(spec.out_features, spec.in_features, dtype=spec.dtype, device="meta"))
         except UnsupportedWeightError as error:
             return str(error)
         return None
@@ -68,7 +68,12 @@ class TorchAOQuantizer(WeightQuantizer):
         """The package's tensors. Raises ``UnsupportedWeightError`` with its reason, or where a value isn't finite."""
         weight_OI = weight_OI.detach().float()
         check_finite(torch.stack(torch.aminmax(weight_OI)))
-        return _parts(self._quantized(weight_OI))
+        parts = _parts(self._quantized(weight_OI))
+        if any(part.is_floating_point() and not part.float().isfinite().all() for part in parts.values()):
+            raise UnsupportedWeightError(
+                f"{PACKAGE}'s {self.config['_type']} makes NaN of it; does the weight have a row of zeros?"
+            )
+        return parts
 
     def dequantize(self, stored: Mapping[str, Tensor]) -> Tensor:
         """As the package does."""
@@ -87,8 +92,8 @@ class TorchAOQuantizer(WeightQuantizer):
         layer.weight = nn.Parameter(weight_OI, requires_grad=False)
         try:
             quantize_(layer, config_from_dict(self.config))
-        # Which of them depends on the config: a missing package, a shape, a device.
-        except (AssertionError, ImportError, NotImplementedError, RuntimeError, ValueError) as error:
+        # Which of them depends on the config: a missing package, a shape, a device, a missing calibration.
+        except (AssertionError, AttributeError, ImportError, RuntimeError, TypeError, ValueError) as error:
             raise UnsupportedWeightError(f"{PACKAGE}'s {self.config['_type']} refuses the weight: {error}") from error
         if not hasattr(layer.weight, "__tensor_flatten__"):
             raise UnsupportedWeightError(f"{PACKAGE}'s {self.config['_type']} leaves the weight as it is")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UnsupportedWeightError
 from ..weights import METHOD, LinearSpec, PreparedWeight, TensorLayout, WeightQuantizer
 from .plain import check_finite
 
@@ -38,9 +38,26 @@ def why_missing() -> str | None:
 
 def why_unsupported(spec: LinearSpec | None) -> str | None:
     """Why neither of the two can serve a layer."""
-    if spec is not None and spec.dtype not in DTYPES:
-        return f"{PACKAGE} computes in float32, bfloat16 and float16, not in {spec.dtype}"
-    return why_missing()
+    return why_missing() if spec is None else _why_not(spec.dtype) or why_missing()
+
+
+def why_nf4_unsupported(spec: LinearSpec | None) -> str | None:
+    """Why ``bnb-nf4`` can't serve a layer."""
+    return (spec and _why_odd(spec.in_features)) or why_unsupported(spec)
+
+
+def _why_not(dtype: torch.dtype) -> str | None:
+    return None if dtype in DTYPES else f"{PACKAGE} computes in float32, bfloat16 and float16, not in {dtype}"
+
+
+def _why_odd(in_features: int) -> str | None:
+    # Its kernels for CPUs don't take such rows; it then compiles a function for each shape, which takes long.
+    return f"{PACKAGE} has two values in a byte, and {in_features} input features are odd" if in_features % 2 else None
+
+
+def _check(reason: str | None) -> None:
+    if reason is not None:
+        raise UnsupportedWeightError(reason)
 
 
 @dataclass(frozen=True)
@@ -65,8 +82,8 @@ class NF4Quantizer(WeightQuantizer):
         return {"double_quant": self.double_quant, "compute_dtype": self.compute_dtype}
 
     def unsupported(self, spec: LinearSpec) -> str | None:
-        """It serves every shape."""
-        return why_unsupported(spec)
+        """It serves even widths."""
+        return why_nf4_unsupported(spec)
 
     def layout(self, in_features: int, out_features: int) -> dict[str, TensorLayout]:
         """What the package stores: codes, scales, the values that both stand for, and a JSON text."""
@@ -84,9 +101,10 @@ class NF4Quantizer(WeightQuantizer):
         return layout
 
     def quantize(self, weight_OI: Tensor) -> dict[str, Tensor]:
-        """The package's tensors. Raises ``UnsupportedWeightError`` where a value isn't finite."""
+        """The package's tensors. Raises ``UnsupportedWeightError`` for an odd width, or where a value isn't finite."""
         from bitsandbytes import functional
 
+        _check(_why_odd(weight_OI.shape[1]) or _why_not(weight_OI.dtype))
         weight_OI = weight_OI.detach().contiguous()
         check_finite(torch.stack(torch.aminmax(weight_OI)))
         packed, state = functional.quantize_4bit(
@@ -176,6 +194,7 @@ class LLMInt8Quantizer(WeightQuantizer):
         """The package's tensors. Raises ``UnsupportedWeightError`` where a value isn't finite in float16."""
         from bitsandbytes import functional
 
+        _check(_why_not(weight_OI.dtype))
         weight_OI = weight_OI.detach().to(torch.float16).contiguous()
         check_finite(torch.stack(torch.aminmax(weight_OI)))
         codes_OI, largest_O, _ = functional.int8_vectorwise_quant(weight_OI)

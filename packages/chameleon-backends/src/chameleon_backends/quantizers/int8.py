@@ -84,7 +84,7 @@ class Int8Weight:
 
     def multiply(self, input_NI: Tensor) -> Tensor:
         """``out_NO`` in the input's dtype."""
-        if len(input_NI) <= self.kernel_rows and input_NI.dtype == self.dtype:
+        if 0 < len(input_NI) <= self.kernel_rows and input_NI.dtype == self.dtype:
             return torch._weight_int8pack_mm(aligned(input_NI), self.codes_OI, self.scale_O)
         return multiply_dense(input_NI, self.quantizer.dequantize(self.stored()))
 

@@ -1,9 +1,13 @@
-"""The conformance suite for backends, and what it is made of; needs the extra ``[testing]``.
+"""The conformance suites for backends and quantizers, and what they are made of; needs the extra ``[testing]``.
 
-A backend's test module needs one class::
+A plugin's test module needs one class::
 
     class TestAcme(AttentionBackendConformance):
         backend_name = "acme"
+
+    class TestAcme(WeightQuantizerConformance):
+        quantizer_name = "acme"
+        relative_error = 0.01
 """
 
 from __future__ import annotations
@@ -13,10 +17,12 @@ from ..errors import MissingPackageError
 try:
     from .attention import AttentionBackendConformance
     from .conformance import Conformance, deviates
+    from .linear_problems import LinearProblem, linear_problems
     from .strategies import AttentionProblem, attention_problems, attention_specs
     from .tolerances import TOLERANCES, assert_close
+    from .weight_quantizers import WeightQuantizerConformance
 except ModuleNotFoundError as error:
-    if error.name not in ("hypothesis", "pytest"):
+    if error.name not in ("hypothesis", "pytest", "safetensors"):
         raise
     raise MissingPackageError(
         f"chameleon_backends.testing needs {error.name}: pip install './packages/chameleon-backends[testing]'"
@@ -27,8 +33,11 @@ __all__ = [
     "AttentionBackendConformance",
     "AttentionProblem",
     "Conformance",
+    "LinearProblem",
+    "WeightQuantizerConformance",
     "assert_close",
     "attention_problems",
     "attention_specs",
     "deviates",
+    "linear_problems",
 ]

@@ -1,0 +1,107 @@
+"""``bnb-nf4`` and ``bnb-int8``, where bitsandbytes is installed.
+
+Shapes: O output features, I input features.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from chameleon_backends import ConfigError, QuantizedLinear, WeightQuantizer, find_quantizer, get_weight_quantizer
+from chameleon_backends.testing import TOLERANCES, LinearProblem, WeightQuantizerConformance, deviates
+from chameleon_backends.testing.weight_quantizers import for_all
+
+bitsandbytes = pytest.importorskip("bitsandbytes")
+
+
+class TestNF4(WeightQuantizerConformance):
+    quantizer_name = "bnb-nf4"
+    options = {"double_quant": False}
+    relative_error = 0.13
+
+
+class TestNF4DoublyQuantized(WeightQuantizerConformance):
+    quantizer_name = "bnb-nf4"
+    relative_error = 0.13
+
+    @deviates("the scales are quantized relative to their mean, which the rounded ones don't have")
+    def test_quantizing_what_was_dequantized_changes_nothing(self, quantizer: WeightQuantizer) -> None:
+        """A hundred times don't drift further than two of the steps that scales have, 1/127 of the largest."""
+        weight_OI = 0.05 * torch.randn(128, 256, generator=torch.Generator().manual_seed(0))
+        once_OI = often_OI = quantizer.dequantize(quantizer.quantize(weight_OI))
+        for _ in range(100):
+            often_OI = quantizer.dequantize(quantizer.quantize(often_OI))
+        assert (often_OI - once_OI).abs().max() <= 2 / 127 * once_OI.abs().max()
+
+
+class TestLLMInt8(WeightQuantizerConformance):
+    quantizer_name = "bnb-int8"
+    relative_error = 0.01
+
+    @deviates("inputs are rounded to eight bits, too")
+    @for_all(examples=75)
+    def test_products_equal_those_of_the_dequantized_weight(
+        self, quantizer: WeightQuantizer, problem: LinearProblem
+    ) -> None:
+        """Each value of a row is off by at most half of 1/127 of the row's largest."""
+        spec = problem.spec
+        layer = QuantizedLinear(quantizer, spec.in_features, spec.out_features, dtype=spec.dtype)
+        layer.load(quantizer.quantize(problem.weight_OI))
+        weight_OI, values = layer.dequantize().double(), problem.input.double()
+        rounded = values.abs().amax(dim=-1, keepdim=True) / 254 * weight_OI.abs().sum(dim=1)
+        terms = TOLERANCES[torch.bfloat16] * (values.abs() @ weight_OI.abs().T)
+        out = layer(problem.input)
+        assert out.dtype == spec.dtype
+        assert ((out.double() - values @ weight_OI.T).abs() <= rounded + terms).all()
+
+
+def test_the_packages_layer_and_ours_are_the_same() -> None:
+    """What the package's own layers store, ours read, and the other way round."""
+    linear = torch.nn.Linear(64, 48, bias=False)
+    theirs = bitsandbytes.nn.Linear4bit(64, 48, bias=False, quant_type="nf4", compute_dtype=torch.float32)
+    theirs.load_state_dict(linear.state_dict())
+    theirs = theirs.to("cpu")
+    ours = QuantizedLinear.from_linear(linear, get_weight_quantizer("bnb-nf4"))
+    values = torch.randn(3, 64)
+    stored = theirs.state_dict()
+    assert stored.keys() == ours.state_dict().keys()
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in ours.state_dict().items())
+    assert torch.equal(ours(values), theirs(values))
+
+
+def test_products_are_computed_in_the_dtype_that_is_asked_for() -> None:
+    linear, values = torch.nn.Linear(64, 48, bias=False), torch.randn(3, 64)
+    exact, rough = (
+        QuantizedLinear.from_linear(linear, get_weight_quantizer("bnb-nf4", compute_dtype=dtype))
+        for dtype in (None, torch.bfloat16)
+    )
+    assert exact(values).dtype == rough(values).dtype == torch.float32
+    torch.testing.assert_close(exact(values), values @ exact.dequantize().T)
+    assert torch.equal(rough(values), rough(values.bfloat16()).float())
+    assert not torch.equal(rough(values), exact(values))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("bnb-nf4", {"compute_dtype": "int8"}, "compute_dtype is 'int8'; it must be float32"),
+        ("bnb-int8", {"threshold": -1.0}, "threshold is -1.0; it must be a number from 0 on"),
+        ("bnb-int8", {"double_quant": True}, "has no option double_quant; its options are: threshold"),
+    ],
+)
+def test_impossible_options_are_named(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        get_weight_quantizer(name, **options)
+
+
+def test_the_records_of_transformers_are_read() -> None:
+    """As ``BitsAndBytesConfig.to_dict`` writes them, defaults and all."""
+    common = {"quant_method": "bitsandbytes", "llm_int8_skip_modules": None, "llm_int8_threshold": 6.0}
+    four = {"load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4"}
+    more = {"bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": "bfloat16"}
+    assert find_quantizer({**common, **four, **more}) == (
+        "bnb-nf4",
+        {"double_quant": True, "compute_dtype": "bfloat16"},
+    )
+    assert find_quantizer({**common, "load_in_4bit": False, "load_in_8bit": True}) == ("bnb-int8", {"threshold": 6.0})
