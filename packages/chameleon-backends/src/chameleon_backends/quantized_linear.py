@@ -41,6 +41,7 @@ class QuantizedLinear(nn.Module):
         self.in_features = in_features
         self.out_features = out_features
         self.dtype = dtype
+        self.device = torch.device("cpu")
         self.register_parameter("bias", bias)
         self._weight: PreparedWeight | None = None
 
@@ -63,7 +64,9 @@ class QuantizedLinear(nn.Module):
         found = {name: TensorLayout(tensor.dtype, tuple(tensor.shape)) for name, tensor in stored.items()}
         if found.keys() != layout.keys() or not all(layout[name].fits(found[name]) for name in layout):
             raise ConfigError(f"the stored tensors are {found}; the quantizer's layout is {layout}")
-        self._weight = self.quantizer.prepare(stored, self.spec(next(iter(stored.values())).device))
+        device = next(iter(stored.values())).device
+        self._weight = self.quantizer.prepare(stored, self.spec(device))
+        self.device = device
 
     def spec(self, device: torch.device) -> LinearSpec:
         """The layer on a device. Raises ``UnsupportedWeightError`` where the quantizer can't serve it there."""
@@ -111,13 +114,12 @@ class QuantizedLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self._weight is not None:
-            device = next(iter(self.stored().values())).device
-            # Where it goes, and what its inputs will be; the scales keep a dtype of their own.
-            moved = fn(torch.empty(0, dtype=self.dtype, device=device))
-            if (moved.device, moved.dtype) != (device, self.dtype):
-                self.dtype = moved.dtype
-                self.load({name: tensor.to(moved.device) for name, tensor in self.stored().items()})
+        # Where it goes, and what its inputs will be; the scales keep a dtype of their own.
+        moved = fn(torch.empty(0, dtype=self.dtype, device=self.device))
+        if (moved.device, moved.dtype) != (self.device, self.dtype):
+            self.device, self.dtype = moved.device, moved.dtype
+            if self._weight is not None:
+                self.load({name: tensor.to(self.device) for name, tensor in self.stored().items()})
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
