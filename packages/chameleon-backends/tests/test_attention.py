@@ -117,6 +117,7 @@ class TestVisibleRanges:
 
 
 @BACKENDS
+@pytest.mark.usefixtures("untraced_flex")
 class TestAttend:
     def test_equal_scores_give_the_mean_of_what_is_seen(self, name: str) -> None:
         assert attend_to_numbers(name, spec(3, 3)) == [[1.0, 1.5, 2.0]]

@@ -22,6 +22,7 @@ from chameleon_backends.testing.attention import MIN_EXAMPLES
 
 class TestEager(AttentionBackendConformance):
     backend_name = "eager"
+    max_examples = 20  # it is compared with itself in float64; test_attention.py computes by hand
 
 
 class TestSDPA(AttentionBackendConformance):

@@ -6,7 +6,6 @@ Shapes: B batch, S key length, Q blocks of queries, N blocks of keys.
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,29 +24,38 @@ from chameleon_backends import (
 )
 from chameleon_backends.backends import flex
 from chameleon_backends.testing import AttentionBackendConformance, attention_specs
+from chameleon_backends.testing.oracle import answer, assert_equals_oracle
+from chameleon_backends.testing.strategies import make_problem
 
-# Not the attribute of torch.nn.attention: that is the function of the same name.
-TORCH_FLEX = sys.modules["torch.nn.attention.flex_attention"]
 
-
+@pytest.mark.usefixtures("untraced_flex")
 class TestFlex(AttentionBackendConformance):
-    """By torch's debugging switch, without which each kind of request is traced anew, for half a second.
-
-    Without it, the examples of ``test_attention.py`` run, and the model's greedy ids.
-    """
-
     backend_name = "flex"
     max_examples = 20
-
-    @pytest.fixture(autouse=True)
-    def untraced(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(TORCH_FLEX, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
 
 
 def spec(device: str = "cpu", **fields: Any) -> AttentionSpec:
     plain: dict[str, Any] = {"batch_size": 1, "query_length": 4, "key_length": 4, "num_heads": 1}
     plain |= {"num_key_value_heads": 1, "head_dim": 16, "dtype": torch.float32, "device": torch.device(device)}
     return AttentionSpec(**(plain | fields))
+
+
+@pytest.mark.parametrize("lengths", [(5, 9), (1, 9)], ids=["a few new tokens", "a new token"])
+def test_as_it_runs_it_equals_float64_eager(lengths: tuple[int, int]) -> None:
+    """Traced, as elsewhere than in these tests: with padding, documents, a window, grouped heads, and a cache."""
+    documents_BS = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1, 1, 1, 1]])
+    request = spec(
+        batch_size=2,
+        query_length=lengths[0],
+        key_length=lengths[1],
+        num_heads=4,
+        num_key_value_heads=2,
+        key_start_B=torch.tensor([0, 6]),
+        document_ids_BS=documents_BS,
+        sliding_window=4,
+    )
+    problem = make_problem(request, torch.Generator().manual_seed(0))
+    assert_equals_oracle(answer(get_attention_backend("flex"), problem), problem)
 
 
 class TestBlockMask:
@@ -116,7 +124,7 @@ def test_on_cuda_it_needs_triton(triton: Callable[[bool], None]) -> None:
 
 class TestCompiling:
     @pytest.fixture
-    def compiled(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Callable[..., Tensor]]]:
+    def compiled(self, monkeypatch: pytest.MonkeyPatch, untraced_flex: None) -> Iterator[list[Callable[..., Tensor]]]:
         """What was compiled, by a compiler that changes nothing; on a CPU too."""
         functions: list[Callable[..., Tensor]] = []
 
@@ -125,7 +133,6 @@ class TestCompiling:
             return flex._uncompiled
 
         monkeypatch.setattr(torch, "compile", compiler)
-        monkeypatch.setattr(TORCH_FLEX, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
         flex._compiled.cache_clear()
         yield functions
         flex._compiled.cache_clear()
