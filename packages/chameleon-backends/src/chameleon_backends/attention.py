@@ -87,7 +87,7 @@ class AttentionBackend(Protocol):
     above S; then the first queries stand before every key.
 
     Visibility: query t of row b sees key s where **all** of these hold. There is no other mask, and no backend is asked
-    for a dense one (``visible_keys`` makes it for those that want it).
+    for a dense one (``visible_keys`` makes it for those that want it, ``visible_ranges`` each query's range of keys).
 
     - ``causal``: s ≤ p.
     - padding, on either side: ``key_start_B[b]`` ≤ s < ``key_end_B[b]``. What padding holds is finite but otherwise
