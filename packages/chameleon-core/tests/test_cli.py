@@ -55,8 +55,8 @@ def chameleon_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "chameleon_text", package)  # type: ignore[arg-type]
 
 
-def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "100"})
+def run(*arguments: str, columns: int = 100) -> Any:
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": str(columns)})
 
 
 # Prompts.
@@ -220,12 +220,28 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_plugins_that_can_not_be_used_are_listed_with_the_reason() -> None:
     result = run("plugins")
     assert result.exit_code == 0
-    assert "can't run here: no GPU" in result.stdout
-    assert "RuntimeError: no [kernel] library" in result.stdout
+    assert "acme 0.2, can't run here: no GPU" in result.stdout
+    assert "acme 0.2: RuntimeError: no [kernel] library" in result.stdout
     status = {each["name"]: each for each in json.loads(run("plugins", "--json").stdout)}
     assert status["slow"]["status"] == "can't run here"
     assert status["broken"]["status"] == "quarantined"
     assert status["broken"]["version"] == "0.2"
+
+
+@pytest.mark.usefixtures("without_siblings")
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_the_list_keeps_within_the_screen(columns: int) -> None:
+    lines = run("plugins", columns=columns).stdout.splitlines()
+    # A hook's name is one word, and as long as it is.
+    assert all(len(line) <= columns for line in lines if "chameleon_" not in line)
+
+
+@pytest.mark.usefixtures("acme")
+@pytest.mark.filterwarnings("default")
+def test_a_broken_plugin_is_named_in_one_line_by_a_command_that_goes_on() -> None:
+    result = run("doctor", "--json")
+    assert result.exit_code == 0
+    assert result.stderr == "warning: plugin 'broken' of acme 0.2 is not used: RuntimeError: no [kernel] library\n"
 
 
 # What is written.

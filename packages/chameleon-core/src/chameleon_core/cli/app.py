@@ -5,13 +5,15 @@ A command imports what it works with when it runs, so that ``--help`` is quick.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from . import demo, generate, plugins, tokens
+from . import demo, doctor, generate, plugins, tokens
 
 INTERRUPTED = 130
 """The exit code of a program that Ctrl-C ended, by the custom of shells."""
@@ -23,20 +25,39 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             if ctx.params.get("debug") or not _can_be_mended(error):
                 raise
-            console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
-            console.print(f"error: {error}", style="bold red")
+            _say(f"error: {error}", style="bold red")
             raise typer.Exit(1) from error
 
 
 def _can_be_mended(error: Exception) -> bool:
     """Whether it is one of the toolkit's own errors, or the operating system's about a file."""
-    return type(error).__module__.startswith("chameleon_") or isinstance(error, OSError)
+    return _is_ours(type(error)) or isinstance(error, OSError)
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.startswith("chameleon_")
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """One of the toolkit's warnings as one line; any other as Python does."""
+    if _is_ours(category):
+        _say(f"warning: {message}", style="yellow")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
+def _say(text: str, *, style: str) -> None:
+    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(text, style=style)
 
 
 app = typer.Typer(
@@ -58,4 +79,5 @@ def options(
 generate.register(app)
 tokens.register(app)
 plugins.register(app)
+doctor.register(app)
 demo.register(app)

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+from .table import print_rows
 
 PACKAGES = ("chameleon-vq", "chameleon-text", "chameleon-backends", "chameleon-core")
 
@@ -59,10 +59,9 @@ def plugins(
         typer.echo(json.dumps([dataclasses.asdict(each) for each in listed], indent=2, ensure_ascii=False))
         return
     console = Console(highlight=False)
-    names, sources, _ = zip(*map(_cells, listed), strict=True)
-    widths = [max(map(len, names)), max(map(len, sources))]
+    width = max(len(each.name or "") for each in listed)
     for package in PACKAGES:
-        _print_package(console, package, [each for each in listed if each.package == package], widths)
+        _print_package(console, package, [each for each in listed if each.package == package], width)
     if ENVIRONMENT_VARIABLE in os.environ:
         console.print(f"{ENVIRONMENT_VARIABLE}={os.environ[ENVIRONMENT_VARIABLE]!r} restricts what is loaded.")
 
@@ -114,22 +113,16 @@ def _broken(package: str, error: Exception) -> Listed:
     return Listed(package, None, None, None, None, None, BROKEN, f"{type(error).__name__}: {error}")
 
 
-def _print_package(console: Console, package: str, listed: list[Listed], widths: list[int]) -> None:
-    console.print(f"[bold]{package}[/]")
+def _print_package(console: Console, package: str, listed: list[Listed], width: int) -> None:
+    own = next((f" {each.version}" for each in listed if each.distribution == package), "")
+    console.print(f"[bold]{package}[/]{own}")
     for heading, group in itertools.groupby(listed, _heading):
         console.print(f"  {heading}", style=STYLES.get(heading, "dim"))
-        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column(width=2)
-        for width in widths:
-            table.add_column(min_width=width, no_wrap=True)
-        table.add_column(overflow="fold")
-        for each in group:
-            if each.name is not None:
-                table.add_row("", *_cells(each), style=STYLES[each.status])
-            elif each.note:
-                console.print(f"    {each.note}")
-        if table.row_count:
-            console.print(table)
+        rows = list(group)
+        print_rows(console, ((each.name, _note(each), STYLES[each.status]) for each in rows if each.name), width=width)
+        for each in rows:
+            if each.name is None and each.note:
+                console.print(f"    {each.note}", markup=False)
     console.print()
 
 
@@ -139,7 +132,9 @@ def _heading(each: Listed) -> str:
     return f"{each.hook}: {each.kind}" + (f", {NONE}" if each.status == NONE else "")
 
 
-def _cells(each: Listed) -> tuple[str, str, Text]:
-    # Text, because a note may hold what looks like rich's markup.
-    note = f"{each.status}: {each.note}" if each.status == UNSUPPORTED else each.note
-    return each.name or "", f"{each.distribution} {each.version}" if each.distribution else "", Text(note)
+def _note(each: Listed) -> str:
+    """Where a stranger's plugin is from, and what it is or why it can't be used."""
+    source = [] if each.distribution == each.package else [f"{each.distribution} {each.version}"]
+    status = [UNSUPPORTED] if each.status == UNSUPPORTED else []
+    said = ", ".join(source + status)
+    return f"{said}: {each.note}" if said else each.note

@@ -1,0 +1,138 @@
+"""What ``chameleon doctor`` found out, as a whole and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from .choices import (
+    CHOSEN,
+    QUARANTINED,
+    REFUSED,
+    UNSUPPORTED,
+    Choice,
+    Model,
+    choose_attention,
+    choose_quantizer,
+    quarantined,
+    read_model,
+)
+from .machine import (
+    EMULATED,
+    NATIVE,
+    SLOWER,
+    UNUSABLE,
+    Machine,
+    Package,
+    Speed,
+    measure,
+    read_machine,
+    read_packages,
+    size,
+)
+from .table import print_rows
+
+STYLES = {CHOSEN: "bold", REFUSED: "yellow", UNSUPPORTED: "yellow", QUARANTINED: "red"}
+SLOW = (EMULATED, SLOWER, UNUSABLE)
+
+Row = tuple[str, str, str]
+"""A name, what there is to say of it, and a style."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that the command says."""
+
+    machine: Machine
+    speeds: list[Speed]
+    packages: list[Package]
+    model: Model | None
+    attention_backends: list[Choice]
+    weight_quantizers: list[Choice]
+    quarantined: list[Choice]
+    """Broken plugins of either kind."""
+
+
+def examine(model: str | None, *, device: str, dtype: str | None) -> Report:
+    """Read and measure everything that the command says."""
+    facts = None if model is None else read_model(model, device=device, dtype=dtype)
+    machine = read_machine()
+    return Report(
+        machine=machine,
+        speeds=[speed for name in machine.devices for speed in measure(name)],
+        packages=read_packages(),
+        model=facts,
+        attention_backends=choose_attention(facts),
+        weight_quantizers=choose_quantizer(facts),
+        quarantined=quarantined(),
+    )
+
+
+def show(report: Report, console: Console) -> None:
+    """Print a report as text."""
+    sections = {
+        "machine": [*_about_machine(report.machine), *_about_speeds(report.speeds)],
+        "packages": [_about_package(package) for package in report.packages],
+        "model": [] if report.model is None else list(_about_model(report.model, report)),
+        "attention backend": [_about_choice(choice) for choice in report.attention_backends],
+        "weight quantizer": [_about_choice(choice) for choice in report.weight_quantizers],
+        "quarantined": [_about_choice(choice) for choice in report.quarantined],
+    }
+    width = max(len(name) for rows in sections.values() for name, _, _ in rows)
+    for title, rows in sections.items():
+        if rows:
+            console.print(f"[bold]{title}[/]")
+            print_rows(console, rows, width=width)
+            console.print()
+
+
+def _about_machine(machine: Machine) -> Iterator[Row]:
+    yield "system", machine.system, ""
+    yield "torch", ", ".join((machine.torch, f"{machine.threads} threads", *machine.kernels)), ""
+    for name, device in machine.devices.items():
+        free = "" if device.memory_free is None else f", {size(device.memory_free)} of memory free"
+        yield name, device.name + free, ""
+    if len(machine.devices) == 1:
+        yield "accelerator", "torch finds none", ""
+
+
+def _about_speeds(speeds: list[Speed]) -> Iterator[Row]:
+    for speed in speeds:
+        said = []
+        if speed.gflops is not None:
+            said.append(f"{speed.gflops:.0f} GFLOP/s" if speed.gflops >= 100 else f"{speed.gflops:.2g} GFLOP/s")
+        if speed.status != NATIVE:
+            said.append(speed.status)
+        if speed.note:
+            said.append(speed.note)
+        yield f"{speed.device} {speed.dtype}", ", ".join(said), "yellow" if speed.status in SLOW else ""
+
+
+def _about_package(package: Package) -> Row:
+    if package.version is not None:
+        return package.name, package.version, ""
+    return package.name, "not installed" + (f": it comes with {package.extra}" if package.extra else ""), "dim"
+
+
+def _about_model(model: Model, report: Report) -> Iterator[Row]:
+    yield "name", model.name, ""
+    yield "folder", model.folder, ""
+    heads = f"{model.num_heads} heads ({model.num_key_value_heads} of keys and values)"
+    yield "layers", f"{model.num_layers}, {model.hidden_size} wide, {heads}", ""
+    yield "weights", f"{size(model.num_bytes)} in {model.dtype} on {model.device}", ""
+    devices = [device for name, device in report.machine.devices.items() if name.startswith(model.device)]
+    free = devices[0].memory_free if devices else None
+    if free is not None and model.num_bytes > free:
+        yield "", f"more than the {size(free)} of memory that are free there", "yellow"
+    for speed in report.speeds:
+        if speed.device.startswith(model.device) and speed.dtype == model.dtype and speed.status in SLOW:
+            yield "", f'{speed.dtype} is {speed.status} there: dtype="float32" converts the weights', "yellow"
+
+
+def _about_choice(choice: Choice) -> Row:
+    source = () if choice.distribution in (None, "chameleon-backends") else (f"{choice.distribution} {choice.version}",)
+    # The quarantined have a section of their own.
+    status = () if choice.status == QUARANTINED else (choice.status,)
+    return choice.name, f"{', '.join((*source, *status))}: {choice.note}", STYLES.get(choice.status, "")
