@@ -13,8 +13,10 @@ import PIL.Image
 import pytest
 import torch
 from hypothesis import settings
+from torch import Tensor
 
 from chameleon_vq import ImageTokenizer
+from chameleon_vq.plugins import ENVIRONMENT_VARIABLE
 from chameleon_vq.registry import REGISTRY
 from chameleon_vq.testing import make_image_tokenizer
 
@@ -27,6 +29,15 @@ settings.load_profile("chameleon")
 def _one_thread() -> None:
     # The models are tiny: threads would cost more than they give.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _built_ins_alone() -> Iterator[None]:
+    # Whatever else is installed here.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ENVIRONMENT_VARIABLE, "")
+        REGISTRY.reload()
+        yield
 
 
 @pytest.fixture
@@ -44,6 +55,22 @@ def picture() -> PIL.Image.Image:
 
 
 @pytest.fixture
+def slope() -> Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]:
+    """Central differences of a function with one value, element by element: what its gradient should be."""
+
+    def slope(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+        at, step = at.detach(), 1e-5
+        result = torch.empty_like(at)
+        for index in np.ndindex(*at.shape):
+            moved = torch.zeros_like(at)
+            moved[index] = step
+            result[index] = (function(at + moved) - function(at - moved)) / (2 * step)
+        return result
+
+    return slope
+
+
+@pytest.fixture
 def install_plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Make functions the hooks of a plugin, found by an entry point as an installed one is."""
 
@@ -55,6 +82,7 @@ def install_plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., No
         entry_points = importlib.metadata.EntryPoints(
             [importlib.metadata.EntryPoint(name="acme", value="acme_vq", group="chameleon_vq")]
         )
+        monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
         monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: entry_points.select(group=group))
         REGISTRY.reload()
 

@@ -7,11 +7,10 @@ Shapes: B pictures, D width of a latent, h w latent grid, P = B·h·w positions,
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .codebook import Codebook
-from .contract import Quantized, count_codes
+from .contract import Quantized, count_codes, straight_through
 
 
 class EMACodebook(Codebook):
@@ -43,17 +42,16 @@ class EMACodebook(Codebook):
         self.register_buffer("count_N", torch.ones(num_codes))
         self.register_buffer("sum_ND", self.embedding.weight.detach().clone())
 
-    def forward(self, latents_BDhw: Tensor) -> Quantized:
-        """Latents to their nearest entries; in training mode the entries then move."""
-        codes_Bhw = self.nearest(latents_BDhw)
+    def quantize(self, latents_BDhw: Tensor, codes_Bhw: Tensor) -> Quantized:
+        """What ``forward`` gives, for codes that ``nearest`` chose; in training mode the entries then move."""
         entries_BDhw = self.lookup(codes_Bhw)
         usage_N = count_codes(codes_Bhw, self.num_codes)
         if self.training:
             self._move(latents_BDhw.detach(), codes_Bhw, usage_N)
         return Quantized(
-            latents=latents_BDhw + (entries_BDhw - latents_BDhw).detach(),
+            latents=straight_through(latents_BDhw, entries_BDhw),
             codes=codes_Bhw,
-            loss=F.mse_loss(latents_BDhw, entries_BDhw),
+            loss=torch.mean((entries_BDhw - latents_BDhw) ** 2),
             usage=usage_N,
         )
 
