@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ._files import read_json, replacing, write_json
-from .config import ChameleonVQVAEConfig
-from .errors import FileFormatError, MissingFileError, Shape, WeightsError
+from .config import CODES_PER_POSITION, ChameleonVQVAEConfig
+from .errors import ConfigError, FileFormatError, MissingFileError, Shape, WeightsError
 from .model import ChameleonVQVAE
 from .quantizers import make_quantizer
 
@@ -43,6 +43,7 @@ def read_model(folder: str | os.PathLike[str], *, device: str | torch.device, dt
         raise FileFormatError(f"{root} has no tensors named {prefix}*, so there is no image tokenizer in it.")
     with torch.device("meta"):
         model = ChameleonVQVAE(config, with_decoder=any(name.startswith(DECODER_PREFIX) for name in files))
+    _check_codes_per_position(root, model)
     _check_shapes(root, model, dict(_read_shapes(files, prefix)))
     # Made for real: a quantizer may hold tensors that no file has.
     model.quantize = make_quantizer(config)
@@ -56,12 +57,19 @@ def write_model(model: ChameleonVQVAE, folder: str | os.PathLike[str]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(root / WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-    write_json(root / CONFIG, config_dict(model.config))
+    write_json(root / CONFIG, config_dict(model))
 
 
-def config_dict(config: ChameleonVQVAEConfig) -> dict[str, Any]:
-    """The mapping for ``config.json``, or for its ``vq_config``."""
-    return {**config.to_dict(), "model_type": MODEL_TYPE}
+def config_dict(model: ChameleonVQVAE) -> dict[str, Any]:
+    """The mapping for ``config.json``, or for its ``vq_config``.
+
+    Where a position has several codes it says how many, for readers that don't know the quantizer.
+    """
+    data = {**model.config.to_dict(), "model_type": MODEL_TYPE}
+    data.pop(CODES_PER_POSITION, None)
+    if model.quantize.codes_per_position != 1:
+        data[CODES_PER_POSITION] = model.quantize.codes_per_position
+    return data
 
 
 def _read_config(root: Path) -> tuple[ChameleonVQVAEConfig, str]:
@@ -83,6 +91,16 @@ def _read_config(root: Path) -> tuple[ChameleonVQVAEConfig, str]:
         f"{path} has the model_type {data.get('model_type')!r} and no vq_config; expected a Chameleon model's "
         f"vq_config, or the model_type {MODEL_TYPE!r} of an image tokenizer."
     )
+
+
+def _check_codes_per_position(root: Path, model: ChameleonVQVAE) -> None:
+    config, expected = model.config, model.quantize.codes_per_position
+    found = config.extras.get(CODES_PER_POSITION, expected)
+    if found != expected:
+        raise ConfigError(
+            f"{root / CONFIG} says {CODES_PER_POSITION} {found!r}; its quantizer {config.quantizer!r} has {expected} "
+            f"with the quantizer_options {config.quantizer_options}. Restore the one that was changed."
+        )
 
 
 def _tensor_files(root: Path) -> dict[str, Path]:

@@ -12,6 +12,9 @@ from .errors import ConfigError
 GROUPS = 32
 """Of every GroupNorm, unless said otherwise (taming-transformers, ``Normalize``)."""
 
+CODES_PER_POSITION = "codes_per_position"
+"""A key of files alone: it follows from the quantizer, and tells readers who don't have that."""
+
 Count = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[float, Meta(ge=0)]
 
@@ -39,7 +42,7 @@ class ChameleonVQVAEConfig(Config, frozen=True, kw_only=True):
     A picture of ``resolution`` pixels a side is halved once per entry of ``channel_multiplier`` after the first, so
     the latent grid is ``resolution / stride`` a side.
 
-    ``embed_dim``: width of a codebook entry. ``num_embeddings``: entries of the codebook.
+    ``embed_dim``: width of a latent, and of a codebook entry. ``num_embeddings``: how many codes there are.
     ``latent_channels``: width of the encoder's output. ``double_latent``: the encoder gives twice as many channels,
     a mean and a log-variance, of which the mean (the first half) is quantized.
     ``resolution``: side of the pictures; it decides at which levels ``attn_resolutions`` asks for attention.
@@ -87,7 +90,7 @@ class ChameleonVQVAEConfig(Config, frozen=True, kw_only=True):
         "double_z": "double_latent",
         "out_ch": "out_channels",
     }
-    known_extras = _WRITTEN_BY_TRANSFORMERS
+    known_extras = _WRITTEN_BY_TRANSFORMERS | {CODES_PER_POSITION}
 
     def check(self) -> None:
         """Every width must divide into the groups of GroupNorm, and the resolution into the strides."""

@@ -39,7 +39,8 @@ def chameleon_vq_quantizers() -> Iterable[PluginSpec]:
     """Vector quantizers, chosen by ``ChameleonVQVAEConfig.quantizer``.
 
     ``factory(config: ChameleonVQVAEConfig)`` gives an ``nn.Module`` that keeps the contract of
-    ``chameleon_vq.quantizers.VectorQuantizer``; its own settings are in ``config.quantizer_options``.
+    ``chameleon_vq.quantizers.VectorQuantizer``; its own settings are in ``config.quantizer_options``. It is called on
+    torch's meta device too, where weights are checked against files before they are read.
     ``unsupported(config)`` says why a configuration can't be served; of None, why none can be on this machine.
     """
     raise NotImplementedError

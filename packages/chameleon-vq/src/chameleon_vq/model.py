@@ -75,7 +75,8 @@ class ChameleonVQVAE(nn.Module):
 
     def decode(self, codes_Bhw: Tensor) -> Tensor:
         """int64 codes to pixels [B, C, H, W], about −1…1. Raises ``MissingDecoderError``."""
-        return self.decode_latents(self.quantize.lookup(codes_Bhw))
+        # What codes stand for needs no weights in some quantizers, and is float32 then.
+        return self.decode_latents(self.quantize.lookup(codes_Bhw).to(self.post_quant_conv.weight.dtype))
 
     def decode_latents(self, quantized_BDhw: Tensor) -> Tensor:
         """Quantized latents to pixels [B, C, H, W], about −1…1. Raises ``MissingDecoderError``."""

@@ -106,7 +106,7 @@ class ImageTokenizer:
         for name, tensor in sorted(self.state_dict().items()):
             if not name.startswith(_NOT_ENCODING):
                 digest.update(f"{name}{list(tensor.shape)}".encode())
-                digest.update(tensor.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().data)
+                digest.update(tensor.to("cpu", torch.bfloat16).reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def encode(
@@ -231,7 +231,7 @@ class ImageTokenizer:
 
     def config_dict(self) -> dict[str, Any]:
         """The mapping for ``vq_config`` in a model's ``config.json``."""
-        return checkpoint.config_dict(self.model.config)
+        return checkpoint.config_dict(self.model)
 
     @property
     def _upright(self) -> bool:

@@ -95,8 +95,9 @@ def encode(
         raise CodesError("these pictures have grids of different sizes, a file of codes holds one; turn cropping on.")
     if codes:
         write_codes(output, torch.stack(codes), names=names, tokenizer=model)
-        height, width = model.latent_size
-        out.print(f"{_pictures(len(codes))}, {height}×{width} codes each → {escape(str(output))}", highlight=False)
+        grid = [*model.latent_size, model.codes_per_position][: 2 if model.codes_per_position == 1 else 3]
+        shape = "×".join(map(str, grid))
+        out.print(f"{_pictures(len(codes))}, {shape} codes each → {escape(str(output))}", highlight=False)
     _report(failures)
 
 

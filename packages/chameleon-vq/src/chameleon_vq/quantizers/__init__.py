@@ -4,5 +4,18 @@ from __future__ import annotations
 
 from .codebook import Codebook
 from .contract import Quantized, VectorQuantizer, make_quantizer
+from .ema import EMACodebook
+from .fsq import FSQ
+from .lfq import LFQ
+from .residual import ResidualCodebooks
 
-__all__ = ["Codebook", "Quantized", "VectorQuantizer", "make_quantizer"]
+__all__ = [
+    "FSQ",
+    "LFQ",
+    "Codebook",
+    "EMACodebook",
+    "Quantized",
+    "ResidualCodebooks",
+    "VectorQuantizer",
+    "make_quantizer",
+]
