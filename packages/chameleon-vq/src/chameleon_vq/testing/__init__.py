@@ -14,22 +14,29 @@ from .tokenizers import make_image_tokenizer
 
 if TYPE_CHECKING:
     from .conformance import VectorQuantizerConformance
-    from .strategies import code_grids, configs, image_processors, pictures
+    from .strategies import code_grids, configs, image_processors, latent_grids, pictures
+    from .tolerances import TOLERANCES, assert_close
 
 __all__ = [
+    "TOLERANCES",
     "VectorQuantizerConformance",
+    "assert_close",
     "code_grids",
     "configs",
     "image_processors",
+    "latent_grids",
     "make_image_tokenizer",
     "pictures",
 ]
 
 _MODULES = {
+    "TOLERANCES": "tolerances",
     "VectorQuantizerConformance": "conformance",
+    "assert_close": "tolerances",
     "code_grids": "strategies",
     "configs": "strategies",
     "image_processors": "strategies",
+    "latent_grids": "strategies",
     "pictures": "strategies",
 }
 

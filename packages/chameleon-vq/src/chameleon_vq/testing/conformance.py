@@ -1,11 +1,13 @@
 """The tests that every vector quantizer passes. Inherit the class, say which quantizer, run pytest.
 
-Shapes: B pictures, D width of a latent, h w latent grid, N codes of the quantizer.
+Shapes: B pictures, C channels, H W pixels, D width of a latent, h w latent grid, N codes, Q codes per position.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -14,13 +16,28 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 
 from ..config import ChameleonVQVAEConfig
+from ..errors import ConfigError
 from ..hookspecs import HOOK_API_VERSION
+from ..image_processor import ChameleonImageProcessor
 from ..model import ChameleonVQVAE
-from ..quantizers import VectorQuantizer, make_quantizer
+from ..quantizers import Quantized, VectorQuantizer, make_quantizer
 from ..registry import QUANTIZERS, REGISTRY
-from .strategies import code_grids
+from ..tokenizer import ImageTokenizer
+from .strategies import code_grids, latent_grids
+from .tolerances import assert_close
 
-LAW = settings(max_examples=25, deadline=None, derandomize=True)
+LAW = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+
+SMALL = {
+    "embed_dim": 6,
+    "num_embeddings": 32,
+    "latent_channels": 8,
+    "resolution": 16,
+    "base_channels": 32,
+    "channel_multiplier": (1, 1),
+    "num_res_blocks": 1,
+    "initializer_range": 0.3,  # larger than the reference's, so that latents of a small model choose many codes
+}
 
 
 class VectorQuantizerConformance:
@@ -33,7 +50,8 @@ class VectorQuantizerConformance:
             config_fields = {"embed_dim": 4, "quantizer_options": {"levels": [8, 8, 8, 8]}}
 
     A test that doesn't apply is named in ``not_applicable`` with the reason, and then skipped with it; replacing or
-    deleting one is an error.
+    deleting one is an error. That codes come back from their latents can be left out by quantizers of several codes per
+    position alone.
     """
 
     name: ClassVar[str]
@@ -51,6 +69,9 @@ class VectorQuantizerConformance:
                 f"{cls.__name__} replaces {replaced} and excludes the unknown {unknown}: a standard test is left out "
                 "by naming it in not_applicable with the reason."
             )
+        unexplained = sorted(name for name, reason in cls.not_applicable.items() if not str(reason or "").strip())
+        if unexplained:
+            raise TypeError(f"{cls.__name__} excludes {unexplained} without a reason: not_applicable has to say why.")
 
     @pytest.fixture(autouse=True)
     def _leave_out(self, request: pytest.FixtureRequest) -> None:
@@ -60,76 +81,109 @@ class VectorQuantizerConformance:
 
     @pytest.fixture
     def config(self) -> ChameleonVQVAEConfig:
-        small = {
-            "embed_dim": 6,
-            "num_embeddings": 32,
-            "latent_channels": 8,
-            "resolution": 16,
-            "base_channels": 32,
-            "channel_multiplier": (1, 1),
-            "num_res_blocks": 1,
-        }
-        return ChameleonVQVAEConfig(**{**small, "quantizer": self.name, **self.config_fields})
+        return self.make_config()
 
     @pytest.fixture
-    def quantizer(self, config: ChameleonVQVAEConfig) -> VectorQuantizer:
-        torch.manual_seed(0)
-        quantizer = make_quantizer(config)
-        quantizer.eval()  # type: ignore[attr-defined]
-        return quantizer
+    def quantizer(self, config: ChameleonVQVAEConfig) -> Any:
+        return make_in_eval(config)
 
-    @pytest.fixture
-    def latents_BDhw(self, config: ChameleonVQVAEConfig) -> Tensor:
-        return torch.randn(3, config.embed_dim, 5, 4, generator=torch.Generator().manual_seed(1))
+    def make_config(self) -> ChameleonVQVAEConfig:
+        """A small configuration with this quantizer."""
+        return ChameleonVQVAEConfig(**{**SMALL, "quantizer": self.name, **self.config_fields})
+
+    # How it is registered, and what it refuses.
 
     def test_the_spec_states_this_version_of_the_hooks(self) -> None:
         assert REGISTRY.get(QUANTIZERS, self.name).api_version == HOOK_API_VERSION
 
-    def test_unsupported_gives_a_sentence_or_nothing(self, config: ChameleonVQVAEConfig) -> None:
+    def test_it_can_run_here_and_serves_a_configuration(self, config: ChameleonVQVAEConfig) -> None:
         unsupported = REGISTRY.get(QUANTIZERS, self.name).unsupported
         assert unsupported(None) is None, "the suite runs where the quantizer can"
         assert unsupported(config) is None, "the suite's config_fields must be ones that the quantizer serves"
-        reason = unsupported(config.replace(quantizer_options={"no such option": 1}))
-        assert reason is None or (isinstance(reason, str) and reason.strip())
 
-    def test_it_is_a_layer_that_says_how_many_codes_it_has(self, quantizer: VectorQuantizer) -> None:
-        assert isinstance(quantizer, nn.Module)
+    def test_an_unknown_option_is_refused_with_a_sentence(self, config: ChameleonVQVAEConfig) -> None:
+        wrong = config.replace(quantizer_options={**config.quantizer_options, "no such option": 1})
+        reason = REGISTRY.get(QUANTIZERS, self.name).unsupported(wrong)
+        assert reason is None or (isinstance(reason, str) and " " in reason.strip())
+        with pytest.raises(ConfigError):
+            make_quantizer(wrong)
+
+    def test_what_may_be_left_out(self, quantizer: Any) -> None:
+        """Several codes per position are the only excuse for codes that don't come back."""
+        left_out = "test_codes_to_latents_to_codes" in self.not_applicable
+        assert quantizer.codes_per_position > 1 or not left_out, "with one code per position every code comes back"
+
+    # What it gives.
+
+    def test_it_is_a_layer_that_says_how_many_codes_it_has(self, quantizer: Any) -> None:
+        assert type(quantizer.num_codes) is int
         assert quantizer.num_codes >= 2
+        assert type(quantizer.codes_per_position) is int
         assert quantizer.codes_per_position >= 1
+        assert isinstance(quantizer, nn.Module)
 
-    def test_shapes_and_dtypes(self, quantizer: VectorQuantizer, latents_BDhw: Tensor) -> None:
-        quantized = quantizer(latents_BDhw)
-        batch, _, height, width = latents_BDhw.shape
-        grid = (batch, height, width)
-        several = quantizer.codes_per_position
-        assert quantized.latents.shape == latents_BDhw.shape
-        assert quantized.latents.dtype == latents_BDhw.dtype
-        assert quantized.codes.shape == (grid if several == 1 else (*grid, several))
-        assert quantized.codes.dtype == torch.int64
-        assert quantized.loss.shape == ()
-        assert quantized.usage.shape == (quantizer.num_codes,)
+    def test_shapes_and_dtypes(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
+        assert_shapes(quantizer, quantizer(make_latents(config)), make_latents(config))
 
-    def test_codes_are_in_range(self, quantizer: VectorQuantizer, latents_BDhw: Tensor) -> None:
-        codes = quantizer(latents_BDhw * 100).codes
-        assert codes.min() >= 0
-        assert codes.max() < quantizer.num_codes
+    def test_codes_are_in_range(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
+        @LAW
+        @given(latent_grids(config.embed_dim))
+        def law(latents_BDhw: Tensor) -> None:
+            codes = quantizer(latents_BDhw).codes
+            assert codes.min() >= 0
+            assert codes.max() < quantizer.num_codes
 
-    def test_usage_counts_every_code(self, quantizer: VectorQuantizer, latents_BDhw: Tensor) -> None:
-        quantized = quantizer(latents_BDhw)
-        assert quantized.usage.sum() == quantized.codes.numel()
-        assert torch.equal(quantized.usage.nonzero()[:, 0], torch.unique(quantized.codes))
+        law()
 
-    def test_the_same_latents_give_the_same_codes(self, quantizer: VectorQuantizer, latents_BDhw: Tensor) -> None:
+    def test_usage_counts_every_code(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
+        @LAW
+        @given(latent_grids(config.embed_dim))
+        def law(latents_BDhw: Tensor) -> None:
+            quantized = quantizer(latents_BDhw)
+            assert quantized.usage.tolist() == [(quantized.codes == code).sum() for code in range(quantizer.num_codes)]
+
+        law()
+
+    # Which codes it chooses.
+
+    def test_the_same_latents_give_the_same_codes(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
+        latents_BDhw = make_latents(config)
         assert torch.equal(quantizer(latents_BDhw).codes, quantizer(latents_BDhw.clone()).codes)
 
-    def test_a_code_does_not_depend_on_neighbours_or_batch(
-        self, quantizer: VectorQuantizer, latents_BDhw: Tensor
-    ) -> None:
+    def test_a_code_does_not_depend_on_neighbours_or_batch(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
+        latents_BDhw = make_latents(config)
         together = quantizer(latents_BDhw).codes
-        alone = quantizer(latents_BDhw[1:2, :, 2:3, 3:4]).codes
-        assert torch.equal(together[1:2, 2:3, 3:4], alone)
+        for row, column in ((0, 0), (2, 3), (4, 1)):
+            alone = quantizer(latents_BDhw[1:2, :, row : row + 1, column : column + 1]).codes
+            assert torch.equal(together[1:2, row : row + 1, column : column + 1], alone)
 
-    def test_codes_to_latents_to_codes(self, quantizer: VectorQuantizer) -> None:
+    def test_codes_are_those_of_float32_in_bfloat16(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
+        """As the latents come from a convolution under autocast."""
+        latents_BDhw = many_latents(config).bfloat16()
+        rounded, exact = quantizer(latents_BDhw), quantizer(latents_BDhw.float())
+        assert torch.equal(rounded.codes, exact.codes)
+        assert rounded.latents.dtype == torch.bfloat16
+        magnitude = latents_BDhw.norm(dim=1, keepdim=True) + largest_value(quantizer)
+        assert_close("quantized latents in bfloat16", rounded.latents, exact.latents, magnitude)
+
+    def test_autocast_changes_no_code(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
+        """Neither which entry is the nearest nor the loss may be computed in bfloat16."""
+        latents_BDhw = many_latents(config)
+        outside = quantizer(latents_BDhw)
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = quantizer(latents_BDhw)
+        assert torch.equal(inside.codes, outside.codes)
+        torch.testing.assert_close(inside.loss, outside.loss)
+        assert torch.equal(inside.latents, outside.latents)
+
+    # What codes stand for.
+
+    def test_codes_to_latents_to_codes(self, quantizer: Any) -> None:
+        every_code = torch.arange(quantizer.num_codes).view(1, 1, -1)
+        if quantizer.codes_per_position > 1:
+            every_code = every_code[..., None].expand(-1, -1, -1, quantizer.codes_per_position)
+        assert torch.equal(quantizer(quantizer.lookup(every_code)).codes, every_code)
+
         @LAW
         @given(code_grids(quantizer.num_codes, codes_per_position=quantizer.codes_per_position))
         def law(codes: Tensor) -> None:
@@ -137,42 +191,182 @@ class VectorQuantizerConformance:
 
         law()
 
-    def test_lookup_gives_the_quantized_latents(self, quantizer: VectorQuantizer, latents_BDhw: Tensor) -> None:
-        quantized = quantizer(latents_BDhw)
-        torch.testing.assert_close(quantizer.lookup(quantized.codes), quantized.latents)
+    def test_every_code_can_be_looked_up_in_every_place(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
+        """Whatever a transformer writes stands for something, which doesn't depend on its neighbours."""
+        assert torch.isfinite(largest_value(quantizer)), "a code stands for what is no number"
 
-    def test_the_gradient_goes_straight_through(self, quantizer: VectorQuantizer, latents_BDhw: Tensor) -> None:
-        latents_BDhw.requires_grad_()
+        @LAW
+        @given(code_grids(quantizer.num_codes, codes_per_position=quantizer.codes_per_position))
+        def law(codes: Tensor) -> None:
+            latents_BDhw = quantizer.lookup(codes)
+            assert latents_BDhw.shape == (len(codes), config.embed_dim, *codes.shape[1:3])
+            alone = quantizer.lookup(codes[-1:, -1:, :1])
+            assert_close("latents of one position", alone, latents_BDhw[-1:, :, -1:, :1], largest_value(quantizer))
+
+        law()
+
+    def test_lookup_gives_the_quantized_latents(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
+        @LAW
+        @given(latent_grids(config.embed_dim))
+        def law(latents_BDhw: Tensor) -> None:
+            assert_lookup_gives_latents(quantizer, latents_BDhw)
+
+        law()
+
+    # Training.
+
+    def test_the_gradient_reaches_the_latents(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
+        """Those of the same position alone; on the whole it points where that of the quantized latents does."""
+        latents_BDhw = make_latents(config).requires_grad_()
+        quantized_BDhw = quantizer.train()(latents_BDhw).latents
+        weights_BDhw = torch.zeros_like(quantized_BDhw)
+        weights_BDhw[1, :, 2, 3] = 1.0
+        (gradient_BDhw,) = torch.autograd.grad(quantized_BDhw, latents_BDhw, weights_BDhw, retain_graph=True)
+        assert gradient_BDhw[1, :, 2, 3].any(), "no gradient reaches the latents"
+        assert not (gradient_BDhw * (weights_BDhw == 0)).any(), "the gradient reaches latents of other positions"
+        weights_BDhw = torch.randn(quantized_BDhw.shape, generator=torch.Generator().manual_seed(2))
+        (gradient_BDhw,) = torch.autograd.grad(quantized_BDhw, latents_BDhw, weights_BDhw)
+        assert torch.isfinite(gradient_BDhw).all()
+        assert (gradient_BDhw * weights_BDhw).sum() > 0, "the gradient points the other way"
+
+    def test_the_gradient_goes_straight_through(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
+        latents_BDhw = make_latents(config).requires_grad_()
         weights_BDhw = torch.randn(latents_BDhw.shape, generator=torch.Generator().manual_seed(2))
-        weighted = (quantizer(latents_BDhw).latents * weights_BDhw).sum()
-        (gradient_BDhw,) = torch.autograd.grad(weighted, latents_BDhw)
-        torch.testing.assert_close(gradient_BDhw, weights_BDhw)
+        quantized_BDhw = quantizer.train()(latents_BDhw).latents
+        (gradient_BDhw,) = torch.autograd.grad(quantized_BDhw, latents_BDhw, weights_BDhw)
+        assert_close("gradients", gradient_BDhw, weights_BDhw, weights_BDhw.abs())
 
-    def test_the_loss_is_finite_and_not_negative(self, quantizer: VectorQuantizer, latents_BDhw: Tensor) -> None:
-        loss = quantizer(latents_BDhw).loss
-        assert torch.isfinite(loss)
-        assert loss >= 0
+    def test_the_loss_and_its_gradient_are_finite(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
+        @LAW
+        @given(latent_grids(config.embed_dim))
+        def law(latents_BDhw: Tensor) -> None:
+            latents_BDhw.requires_grad_()
+            loss = quantizer.train()(latents_BDhw).loss
+            assert torch.isfinite(loss)
+            if loss.requires_grad:
+                (gradient_BDhw,) = torch.autograd.grad(loss, latents_BDhw, allow_unused=True)
+                assert gradient_BDhw is None or torch.isfinite(gradient_BDhw).all()
 
-    def test_inference_leaves_the_state_alone(self, quantizer: VectorQuantizer, latents_BDhw: Tensor) -> None:
-        assert isinstance(quantizer, nn.Module)
-        before = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
-        quantizer.lookup(quantizer(latents_BDhw).codes)
+        law()
+
+    def test_a_step_of_training_keeps_the_contract(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
+        latents_BDhw = make_latents(config).requires_grad_()
+        quantized = quantizer.train()(latents_BDhw)
+        assert_shapes(quantizer, quantized, latents_BDhw)
+        assert quantized.usage.sum() == quantized.codes.numel()
+        (quantized.loss + quantized.latents.square().mean()).backward()
+        learned = [parameter for parameter in quantizer.parameters() if parameter.requires_grad]
+        if learned:
+            torch.optim.SGD(learned, lr=0.1).step()
+        assert_lookup_gives_latents(quantizer.eval(), latents_BDhw.detach())
+
+    # Its state.
+
+    def test_inference_leaves_the_state_alone(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
+        before = copy.deepcopy(quantizer.state_dict())
+        codes = quantizer(make_latents(config)).codes
+        quantizer.lookup(codes)
+        quantizer.train().lookup(codes)
         after = quantizer.state_dict()
+        assert after.keys() == before.keys()
         assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
-    def test_the_state_carries_the_codes(
-        self, config: ChameleonVQVAEConfig, quantizer: VectorQuantizer, latents_BDhw: Tensor
-    ) -> None:
-        torch.manual_seed(1)
-        other = make_quantizer(config)
-        assert isinstance(other, nn.Module)
-        assert isinstance(quantizer, nn.Module)
+    def test_the_state_carries_the_codes(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
+        quantizer.train()(make_latents(config))  # so that what training changes is in it
+        quantizer.eval()
+        other: Any = make_in_eval(config, seed=1)
         other.load_state_dict(quantizer.state_dict())
-        assert torch.equal(other.eval()(latents_BDhw).codes, quantizer(latents_BDhw).codes)
+        mine, theirs = quantizer(make_latents(config)), other(make_latents(config))
+        assert torch.equal(mine.codes, theirs.codes)
+        assert torch.equal(mine.latents, theirs.latents)
+
+    # In a model.
 
     def test_a_model_encodes_and_decodes_with_it(self, config: ChameleonVQVAEConfig) -> None:
+        torch.manual_seed(0)
         model = ChameleonVQVAE(config)
-        pixels_BCHW = torch.rand(2, config.in_channels, config.resolution, config.resolution) * 2 - 1
-        reconstruction = model(pixels_BCHW)
-        assert reconstruction.pixels_BCHW.shape == pixels_BCHW.shape
-        assert model.decode(reconstruction.encoding.codes_Bhw).shape == pixels_BCHW.shape
+        reconstruction = model(make_pixels(config))
+        assert reconstruction.pixels_BCHW.shape == make_pixels(config).shape
+        reconstruction.pixels_BCHW.mean().backward()
+        gradient = model.encoder.conv_in.weight.grad
+        assert gradient is not None and gradient.any(), "no gradient reaches the encoder"  # noqa: PT018
+        assert torch.isfinite(model.eval().decode(reconstruction.encoding.codes_Bhw)).all()
+
+    def test_a_model_in_bfloat16_encodes_and_decodes_with_it(self, config: ChameleonVQVAEConfig) -> None:
+        torch.manual_seed(0)
+        model = ChameleonVQVAE(config).to(torch.bfloat16).eval()
+        codes = model.encode(make_pixels(config).bfloat16()).codes_Bhw
+        assert codes.max() < model.quantize.num_codes
+        assert torch.isfinite(model.decode(codes)).all()
+
+    def test_a_saved_tokenizer_gives_the_same_codes_and_pictures(
+        self, config: ChameleonVQVAEConfig, tmp_path: Path
+    ) -> None:
+        torch.manual_seed(0)
+        model = ChameleonVQVAE(config)
+        model.encode(make_pixels(config))  # so that what training changes is in it
+        saved = ImageTokenizer(model, ChameleonImageProcessor.meta(config.resolution))
+        saved.save_pretrained(tmp_path)
+        loaded = ImageTokenizer.from_pretrained(tmp_path)
+        assert loaded.fingerprint == saved.fingerprint
+        codes_BN = saved.encode_pixels(make_pixels(config))
+        assert codes_BN.shape == (2, saved.tokens_per_image)
+        assert codes_BN.min() < codes_BN.max(), "one code in all places can't tell whether the tokenizers differ"
+        assert torch.equal(loaded.encode_pixels(make_pixels(config)), codes_BN)
+        pictures = [[image.tobytes() for image in tokenizer.decode(codes_BN)] for tokenizer in (saved, loaded)]
+        assert pictures[0] == pictures[1]
+        assert loaded.config_dict() == saved.config_dict()
+        assert saved.config_dict().get("codes_per_position", 1) == saved.codes_per_position
+
+
+def make_in_eval(config: ChameleonVQVAEConfig, *, seed: int = 0) -> VectorQuantizer:
+    """The quantizer of a configuration, switched to inference."""
+    torch.manual_seed(seed)
+    quantizer: Any = make_quantizer(config)
+    quantizer.eval()
+    return quantizer
+
+
+def make_latents(config: ChameleonVQVAEConfig) -> Tensor:
+    """Latents [3, D, 5, 4]."""
+    return torch.randn(3, config.embed_dim, 5, 4, generator=torch.Generator().manual_seed(1))
+
+
+def many_latents(config: ChameleonVQVAEConfig) -> Tensor:
+    """Latents [4, D, 40, 40]: some are near-ties, which rounded distances would decide in another way."""
+    return torch.randn(4, config.embed_dim, 40, 40, generator=torch.Generator().manual_seed(3)) / 4
+
+
+def make_pixels(config: ChameleonVQVAEConfig) -> Tensor:
+    """Noise [2, C, H, W], in −1…1."""
+    shape = (2, config.in_channels, config.resolution, config.resolution)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(4)) * 2 - 1
+
+
+def largest_value(quantizer: VectorQuantizer) -> Tensor:
+    """The largest absolute value in what a code stands for; sums of several are made of no larger ones."""
+    codes = torch.arange(quantizer.num_codes).view(1, 1, -1)
+    if quantizer.codes_per_position > 1:
+        codes = codes[..., None].expand(-1, -1, -1, quantizer.codes_per_position)
+    return quantizer.lookup(codes).detach().abs().max()
+
+
+def assert_shapes(quantizer: VectorQuantizer, quantized: Quantized, latents_BDhw: Tensor) -> None:
+    """Each part of the result is as ``Quantized`` says."""
+    batch, _, height, width = latents_BDhw.shape
+    several = quantizer.codes_per_position
+    assert quantized.latents.shape == latents_BDhw.shape
+    assert quantized.latents.dtype == latents_BDhw.dtype
+    assert quantized.codes.shape == ((batch, height, width) if several == 1 else (batch, height, width, several))
+    assert quantized.codes.dtype == torch.int64
+    assert quantized.loss.shape == ()
+    assert quantized.loss.is_floating_point()
+    assert quantized.usage.shape == (quantizer.num_codes,)
+    assert quantized.usage.dtype == torch.int64
+
+
+def assert_lookup_gives_latents(quantizer: VectorQuantizer, latents_BDhw: Tensor) -> None:
+    """What the codes of latents stand for are the quantized latents."""
+    quantized = quantizer(latents_BDhw)
+    magnitude = latents_BDhw.norm(dim=1, keepdim=True) + largest_value(quantizer)
+    assert_close("looked up latents", quantizer.lookup(quantized.codes), quantized.latents, magnitude)

@@ -1,4 +1,4 @@
-"""Strategies for hypothesis: pictures, configurations, image processors, grids of codes."""
+"""Strategies for hypothesis: pictures, configurations, image processors, grids of codes and of latents."""
 
 from __future__ import annotations
 
@@ -85,3 +85,13 @@ def code_grids(draw: st.DrawFn, num_codes: int, *, codes_per_position: int = 1, 
         shape.append(codes_per_position)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**63 - 1)))
     return torch.randint(num_codes, shape, generator=generator)
+
+
+@st.composite
+def latent_grids(draw: st.DrawFn, width: int, *, max_side: int = 6) -> Tensor:
+    """float32 latents [B, D, h, w]: all zero, small, as they come, or far out; sometimes the same in all positions."""
+    batch, height, columns = draw(st.integers(1, 3)), draw(st.integers(1, max_side)), draw(st.integers(1, max_side))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**63 - 1)))
+    scale = draw(st.sampled_from([0.0, 1e-3, 1.0, 1e3]))
+    size = (1, 1) if draw(st.booleans()) else (height, columns)
+    return torch.randn(batch, width, *size, generator=generator).expand(-1, -1, height, columns).clone() * scale

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from ..config import ChameleonVQVAEConfig
@@ -10,7 +13,15 @@ from ..tokenizer import ImageTokenizer
 
 
 def make_image_tokenizer(
-    *, resolution: int = 32, levels: int = 3, num_codes: int = 64, with_decoder: bool = True, seed: int = 0
+    *,
+    resolution: int = 32,
+    levels: int = 3,
+    num_codes: int = 64,
+    embed_dim: int = 8,
+    quantizer: str = "codebook",
+    quantizer_options: Mapping[str, Any] | None = None,
+    with_decoder: bool = True,
+    seed: int = 0,
 ) -> ImageTokenizer:
     """An image tokenizer of a few hundred thousand random weights, the same for the same arguments.
 
@@ -23,8 +34,10 @@ def make_image_tokenizer(
         channel_multiplier=(1,) * levels,
         num_res_blocks=1,
         latent_channels=16,
-        embed_dim=8,
+        embed_dim=embed_dim,
         num_embeddings=num_codes,
+        quantizer=quantizer,
+        quantizer_options=dict(quantizer_options or {}),
         initializer_range=0.1,  # larger than the reference's, so that a small model uses many of its codes
     )
     with torch.random.fork_rng(devices=[]):

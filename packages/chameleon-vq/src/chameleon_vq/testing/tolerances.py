@@ -1,0 +1,39 @@
+"""How far quantized latents may be from what their codes stand for, per dtype, and why."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+TOLERANCES: dict[torch.dtype, float] = {
+    # Unit roundoff u = 2^-53. As float32.
+    torch.float64: 2.0**-53 * 2**4,
+    # u = 2^-24. What a code stands for is a weight, or a function of a number that both ways share, or the sum of a few
+    # such; a straight-through estimate z + (q - z) rounds twice more. 2^4 u is for eight operations of one rounding
+    # each, at their worst.
+    torch.float32: 2.0**-24 * 2**4,
+    # u = 2^-11 and u = 2^-9. Computed in float32 and rounded once, or twice more by a straight-through estimate that
+    # isn't.
+    torch.float16: 2.0**-11 * 2**2,
+    torch.bfloat16: 2.0**-9 * 2**2,
+}
+"""Allowed error of an element, relative to the absolute values that it is computed from."""
+
+
+def assert_close(what: str, actual: Tensor, expected: Tensor, magnitude: Tensor) -> None:
+    """Raise ``AssertionError`` unless each element is within its tolerance, that of the coarser of the two dtypes.
+
+    ``magnitude`` is what the tolerance is relative to: the absolute values of the terms behind each element.
+    """
+    if actual.shape != expected.shape:
+        raise AssertionError(f"{what} have shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")
+    tolerance = max(TOLERANCES[actual.dtype], TOLERANCES[expected.dtype])
+    error = (actual.double() - expected.double()).abs()
+    # The smallest normal number, so that results near zero may underflow.
+    excess = error / (tolerance * magnitude.double() + torch.finfo(torch.float32).tiny)
+    if not (excess <= 1).all():
+        worst = tuple(int(index) for index in torch.unravel_index(excess.nan_to_num(torch.inf).argmax(), excess.shape))
+        raise AssertionError(
+            f"{what} are {actual[worst].item():.6g} at {worst}, expected {expected[worst].item():.6g} "
+            f"({(~(excess <= 1)).sum()} of {excess.numel()} elements are off)"
+        )
