@@ -1,10 +1,11 @@
 """A codebook's start, the revival of its dead entries, and its plain form when training is over.
 
-Shapes: P latents, D width of a latent, N entries, M entries to replace.
+Shapes: B pictures, P latents, D width of a latent, h w latent grid, N entries, M entries to replace.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -27,9 +28,40 @@ class Restartable(Protocol):
         ...
 
 
+@runtime_checkable
+class OfSeveralCodebooks(Protocol):
+    """A vector quantizer whose codes of a position come from codebooks of their own, one for each place."""
+
+    def codebooks(self, latents_BDhw: Tensor) -> Iterator[tuple[VectorQuantizer, Tensor]]:
+        """Each codebook with what it gets to quantize of some latents, once those before it are as they shall be."""
+        ...
+
+
 def can_restart(quantizer: VectorQuantizer) -> bool:
     """Whether ``restart`` can place entries: the quantizer says how, or keeps them in an ``embedding``."""
     return isinstance(quantizer, Restartable) or isinstance(getattr(quantizer, "embedding", None), nn.Embedding)
+
+
+def has_codebooks(quantizer: VectorQuantizer) -> bool:
+    """Whether there is anything to place: some quantizers have no entries."""
+    return isinstance(quantizer, OfSeveralCodebooks) or can_restart(quantizer)
+
+
+def codebooks_of(quantizer: VectorQuantizer, latents_BDhw: Tensor) -> Iterator[tuple[VectorQuantizer, Tensor]]:
+    """Each codebook, in which ``restart`` can place entries, with what it gets to quantize: float32 [P, D].
+
+    The entries of one are to be placed before the next is asked for, which gets what they leave.
+    """
+    if isinstance(quantizer, OfSeveralCodebooks):
+        for codebook, seen_BDhw in quantizer.codebooks(latents_BDhw):
+            yield codebook, positions(seen_BDhw)
+    else:
+        yield quantizer, positions(latents_BDhw)
+
+
+def positions(latents_BDhw: Tensor) -> Tensor:
+    """[B, D, h, w] to float32 [P, D]."""
+    return latents_BDhw.float().permute(0, 2, 3, 1).reshape(-1, latents_BDhw.shape[1])
 
 
 @torch.no_grad()

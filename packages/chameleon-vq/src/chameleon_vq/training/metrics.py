@@ -1,6 +1,6 @@
 """How good reconstructions are, and how a codebook is used. PSNR and SSIM are scikit-image's.
 
-Shapes: N pictures, C channels, H W pixels, K codes, P positions, D width of a latent.
+Shapes: N pictures, C channels, H W pixels, K codes, Q codes per position, P positions, D width of a latent.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ..errors import ImageError, MissingPackageError
 from ..model import ChameleonVQVAE
+from ..quantizers import VectorQuantizer
+from ..quantizers.contract import count_codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,10 @@ class Quality:
     codebook_usage: float
     """The fraction of the codes that these pictures use."""
     perplexity: float
-    """2 to the entropy of the codes in bits: how many codes, if all were used equally."""
+    """2 to the entropy of the codes in bits: how many codes, if all were used equally.
+
+    Where a position has several codes, the mean over its places.
+    """
 
 
 def to_levels(pixels_NCHW: Tensor) -> Tensor:
@@ -43,14 +48,17 @@ def measure(model: ChameleonVQVAE, pixels_NCHW: Tensor, *, batch_size: int = 32)
     was_training = model.training
     model.eval()
     rows = []
-    usage_K = torch.zeros(model.quantize.num_codes, dtype=torch.int64, device=pixels_NCHW.device)
+    quantizer = model.quantize
+    usage_QK = torch.zeros(
+        quantizer.codes_per_position, quantizer.num_codes, dtype=torch.int64, device=pixels_NCHW.device
+    )
     for real_BCHW in torch.split(pixels_NCHW, batch_size):
         drawn = model(real_BCHW)
         rows += compare(to_levels(real_BCHW), to_levels(drawn.pixels_BCHW))
-        usage_K += drawn.encoding.usage
+        usage_QK += usage_by_place(drawn.encoding.codes_Bhw, quantizer)
     model.train(was_training)
     psnr, ssim = np.mean(rows, axis=0)
-    return Quality(float(psnr), float(ssim), *codebook_figures(usage_K))
+    return Quality(float(psnr), float(ssim), *codebook_figures(usage_QK))
 
 
 def compare(real_NCHW: Tensor, drawn_NCHW: Tensor) -> list[tuple[float, float]]:
@@ -73,8 +81,20 @@ def compare(real_NCHW: Tensor, drawn_NCHW: Tensor) -> list[tuple[float, float]]:
     return rows
 
 
-def codebook_figures(usage_K: Tensor) -> tuple[float, float]:
-    """The fraction of codes that were used, and their perplexity."""
+def usage_by_place(codes: Tensor, quantizer: VectorQuantizer) -> Tensor:
+    """How often each code stands in each of a position's places: int64 [Q, K], of codes [B, h, w] or [B, h, w, Q]."""
+    places = codes.reshape(-1, quantizer.codes_per_position).unbind(1)
+    return torch.stack([count_codes(codes_P, quantizer.num_codes) for codes_P in places])
+
+
+def codebook_figures(usage: Tensor) -> tuple[float, float]:
+    """The fraction of codes that were used and their perplexity, of a usage [K] or [Q, K]: means over places."""
+    figures = [_figures_of_a_place(usage_K) for usage_K in usage.reshape(-1, usage.shape[-1])]
+    fraction, perplexity = np.mean(figures, axis=0)
+    return float(fraction), float(perplexity)
+
+
+def _figures_of_a_place(usage_K: Tensor) -> tuple[float, float]:
     share_K = usage_K.double() / usage_K.sum().clamp(min=1)
     used_K = share_K[share_K > 0]
     return len(used_K) / len(usage_K), math.exp(-float((used_K * used_K.log()).sum()))

@@ -1,6 +1,6 @@
 """Training the VQ-VAE. One step reads top to bottom in ``VQTrainer._step``.
 
-Shapes: B pictures, C channels, H W pixels, h w latent grid, D width of a latent, P positions, N codes.
+Shapes: B pictures, C channels, H W pixels, h w latent grid, D width of a latent, N codes, Q codes per position.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from ..errors import ChameleonVQError, ConfigError
 from ..model import ChameleonVQVAE, VQReconstruction
 from .checkpoints import LOG, RunLog, load_checkpoint, save_checkpoint
-from .codebooks import can_restart, kmeans, restart, sample
+from .codebooks import codebooks_of, has_codebooks, kmeans, positions, restart, sample
 from .discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
-from .metrics import codebook_figures, effective_rank, measure
+from .metrics import codebook_figures, effective_rank, measure, usage_by_place
 from .options import TrainingOptions
 from .pictures import Order, PictureSource, random_for
 from .progress import progress_bar
@@ -86,8 +86,11 @@ class VQTrainer:
             )
         self.step = 0
         self.seconds = 0.0
-        # How often each code was chosen since the last revival.
-        self.usage_N = torch.zeros(model.quantize.num_codes, dtype=torch.int64, device=self.device)
+        # How often each code was chosen in each of a position's places since the last revival.
+        quantizer = model.quantize
+        self.usage_QN = torch.zeros(
+            quantizer.codes_per_position, quantizer.num_codes, dtype=torch.int64, device=self.device
+        )
 
     def fit(self, pictures: PictureSource, *, validation_NCHW: Tensor | None = None) -> list[dict[str, Any]]:
         """Train until the options say that it's done; give the run's records, as ``log.jsonl`` has them.
@@ -150,7 +153,7 @@ class VQTrainer:
         if self._is_adversarial:
             record["discriminator"] = self._train_discriminator(pixels_BCHW, drawn.pixels_BCHW.detach()).item()
         if quantizes:
-            self.usage_N += drawn.encoding.usage
+            self.usage_QN += usage_by_place(drawn.encoding.codes_Bhw, self.model.quantize)
             record |= self._revive(drawn.encoding.latents_BDhw)
         values = {
             "loss": loss.item(),
@@ -234,9 +237,8 @@ class VQTrainer:
 
     @torch.no_grad()
     def _place_entries(self, pictures: PictureSource) -> None:
-        """K-means over the latents of pictures that are drawn as the batches are."""
-        quantizer = self.model.quantize
-        if not can_restart(quantizer):
+        """K-means over the latents of pictures that are drawn as the batches are, one codebook after the other."""
+        if not has_codebooks(self.model.quantize):
             return
         options = self.options
         random = random_for(options.seed, "codebook", self.step)
@@ -245,24 +247,28 @@ class VQTrainer:
         for _ in range(max(1, math.ceil(options.kmeans_pictures / options.batch_size))):
             indices = random.integers(len(pictures), size=options.batch_size).tolist()
             encoding = self.model.encode(pictures.pixels(indices, random).to(self.device))
-            latents.append(_positions(encoding.latents_BDhw))
+            latents.append(encoding.latents_BDhw)
         self.model.train()
-        entries_ND = kmeans(torch.cat(latents), quantizer.num_codes, random)
-        restart(quantizer, torch.arange(quantizer.num_codes, device=self.device), entries_ND, self.optimizer)
+        for codebook, latents_PD in codebooks_of(self.model.quantize, torch.cat(latents)):
+            entries_ND = kmeans(latents_PD, codebook.num_codes, random)
+            restart(codebook, torch.arange(codebook.num_codes, device=self.device), entries_ND, self.optimizer)
 
     def _revive(self, latents_BDhw: Tensor) -> dict[str, Any]:
         """Every ``revive_every`` steps: the codebook's figures since, and new entries for codes without use."""
         options = self.options
         if not options.revive_every or (self.step + 1) % options.revive_every:
             return {}
-        usage, perplexity = codebook_figures(self.usage_N)
-        rank = effective_rank(_positions(latents_BDhw.detach()))
-        dead_M = (self.usage_N == 0).nonzero().flatten()
-        self.usage_N.zero_()
-        if len(dead_M) and self._progress() <= options.revive_until and can_restart(self.model.quantize):
+        latents_BDhw = latents_BDhw.detach()
+        usage, perplexity = codebook_figures(self.usage_QN)
+        rank = effective_rank(positions(latents_BDhw))
+        if self._progress() <= options.revive_until and has_codebooks(self.model.quantize):
             random = random_for(options.seed, "codebook", self.step)
-            entries_MD = sample(_positions(latents_BDhw.detach()), len(dead_M), random)
-            restart(self.model.quantize, dead_M, entries_MD, self.optimizer)
+            codebooks = codebooks_of(self.model.quantize, latents_BDhw)
+            for usage_N, (codebook, latents_PD) in zip(self.usage_QN, codebooks, strict=True):
+                dead_M = (usage_N == 0).nonzero().flatten()
+                if len(dead_M):
+                    restart(codebook, dead_M, sample(latents_PD, len(dead_M), random), self.optimizer)
+        self.usage_QN.zero_()
         return {"codebook_usage": usage, "perplexity": perplexity, "latent_rank": rank}
 
     def _is_due(self, every: int, ends: bool) -> bool:
@@ -277,7 +283,7 @@ class VQTrainer:
             "options": self.options.to_dict(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "usage": self.usage_N,
+            "usage": self.usage_QN,
             "random": {"cpu": torch.get_rng_state()},
         }
         if self.device.type == "cuda":
@@ -304,16 +310,11 @@ class VQTrainer:
         if self.discriminator is not None and self.discriminator_optimizer is not None:
             self.discriminator.load_state_dict(state["discriminator"])
             self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
-        self.usage_N = state["usage"].to(self.device)
+        self.usage_QN = state["usage"].to(self.device).view_as(self.usage_QN)
         self.step, self.seconds = state["step"], state["seconds"]
         torch.set_rng_state(state["random"]["cpu"])
         if "cuda" in state["random"] and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
-
-
-def _positions(latents_BDhw: Tensor) -> Tensor:
-    """[B, D, h, w] to float32 [P, D]."""
-    return latents_BDhw.float().permute(0, 2, 3, 1).reshape(-1, latents_BDhw.shape[1])
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
