@@ -31,9 +31,14 @@ def install_workspace(session: nox.Session, *others: str) -> None:
     session.install(*PINNED, *paths, *others)
 
 
-def run_tests(session: nox.Session, *arguments: str) -> None:
-    """Run pytest on one thread: tests use small tensors, on which threads wait for each other longer than they work."""
-    session.run("python", "-m", "pytest", "-q", *arguments, env={"OMP_NUM_THREADS": "1"})
+def run_tests(session: nox.Session, *arguments: str, workers: int = 2) -> None:
+    """Run pytest in some processes, each file in one of them; with 0 in this process.
+
+    Each has one thread: tests use small tensors, on which threads wait for each other longer than they work.
+    """
+    session.install(*PINNED, "pytest-xdist")
+    spread = ("-n", str(workers), "--dist", "loadfile")
+    session.run("python", "-m", "pytest", "-q", *spread, *arguments, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
@@ -84,7 +89,9 @@ def integration(session: nox.Session) -> None:
     (4 minutes.)
     """
     install_workspace(session, "-r", "recipes/emoji/requirements.txt")
-    run_tests(session, "tests", "recipes", "--ignore", "tests/parity")
+    # Some boundaries are times, which company would lengthen.
+    run_tests(session, "tests/boundaries", workers=0)
+    run_tests(session, "tests", "recipes", "--ignore", "tests/parity", "--ignore", "tests/boundaries")
 
 
 @nox.session
