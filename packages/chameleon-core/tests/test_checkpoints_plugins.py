@@ -90,7 +90,7 @@ def test_the_built_in_format_comes_first() -> None:
 
 def test_a_strangers_model_is_found_by_name(tmp_path: Path) -> None:
     assert resolve_folder("acme-small") == tmp_path
-    assert [each.distribution for each in REGISTRY.registered(PRETRAINED_HOOK)] == ["acme-chameleon"]
+    assert "acme-chameleon" in [each.distribution for each in REGISTRY.registered(PRETRAINED_HOOK)]
 
 
 def test_an_unknown_format_names_those_that_are_installed(tmp_path: Path) -> None:
