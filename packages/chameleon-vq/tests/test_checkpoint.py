@@ -14,6 +14,7 @@ from torch import Tensor
 
 from chameleon_vq import (
     ChameleonImageProcessor,
+    ChameleonVQVAE,
     ConfigError,
     FileFormatError,
     ImageTokenizer,
@@ -130,6 +131,22 @@ def test_missing_unexpected_and_mis_shaped_weights_are_listed(saved: Path) -> No
     assert "unexpected (1): encoder.strange" in message
     assert "quantize.embedding.weight is [5, 8], expected [64, 8]" in message
     assert str(saved) in message
+
+
+def test_several_codes_per_position_are_written_and_must_fit_the_quantizer(tmp_path: Path) -> None:
+    options = {"num_quantizers": 3}
+    make_image_tokenizer(quantizer="residual", quantizer_options=options).save_pretrained(tmp_path)
+    data = json.loads((tmp_path / "config.json").read_text())
+    assert data["codes_per_position"] == 3
+    loaded = ImageTokenizer.from_pretrained(tmp_path)
+    assert loaded.codes_per_position == 3
+    # What a file said doesn't outlive the quantizer that it said it of.
+    plain = ChameleonVQVAE(loaded.model.config.replace(quantizer="codebook", quantizer_options={}))
+    assert "codes_per_position" not in ImageTokenizer(plain).config_dict()
+    for wrong in (2, "3", None):
+        (tmp_path / "config.json").write_text(json.dumps({**data, "codes_per_position": wrong}))
+        with pytest.raises(ConfigError, match=rf"says codes_per_position {wrong!r}; its quantizer 'residual' has 3"):
+            ImageTokenizer.from_pretrained(tmp_path)
 
 
 def test_half_a_decoder_is_not_taken_for_none(saved: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import PIL.Image
 import pytest
+import torch
 
 from chameleon_vq import ImageTokenizer, cli, read_codes
 from chameleon_vq.testing import make_image_tokenizer
@@ -59,6 +60,20 @@ def test_pictures_to_codes_to_pictures(run: Run, tokenizer: ImageTokenizer) -> N
     for name, image in zip(("a.png", "more/b.png"), expected, strict=True):
         with PIL.Image.open(Path("back") / name) as written:
             assert written.tobytes() == image.tobytes()
+
+
+def test_several_codes_per_position_go_through_the_file_too(run: Run) -> None:
+    options = {"num_quantizers": 3}
+    tokenizer = make_image_tokenizer(num_codes=32, quantizer="residual", quantizer_options=options)
+    tokenizer.save_pretrained("residual")
+    result = run("encode", "photos", "-t", "residual", "-o", "codes")
+    assert "2 pictures, 8×8×3 codes each → codes" in result.stdout
+    codes_BN = read_codes("codes").codes_BN
+    assert torch.equal(codes_BN, tokenizer.encode(["photos/a.png", "photos/more/b.jpg"]))
+    assert codes_BN.shape == (2, 8 * 8 * 3)
+    assert run("decode", "codes", "-t", "residual", "-o", "back").exit_code == 0
+    with PIL.Image.open("back/a.png") as written:
+        assert written.tobytes() == tokenizer.decode(codes_BN)[0].tobytes()
 
 
 def test_pictures_beside_their_reconstructions(run: Run) -> None:

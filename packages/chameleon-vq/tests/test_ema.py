@@ -57,6 +57,14 @@ def test_the_loss_is_the_commitment_alone(corners: EMACodebook) -> None:
     assert not any(parameter.requires_grad for parameter in corners.parameters())
 
 
+def test_the_loss_s_gradient_is_its_slope() -> None:
+    """Against finite differences in float64; no entry moves outside of training."""
+    torch.manual_seed(0)
+    codebook = EMACodebook(7, 3, initializer_range=1.0).double().eval()
+    latents_BDhw = torch.randn(2, 3, 2, 2, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda latents_BDhw: codebook(latents_BDhw).loss, latents_BDhw)
+
+
 def test_the_entries_serve_in_the_plain_codebook(corners: EMACodebook) -> None:
     corners(grid((1.0, 0.0), (4.0, 2.0)))
     plain = Codebook(2, 2)

@@ -164,7 +164,7 @@ def test_a_level_that_a_picture_does_not_use_learns_nothing_of_it(monkeypatch: p
     second = EMACodebook(4, 2)
     second.load_state_dict(quantizer.levels[1].state_dict())
     latents_BDhw = torch.randn(2, 2, 3, 3)
-    [_, (_, seen_BDhw)] = list(quantizer.codebooks(latents_BDhw))
+    [_, (_, seen_BDhw)] = list(quantizer.codebooks_for(latents_BDhw))
     expected = second(seen_BDhw[1:])
     quantized = quantizer(latents_BDhw)
     assert torch.equal(quantizer.levels[1].embedding.weight, second.embedding.weight)
@@ -175,7 +175,7 @@ def test_codebooks_are_given_what_the_ones_before_leave_as_they_are_by_then() ->
     quantizer = ResidualCodebooks([level((0.0,), (4.0,)), level((0.0,), (1.0,))])
     latents_BDhw = grid((4.0,), (5.0,))
     seen = []
-    for codebook, seen_BDhw in quantizer.codebooks(latents_BDhw):
+    for codebook, seen_BDhw in quantizer.codebooks_for(latents_BDhw):
         seen.append(seen_BDhw.flatten().tolist())
         with torch.no_grad():
             codebook.embedding.weight += 0.5

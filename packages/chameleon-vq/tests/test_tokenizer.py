@@ -211,6 +211,14 @@ def test_the_fingerprint_is_that_of_the_codes_not_of_the_pictures_drawn(tokenize
     assert tokenizer.fingerprint != fingerprint
 
 
+def test_a_number_in_a_quantizer_s_state_is_part_of_the_fingerprint(tokenizer: ImageTokenizer) -> None:
+    quantizer: Any = tokenizer.model.quantize
+    quantizer.register_buffer("temperature", torch.tensor(1.0))
+    fingerprint = tokenizer.fingerprint
+    quantizer.temperature.fill_(2.0)
+    assert tokenizer.fingerprint != fingerprint
+
+
 def test_making_a_tokenizer_switches_the_model_to_inference(tokenizer: ImageTokenizer) -> None:
     model = ChameleonVQVAE(tokenizer.model.config)
     assert model.training

@@ -220,7 +220,7 @@ def test_each_level_starts_at_what_the_ones_before_leave_and_is_revived(update: 
     trainer = VQTrainer(model, OPTIONS.replace(steps=1, warmup_steps=0, continuous_steps=0, revive_every=0))
     trainer.fit(pictures)
     # K-means at each level: what is left gets shorter from level to level.
-    seen = [latents_BDhw for _, latents_BDhw in model.quantize.codebooks(encode(model, pictures))]  # type: ignore[attr-defined]
+    seen = [latents_BDhw for _, latents_BDhw in model.quantize.codebooks_for(encode(model, pictures))]  # type: ignore[attr-defined]
     lengths = [latents_BDhw.square().mean().item() for latents_BDhw in seen]
     assert lengths[0] > 2 * lengths[1] > 4 * lengths[2]
 

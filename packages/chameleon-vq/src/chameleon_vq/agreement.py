@@ -25,6 +25,8 @@ class CodeComparison:
     margins: Tensor
     """For each position that differs, how clearly the reference's code was the nearer: the latent's distance from the
     boundary between the two entries, over the distance of the entries. 0 is a tie, 0.5 lies on the reference's entry.
+
+    A quantizer that doesn't choose the nearest (``fsq``, ``residual``) has its ties elsewhere: its margins tell little.
     """
 
     @property

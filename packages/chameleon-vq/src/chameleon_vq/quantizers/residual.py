@@ -66,7 +66,7 @@ class ResidualCodebooks(nn.Module):
         ).sum(dim=0)
 
     @torch.no_grad()
-    def codebooks(self, latents_BDhw: Tensor) -> Iterator[tuple[Codebook, Tensor]]:
+    def codebooks_for(self, latents_BDhw: Tensor) -> Iterator[tuple[Codebook, Tensor]]:
         """Each level with what it gets to quantize of some latents: what training places and revives entries by.
 
         A level's entries may be moved before the next is asked for, which then gets what the new ones leave.

@@ -32,7 +32,7 @@ class Restartable(Protocol):
 class OfSeveralCodebooks(Protocol):
     """A vector quantizer whose codes of a position come from codebooks of their own, one for each place."""
 
-    def codebooks(self, latents_BDhw: Tensor) -> Iterator[tuple[VectorQuantizer, Tensor]]:
+    def codebooks_for(self, latents_BDhw: Tensor) -> Iterator[tuple[VectorQuantizer, Tensor]]:
         """Each codebook with what it gets to quantize of some latents, once those before it are as they shall be."""
         ...
 
@@ -53,7 +53,7 @@ def codebooks_of(quantizer: VectorQuantizer, latents_BDhw: Tensor) -> Iterator[t
     The entries of one are to be placed before the next is asked for, which gets what they leave.
     """
     if isinstance(quantizer, OfSeveralCodebooks):
-        for codebook, seen_BDhw in quantizer.codebooks(latents_BDhw):
+        for codebook, seen_BDhw in quantizer.codebooks_for(latents_BDhw):
             yield codebook, positions(seen_BDhw)
     else:
         yield quantizer, positions(latents_BDhw)
