@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from chameleon_vq import ChameleonVQVAE, ChameleonVQVAEConfig, ConfigError, FileFormatError, ImageError
+from chameleon_vq import ChameleonVQVAE, ChameleonVQVAEConfig, Codebook, ConfigError, FileFormatError, ImageError
 from chameleon_vq.training import (
     DivergedError,
     TensorPictures,
@@ -234,6 +234,13 @@ def test_each_level_starts_at_what_the_ones_before_leave_and_is_revived(update: 
     assert last["perplexity"] == 1
     assert all(codebook.embedding.weight.abs().max() < 1e3 for codebook in levels)
     assert not trainer.usage_QN.any()
+
+
+@pytest.mark.parametrize(("codes_per_position", "expected"), [(1, True), (2, False)])
+def test_one_codebook_for_several_places_is_not_placed(codes_per_position: int, expected: bool) -> None:
+    quantizer = Codebook(4, 2)
+    quantizer.codes_per_position = codes_per_position
+    assert has_codebooks(quantizer) is expected
 
 
 def encode(model: ChameleonVQVAE, pictures: TensorPictures) -> Tensor:

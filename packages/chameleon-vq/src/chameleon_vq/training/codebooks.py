@@ -43,20 +43,22 @@ def can_restart(quantizer: VectorQuantizer) -> bool:
 
 
 def has_codebooks(quantizer: VectorQuantizer) -> bool:
-    """Whether there is anything to place: some quantizers have no entries."""
-    return isinstance(quantizer, OfSeveralCodebooks) or can_restart(quantizer)
+    """Whether there are entries to place, and for each place of a position those of one codebook."""
+    if isinstance(quantizer, OfSeveralCodebooks):
+        return True
+    return quantizer.codes_per_position == 1 and can_restart(quantizer)
 
 
-def codebooks_of(quantizer: VectorQuantizer, latents_BDhw: Tensor) -> Iterator[tuple[VectorQuantizer, Tensor]]:
-    """Each codebook, in which ``restart`` can place entries, with what it gets to quantize: float32 [P, D].
+def codebooks_of(quantizer: VectorQuantizer, latents_PD: Tensor) -> Iterator[tuple[VectorQuantizer, Tensor]]:
+    """Each codebook, in which ``restart`` can place entries, with what it gets to quantize: [P, D].
 
     The entries of one are to be placed before the next is asked for, which gets what they leave.
     """
-    if isinstance(quantizer, OfSeveralCodebooks):
-        for codebook, seen_BDhw in quantizer.codebooks_for(latents_BDhw):
-            yield codebook, positions(seen_BDhw)
-    else:
-        yield quantizer, positions(latents_BDhw)
+    if not isinstance(quantizer, OfSeveralCodebooks):
+        yield quantizer, latents_PD
+        return
+    for codebook, seen_PD11 in quantizer.codebooks_for(latents_PD[:, :, None, None]):
+        yield codebook, seen_PD11[:, :, 0, 0]
 
 
 def positions(latents_BDhw: Tensor) -> Tensor:

@@ -247,10 +247,10 @@ class VQTrainer:
         for _ in range(max(1, math.ceil(options.kmeans_pictures / options.batch_size))):
             indices = random.integers(len(pictures), size=options.batch_size).tolist()
             encoding = self.model.encode(pictures.pixels(indices, random).to(self.device))
-            latents.append(encoding.latents_BDhw)
+            latents.append(positions(encoding.latents_BDhw))
         self.model.train()
-        for codebook, latents_PD in codebooks_of(self.model.quantize, torch.cat(latents)):
-            entries_ND = kmeans(latents_PD, codebook.num_codes, random)
+        for codebook, seen_PD in codebooks_of(self.model.quantize, torch.cat(latents)):
+            entries_ND = kmeans(seen_PD, codebook.num_codes, random)
             restart(codebook, torch.arange(codebook.num_codes, device=self.device), entries_ND, self.optimizer)
 
     def _revive(self, latents_BDhw: Tensor) -> dict[str, Any]:
@@ -258,16 +258,16 @@ class VQTrainer:
         options = self.options
         if not options.revive_every or (self.step + 1) % options.revive_every:
             return {}
-        latents_BDhw = latents_BDhw.detach()
+        latents_PD = positions(latents_BDhw.detach())
         usage, perplexity = codebook_figures(self.usage_QN)
-        rank = effective_rank(positions(latents_BDhw))
+        rank = effective_rank(latents_PD)
         if self._progress() <= options.revive_until and has_codebooks(self.model.quantize):
             random = random_for(options.seed, "codebook", self.step)
-            codebooks = codebooks_of(self.model.quantize, latents_BDhw)
-            for usage_N, (codebook, latents_PD) in zip(self.usage_QN, codebooks, strict=True):
+            codebooks = codebooks_of(self.model.quantize, latents_PD)
+            for usage_N, (codebook, seen_PD) in zip(self.usage_QN, codebooks, strict=True):
                 dead_M = (usage_N == 0).nonzero().flatten()
                 if len(dead_M):
-                    restart(codebook, dead_M, sample(latents_PD, len(dead_M), random), self.optimizer)
+                    restart(codebook, dead_M, sample(seen_PD, len(dead_M), random), self.optimizer)
         self.usage_QN.zero_()
         return {"codebook_usage": usage, "perplexity": perplexity, "latent_rank": rank}
 
