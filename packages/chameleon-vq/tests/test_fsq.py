@@ -108,7 +108,7 @@ def test_what_is_infinite_or_no_number_gets_a_code_too() -> None:
         ),
         (
             {"quantizer_options": {"levels": [8, 5]}, "num_embeddings": 40, "embed_dim": 256},
-            "there are 2 levels and embed_dim is 256; each channel has a level",
+            "there are levels for 2 channels and embed_dim is 256; they must be the same number",
         ),
     ],
 )

@@ -112,10 +112,16 @@ def test_the_loss_s_gradient_is_its_slope() -> None:
             "num_embeddings is 1000; .* must be a power of two, such as 512 or 1024",
         ),
         ({}, "embed_dim is 256 and num_embeddings 8192, which is 2 to the power of 13; .* embed_dim must be 13"),
-        ({"quantizer_options": {"temperature": 0}}, "'lfq' needs temperature to be a number above 0, got 0"),
-        ({"quantizer_options": {"entropy_weight": -1}}, "'lfq' needs entropy_weight to be a number from 0, got -1"),
         (
-            {"quantizer_options": {"gamma": 1}},
+            {"embed_dim": 13, "quantizer_options": {"temperature": 0}},
+            "'lfq' needs temperature to be a number above 0, got 0",
+        ),
+        (
+            {"embed_dim": 13, "quantizer_options": {"entropy_weight": -1}},
+            "'lfq' needs entropy_weight to be a number from 0, got -1",
+        ),
+        (
+            {"embed_dim": 13, "quantizer_options": {"gamma": 1}},
             "'lfq' has the quantizer_options entropy_weight, commitment_weight and temperature, got 'gamma'",
         ),
     ],

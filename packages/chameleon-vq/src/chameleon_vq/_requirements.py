@@ -62,12 +62,14 @@ def fsq(config: ChameleonVQVAEConfig | None) -> str | None:
     if config is None:
         return None
     wrong = _wrong_option(config, OPTIONS["fsq"]) or wrong_levels(config)
-    if wrong is None and len(config.quantizer_options["levels"]) != config.embed_dim:
-        wrong = (
-            f"there are {len(config.quantizer_options['levels'])} levels and embed_dim is {config.embed_dim}; "
-            "each channel has a level"
+    if wrong is not None:
+        return wrong
+    count = len(config.quantizer_options["levels"])
+    if count != config.embed_dim:
+        return (
+            f"there are levels for {count} channels and embed_dim is {config.embed_dim}; they must be the same number"
         )
-    return wrong
+    return None
 
 
 def wrong_levels(config: ChameleonVQVAEConfig) -> str | None:
@@ -90,16 +92,17 @@ def lfq(config: ChameleonVQVAEConfig | None) -> str | None:
     if config is None:
         return None
     codes, bits = config.num_embeddings, config.num_embeddings.bit_length() - 1
-    wrong = _wrong_option(config, OPTIONS["lfq"])
-    if wrong is None and codes != 2**bits:
-        wrong = (
+    if codes != 2**bits:
+        return (
             f"num_embeddings is {codes}; each channel is a bit, so that it must be a power of two, "
             f"such as {2**bits} or {2 ** (bits + 1)}"
         )
-    if wrong is None and config.embed_dim != bits:
-        wrong = f"embed_dim is {config.embed_dim} and num_embeddings {codes}, which is 2 to the power of {bits}; "
-        wrong += f"each channel is a bit, so that embed_dim must be {bits}"
-    return wrong
+    if config.embed_dim != bits:
+        return (
+            f"embed_dim is {config.embed_dim} and num_embeddings {codes}, which is 2 to the power of {bits}; "
+            f"each channel is a bit, so that embed_dim must be {bits}"
+        )
+    return _wrong_option(config, OPTIONS["lfq"])
 
 
 def residual(config: ChameleonVQVAEConfig | None) -> str | None:
