@@ -11,13 +11,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from chameleon_backends import (
+    REGISTRY,
     AttentionBackendSpec,
     BrokenPluginError,
+    ConfigError,
     PluginWarning,
     UnknownPluginError,
     _builtins,
+    find_quantizer,
+    get_weight_quantizer,
     hookspecs,
 )
 from chameleon_backends.plugins import ENVIRONMENT_VARIABLE, PluginRegistry, Quarantined
@@ -31,6 +36,31 @@ GOOD = """
     @hookimpl
     def chameleon_attention_backends():
         return [AttentionBackendSpec(name="flare", factory=object, api_version=HOOK_API_VERSION)]
+"""
+
+QUANTIZER = """
+    import torch
+    from chameleon_backends import HOOK_API_VERSION, TensorLayout, WeightQuantizer, WeightQuantizerSpec, hookimpl
+
+    class Steps(WeightQuantizer):
+        def __init__(self, *, step=0.5):
+            self.step = step
+
+        def layout(self, in_features, out_features):
+            return {"weight": TensorLayout(torch.int8, (out_features, in_features))}
+
+        def quantize(self, weight_OI):
+            return {"weight": (weight_OI / self.step).round().to(torch.int8)}
+
+        def dequantize(self, stored):
+            return stored["weight"] * self.step
+
+        def options(self):
+            return {"step": self.step}
+
+    @hookimpl
+    def chameleon_weight_quantizers():
+        return [WeightQuantizerSpec(name="acme-steps", factory=Steps, api_version=HOOK_API_VERSION)]
 """
 
 Install = Callable[..., None]
@@ -92,6 +122,23 @@ def test_builtins_come_first_and_name_their_distribution(registry: PluginRegistr
         "aaa-backends",
     ]
     assert registry.quarantined() == ()
+
+
+def test_a_weight_quantizer_of_ones_own_is_found_by_its_name_and_by_its_record(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "acme-steps")
+    install("acme-steps", QUANTIZER)
+    REGISTRY.reload()
+    try:
+        quantizer = get_weight_quantizer("acme-steps", step=2.0)
+        assert quantizer.dequantize(quantizer.quantize(torch.tensor([[2.9, -4.2]]))).tolist() == [[2.0, -4.0]]
+        assert find_quantizer({"quant_method": "acme-steps", **quantizer.options()}) == ("acme-steps", {"step": 2.0})
+        with pytest.raises(ConfigError, match="'acme-steps' has no option steps; its options are: step"):
+            get_weight_quantizer("acme-steps", steps=2.0)
+    finally:
+        monkeypatch.undo()
+        REGISTRY.reload()
 
 
 def test_an_installed_plugin_is_found_by_its_entry_point(registry: PluginRegistry, install: Install) -> None:
