@@ -155,7 +155,10 @@ def test_sizes_are_for_people(num_bytes: float, expected: str) -> None:
 def test_without_a_model_the_defaults_are_chosen() -> None:
     found = report()
     assert named(found["attention_backends"], "sdpa")["status"] == "chosen"
-    assert named(found["attention_backends"], "eager")["note"].startswith("not the default: attn_implementation=")
+    assert (
+        named(found["attention_backends"], "eager")["note"]
+        == 'attn_implementation="eager" chooses it in place of the default'
+    )
     assert named(found["weight_quantizers"], "none")["status"] == "chosen"
     assert named(found["weight_quantizers"], "int8")["note"] == 'quantization="int8" chooses it'
 

@@ -170,7 +170,7 @@ def _attention_choice(registered: Registered, requests: Mapping[str, AttentionSp
         return _choice(registered, CHOSEN, f"the default{serves_all}{limits}")
     if requests and len(reasons) == len(requests):
         return _choice(registered, REFUSED, next(iter(reasons.values())))
-    return _choice(registered, POSSIBLE, f'not the default: attn_implementation="{name}" chooses it{limits}')
+    return _choice(registered, POSSIBLE, f'attn_implementation="{name}" chooses it in place of the default{limits}')
 
 
 def _unquantized(model: Model | None) -> tuple[str, str]:

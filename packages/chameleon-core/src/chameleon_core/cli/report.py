@@ -90,7 +90,8 @@ def show(report: Report, console: Console) -> None:
 
 def _about_machine(machine: Machine) -> Iterator[Row]:
     yield "system", machine.system, ""
-    yield "torch", ", ".join((machine.torch, f"{machine.threads} threads", *machine.kernels)), ""
+    threads = f"{machine.threads} thread{'s' if machine.threads > 1 else ''}"
+    yield "torch", ", ".join((machine.torch, threads, *machine.kernels)), ""
     for name, device in machine.devices.items():
         free = "" if device.memory_free is None else f", {size(device.memory_free)} of memory free"
         yield name, device.name + free, ""
@@ -113,7 +114,7 @@ def _about_speeds(speeds: list[Speed]) -> Iterator[Row]:
 def _about_package(package: Package) -> Row:
     if package.version is not None:
         return package.name, package.version, ""
-    return package.name, "not installed" + (f": it comes with {package.extra}" if package.extra else ""), "dim"
+    return package.name, "not installed" + (f" ({package.extra})" if package.extra else ""), "dim"
 
 
 def _about_model(model: Model, report: Report) -> Iterator[Row]:
