@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("packages/*/README.md")])
+READMES = [path for place in ("", "packages/*/", "examples/*/") for path in ROOT.glob(f"{place}README.md")]
+DOCUMENTS = sorted([*READMES, *ROOT.glob("docs/*.md")])
 # A block whose fence says `no-run` needs what a test hasn't (a download, a GPU); it is compiled and no more.
 FENCE = re.compile(r"^```python(?P<no_run> no-run)?\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+# A block that begins with the name of a file is that file, which other tests write and run.
+FILE = re.compile(r"# [\w/]+\.py\n")
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:|#|mailto:)(?P<target>[^)#\s]+)")
 
 
@@ -25,7 +28,7 @@ def test_the_blocks_of_a_document_run_one_after_the_other(
         # Blank lines first, so that a traceback names the line of the document.
         line = text[: block.start()].count("\n") + 1
         code = compile("\n" * line + block["code"], str(document), "exec")
-        if block["no_run"] is None:
+        if block["no_run"] is None and not FILE.match(block["code"]):
             exec(code, namespace)
 
 
