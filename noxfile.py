@@ -13,7 +13,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2026.10"
-nox.options.sessions = ["lint", "package", "types", "integration", "demo", "parity"]
+nox.options.sessions = ["lint", "package", "types", "integration", "plugins", "demo", "parity"]
 nox.options.error_on_external_run = True
 
 ROOT = Path(__file__).parent
@@ -84,14 +84,34 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def integration(session: nox.Session) -> None:
-    """The packages together: the whole path, import boundaries, plugins, the recipe, the examples, the docs' blocks.
+    """The packages together: the whole path, import boundaries, the recipe, the examples, the docs' blocks.
 
     (4 minutes.)
     """
     install_workspace(session, "-r", "recipes/emoji/requirements.txt")
     # Some boundaries are times, which company would lengthen.
     run_tests(session, "tests/boundaries", workers=0)
-    run_tests(session, "tests", "recipes", "--ignore", "tests/parity", "--ignore", "tests/boundaries")
+    ignored = ("--ignore", "tests/parity", "--ignore", "tests/boundaries", "--ignore", "tests/plugins")
+    run_tests(session, "tests", "recipes", *ignored)
+
+
+@nox.session
+def plugins(session: nox.Session) -> None:
+    """A stranger's package beside ours: the example's wheel is installed, found and held by the conformance suites.
+
+    Also broken plugins, which stop nothing, and the guide to writing one, followed from an empty folder. (3 minutes.)
+    """
+    session.install(*PINNED, "hatchling", "editables")
+    wheels = Path(session.create_tmp()) / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    folders = [*(f"./packages/chameleon-{package}" for package in PACKAGES), "./examples/acme-backend"]
+    building = ("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels))
+    session.run("python", "-m", "pip", *building, *folders)
+    extras = {**{f"chameleon_{package}": EXTRAS[package] for package in PACKAGES}, "acme_backend": "testing"}
+    built = {wheel.name.partition("-")[0]: wheel for wheel in wheels.glob("*.whl")}
+    session.install(*PINNED, *(f"{built[name]}[{extras[name]}]" for name in extras))
+    session.run("chameleon", "plugins")
+    run_tests(session, "examples/acme-backend", "tests/plugins")
 
 
 @nox.session
