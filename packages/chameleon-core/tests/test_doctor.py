@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,6 @@ from typer.testing import CliRunner
 from chameleon_backends import (
     AttentionBackendSpec,
     AttentionSpec,
-    LinearSpec,
-    WeightQuantizer,
-    WeightQuantizerSpec,
     _builtins,
     get_weight_quantizer,
     hookimpl,
@@ -184,21 +182,32 @@ def test_what_a_quantizer_would_make_of_a_model_is_what_it_makes(folder: Path) -
     assert note == f'quantization="int8" makes it {machine.size(expected)}'
 
 
-def test_a_quantizer_that_fits_no_layer_refuses_the_model(tmp_path: Path) -> None:
-    make_model().save_pretrained(tmp_path)
+def test_a_quantizer_that_can_not_serve_a_model_says_which_parts_of_it(tmp_path: Path) -> None:
+    make_model(make_config(hidden_size=128, intermediate_size=96)).save_pretrained(tmp_path)
     int4 = named(report(tmp_path)["weight_quantizers"], "int4")
     assert int4["status"] == "refuses"
-    assert "features aren't whole groups of 128" in int4["note"]
+    assert int4["note"].startswith("down_proj: 96 input features aren't whole groups of 128")
 
 
-def test_a_quantizer_names_the_parts_that_it_leaves_out(install: Callable[..., None], folder: Path) -> None:
-    def unsupported(spec: LinearSpec | None) -> str | None:
-        return "it is too wide" if spec is not None and spec.in_features > 128 else None
+def with_record(folder: Path, copy: Path, record: dict[str, Any]) -> Path:
+    """A checkpoint whose config says that it is quantized."""
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "quantization_config": record}))
+    return copy
 
-    factory: Callable[..., WeightQuantizer] = lambda: get_weight_quantizer("int8")  # noqa: E731
-    spec = WeightQuantizerSpec(name="acme", factory=factory, api_version=1, unsupported=unsupported)
-    install(chameleon_weight_quantizers=[spec])
-    assert named(report(folder)["weight_quantizers"], "acme")["note"].endswith("; not for down_proj: it is too wide")
+
+def test_what_a_checkpoint_is_quantized_with_is_chosen(folder: Path, tmp_path: Path) -> None:
+    found = report(with_record(folder, tmp_path / "copy", {"quant_method": "int8"}))["weight_quantizers"]
+    assert (found[0]["name"], found[0]["status"]) == ("int8", "chosen")
+    assert named(found, "none")["note"] == "the checkpoint is quantized, with 'int8'"
+    assert named(found, "int4")["note"] == "the checkpoint is quantized already"
+
+
+def test_a_quantizer_that_is_not_installed_is_said_to_be_so(folder: Path, tmp_path: Path) -> None:
+    found = report(with_record(folder, tmp_path / "copy", {"quant_method": "gptq"}))["weight_quantizers"]
+    assert "chosen" not in {each["status"] for each in found}
+    assert named(found, "none")["note"].startswith("the checkpoint is quantized: no weight quantizer named 'gptq'")
 
 
 def test_a_backend_is_asked_about_everything_that_a_model_does(install: Callable[..., None], folder: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -17,7 +17,10 @@ import torch
 from chameleon_backends import (
     DEFAULT_ATTENTION_BACKEND,
     AttentionSpec,
+    BrokenPluginError,
+    ConfigError,
     LinearSpec,
+    UnknownPluginError,
     WeightQuantizer,
     find_quantizer,
 )
@@ -61,6 +64,8 @@ class Model:
     """The output and input features of a layer's linear parts, which a quantizer replaces, by name."""
     quantizer: str | None
     """What the checkpoint is quantized with."""
+    unreadable: str | None
+    """Why it can't be said what the checkpoint is quantized with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +87,13 @@ def read_model(name: str, *, device: str, dtype: str | None) -> Model:
     checkpoint = read_checkpoint(folder)
     config = checkpoint.config
     tensors = {key: each for key, each in checkpoint.tensors.items() if not key.startswith(IMAGE_PREFIX)}
+    # Floats of a byte may be the codes of a quantizer.
     floating = Counter[torch.dtype]()
     for each in tensors.values():
-        floating[each.dtype] += each.num_bytes if each.dtype.is_floating_point else 0
+        floating[each.dtype] += each.num_bytes if each.dtype.is_floating_point and each.dtype.itemsize > 1 else 0
     stored = max(floating, key=floating.__getitem__, default=torch.float32)
     target = stored if dtype is None else getattr(torch, dtype)
-    record = config.extras.get("quantization_config")
+    quantizer, unreadable = _recorded(config.extras.get("quantization_config"))
     return Model(
         name=name,
         folder=str(folder),
@@ -108,8 +114,19 @@ def read_model(name: str, *, device: str, dtype: str | None) -> Model:
             for key, each in tensors.items()
             if (match := _LINEAR.fullmatch(key)) and len(each.shape) == 2
         },
-        quantizer=None if record is None else find_quantizer(record)[0],
+        quantizer=quantizer,
+        unreadable=unreadable,
     )
+
+
+def _recorded(record: Mapping[str, Any] | None) -> tuple[str | None, str | None]:
+    """The quantizer that a config records, and why it can't be said which it is."""
+    if record is None:
+        return None, None
+    try:
+        return find_quantizer(record)[0], None
+    except (UnknownPluginError, BrokenPluginError, ConfigError) as error:
+        return None, str(error)
 
 
 def choose_attention(model: Model | None) -> list[Choice]:
@@ -164,7 +181,7 @@ def _attention_choice(registered: Registered, requests: Mapping[str, AttentionSp
     if reason is not None:
         return _choice(registered, UNSUPPORTED, reason)
     reasons = {what: reason for what, spec in requests.items() if (reason := registered.unsupported(spec)) is not None}
-    limits = _limits(reasons)
+    limits = "".join(f"; not for {what}: {why}" for what, why in _by_reason(reasons))
     if name == DEFAULT_ATTENTION_BACKEND:
         serves_all = ", and serves all that the model asks for" if requests and not reasons else ""
         return _choice(registered, CHOSEN, f"the default{serves_all}{limits}")
@@ -176,6 +193,8 @@ def _attention_choice(registered: Registered, requests: Mapping[str, AttentionSp
 def _unquantized(model: Model | None) -> tuple[str, str]:
     if model is None:
         return CHOSEN, "weights stay as they are stored unless a quantizer is asked for"
+    if model.unreadable is not None:
+        return REFUSED, f"the checkpoint is quantized: {model.unreadable}"
     if model.quantizer is not None:
         return REFUSED, f"the checkpoint is quantized, with {model.quantizer!r}"
     return CHOSEN, f"no quantizer is asked for, and the checkpoint has none: {size(model.num_bytes)}"
@@ -190,13 +209,13 @@ def _quantizer_choice(registered: Registered, model: Model | None) -> Choice:
         return _choice(registered, POSSIBLE, f'quantization="{name}" chooses it')
     if model.quantizer == name:
         return _choice(registered, CHOSEN, f"the checkpoint is quantized with it: {size(model.num_bytes)}")
-    if model.quantizer is not None:
-        return _choice(registered, REFUSED, f"the checkpoint is quantized already, with {model.quantizer!r}")
+    if model.quantizer is not None or model.unreadable is not None:
+        return _choice(registered, REFUSED, "the checkpoint is quantized already")
     reasons = {part: reason for part in model.linears if (reason := registered.unsupported(_linear(model, part)))}
-    if model.linears and len(reasons) == len(model.linears):
-        return _choice(registered, REFUSED, next(iter(reasons.values())))
-    num_bytes = _quantized_bytes(model, registered.spec, model.linears.keys() - reasons.keys())
-    return _choice(registered, POSSIBLE, f'quantization="{name}" makes it {size(num_bytes)}{_limits(reasons)}')
+    if reasons:
+        return _choice(registered, REFUSED, "; ".join(f"{what}: {why}" for what, why in _by_reason(reasons)))
+    num_bytes = _quantized_bytes(model, registered.spec)
+    return _choice(registered, POSSIBLE, f'quantization="{name}" makes it {size(num_bytes)}')
 
 
 def _linear(model: Model, part: str) -> LinearSpec:
@@ -205,11 +224,11 @@ def _linear(model: Model, part: str) -> LinearSpec:
     return LinearSpec(in_features=in_features, out_features=out_features, dtype=dtype, device=device)
 
 
-def _quantized_bytes(model: Model, spec: PluginSpec, parts: Iterable[str]) -> int:
-    """How much the model's weights take once these parts of each layer are quantized."""
+def _quantized_bytes(model: Model, spec: PluginSpec) -> int:
+    """How much the model's weights take once the linear parts of each layer are quantized."""
     quantizer: WeightQuantizer = spec.factory()
     saved = 0
-    for part in parts:
+    for part in model.linears:
         linear = _linear(model, part)
         stored = quantizer.layout(linear.in_features, linear.out_features).values()
         saved += linear.in_features * linear.out_features * linear.dtype.itemsize
@@ -225,10 +244,8 @@ def _chosen_first(choices: Iterable[Choice]) -> list[Choice]:
     return sorted(choices, key=lambda choice: choice.status != CHOSEN)
 
 
-def _limits(reasons: Mapping[str, str]) -> str:
-    """What isn't served, and why: those of one reason together."""
-    parts = []
+def _by_reason(reasons: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What isn't served, those of one reason together, and the reason."""
     for reason in dict.fromkeys(reasons.values()):
         what = [what for what, other in reasons.items() if other == reason]
-        parts.append(f"; not for {' or '.join(filter(None, (', '.join(what[:-1]), what[-1])))}: {reason}")
-    return "".join(parts)
+        yield " or ".join(filter(None, (", ".join(what[:-1]), what[-1]))), reason
