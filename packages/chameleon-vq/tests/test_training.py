@@ -98,8 +98,6 @@ class Killing:
 RUNS = {
     "ema": ({}, {}),
     "gradient": ({"quantizer": "codebook"}, {}),
-    "fsq": ({"quantizer": "fsq", "quantizer_options": {"levels": [4, 2, 2, 2]}}, {}),
-    "lfq": ({"quantizer": "lfq", "embed_dim": 5}, {}),
     "residual": (
         {"quantizer": "residual", "quantizer_options": {"num_quantizers": 3, "quantizer_dropout": 0.5}},
         {},
@@ -146,9 +144,18 @@ def test_a_run_that_is_over_is_not_run_again(pictures: TensorPictures, tmp_path:
     assert not torch.equal(model.quant_conv.weight, make_model().quant_conv.weight)
 
 
-@pytest.mark.parametrize("run", ["ema", "gradient", "fsq", "lfq", "residual"])
-def test_training_makes_the_pictures_more_alike(run: str, pictures: TensorPictures, pixels_NCHW: Tensor) -> None:
-    config, _ = RUNS[run]
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param({}, id="ema"),
+        pytest.param({"quantizer": "fsq", "quantizer_options": {"levels": [4, 2, 2, 2]}}, id="fsq"),
+        pytest.param({"quantizer": "lfq", "embed_dim": 5}, id="lfq"),
+        pytest.param({"quantizer": "residual", "quantizer_options": {"num_quantizers": 2}}, id="residual"),
+    ],
+)
+def test_training_makes_the_pictures_more_alike(
+    config: dict[str, Any], pictures: TensorPictures, pixels_NCHW: Tensor
+) -> None:
     model = make_model(**config)
     before = measure(model, pixels_NCHW)
     VQTrainer(model, OPTIONS.replace(steps=40, learning_rate=3e-3)).fit(pictures)
