@@ -77,6 +77,8 @@ LOOKS_UP = {
     "generate": ["chameleon_text", "chameleon_backends", "chameleon_core"],
     "demo": ["chameleon_vq", "chameleon_text", "chameleon_backends", "chameleon_core"],
     "vq encode": ["chameleon_vq"],
+    "vq decode": ["chameleon_vq"],
+    "vq reconstruct": ["chameleon_vq"],
 }
 
 # Runs each command as if in a process of its own: it finds the plugins anew, and warns anew.
