@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from chameleon_backends import (
     AttentionBackendSpec,
     AttentionSpec,
+    WeightQuantizerSpec,
     _builtins,
     get_weight_quantizer,
     hookimpl,
@@ -187,6 +188,15 @@ def test_a_quantizer_that_can_not_serve_a_model_says_which_parts_of_it(tmp_path:
     int4 = named(report(tmp_path)["weight_quantizers"], "int4")
     assert int4["status"] == "refuses"
     assert int4["note"].startswith("down_proj: 96 input features aren't whole groups of 128")
+
+
+def test_a_quantizer_that_fails_is_listed_with_its_failure(install: Callable[..., None], folder: Path) -> None:
+    def fail() -> Any:
+        raise OSError("no kernel")
+
+    install(chameleon_weight_quantizers=[WeightQuantizerSpec(name="acme", factory=fail, api_version=1)])
+    acme = named(report(folder)["weight_quantizers"], "acme")
+    assert (acme["status"], acme["note"]) == ("refuses", "it fails: OSError: no kernel")
 
 
 def with_record(folder: Path, copy: Path, record: dict[str, Any]) -> Path:

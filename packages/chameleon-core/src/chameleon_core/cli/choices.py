@@ -214,7 +214,11 @@ def _quantizer_choice(registered: Registered, model: Model | None) -> Choice:
     reasons = {part: reason for part in model.linears if (reason := registered.unsupported(_linear(model, part)))}
     if reasons:
         return _choice(registered, REFUSED, "; ".join(f"{what}: {why}" for what, why in _by_reason(reasons)))
-    num_bytes = _quantized_bytes(model, registered.spec)
+    try:
+        num_bytes = _quantized_bytes(model, registered.spec)
+    # Any exception: the quantizer is a stranger's, and the others are listed all the same.
+    except Exception as error:
+        return _choice(registered, REFUSED, f"it fails: {type(error).__name__}: {error}")
     return _choice(registered, POSSIBLE, f'quantization="{name}" makes it {size(num_bytes)}')
 
 
