@@ -21,7 +21,12 @@ PACKAGES = ("vq", "text", "backends", "core")
 # Every version that CI runs is pinned there, torch's CPU-sized 2.13.0 among them.
 PINNED = ("-c", "constraints.txt")
 # What a package's own tests need besides the package: its published strategies, and its command line.
-EXTRAS = {"vq": "testing,cli,train", "text": "testing", "backends": "testing", "core": "testing,cli,train"}
+EXTRAS = {
+    "vq": "testing,cli,train,vector-quantize-pytorch",
+    "text": "testing",
+    "backends": "testing",
+    "core": "testing,cli,train",
+}
 
 
 def install_workspace(session: nox.Session, *others: str) -> None:
