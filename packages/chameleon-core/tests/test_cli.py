@@ -265,6 +265,12 @@ def test_text_goes_to_stdout_and_pictures_are_named(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == f"A picture:\n![picture 1]({tmp_path / 'picture-1.png'})\n"
 
 
+@pytest.mark.usefixtures("chameleon_text")
+def test_a_segment_of_a_plugin_s_modality_is_shown_by_its_values(capsys: pytest.CaptureFixture[str]) -> None:
+    Writer(None).write([Text("Sing "), SimpleNamespace(notes=(60, 64)), Text("!")])  # type: ignore[list-item]
+    assert capsys.readouterr().out == "Sing [namespace(notes=(60, 64))]!"
+
+
 def test_a_picture_that_was_cut_off_is_named_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     events: list[Event] = [ImageStarted(0, 2), ImageProgress(0, 1, 2, None), Finished(0, "cancelled", [])]
     Writer(tmp_path).follow(events)

@@ -64,6 +64,8 @@ class Writer:
                 self._write(segment.text)
             elif isinstance(segment, text.Image):
                 self._write_picture(len(segment.codes or ()), is_saved=segment.image is not None)
+            else:
+                self._write(f"[{segment}]")  # a plugin's modality, of which no more is known than its values
 
     def end(self) -> None:
         """Leave the cursor at the beginning of a line."""
