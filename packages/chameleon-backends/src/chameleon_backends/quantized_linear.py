@@ -88,6 +88,11 @@ class QuantizedLinear(nn.Module):
         """The weight that the layer multiplies with, float32 [O, I]."""
         return self.quantizer.dequantize(self.stored())
 
+    @property
+    def weight(self) -> Tensor:
+        """The same in the layer's dtype, for code that reads a linear layer's weight. A copy: changes are lost."""
+        return self.dequantize().to(self.dtype)
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - called so in nn.Linear
         """``[..., I]`` to ``[..., O]``, in the input's dtype. Raises ``ValueError`` for another width."""
         if input.shape[-1] != self.in_features:

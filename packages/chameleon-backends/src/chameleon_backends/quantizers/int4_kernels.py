@@ -137,20 +137,20 @@ def _unpack(packed_OJ: Tensor) -> Tensor:
     """The codes −8 … 7 of packed ones, int8 [O, I]."""
     B = _block_size()
     whole = len(packed_OJ) // B * B  # what is left over is a smaller block
-    pieces = [_unpack_blocks(packed_OJ[:whole], B)] if whole else []
-    if whole < len(packed_OJ):
-        pieces.append(_unpack_blocks(packed_OJ[whole:], len(packed_OJ) - whole))
-    return torch.cat(pieces)
+    codes_OI = packed_OJ.new_empty(len(packed_OJ), 2 * packed_OJ.shape[1])
+    _unpack_blocks(packed_OJ[:whole], B, out=codes_OI[:whole])
+    _unpack_blocks(packed_OJ[whole:], len(packed_OJ) - whole, out=codes_OI[whole:])
+    return codes_OI.view(torch.int8).add_(LOWEST)
 
 
-def _unpack_blocks(packed_OJ: Tensor, B: int) -> Tensor:
-    bytes_bIH = packed_OJ.reshape(-1, 2 * packed_OJ.shape[1], B // 2)
-    codes_bIB = _halves(bytes_bIH)[..., _place_of_row(B)].to(torch.int8) + LOWEST
-    return codes_bIB.transpose(1, 2).reshape(-1, codes_bIB.shape[1])
-
-
-def _halves(bytes_: Tensor) -> Tensor:
-    return torch.cat((bytes_ & 15, bytes_ >> 4), dim=-1)
+def _unpack_blocks(packed_OJ: Tensor, B: int, *, out: Tensor) -> None:
+    if not len(packed_OJ):
+        return
+    bytes_bIH = packed_OJ.view(-1, out.shape[1], B // 2)
+    bytes_bHI = bytes_bIH.transpose(1, 2).contiguous()
+    rows_bBI = out.view(-1, B, out.shape[1])
+    for half, digits_bHI in enumerate((bytes_bHI & 15, bytes_bHI >> 4)):
+        rows_bBI[:, _rows_of_half(B, half)] = digits_bHI
 
 
 @cache
@@ -161,8 +161,14 @@ def _block_size() -> int:
 
 
 @cache
-def _place_of_row(B: int) -> Tensor:
-    """Where ``_halves`` of a block's column has each row. Found by packing the numbers of the rows."""
-    rows = torch.arange(B)[:, None].expand(B, 2)
-    low, high = (_halves(_pack(digits).flatten()[: B // 2]) for digits in (rows & 15, rows >> 4))
-    return (low | high << 4).argsort()
+def _rows_of_half(B: int, half: int) -> slice:
+    """Which rows of a block are in the low halves of its bytes, or in the high ones, in their order.
+
+    Found by packing the numbers of the rows.
+    """
+    numbers = torch.arange(B)[:, None].expand(B, 2)
+    low, high = (_pack(digits).flatten()[: B // 2] >> 4 * half & 15 for digits in (numbers & 15, numbers >> 4))
+    rows = (low | high << 4).tolist()
+    found = slice(rows[0], rows[-1] + 1, rows[1] - rows[0])
+    assert list(range(B)[found]) == rows, f"torch packs the rows {rows} together, which no slice has"
+    return found

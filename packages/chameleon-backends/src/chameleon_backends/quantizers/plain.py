@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from ..errors import UnsupportedWeightError
 from ..weights import WeightQuantizer
 
-KERNEL_ROWS = 32
+KERNEL_ROWS = 128
 """Up to how many rows of input torch's CPU kernels for packed weights are used; above, the weight is dequantized once.
 
-The kernels' time grows with the rows, a matrix product's hardly does. Measured with torch 2.13 on one core with AVX2,
-5,504 × 4,096: 16 rows take 18 ms by the kernels and 65 ms by dequantizing, 64 rows 115 ms and 90 ms.
+The kernels' time grows with the rows faster than a matrix product's does, which waits for the dequantized weight. With
+torch 2.13, one core with AVX2 and 5,504 × 4,096, the two are equal somewhere between 64 and 256 rows.
+``benchmarks/weight_quantizers.py --rows 64 128 256`` says where on your machine.
 """
 
 ROWS_AT_A_TIME = 512
