@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from .layout import TokenLayout
     from .model import ChameleonModel, ModelOutput
     from .pipeline import Chameleon
+    from .quantization import Quantization, quantize_model
+    from .quantization_quality import QuantizationReport, quantization_report
 
 __all__ = [
     "HOOK_API_VERSION",
@@ -63,6 +65,8 @@ __all__ = [
     "ModelOutput",
     "PluginSpec",
     "PluginWarning",
+    "Quantization",
+    "QuantizationReport",
     "Step",
     "TextDelta",
     "TokenLayout",
@@ -73,6 +77,8 @@ __all__ = [
     "load_checkpoint",
     "pool_checkpoint",
     "pool_key_value_heads",
+    "quantization_report",
+    "quantize_model",
     "read_checkpoint",
     "save_checkpoint",
     "save_document",
@@ -105,6 +111,8 @@ _MODULES = {
     "ModelOutput": ".model",
     "PluginSpec": "chameleon_backends.plugins",
     "PluginWarning": "chameleon_backends.plugins",
+    "Quantization": ".quantization",
+    "QuantizationReport": ".quantization_quality",
     "Step": ".generation",
     "TextDelta": ".events",
     "TokenLayout": ".layout",
@@ -115,6 +123,8 @@ _MODULES = {
     "load_checkpoint": ".checkpoints",
     "pool_checkpoint": ".convert",
     "pool_key_value_heads": ".convert",
+    "quantization_report": ".quantization_quality",
+    "quantize_model": ".quantization",
     "read_checkpoint": ".checkpoints",
     "save_checkpoint": ".checkpoints",
     "save_document": ".documents",

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chameleon_backends import QuantizedLinear
+
 from .cache import KVCache
 from .checkpoints import GENERATION_FILE, load_checkpoint, save_checkpoint
 from .config import ChameleonConfig
@@ -27,6 +29,7 @@ from .generation.head import TurnedHead
 from .layout import TokenLayout
 from .locate import resolve_folder
 from .model import ChameleonModel, draw_weight
+from .quantization import Quantization
 from .siblings import ImageTokenizerLike, load_image_tokenizer
 
 IGNORED_LABEL = -100
@@ -35,6 +38,9 @@ ECOSYSTEM_ARGUMENTS: Mapping[str, str] = MappingProxyType(
         "torch_dtype": "it is called dtype here.",
         "device_map": "device puts the whole model on one device.",
         "low_cpu_mem_usage": "weights are always mapped and never held twice.",
+        "quantization_config": "it is called quantization here: a name such as 'bnb-nf4', or a Quantization.",
+        "load_in_4bit": "quantization='int4' or 'bnb-nf4' does that here.",
+        "load_in_8bit": "quantization='int8' or 'bnb-int8' does that here.",
     }
 )
 """What the arguments of other libraries' ``from_pretrained`` are here."""
@@ -81,17 +87,23 @@ class ChameleonForConditionalGeneration(nn.Module):
         dtype: torch.dtype | str | None = None,
         device: torch.device | str = "cpu",
         attn_implementation: str = "sdpa",
+        quantization: str | Quantization | None = None,
         **unknown: object,
     ) -> Self:
         """Load a model from a folder, by the name of an installed model, or by a Hub id (extra ``hub``), in eval mode.
 
         ``dtype`` is what floating weights become: None leaves each as it is stored, "auto" is what the config records.
         Weights that stay as they are stored remain views of the mapped files, and at no time are there two copies.
-        Raises ``ModelNotFoundError``, ``FileFormatError`` for a damaged file, and ``WeightsError`` with every tensor
-        that is missing, unexpected or of another shape.
+
+        ``quantization`` is the name of a weight quantizer, or a ``Quantization`` with its options and the layers to
+        skip; a folder that was saved quantized loads without it.
+
+        Raises ``ModelNotFoundError``, ``FileFormatError`` for a damaged file, ``WeightsError`` with every tensor that
+        is missing, unexpected or of another shape, and ``ConfigError`` for a quantization that can't be had.
         """
         for argument in unknown:
-            hint = ECOSYSTEM_ARGUMENTS.get(argument, "the arguments are dtype, device and attn_implementation.")
+            known = "the arguments are dtype, device, attn_implementation and quantization."
+            hint = ECOSYSTEM_ARGUMENTS.get(argument, known)
             raise TypeError(f"from_pretrained() has no argument {argument!r}: {hint}")
         folder = resolve_folder(name_or_folder)
         loaded = load_checkpoint(
@@ -99,8 +111,10 @@ class ChameleonForConditionalGeneration(nn.Module):
             build=lambda config: cls(config, attn_implementation=attn_implementation),
             dtype=dtype,
             device=device,
+            quantization=quantization,
         )
         model = loaded.model
+        model.config = model.model.config = loaded.config
         model.source = folder
         model.generation_options = GenerationOptions.from_dict(
             {name: value for name, value in loaded.generation_config.items() if value is not None},
@@ -279,12 +293,12 @@ class ChameleonForConditionalGeneration(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.lm_head.weight.device
+        return self.model.embed_tokens.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are stored in."""
-        return self.lm_head.weight.dtype
+        """What the weights are, those that aren't quantized."""
+        return self.model.embed_tokens.weight.dtype
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The table from ids to hidden states."""
@@ -307,6 +321,10 @@ class ChameleonForConditionalGeneration(nn.Module):
         if new_num_tokens < 1 or pad_to_multiple_of < 1:
             raise ValueError(
                 f"new_num_tokens and pad_to_multiple_of must be at least 1, got {new_num_tokens}, {pad_to_multiple_of}."
+            )
+        if isinstance(self.lm_head, QuantizedLinear):
+            raise ConfigError(
+                "the output layer is quantized, and has no rows to add or drop. Resize the float model, and quantize that."
             )
         size = -(-new_num_tokens // pad_to_multiple_of) * pad_to_multiple_of
         config = self.config.replace(vocab_size=size)

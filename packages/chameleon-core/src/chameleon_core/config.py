@@ -82,6 +82,7 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
             "output_hidden_states",
             "pretraining_tp",
             "problem_type",
+            "quantization_config",
             "return_dict",
             "torch_dtype",
             "transformers_version",

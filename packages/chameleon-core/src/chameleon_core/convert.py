@@ -15,6 +15,7 @@ from torch import Tensor
 from .checkpoints import Checkpoint, StoredTensor
 from .config import ChameleonConfig
 from .errors import ConfigError
+from .quantization import RECORD
 
 # The norm has a row for each head; the projections have head_dim rows for each.
 _POOLED = re.compile(r"model\.layers\.\d+\.self_attn\.(k_proj|v_proj|k_norm)\.(weight|bias)")
@@ -52,9 +53,12 @@ def pool_key_value_heads(
 def pool_checkpoint(checkpoint: Checkpoint, num_key_value_heads: int) -> Checkpoint:
     """The same for a checkpoint on disk: a tensor is pooled when it is loaded, so that the model never is as a whole.
 
-    ``write_checkpoint(pool_checkpoint(read_checkpoint(folder), 8), new_folder)`` converts a folder.
+    ``write_checkpoint(pool_checkpoint(read_checkpoint(folder), 8), new_folder)`` converts a folder. Raises
+    ``ConfigError`` as ``pool_key_value_heads`` does, and for a quantized checkpoint.
     """
     config = checkpoint.config
+    if RECORD in config.extras:
+        raise ConfigError("heads of a quantized checkpoint can't be pooled; pool the float one, and quantize that.")
     converted = _converted_config(config, num_key_value_heads)
     tensors = {
         name: _pool_stored(stored, num_key_value_heads, config) if _POOLED.fullmatch(name) else stored

@@ -24,6 +24,7 @@ from .generation import GenerationOptions, Step
 from .generation.options import Modality
 from .generation.rows import start_row
 from .layout import PLACEHOLDERS
+from .quantization import Quantization
 from .siblings import ImageTokenizerLike, ProcessorLike, load_processor, text_package
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Chameleon:
         dtype: torch.dtype | str | None = None,
         device: torch.device | str = "cpu",
         attn_implementation: str = "sdpa",
+        quantization: str | Quantization | None = None,
         **unknown: object,
     ) -> Chameleon:
         """Load the model and the processor of a folder, of an installed model's name or of a Hub id.
@@ -79,7 +81,12 @@ class Chameleon:
         The arguments and errors are those of ``ChameleonForConditionalGeneration.from_pretrained``.
         """
         model = ChameleonForConditionalGeneration.from_pretrained(
-            name_or_folder, dtype=dtype, device=device, attn_implementation=attn_implementation, **unknown
+            name_or_folder,
+            dtype=dtype,
+            device=device,
+            attn_implementation=attn_implementation,
+            quantization=quantization,
+            **unknown,
         )
         assert model.source is not None
         return cls(model, load_processor(model.source))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -13,15 +13,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..config import ChameleonConfig
-from ..errors import ConfigError, FileFormatError, WeightsError
+from ..errors import ConfigError, FileFormatError
 from ..hookspecs import CheckpointFormatSpec
+from ..quantization import RECORD, Quantization, QuantizationPlan, plan_quantization, read_plan
 from ..registry import FORMATS_HOOK, REGISTRY
-from .contract import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
+from .assign import StoredWeights, assign
+from .contract import Checkpoint, CheckpointFormat
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
-
-# Old releases of the reference stored this buffer, which follows from the config.
-_DERIVED_SUFFIX = "rotary_emb.inv_freq"
 
 _DRAWS = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, Tensor.normal_, Tensor.uniform_)
 
@@ -59,6 +58,7 @@ def load_checkpoint(
     build: Callable[[ChameleonConfig], ModelT],
     dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
+    quantization: str | Quantization | None = None,
 ) -> LoadedCheckpoint[ModelT]:
     """Build the model of a folder and give it the weights there.
 
@@ -66,16 +66,39 @@ def load_checkpoint(
     is what floating weights become: None leaves each as it is stored, "auto" is the type that the config records.
     Weights that need neither another type nor another device stay views of the mapped files.
 
-    Raises ``WeightsError`` with every tensor that is missing, unexpected or of another shape. The image tokenizer's
-    tensors belong to another model and are none of these.
+    ``quantization`` quantizes the linear layers, one after the other, so that no more than one of them is ever there in
+    both forms. A checkpoint that is quantized already needs no argument. The config that comes back records it.
+
+    Raises ``WeightsError`` with every tensor that is missing, unexpected or of another shape or type. The image
+    tokenizer's tensors belong to another model and are none of these. Raises ``ConfigError`` where ``quantization``
+    can't be had, or isn't what the checkpoint is quantized with.
     """
     checkpoint = read_checkpoint(folder)
-    target = _target_dtype(dtype, checkpoint.config)
+    weights = StoredWeights(checkpoint, _target_dtype(dtype, checkpoint.config), torch.device(device), str(folder))
     with torch.device("meta"), _NoDraws():
         model = build(checkpoint.config)
-    _assign(model, checkpoint, dtype=target, device=torch.device(device), source=str(folder))
+    plan = _plan(model, weights, quantization)
+    assign(model, weights, plan)
     model.eval()
-    return LoadedCheckpoint(model, checkpoint.config, checkpoint.generation_config)
+    config = checkpoint.config if plan is None else plan.recorded_in(checkpoint.config)
+    return LoadedCheckpoint(model, config, checkpoint.generation_config)
+
+
+def _plan(model: nn.Module, weights: StoredWeights, quantization: str | Quantization | None) -> QuantizationPlan | None:
+    """What is to be quantized, or is so in the checkpoint."""
+    asked = None if quantization is None else Quantization.of(quantization)
+    record = weights.checkpoint.config.extras.get(RECORD)
+    if record is None:
+        if asked is None:
+            return None
+        return plan_quantization(model, asked, dtype=weights.activations, device=weights.device)
+    plan = read_plan(model, record, weights.float_names)
+    if asked is not None and not plan.answers(asked):
+        raise ConfigError(
+            f"{weights.source} is quantized already, as its config records: {record!r}. "
+            "Leave quantization out, or load a folder of floats."
+        )
+    return plan
 
 
 class _NoDraws(TorchFunctionMode):
@@ -103,63 +126,3 @@ def _target_dtype(dtype: torch.dtype | str | None, config: ChameleonConfig) -> t
     if not isinstance(value, torch.dtype) or not value.is_floating_point:
         raise ConfigError(f"dtype must be a floating type such as torch.bfloat16, 'auto' or None; got {name!r}.")
     return value
-
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """A tensor of a model with all its names and places: several where tensors are tied."""
-
-    tensor: Tensor
-    names: list[str]
-    places: list[tuple[nn.Module, str]]
-
-
-def _slots(model: nn.Module) -> list[_Slot]:
-    slots: dict[int, _Slot] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        path, _, attribute = name.rpartition(".")
-        slot = slots.setdefault(id(tensor), _Slot(tensor, [], []))
-        slot.names.append(name)
-        slot.places.append((model.get_submodule(path), attribute))
-    return list(slots.values())
-
-
-def _assign(
-    model: nn.Module, checkpoint: Checkpoint, *, dtype: torch.dtype | None, device: torch.device, source: str
-) -> None:
-    """Replace the model's meta tensors one by one by those of the checkpoint."""
-    slots = _slots(model)
-    stored = {
-        name: tensor
-        for name, tensor in checkpoint.tensors.items()
-        if not name.startswith(IMAGE_PREFIX) and not name.endswith(_DERIVED_SUFFIX)
-    }
-    _check_fit(slots, stored, source)
-    for slot in slots:
-        # A file may hold a tied tensor under each of its names; the first is that of the embeddings.
-        name = next(name for name in slot.names if name in stored)
-        value = stored[name].load()
-        value = value.to(device, dtype if value.is_floating_point() else None)
-        if isinstance(slot.tensor, nn.Parameter):
-            value = nn.Parameter(value, requires_grad=slot.tensor.requires_grad)
-        for module, attribute in slot.places:
-            setattr(module, attribute, value)
-    empty = [name for name, buffer in model.named_buffers() if buffer.is_meta]
-    if empty:
-        raise WeightsError(f"the model keeps buffers that no checkpoint has and that stay empty: {', '.join(empty)}.")
-
-
-def _check_fit(slots: Sequence[_Slot], stored: Mapping[str, StoredTensor], source: str) -> None:
-    expected = {name: tuple(slot.tensor.shape) for slot in slots for name in slot.names}
-    problems = {
-        "missing": [slot.names[0] for slot in slots if stored.keys().isdisjoint(slot.names)],
-        "unexpected": sorted(stored.keys() - expected.keys()),
-        "of another shape": [
-            f"{name} (stored {list(stored[name].shape)}, the config says {list(shape)})"
-            for name, shape in expected.items()
-            if name in stored and stored[name].shape != shape
-        ],
-    }
-    if any(problems.values()):
-        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
-        raise WeightsError(f"the weights in {source} don't fit its config. {listed[0].upper()}{listed[1:]}.")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from chameleon_backends import QuantizedLinear
 
 from ..config import ChameleonConfig
 from ..errors import WeightsError
@@ -54,7 +57,7 @@ def save_checkpoint(
 
     Raises ``WeightsError`` where the config ties the embeddings and the model's differ.
     """
-    tensors = {name: StoredTensor.of(tensor) for name, tensor in _own_tensors(model, config).items()}
+    tensors = _own_tensors(model, config)
     if image_weights is not None:
         tensors |= {IMAGE_PREFIX + name: StoredTensor.of(tensor) for name, tensor in image_weights.items()}
     elif source is not None:
@@ -73,17 +76,39 @@ def save_checkpoint(
     )
 
 
-def _own_tensors(model: nn.Module, config: ChameleonConfig) -> dict[str, Tensor]:
-    tensors = dict(model.state_dict())
+def _own_tensors(model: nn.Module, config: ChameleonConfig) -> dict[str, StoredTensor]:
+    tensors = dict(_tensors(model))
     if config.tie_word_embeddings:
         # The reference stores tied embeddings once, under the name of the input.
         output = tensors.pop(_OUTPUT, None)
-        if output is not None and not _same(output, tensors[_EMBEDDINGS]):
+        if output is not None and not _same(output.load(), tensors[_EMBEDDINGS].load()):
             raise WeightsError(
                 f"the config says tie_word_embeddings, but {_OUTPUT} differs from {_EMBEDDINGS} and would be lost. "
                 "Tie them, or save with config.replace(tie_word_embeddings=False)."
             )
     return tensors
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, StoredTensor]]:
+    """The model's state dict. What a quantized layer stores is made from its kernel's order when it is loaded."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        own: dict[str, Tensor] = {}
+        if isinstance(module, QuantizedLinear):
+            yield from _quantized_tensors(path, module)
+            own.update(module.named_parameters(prefix=path, recurse=False))
+        else:
+            module._save_to_state_dict(own, f"{path}." if path else "", keep_vars=False)
+        yield from ((name, StoredTensor.of(tensor)) for name, tensor in own.items())
+
+
+def _quantized_tensors(path: str, layer: QuantizedLinear) -> Iterator[tuple[str, StoredTensor]]:
+    # Made once to see what they are, and again a shard at a time: all of them would be a second copy of the model.
+    for name, tensor in layer.stored().items():
+        yield f"{path}.{name}", StoredTensor(tuple(tensor.shape), tensor.dtype, partial(_load_part, layer, name))
+
+
+def _load_part(layer: QuantizedLinear, name: str) -> Tensor:
+    return layer.stored()[name].cpu()
 
 
 def _same(left: Tensor, right: Tensor) -> bool:

@@ -7,7 +7,7 @@ from .curves import plot_curves
 from .data import TokenDataset, TokenDatasetWriter, TokenDocument
 from .errors import DatasetError, DivergenceError
 from .log import read_log
-from .lora import LORA_TARGETS, add_lora
+from .lora import LORA_TARGETS, add_lora, load_lora
 from .loss import TargetLoss, target_loss
 from .objective import Losses, LossSums, Objective
 from .optim import build_optimizer, learning_rate, parameter_groups
@@ -40,6 +40,7 @@ __all__ = [
     "build_optimizer",
     "collate",
     "learning_rate",
+    "load_lora",
     "merge_picture_rows",
     "parameter_groups",
     "plot_curves",

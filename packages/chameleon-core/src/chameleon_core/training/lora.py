@@ -3,8 +3,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from chameleon_backends import QuantizedLinear
 
 from ..conditional_generation import ChameleonForConditionalGeneration
 from ..errors import ConfigError
@@ -27,10 +32,13 @@ def add_lora(
 ) -> PeftModel:
     """Freeze ``model`` and add low-rank adapters to its linear layers, in place; train ``model`` as any other.
 
+    The layers may be quantized (QLoRA, arXiv 2305.14314): the adapters are of the model's dtype, and stay apart from
+    weights that they can't be added to.
+
     What comes back is peft's handle on the adapters: ``save_pretrained(folder)`` writes them as safetensors,
-    ``PeftModel.from_pretrained(model, folder)`` reads them, ``merge_and_unload()`` adds them to the weights and gives
-    the plain model. Raises ``ConfigError`` for a target that the model hasn't or that can't be one,
-    ``MissingPackageError`` without the extra ``[lora]``.
+    ``load_lora`` reads them, ``merge_and_unload()`` adds them to the weights and gives the plain model. Raises
+    ``ConfigError`` for a target that the model hasn't or that can't be one, ``MissingPackageError`` without the extra
+    ``[lora]``.
     """
     unknown = sorted(set(targets) - set(LORA_TARGETS))
     if unknown or not targets:
@@ -40,5 +48,38 @@ def add_lora(
     with train_extra("LoRA", extra="lora"):
         from peft import LoraConfig, get_peft_model
     options = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))
+    options._register_custom_module(_adapted_layers())
     adapted: PeftModel = get_peft_model(model, options)
     return adapted
+
+
+def load_lora(model: ChameleonForConditionalGeneration, folder: str | os.PathLike[str]) -> PeftModel:
+    """Freeze ``model`` and add the adapters in ``folder`` to it, in place, as ``add_lora`` does.
+
+    ``model`` may be quantized where the one that they were trained on wasn't, and the other way round. Raises
+    ``MissingPackageError`` without the extra ``[lora]``.
+    """
+    with train_extra("LoRA", extra="lora"):
+        from peft import LoraConfig, PeftModel
+    options = LoraConfig.from_pretrained(os.fspath(folder))
+    options._register_custom_module(_adapted_layers())
+    adapted: PeftModel = PeftModel.from_pretrained(model, os.fspath(folder), config=options)
+    return adapted
+
+
+def _adapted_layers() -> dict[type[nn.Module], type[nn.Module]]:
+    """A layer for quantized ones, which peft doesn't know."""
+    from peft.tuners.lora import Linear
+
+    class LoraQuantizedLinear(Linear):  # type: ignore[misc]
+        def _get_in_out_features(self, module: nn.Module) -> tuple[int, int]:
+            assert isinstance(module, QuantizedLinear)
+            return module.in_features, module.out_features
+
+        def merge(self, *arguments: Any, **options: Any) -> None:
+            raise ConfigError(
+                "adapters can't be merged into quantized weights. Save them (save_pretrained), and merge them into the "
+                "float model: load_lora(float_model, folder).merge_and_unload()."
+            )
+
+    return {QuantizedLinear: LoraQuantizedLinear}

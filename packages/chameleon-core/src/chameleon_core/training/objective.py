@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from chameleon_backends import QuantizedLinear
+
 from ..conditional_generation import IGNORED_LABEL, ChameleonForConditionalGeneration
 from ..errors import ConfigError
 from ..layers import DecoderLayer
@@ -83,7 +85,13 @@ class Objective(nn.Module):
         if not isinstance(model.lm_head, nn.Linear):
             raise ConfigError(
                 f"the output layer is a {type(model.lm_head).__name__}, and the loss needs its weight as one matrix. "
-                "Leave lm_head out of the adapters' targets."
+                "Leave lm_head out of the adapters' targets, and out of what is quantized."
+            )
+        quantized = any(isinstance(module, QuantizedLinear) for module in model.modules())
+        if quantized and all(parameter.requires_grad for parameter in model.parameters()):
+            raise ConfigError(
+                "the model's linear layers are quantized and can't train. Give it adapters with add_lora, freeze what "
+                "shouldn't train, or load it without quantization."
             )
         self.model = model
         self.z_loss = options.z_loss
