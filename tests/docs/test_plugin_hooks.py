@@ -66,6 +66,14 @@ def test_every_hook_and_nothing_else_has_a_section() -> None:
     assert documented == [hook.name for hook in hooks()]
 
 
+def test_every_name_that_is_mentioned_exists() -> None:
+    text = (ROOT / "docs" / "plugin-hooks.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`(chameleon_\w+(?:\.\w+)*)\.(\w+)`", text))
+    assert len(names) > 10
+    for module, name in names:
+        assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+
+
 @each_hook
 def test_a_hook_is_documented_with_its_exact_signature(hook: Hook) -> None:
     assert blocks(hook)[0] == hook.signature
