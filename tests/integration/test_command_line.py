@@ -38,6 +38,13 @@ def test_generated_text_is_what_the_pipeline_gives(folder: Path, chameleon: Cham
     assert succeed("generate", folder, "A cat ", "--max-new-tokens", 10) == text.text.rstrip("\n") + "\n"
 
 
+def test_a_quantized_model_writes_what_it_writes_in_python(folder: Path) -> None:
+    quantized = Chameleon.from_pretrained(folder, quantization="int8")
+    (text,) = quantized.generate("A cat ", max_new_tokens=10)
+    printed = succeed("generate", folder, "A cat ", "--max-new-tokens", 10, "--quantization", "int8")
+    assert printed == text.text.rstrip("\n") + "\n"
+
+
 def test_a_generated_document_lies_in_its_folder(
     folder: Path, chameleon: Chameleon, picture: Path, tmp_path: Path
 ) -> None:
@@ -89,6 +96,7 @@ def test_without_a_folder_pictures_are_counted(folder: Path, picture: Path, tmp_
         (["Hello", "--temperature", 0], "GenerationOptions.temperature"),
         (["Hello", "--template", "caht"], "Did you mean 'chat'?"),
         (["Hello", "--attention", "flsh"], "no attention backend named 'flsh'"),
+        (["Hello", "--quantization", "int9"], "no weight quantizer named 'int9'"),
         (["Hello", "--dtype", "int8"], "dtype"),
         (["--image", __file__], "is not a picture"),
     ],

@@ -24,6 +24,7 @@ from chameleon_backends import (
 )
 from chameleon_backends.quantizers import _builtins as quantizers
 from chameleon_backends.registry import REGISTRY
+from chameleon_core import ChameleonForConditionalGeneration
 from chameleon_core.cli import machine
 from chameleon_core.cli.app import app
 from chameleon_core.testing import make_config, make_model
@@ -199,23 +200,23 @@ def test_a_quantizer_that_fails_is_listed_with_its_failure(install: Callable[...
     assert (acme["status"], acme["note"]) == ("refuses", "it fails: OSError: no kernel")
 
 
-def with_record(folder: Path, copy: Path, record: dict[str, Any]) -> Path:
-    """A checkpoint whose config says that it is quantized."""
-    shutil.copytree(folder, copy)
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "quantization_config": record}))
-    return copy
-
-
 def test_what_a_checkpoint_is_quantized_with_is_chosen(folder: Path, tmp_path: Path) -> None:
-    found = report(with_record(folder, tmp_path / "copy", {"quant_method": "int8"}))["weight_quantizers"]
+    expected = named(report(folder)["weight_quantizers"], "int8")["note"].rpartition(" makes it ")[2]
+    model = ChameleonForConditionalGeneration.from_pretrained(folder, quantization="int8")
+    model.save_pretrained(tmp_path)
+    found = report(tmp_path)["weight_quantizers"]
     assert (found[0]["name"], found[0]["status"]) == ("int8", "chosen")
+    assert found[0]["note"] == f"the checkpoint is quantized with it: {expected}"
     assert named(found, "none")["note"] == "the checkpoint is quantized, with 'int8'"
     assert named(found, "int4")["note"] == "the checkpoint is quantized already"
 
 
 def test_a_quantizer_that_is_not_installed_is_said_to_be_so(folder: Path, tmp_path: Path) -> None:
-    found = report(with_record(folder, tmp_path / "copy", {"quant_method": "gptq"}))["weight_quantizers"]
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    found = report(copy)["weight_quantizers"]
     assert "chosen" not in {each["status"] for each in found}
     assert named(found, "none")["note"].startswith("the checkpoint is quantized: no weight quantizer named 'gptq'")
 

@@ -29,6 +29,7 @@ from chameleon_backends.registry import ATTENTION_HOOK, QUANTIZERS_HOOK, REGISTR
 
 from ..checkpoints import IMAGE_PREFIX, read_checkpoint
 from ..locate import resolve_folder
+from ..quantization import RECORD
 from .machine import size
 
 CHOSEN = "chosen"
@@ -93,7 +94,8 @@ def read_model(name: str, *, device: str, dtype: str | None) -> Model:
         floating[each.dtype] += each.num_bytes if each.dtype.is_floating_point and each.dtype.itemsize > 1 else 0
     stored = max(floating, key=floating.__getitem__, default=torch.float32)
     target = stored if dtype is None else getattr(torch, dtype)
-    quantizer, unreadable = _recorded(config.extras.get("quantization_config"))
+    record = config.extras.get(RECORD)
+    quantizer, unreadable = _recorded(record)
     return Model(
         name=name,
         folder=str(folder),
@@ -106,7 +108,8 @@ def read_model(name: str, *, device: str, dtype: str | None) -> Model:
         dtype=str(target).removeprefix("torch."),
         device=device,
         num_bytes=sum(
-            prod(each.shape) * (target if each.dtype.is_floating_point else each.dtype).itemsize
+            # What a quantizer stored stays as it is.
+            prod(each.shape) * (target if record is None and each.dtype.is_floating_point else each.dtype).itemsize
             for each in tensors.values()
         ),
         linears={

@@ -112,6 +112,10 @@ def generate(
     attention: Annotated[
         str, typer.Option(help="An attention backend; see: chameleon plugins.", rich_help_panel=MODEL)
     ] = "sdpa",
+    quantization: Annotated[
+        str | None,
+        typer.Option(help="A weight quantizer, int4 for instance; see: chameleon doctor.", rich_help_panel=MODEL),
+    ] = None,
 ) -> None:
     """Go on with a prompt of texts and pictures, and write what comes as it comes.
 
@@ -151,7 +155,9 @@ def generate(
         changes["do_sample"] = True
     console = Console(stderr=True)
     with console.status(f"loading {model}"):
-        chameleon = Chameleon.from_pretrained(model, dtype=dtype, device=device, attn_implementation=attention)
+        chameleon = Chameleon.from_pretrained(
+            model, dtype=dtype, device=device, attn_implementation=attention, quantization=quantization
+        )
     with _stopping() as should_stop:
         writer = Writer(output)
         events = chameleon.stream(
