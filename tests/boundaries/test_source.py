@@ -79,7 +79,7 @@ def test_what_a_package_imports_it_declares(package: str) -> None:
         assert at_import(path) <= declared, path
 
 
-@pytest.mark.parametrize("name", ["plugins.py", "_files.py", "_config.py"])
+@pytest.mark.parametrize("name", ["plugins.py", "_files.py", "_config.py", "testing/conformance.py"])
 def test_the_copies_of_a_shared_module_are_identical(name: str) -> None:
     """Each package installs alone, so these few modules are in several."""
     paths = [folder / "src" / package / name for package, folder in PACKAGES.items()]

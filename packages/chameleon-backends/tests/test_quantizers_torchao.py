@@ -15,7 +15,7 @@ from chameleon_backends import (
     WeightQuantizer,
     get_weight_quantizer,
 )
-from chameleon_backends.testing import WeightQuantizerConformance, deviates
+from chameleon_backends.testing import WeightQuantizerConformance
 
 torchao = pytest.importorskip("torchao")
 
@@ -24,9 +24,13 @@ class TestInt8WeightOnly(WeightQuantizerConformance):
     quantizer_name = "torchao"
     relative_error = 0.01
 
-    @deviates("its scales are 1/127.5 of the largest value, which the codes don't reach")
-    def test_quantizing_what_was_dequantized_changes_nothing(self, quantizer: WeightQuantizer) -> None:
-        """Each time, the largest value shrinks by 1/255."""
+    not_applicable = {
+        "test_quantizing_what_was_dequantized_changes_nothing": (
+            "its scales are 1/127.5 of the largest value, which the codes don't reach"
+        )
+    }
+
+    def test_quantizing_again_shrinks_the_largest_value_by_a_step_at_most(self, quantizer: WeightQuantizer) -> None:
         weight_OI = 0.05 * torch.randn(128, 256, generator=torch.Generator().manual_seed(0))
         once_OI = quantizer.dequantize(quantizer.quantize(weight_OI))
         twice_OI = quantizer.dequantize(quantizer.quantize(once_OI))

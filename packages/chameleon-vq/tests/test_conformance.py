@@ -14,7 +14,7 @@ import torch
 from hypothesis import Phase, settings
 from torch import Tensor, nn
 
-import chameleon_vq.testing.conformance
+import chameleon_vq.testing.vector_quantizers
 from chameleon_vq import HOOK_API_VERSION, ChameleonVQVAEConfig, PluginSpec, Quantized, hookimpl
 from chameleon_vq.quantizers.contract import count_codes, straight_through
 from chameleon_vq.testing import VectorQuantizerConformance
@@ -285,7 +285,7 @@ CASES = [pytest.param(law, bad, id=f"{law}-{what}") for law, cases in WRONG.item
 @pytest.fixture
 def no_shrinking(monkeypatch: pytest.MonkeyPatch) -> None:
     """A failure is expected, and its smallest example of no interest."""
-    suite = chameleon_vq.testing.conformance
+    suite = chameleon_vq.testing.vector_quantizers
     monkeypatch.setattr(suite, "LAW", settings(suite.LAW, phases=[Phase.generate]))
 
 
@@ -392,7 +392,7 @@ class TestWeakening:
     """A suite can't lose a test without a stated reason."""
 
     def test_overriding_a_standard_test_is_an_error(self) -> None:
-        with pytest.raises(TypeError, match=r"Weak replaces \['test_shapes_and_dtypes'\]"):
+        with pytest.raises(TypeError, match=r"Weak replaces test_shapes_and_dtypes\."):
 
             class Weak(VectorQuantizerConformance):
                 def test_shapes_and_dtypes(self) -> None:  # type: ignore[override]
@@ -414,10 +414,10 @@ class TestWeakening:
             type("Weak", (Suite,), {"test_shapes_and_dtypes": None})
 
     def test_leaving_out_takes_a_known_name_and_a_reason(self) -> None:
-        with pytest.raises(TypeError, match=r"excludes the unknown \['test_shape'\]"):
+        with pytest.raises(TypeError, match="leaves out what is no standard test: test_shape"):
             type("Weak", (VectorQuantizerConformance,), {"not_applicable": {"test_shape": "why"}})
         for reason in ("", "  ", None):
-            with pytest.raises(TypeError, match=r"excludes \['test_shapes_and_dtypes'\] without a reason"):
+            with pytest.raises(TypeError, match="gives no reason to leave out test_shapes_and_dtypes"):
                 type("Weak", (VectorQuantizerConformance,), {"not_applicable": {"test_shapes_and_dtypes": reason}})
 
     def test_more_tests_are_welcome(self) -> None:

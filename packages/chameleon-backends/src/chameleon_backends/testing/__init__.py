@@ -16,7 +16,6 @@ from ..errors import MissingPackageError
 
 try:
     from .attention import AttentionBackendConformance
-    from .conformance import Conformance, deviates
     from .linear_problems import LinearProblem, linear_problems
     from .strategies import AttentionProblem, attention_problems, attention_specs
     from .tolerances import TOLERANCES, assert_close
@@ -32,12 +31,10 @@ __all__ = [
     "TOLERANCES",
     "AttentionBackendConformance",
     "AttentionProblem",
-    "Conformance",
     "LinearProblem",
     "WeightQuantizerConformance",
     "assert_close",
     "attention_problems",
     "attention_specs",
-    "deviates",
     "linear_problems",
 ]

@@ -1,55 +1,50 @@
-"""What every conformance suite shares: its standard tests can't be weakened without a stated reason."""
+"""What every conformance suite shares: a standard test is left out with a stated reason, or not at all."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-Test = TypeVar("Test", bound=Callable[..., Any])
-
-_REASON = "__deviates__"
-
-
-def deviates(reason: str) -> Callable[[Test], Test]:
-    """Mark a test that overrides a standard one, and say why::
-
-        class TestAcme(AttentionBackendConformance):
-            backend_name = "acme"
-
-            @deviates("the kernel has no backward pass")
-            def test_gradients_equal_those_of_float64_eager(self, backend): ...
-
-    Raises ``ValueError`` where the reason is empty.
-    """
-    if not reason.strip():
-        raise ValueError("deviates() needs a reason")
-
-    def mark(test: Test) -> Test:
-        setattr(test, _REASON, reason)
-        return test
-
-    return mark
+import pytest
 
 
 class Conformance:
     """Base of the suites. A class that derives from it directly is a suite; those derived from a suite are its users.
 
-    A user that overrides or deletes one of its suite's tests without ``deviates`` raises ``TypeError`` when it is
-    defined, so that pytest can't collect it.
+    A user names a test that doesn't apply in ``not_applicable``, with the reason, and it is skipped with it::
+
+        class TestAcme(AcmeConformance):
+            not_applicable = {"test_gradients_are_those_of_float64": "the kernel has no backward pass"}
+
+    A user that replaces or deletes a standard test, or leaves one out without a reason, raises ``TypeError`` when it is
+    defined, so that pytest can't collect it. Tests of its own are welcome.
     """
+
+    not_applicable: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for suite in cls.__mro__[1:]:
-            if Conformance not in suite.__bases__:
-                continue
-            for name, standard in vars(suite).items():
-                if not name.startswith("test_"):
-                    continue
-                test = inspect.getattr_static(cls, name)
-                if test is not standard and not getattr(test, _REASON, None):
-                    raise TypeError(
-                        f"{cls.__name__}.{name} replaces a standard test of {suite.__name__} without a reason: "
-                        'mark it with @deviates("why")'
-                    )
+        suites = [base for base in cls.__mro__[1:] if Conformance in base.__bases__]
+        if not suites:
+            return
+        standard = {name: test for suite in suites for name, test in vars(suite).items() if name.startswith("test_")}
+        replaced = [name for name, test in standard.items() if inspect.getattr_static(cls, name) is not test]
+        unknown = [name for name in cls.not_applicable if name not in standard]
+        unexplained = [name for name, reason in cls.not_applicable.items() if not str(reason or "").strip()]
+        for names, what in (
+            (replaced, "replaces"),
+            (unknown, "leaves out what is no standard test:"),
+            (unexplained, "gives no reason to leave out"),
+        ):
+            if names:
+                raise TypeError(
+                    f"{cls.__name__} {what} {', '.join(sorted(names))}. A standard test of {suites[0].__name__} is "
+                    "left out by naming it in not_applicable with the reason."
+                )
+
+    @pytest.fixture(autouse=True)
+    def _leave_out(self, request: pytest.FixtureRequest) -> None:
+        reason = self.not_applicable.get(request.node.originalname)
+        if reason is not None:
+            pytest.skip(reason)

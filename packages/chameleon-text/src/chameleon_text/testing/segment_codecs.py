@@ -17,11 +17,12 @@ from ..hookspecs import HOOK_API_VERSION, SegmentCodecSpec
 from ..processor import ChameleonProcessor
 from ..registry import segment_codec_spec, segment_codec_specs
 from ..segments import Document, Segment, Text, normalized
-from .conformance import LAW, Conformance, make_context
+from .conformance import Conformance
 from .strategies import documents
+from .subject import LAW, Subject, make_context
 
 
-class SegmentCodecConformance(Conformance):
+class SegmentCodecConformance(Conformance, Subject):
     """The contract of ``SegmentCodec``, as tests.
 
     A subclass says which codec it is about: its name, the special tokens that it needs, and some segments in their

@@ -17,11 +17,12 @@ from ..processor import ChameleonProcessor
 from ..registry import REGISTRY, TEMPLATES
 from ..segments import Document, Segment, Special, Text
 from ..templates import ASSISTANT, USER, Piece, Turn
-from .conformance import LAW, Conformance
+from .conformance import Conformance
 from .strategies import conversations, documents
+from .subject import LAW, Subject
 
 
-class TemplateConformance(Conformance):
+class TemplateConformance(Conformance, Subject):
     """The contract of ``Template``, as tests.
 
     A subclass names the template, as it is registered through the hook::

@@ -13,9 +13,9 @@ from ..errors import MissingPackageError
 from .tokenizers import make_image_tokenizer
 
 if TYPE_CHECKING:
-    from .conformance import VectorQuantizerConformance
     from .strategies import code_grids, configs, image_processors, latent_grids, pictures
     from .tolerances import TOLERANCES, assert_close
+    from .vector_quantizers import VectorQuantizerConformance
 
 __all__ = [
     "TOLERANCES",
@@ -31,7 +31,7 @@ __all__ = [
 
 _MODULES = {
     "TOLERANCES": "tolerances",
-    "VectorQuantizerConformance": "conformance",
+    "VectorQuantizerConformance": "vector_quantizers",
     "assert_close": "tolerances",
     "code_grids": "strategies",
     "configs": "strategies",

@@ -1,298 +1,50 @@
-"""The tests that every vector quantizer passes. Inherit the class, say which quantizer, run pytest.
-
-Shapes: B pictures, C channels, H W pixels, D width of a latent, h w latent grid, N codes, Q codes per position.
-"""
+"""What every conformance suite shares: a standard test is left out with a stated reason, or not at all."""
 
 from __future__ import annotations
 
-import copy
-from collections import Counter
+import inspect
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import torch
-from hypothesis import given, settings
-from torch import Tensor, nn
-
-from ..config import ChameleonVQVAEConfig
-from ..errors import ConfigError
-from ..hookspecs import HOOK_API_VERSION
-from ..image_processor import ChameleonImageProcessor
-from ..quantizers import make_quantizer
-from ..registry import QUANTIZERS, REGISTRY
-from ..tokenizer import ImageTokenizer
-from .subject import Subject
-from .tolerances import assert_close
-
-LAW = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
 
-class VectorQuantizerConformance(Subject):
-    """The contract of ``VectorQuantizer``, as tests.
+class Conformance:
+    """Base of the suites. A class that derives from it directly is a suite; those derived from a suite are its users.
 
-    A subclass names the quantizer, as it is registered through the hook, and where needed a configuration for it::
+    A user names a test that doesn't apply in ``not_applicable``, with the reason, and it is skipped with it::
 
-        class TestAcme(VectorQuantizerConformance):
-            name = "acme"
-            config_fields = {"embed_dim": 4, "quantizer_options": {"levels": [8, 8, 8, 8]}}
+        class TestAcme(AcmeConformance):
+            not_applicable = {"test_gradients_are_those_of_float64": "the kernel has no backward pass"}
 
-    A test that doesn't apply is named in ``not_applicable`` with the reason, and then skipped with it; replacing or
-    deleting one is an error. That codes come back from their latents can be left out by quantizers of several codes per
-    position alone. ``device`` is where it all runs.
+    A user that replaces or deletes a standard test, or leaves one out without a reason, raises ``TypeError`` when it is
+    defined, so that pytest can't collect it. Tests of its own are welcome.
     """
 
     not_applicable: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        suite = VectorQuantizerConformance
-        tests = {name for name in vars(suite) if name.startswith("test_")}
-        replaced = sorted(name for name in tests if getattr(cls, name) is not getattr(suite, name))
-        unknown = sorted(set(cls.not_applicable) - tests)
-        if replaced or unknown:
-            raise TypeError(
-                f"{cls.__name__} replaces {replaced} and excludes the unknown {unknown}: a standard test is left out "
-                "by naming it in not_applicable with the reason."
-            )
-        unexplained = sorted(name for name, reason in cls.not_applicable.items() if not str(reason or "").strip())
-        if unexplained:
-            raise TypeError(f"{cls.__name__} excludes {unexplained} without a reason: not_applicable has to say why.")
+        suites = [base for base in cls.__mro__[1:] if Conformance in base.__bases__]
+        if not suites:
+            return
+        standard = {name: test for suite in suites for name, test in vars(suite).items() if name.startswith("test_")}
+        replaced = [name for name, test in standard.items() if inspect.getattr_static(cls, name) is not test]
+        unknown = [name for name in cls.not_applicable if name not in standard]
+        unexplained = [name for name, reason in cls.not_applicable.items() if not str(reason or "").strip()]
+        for names, what in (
+            (replaced, "replaces"),
+            (unknown, "leaves out what is no standard test:"),
+            (unexplained, "gives no reason to leave out"),
+        ):
+            if names:
+                raise TypeError(
+                    f"{cls.__name__} {what} {', '.join(sorted(names))}. A standard test of {suites[0].__name__} is "
+                    "left out by naming it in not_applicable with the reason."
+                )
 
     @pytest.fixture(autouse=True)
     def _leave_out(self, request: pytest.FixtureRequest) -> None:
         reason = self.not_applicable.get(request.node.originalname)
         if reason is not None:
             pytest.skip(reason)
-
-    @pytest.fixture
-    def config(self) -> ChameleonVQVAEConfig:
-        return self.make_config()
-
-    @pytest.fixture
-    def quantizer(self, config: ChameleonVQVAEConfig) -> Any:
-        return self.make_quantizer(config)
-
-    # How it is registered, and what it refuses.
-
-    def test_the_spec_states_this_version_of_the_hooks(self) -> None:
-        assert REGISTRY.get(QUANTIZERS, self.name).api_version == HOOK_API_VERSION
-
-    def test_it_can_run_here_and_serves_a_configuration(self, config: ChameleonVQVAEConfig) -> None:
-        unsupported = REGISTRY.get(QUANTIZERS, self.name).unsupported
-        assert unsupported(None) is None, "the suite runs where the quantizer can"
-        assert unsupported(config) is None, "the suite's config_fields must be ones that the quantizer serves"
-
-    def test_an_unknown_option_is_refused_with_a_sentence(self, config: ChameleonVQVAEConfig) -> None:
-        wrong = config.replace(quantizer_options={**config.quantizer_options, "no such option": 1})
-        reason = REGISTRY.get(QUANTIZERS, self.name).unsupported(wrong)
-        assert reason is None or (isinstance(reason, str) and " " in reason.strip())
-        with pytest.raises(ConfigError):
-            make_quantizer(wrong)
-
-    def test_what_may_be_left_out(self, quantizer: Any) -> None:
-        """Several codes per position are the only excuse for codes that don't come back."""
-        left_out = "test_codes_to_latents_to_codes" in self.not_applicable
-        assert quantizer.codes_per_position > 1 or not left_out, "with one code per position every code comes back"
-
-    # What it gives.
-
-    def test_it_is_a_layer_that_says_how_many_codes_it_has(self, quantizer: Any) -> None:
-        assert type(quantizer.num_codes) is int
-        assert quantizer.num_codes >= 2
-        assert type(quantizer.codes_per_position) is int
-        assert quantizer.codes_per_position >= 1
-        assert isinstance(quantizer, nn.Module)
-
-    def test_shapes_and_dtypes(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        self.assert_shapes(quantizer, quantizer(self.make_latents(config)), self.make_latents(config))
-
-    def test_codes_are_in_range(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        @LAW
-        @given(self.latents(config))
-        def law(latents_BDhw: Tensor) -> None:
-            codes = quantizer(latents_BDhw).codes
-            assert codes.min() >= 0
-            assert codes.max() < quantizer.num_codes
-
-        law()
-
-    def test_usage_counts_every_code(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        @LAW
-        @given(self.latents(config))
-        def law(latents_BDhw: Tensor) -> None:
-            quantized = quantizer(latents_BDhw)
-            count = Counter(quantized.codes.flatten().tolist())
-            assert quantized.usage.tolist() == [count[code] for code in range(quantizer.num_codes)]
-
-        law()
-
-    # Which codes it chooses.
-
-    def test_the_same_latents_give_the_same_codes(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        latents_BDhw = self.make_latents(config)
-        assert torch.equal(quantizer(latents_BDhw).codes, quantizer(latents_BDhw.clone()).codes)
-
-    def test_a_code_does_not_depend_on_neighbours_or_batch(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        latents_BDhw = self.make_latents(config)
-        together = quantizer(latents_BDhw).codes
-        for row, column in ((0, 0), (2, 3), (4, 1)):
-            alone = quantizer(latents_BDhw[1:2, :, row : row + 1, column : column + 1]).codes
-            assert torch.equal(together[1:2, row : row + 1, column : column + 1], alone)
-
-    def test_codes_are_those_of_float32_in_bfloat16(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        """As the latents come from a convolution under autocast."""
-        latents_BDhw = self.many_latents(config).bfloat16()
-        rounded, exact = quantizer(latents_BDhw), quantizer(latents_BDhw.float())
-        assert torch.equal(rounded.codes, exact.codes)
-        assert rounded.latents.dtype == torch.bfloat16
-        magnitude = latents_BDhw.norm(dim=1, keepdim=True) + self.largest_value(quantizer)
-        assert_close("quantized latents in bfloat16", rounded.latents, exact.latents, magnitude)
-
-    def test_autocast_changes_no_code(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        """Neither which entry is the nearest nor the loss may be computed in bfloat16."""
-        latents_BDhw = self.many_latents(config)
-        outside = quantizer(latents_BDhw)
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
-            inside = quantizer(latents_BDhw)
-        assert torch.equal(inside.codes, outside.codes)
-        torch.testing.assert_close(inside.loss, outside.loss)
-        assert torch.equal(inside.latents, outside.latents)
-
-    # What codes stand for.
-
-    def test_codes_to_latents_to_codes(self, quantizer: Any) -> None:
-        every_code = self.every_code(quantizer)
-        assert torch.equal(quantizer(quantizer.lookup(every_code)).codes, every_code)
-
-        @LAW
-        @given(self.codes(quantizer))
-        def law(codes: Tensor) -> None:
-            assert torch.equal(quantizer(quantizer.lookup(codes)).codes, codes)
-
-        law()
-
-    def test_every_code_can_be_looked_up_in_every_place(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        """Whatever a transformer writes stands for something, which doesn't depend on its neighbours."""
-        assert torch.isfinite(self.largest_value(quantizer)), "a code stands for what is no number"
-
-        @LAW
-        @given(self.codes(quantizer))
-        def law(codes: Tensor) -> None:
-            latents_BDhw = quantizer.lookup(codes)
-            assert latents_BDhw.shape == (len(codes), config.embed_dim, *codes.shape[1:3])
-            alone = quantizer.lookup(codes[-1:, -1:, :1])
-            assert_close("latents of one position", alone, latents_BDhw[-1:, :, -1:, :1], self.largest_value(quantizer))
-
-        law()
-
-    def test_lookup_gives_the_quantized_latents(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        @LAW
-        @given(self.latents(config))
-        def law(latents_BDhw: Tensor) -> None:
-            self.assert_lookup_gives_latents(quantizer, latents_BDhw)
-
-        law()
-
-    # Training.
-
-    def test_the_gradient_reaches_the_latents(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        """Those of the same position alone; on the whole it points where that of the quantized latents does."""
-        latents_BDhw = self.make_latents(config).requires_grad_()
-        quantized_BDhw = quantizer.train()(latents_BDhw).latents
-        weights_BDhw = torch.zeros_like(quantized_BDhw)
-        weights_BDhw[1, :, 2, 3] = 1.0
-        (gradient_BDhw,) = torch.autograd.grad(quantized_BDhw, latents_BDhw, weights_BDhw, retain_graph=True)
-        assert gradient_BDhw[1, :, 2, 3].any(), "no gradient reaches the latents"
-        assert not (gradient_BDhw * (weights_BDhw == 0)).any(), "the gradient reaches latents of other positions"
-        weights_BDhw = self.make_weights(config)
-        (gradient_BDhw,) = torch.autograd.grad(quantized_BDhw, latents_BDhw, weights_BDhw)
-        assert torch.isfinite(gradient_BDhw).all()
-        assert (gradient_BDhw * weights_BDhw).sum() > 0, "the gradient points the other way"
-
-    def test_the_gradient_goes_straight_through(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        latents_BDhw = self.make_latents(config).requires_grad_()
-        weights_BDhw = self.make_weights(config)
-        quantized_BDhw = quantizer.train()(latents_BDhw).latents
-        (gradient_BDhw,) = torch.autograd.grad(quantized_BDhw, latents_BDhw, weights_BDhw)
-        assert_close("gradients", gradient_BDhw, weights_BDhw, weights_BDhw.abs())
-
-    def test_the_loss_and_its_gradient_are_finite(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        @LAW
-        @given(self.latents(config))
-        def law(latents_BDhw: Tensor) -> None:
-            latents_BDhw.requires_grad_()
-            loss = quantizer.train()(latents_BDhw).loss
-            assert torch.isfinite(loss)
-            if loss.requires_grad:
-                (gradient_BDhw,) = torch.autograd.grad(loss, latents_BDhw, allow_unused=True)
-                assert gradient_BDhw is None or torch.isfinite(gradient_BDhw).all()
-
-        law()
-
-    def test_a_step_of_training_keeps_the_contract(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        latents_BDhw = self.make_latents(config).requires_grad_()
-        quantized = quantizer.train()(latents_BDhw)
-        self.assert_shapes(quantizer, quantized, latents_BDhw)
-        assert quantized.usage.sum() == quantized.codes.numel()
-        (quantized.loss + quantized.latents.square().mean()).backward()
-        learned = [parameter for parameter in quantizer.parameters() if parameter.requires_grad]
-        if learned:
-            torch.optim.SGD(learned, lr=0.1).step()
-        self.assert_lookup_gives_latents(quantizer.eval(), latents_BDhw.detach())
-
-    # Its state.
-
-    def test_inference_leaves_the_state_alone(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        before = copy.deepcopy(quantizer.state_dict())
-        codes = quantizer(self.make_latents(config)).codes
-        quantizer.lookup(codes)
-        quantizer.train().lookup(codes)
-        after = quantizer.state_dict()
-        assert after.keys() == before.keys()
-        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-
-    def test_the_state_carries_the_codes(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        quantizer.train()(self.make_latents(config))  # so that what training changes is in it
-        quantizer.eval()
-        other = self.make_quantizer(config, seed=1)
-        other.load_state_dict(quantizer.state_dict())
-        mine, theirs = quantizer(self.make_latents(config)), other(self.make_latents(config))
-        assert torch.equal(mine.codes, theirs.codes)
-        assert torch.equal(mine.latents, theirs.latents)
-
-    # In a model.
-
-    def test_a_model_encodes_and_decodes_with_it(self, config: ChameleonVQVAEConfig) -> None:
-        model = self.make_model(config)
-        reconstruction = model(self.make_pixels(config))
-        assert reconstruction.pixels_BCHW.shape == self.make_pixels(config).shape
-        reconstruction.pixels_BCHW.mean().backward()
-        gradient = model.encoder.conv_in.weight.grad
-        assert gradient is not None and gradient.any(), "no gradient reaches the encoder"  # noqa: PT018
-        assert torch.isfinite(model.eval().decode(reconstruction.encoding.codes_Bhw)).all()
-
-    def test_a_model_in_bfloat16_encodes_and_decodes_with_it(self, config: ChameleonVQVAEConfig) -> None:
-        model = self.make_model(config).to(torch.bfloat16).eval()
-        codes = model.encode(self.make_pixels(config).bfloat16()).codes_Bhw
-        assert codes.max() < model.quantize.num_codes
-        assert torch.isfinite(model.decode(codes)).all()
-
-    def test_a_saved_tokenizer_gives_the_same_codes_and_pictures(
-        self, config: ChameleonVQVAEConfig, tmp_path: Path
-    ) -> None:
-        model = self.make_model(config)
-        model.encode(self.make_pixels(config))  # so that what training changes is in it
-        saved = ImageTokenizer(model, ChameleonImageProcessor.meta(config.resolution))
-        saved.save_pretrained(tmp_path)
-        loaded = ImageTokenizer.from_pretrained(tmp_path, device=self.device)
-        assert loaded.fingerprint == saved.fingerprint
-        codes_BN = saved.encode_pixels(self.make_pixels(config))
-        assert codes_BN.shape == (2, saved.tokens_per_image)
-        assert codes_BN.min() < codes_BN.max(), "one code in all places can't tell whether the tokenizers differ"
-        assert torch.equal(loaded.encode_pixels(self.make_pixels(config)), codes_BN)
-        pictures = [[image.tobytes() for image in tokenizer.decode(codes_BN)] for tokenizer in (saved, loaded)]
-        assert pictures[0] == pictures[1]
-        assert loaded.config_dict() == saved.config_dict()
-        assert saved.config_dict().get("codes_per_position", 1) == saved.codes_per_position

@@ -1,0 +1,41 @@
+"""What the laws of segment codecs and templates are about: a plugin, in the processor of a small vocabulary."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+from hypothesis import settings
+
+from ..codecs import CodecContext
+from ..vocabulary import Vocabulary
+from .image_tokenizer import FakeImageTokenizer
+from .tokenizers import make_tokenizer
+
+LAW = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+
+
+class Subject:
+    """The plugin that a subclass names, and the parts of a processor to try it with."""
+
+    name: ClassVar[str]
+    """What the plugin under test is registered as."""
+    more_specials: ClassVar[tuple[str, ...]] = ()
+    """Special tokens that it needs beside those of every Chameleon's vocabulary."""
+
+    @pytest.fixture
+    def context(self) -> CodecContext:
+        """The parts of a processor whose vocabulary has ``more_specials``, 64 codes, and four of them a picture."""
+        return make_context(self.more_specials)
+
+
+def make_context(more_specials: tuple[str, ...] = ()) -> CodecContext:
+    """The parts of a small processor that reads pictures."""
+    tokenizer = make_tokenizer(more_specials=more_specials)
+    image_tokenizer = FakeImageTokenizer()
+    return CodecContext(
+        tokenizer=tokenizer,
+        vocabulary=Vocabulary.from_token_ids(tokenizer.token_ids, special_ids=tokenizer.special_ids),
+        image_tokenizer=image_tokenizer,
+        image_seq_length=image_tokenizer.tokens_per_image,
+    )
