@@ -1,0 +1,201 @@
+"""Linear layers with each installed weight quantizer beside ``F.linear``, and the memory of quantizing while loading.
+
+    python benchmarks/weight_quantizers.py [--rows 1 16] [--threads 2] [--seconds 2]
+    python benchmarks/weight_quantizers.py --load int4 [--layers 4]
+
+The first prints, for a layer of the 7B model's feed-forward and bfloat16 inputs, the milliseconds of each, the best of
+many turns taken in rotation, and how many times as fast as ``F.linear`` in bfloat16 each one is. ``dequantized`` is
+int4's way for many rows. The second writes a model of the 7B's width in several shards, 2.7 GB on disk with 4 layers,
+and prints the most anonymous memory that loading it takes.
+
+Shapes: O output features, I input features, N rows of input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from chameleon_backends import (
+    LinearSpec,
+    QuantizedLinear,
+    get_weight_quantizer,
+    weight_quantizer_names,
+    why_quantizer_unsupported,
+)
+from chameleon_backends.quantizers.plain import multiply_dense
+from chameleon_core import ChameleonConfig, ChameleonForConditionalGeneration, write_checkpoint
+from chameleon_core.checkpoints import Checkpoint, StoredTensor
+
+PEER = "F.linear"
+SHARD = 10**9
+
+
+def main() -> None:
+    """Print a table, or the memory of loading."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=2.0, help="about how long a row of the table may take")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1], help="rows of input")
+    parser.add_argument("--in-features", type=int, default=4096)
+    parser.add_argument("--out-features", type=int, default=11008)
+    parser.add_argument("--load", metavar="QUANTIZER", help="measure the memory of loading instead")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--width", type=int, default=4096, help="of the model that is loaded")
+    parser.add_argument("--folder", type=Path, help="load this one (used by the script itself)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.folder is not None:
+        print(json.dumps(load(options.folder, options.load)))
+    elif options.load is not None:
+        measure_loading(options.load, options.layers, options.width)
+    else:
+        compare_layers(options)
+
+
+def compare_layers(options: argparse.Namespace) -> None:
+    """Milliseconds of a layer, for each number of rows."""
+    print(
+        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, "
+        f"bfloat16 instructions: {torch.ops.mkldnn._is_mkldnn_bf16_supported()}, {options.threads} threads\n"
+        f"{options.in_features} to {options.out_features} features: "
+        f"milliseconds (times as fast as {PEER} in bfloat16)\n"
+    )
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(options.in_features, options.out_features, bias=False, dtype=torch.bfloat16)
+    with torch.no_grad():
+        linear.weight.copy_(0.02 * torch.randn(linear.weight.shape, generator=generator))
+    layers = quantized(linear)
+    for rows in options.rows:
+        values_NI = torch.randn(rows, options.in_features, generator=generator).bfloat16()
+        best = race(contestants(linear, layers, values_NI), options.seconds)
+        times = "  ".join(f"{who} {ms:.2f} ({best[PEER] / ms:.2f}x)" for who, ms in best.items())
+        print(f"{rows:5} rows  {times}", flush=True)
+
+
+def quantized(linear: nn.Linear) -> dict[str, QuantizedLinear]:
+    """The layer by each quantizer that serves it here."""
+    spec = LinearSpec(
+        in_features=linear.in_features,
+        out_features=linear.out_features,
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+    )
+    layers = {}
+    for name in weight_quantizer_names():
+        reason = why_quantizer_unsupported(name, spec)
+        if reason is None:
+            layers[name] = QuantizedLinear.from_linear(linear, get_weight_quantizer(name))
+        else:
+            print(f"without {name}: {reason}")
+    return layers
+
+
+def contestants(
+    linear: nn.Linear, layers: dict[str, QuantizedLinear], values_NI: torch.Tensor
+) -> dict[str, Callable[[], object]]:
+    """A call of each layer."""
+    calls: dict[str, Callable[[], object]] = {PEER: lambda: F.linear(values_NI, linear.weight)}
+    for name, layer in layers.items():
+        calls[name] = lambda layer=layer: layer(values_NI)  # type: ignore[misc]
+    return calls | {"dequantized": lambda: multiply_dense(values_NI, layers["int4"].dequantize())}
+
+
+def race(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """The best milliseconds of each, taking turns so that whatever else the machine does meets all alike."""
+    best = dict.fromkeys(calls, float("inf"))
+    with torch.inference_mode():
+        for call in calls.values():
+            call()
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            for who, call in calls.items():
+                start = time.perf_counter()
+                call()
+                best[who] = min(best[who], 1000 * (time.perf_counter() - start))
+    return best
+
+
+def measure_loading(quantizer: str, layers: int, width: int) -> None:
+    """Write a model, load it in a process of its own, and print what that took beside the bound."""
+    with tempfile.TemporaryDirectory() as folder:
+        largest = write_model(Path(folder), layers, width)
+        command = [sys.executable, __file__, "--load", quantizer, "--folder", folder]
+        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    bound = largest + 1.3 * found["size"]
+    print(
+        f"{layers} layers of width {width}, {found['float'] / 1e9:.2f} GB of floats in shards of up to "
+        f"{largest / 1e9:.2f} GB; {quantizer} takes {found['size'] / 1e9:.2f} GB\n"
+        f"loaded in {found['seconds']:.1f} s, at most {found['peak'] / 1e9:.2f} GB of anonymous memory: "
+        f"{found['peak'] / bound:.0%} of the largest shard + 1.3 x the quantized size ({bound / 1e9:.2f} GB)"
+    )
+
+
+def write_model(folder: Path, layers: int, width: int) -> int:
+    """A model of the 7B's shape in bfloat16, never held as a whole; the bytes of its largest shard."""
+    config = ChameleonConfig(
+        num_hidden_layers=layers,
+        hidden_size=width,
+        intermediate_size=256 * round(width * 43 / 16 / 256),
+        num_attention_heads=width // 128,
+        num_key_value_heads=width // 128,
+    )
+    with torch.device("meta"):
+        state = ChameleonForConditionalGeneration(config).state_dict()
+    tensors = {
+        name: StoredTensor(tuple(tensor.shape), torch.bfloat16, lambda tensor=tensor: random_weight(tensor.shape))  # type: ignore[misc]
+        for name, tensor in state.items()
+    }
+    write_checkpoint(Checkpoint(config, tensors), folder, max_shard_size=min(SHARD, SHARD * width // 4096))
+    return max(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def random_weight(shape: torch.Size) -> torch.Tensor:
+    """Numbers as large as weights are."""
+    return torch.empty(shape, dtype=torch.bfloat16).uniform_(-0.03, 0.03)
+
+
+def load(folder: Path, quantizer: str) -> dict[str, float]:
+    """Bytes and seconds of loading a folder quantized."""
+    floats = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    before, begin = anonymous_memory(), time.perf_counter()
+    peak, running = before, True
+
+    def watch() -> None:
+        nonlocal peak
+        while running:
+            peak = max(peak, anonymous_memory())
+            time.sleep(0.001)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    model = ChameleonForConditionalGeneration.from_pretrained(folder, quantization=quantizer)
+    seconds = time.perf_counter() - begin
+    running = False
+    watcher.join()
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    for layer in model.modules():
+        if isinstance(layer, QuantizedLinear):
+            size += sum(tensor.nbytes for tensor in layer.stored().values())
+    return {"float": floats, "size": size, "peak": peak - before, "seconds": seconds}
+
+
+def anonymous_memory() -> int:
+    """Bytes that no file backs, as Linux counts them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+if __name__ == "__main__":
+    main()
