@@ -19,7 +19,7 @@ nox.options.error_on_external_run = True
 ROOT = Path(__file__).parent
 PACKAGES = ("vq", "text", "backends", "core")
 # Every version that CI runs is pinned there, torch's CPU-sized 2.13.0 among them.
-PINNED = ("-c", "constraints.txt")
+PINNED = ("-c", str(ROOT / "constraints.txt"))
 # What a package's own tests need besides the package: its published strategies, and its command line.
 EXTRAS = {
     "vq": "testing,cli,train,vector-quantize-pytorch",

@@ -324,7 +324,7 @@ class ChameleonForConditionalGeneration(nn.Module):
             )
         if isinstance(self.lm_head, QuantizedLinear):
             raise ConfigError(
-                "the output layer is quantized, and has no rows to add or drop. Resize the float model, and quantize that."
+                "the output layer is quantized, and has no rows to add. Resize the float model and quantize that."
             )
         size = -(-new_num_tokens // pad_to_multiple_of) * pad_to_multiple_of
         config = self.config.replace(vocab_size=size)
