@@ -21,12 +21,9 @@ PACKAGES = ("vq", "text", "backends", "core")
 # Every version that CI runs is pinned there, torch's CPU-sized 2.13.0 among them.
 PINNED = ("-c", str(ROOT / "constraints.txt"))
 # What a package's own tests need besides the package: its published strategies, and its command line.
-EXTRAS = {
-    "vq": "testing,cli,train,vector-quantize-pytorch",
-    "text": "testing",
-    "backends": "testing",
-    "core": "testing,cli,train",
-}
+EXTRAS = {"vq": "testing,cli,train", "text": "testing", "backends": "testing", "core": "testing,cli,train"}
+# The packages that it adapts, for those tests that are about them.
+ADAPTED = {"vq": ",vector-quantize-pytorch", "backends": ",bitsandbytes,torchao"}
 
 
 def install_workspace(session: nox.Session, *others: str) -> None:
@@ -73,7 +70,7 @@ def package(session: nox.Session, package: str) -> None:
     # --find-links: where pip finds the sibling, which is on no index.
     session.install(*PINNED, "--find-links", str(output), str(wheel))
     session.run("python", "-W", "error", "-c", f"from chameleon_{package} import *")
-    session.install(*PINNED, "--find-links", str(output), f"{wheel}[{EXTRAS[package]}]")
+    session.install(*PINNED, "--find-links", str(output), f"{wheel}[{EXTRAS[package]}{ADAPTED.get(package, '')}]")
     session.run("python", "-m", "pip", "check")
     session.chdir(f"packages/chameleon-{package}")
     run_tests(session)
