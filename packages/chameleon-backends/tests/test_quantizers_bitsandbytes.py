@@ -5,6 +5,8 @@ Shapes: O output features, I input features.
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -111,3 +113,28 @@ def test_the_records_of_transformers_are_read() -> None:
         {"double_quant": True, "compute_dtype": "bfloat16"},
     )
     assert find_quantizer({**common, "load_in_4bit": False, "load_in_8bit": True}) == ("bnb-int8", {"threshold": 6.0})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"blocksize": 1},
+        {"blocksize": 4096},
+        {"shape": [4800, 6400]},
+        {"shape": [64, 48]},
+        {"nested_blocksize": 1},
+        {"quant_type": "fp4"},
+        {"dtype": "no such type"},
+    ],
+    ids=str,
+)
+def test_a_state_that_lies_about_its_tensors_is_refused(change: dict[str, object]) -> None:
+    """The package's kernels would read what isn't theirs."""
+    quantizer = get_weight_quantizer("bnb-nf4")
+    stored = quantizer.quantize(torch.randn(48, 64))
+    name = "weight.quant_state.bitsandbytes__nf4"
+    text = json.dumps({**json.loads(bytes(stored[name].tolist())), **change})
+    stored[name] = torch.tensor(list(text.encode()), dtype=torch.uint8)
+    layer = QuantizedLinear(quantizer, 64, 48, dtype=torch.float32)
+    with pytest.raises(ConfigError, match="the stored state"):
+        layer.load(stored)

@@ -68,3 +68,13 @@ def test_the_packages_reasons_are_given() -> None:
     with pytest.raises(UnsupportedWeightError, match="Int8StaticActivationInt8WeightConfig refuses the weight"):
         # It needs a calibration.
         get_weight_quantizer("torchao", config="Int8StaticActivationInt8WeightConfig").quantize(linear.weight)
+
+
+def test_a_shape_that_lies_about_its_tensors_is_refused() -> None:
+    quantizer = get_weight_quantizer("torchao")
+    stored = quantizer.quantize(torch.randn(48, 64))
+    layer = QuantizedLinear(quantizer, 64, 48, dtype=torch.float32)
+    with pytest.raises(ConfigError, match=r"are those of a weight \[64, 48\], expected"):
+        layer.load({**stored, "weight_shape": torch.tensor([64, 48])})
+    with pytest.raises(ConfigError, match=r"aren't those of a weight \[64, 48\]"):
+        quantizer.dequantize({**stored, "weight_shape": torch.tensor([64, 48])})

@@ -58,7 +58,8 @@ class PreparedWeight(Protocol):
     def multiply(self, input_NI: Tensor) -> Tensor:
         """``input_NI`` times the weight's transpose, ``out_NO``, in the input's dtype, without a gradient.
 
-        The input may have any strides, and another dtype than the weight was prepared for; then it may take longer.
+        The input may have any strides. One of another dtype than the weight was prepared for may take longer, and the
+        product be no more exact than in that dtype.
         """
 
     def stored(self) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from chameleon_backends import (
     find_quantizer,
     get_weight_quantizer,
 )
+from chameleon_backends.errors import ConfigError as BackendsConfigError
 from chameleon_backends.registry import QUANTIZERS_HOOK
 from chameleon_backends.registry import REGISTRY as BACKENDS
 
@@ -161,11 +162,11 @@ def quantize_model(model: ChameleonForConditionalGeneration, quantization: str |
 
 @contextlib.contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Say which layer's weight a quantizer refuses."""
+    """Say which layer's weight a quantizer refuses, or can't read."""
     try:
         yield
-    except UnsupportedWeightError as error:
-        raise WeightsError(f"{name} can't be quantized: {error}.") from error
+    except (UnsupportedWeightError, BackendsConfigError) as error:
+        raise WeightsError(f"{name} can't run quantized: {error}.") from error
 
 
 def _check_served(method: str, reasons: Mapping[str, str | None]) -> None:

@@ -81,6 +81,8 @@ class TorchAOQuantizer(WeightQuantizer):
 
     def prepare(self, stored: Mapping[str, Tensor], spec: LinearSpec) -> PreparedWeight:
         """The package's tensor for inputs of a dtype."""
+        if stored[SHAPE].tolist() != [spec.out_features, spec.in_features]:
+            raise ConfigError(f"the stored tensors are those of a weight {stored[SHAPE].tolist()}, expected {spec}")
         return TorchAOWeight(self._joined(stored, spec.dtype), dict(stored))
 
     def _quantized(self, weight_OI: Tensor) -> Any:
@@ -102,6 +104,9 @@ class TorchAOQuantizer(WeightQuantizer):
     def _joined(self, stored: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
         """The package's tensor, for inputs of a dtype, of what is stored."""
         shape = torch.Size(stored[SHAPE].tolist())
+        found = {name: TensorLayout(tensor.dtype, tuple(tensor.shape)) for name, tensor in stored.items()}
+        if len(shape) != 2 or found != self.layout(shape[1], shape[0]):
+            raise ConfigError(f"the stored tensors {found} aren't those of a weight {list(shape)}")
         pattern = self._quantized(torch.empty(shape, dtype=dtype, device="meta"))
         names, kept = pattern.__tensor_flatten__()
         parts = {name: stored[PREFIX + name] for name in names}
@@ -130,7 +135,7 @@ def _parts(weight: Any) -> dict[str, Tensor]:
     nested = [name for name, part in parts.items() if type(part) is not Tensor]
     if nested:
         raise UnsupportedWeightError(f"{PACKAGE}'s tensor keeps {', '.join(nested)} in tensors of its own again")
-    return {**parts, SHAPE: torch.tensor(weight.shape)}
+    return {**parts, SHAPE: torch.tensor(weight.shape, device=weight.device)}
 
 
 def _dict_form(config: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ Shapes: O output features, I input features, N rows of input.
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +117,7 @@ class NF4Quantizer(WeightQuantizer):
         """Value times scale."""
         from bitsandbytes import functional
 
-        state = functional.QuantState.from_dict(_statistics(stored), device=stored["weight"].device)
+        state = _read_state(stored)
         state.dtype = torch.float32
         weight_OI: Tensor = functional.dequantize_4bit(stored["weight"], state)
         return weight_OI
@@ -125,6 +126,9 @@ class NF4Quantizer(WeightQuantizer):
         """The package's own layer, which keeps the codes in the order that suits the device."""
         from bitsandbytes import nn
 
+        shape = tuple(_read_state(stored).shape)
+        if shape != (spec.out_features, spec.in_features):
+            raise ConfigError(f"the stored state is that of a weight {shape}, expected {spec}")
         compute_dtype = spec.dtype if self.compute_dtype is None else getattr(torch, str(self.compute_dtype))
         layer = nn.Linear4bit(
             spec.in_features,
@@ -143,6 +147,24 @@ class NF4Quantizer(WeightQuantizer):
 
 def _statistics(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in stored.items() if name != "weight"}
+
+
+def _read_state(stored: Mapping[str, Tensor]) -> Any:
+    """The package's ``QuantState``. Its JSON text comes from a file, and its kernels trust the numbers in it."""
+    from bitsandbytes import functional
+
+    try:
+        state = functional.QuantState.from_dict(_statistics(stored), device=stored["weight"].device)
+        values = math.prod(state.shape)
+        blocks = -(-values // BLOCK)
+        outer = (state.state2.blocksize, len(state.state2.absmax)) if state.nested else (OUTER_BLOCK, None)
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"the stored state of {PACKAGE} can't be read: {type(error).__name__}: {error}") from error
+    found = (state.quant_type, state.blocksize, len(state.absmax), stored["weight"].numel(), *outer)
+    expected = ("nf4", BLOCK, blocks, -(-values // 2), OUTER_BLOCK, -(-blocks // OUTER_BLOCK) if state.nested else None)
+    if found != expected:
+        raise ConfigError(f"the stored state of {PACKAGE} doesn't fit its tensors: {found}, expected {expected}")
+    return state
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +220,7 @@ class LLMInt8Quantizer(WeightQuantizer):
         weight_OI = weight_OI.detach().to(torch.float16).contiguous()
         check_finite(torch.stack(torch.aminmax(weight_OI)))
         codes_OI, largest_O, _ = functional.int8_vectorwise_quant(weight_OI)
-        return {"weight": codes_OI, "SCB": largest_O, "weight_format": torch.zeros((), dtype=torch.uint8)}
+        return {"weight": codes_OI, "SCB": largest_O, "weight_format": codes_OI.new_zeros((), dtype=torch.uint8)}
 
     def dequantize(self, stored: Mapping[str, Tensor]) -> Tensor:
         """Code times scale."""
