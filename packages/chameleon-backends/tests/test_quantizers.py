@@ -314,11 +314,12 @@ class TestRegistry:
         ("record", "error", "message"),
         [
             ({"quant_method": "gptq"}, UnknownPluginError, "no weight quantizer named 'gptq'"),
-            ({"bits": 4}, ConfigError, "names its method as 'quant_method', a text; got {'bits': 4}"),
+            ({"bits": 4}, ConfigError, "is a mapping with 'quant_method', a text; got {'bits': 4}"),
+            (["int8"], ConfigError, "is a mapping with 'quant_method', a text; got"),
             ({"quant_method": "bnb-nf4"}, ConfigError, "'bnb-nf4' can't read the record"),
         ],
     )
-    def test_a_record_of_nobody_is_an_error(self, record: dict[str, Any], error: type[Exception], message: str) -> None:
+    def test_a_record_of_nobody_is_an_error(self, record: Any, error: type[Exception], message: str) -> None:
         with pytest.raises(error, match=message):
             find_quantizer(record)
 

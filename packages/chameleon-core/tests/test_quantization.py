@@ -30,7 +30,7 @@ from chameleon_core import (
     read_checkpoint,
 )
 from chameleon_core.testing import configs, make_config, make_model
-from chameleon_core.training import Objective, TrainingOptions
+from chameleon_core.training import Objective, TrainingOptions, train_picture_rows
 
 INT4 = Quantization("int4", {"group_size": 32})
 BOTH = pytest.mark.parametrize("quantization", ["int8", INT4], ids=["int8", "int4"])
@@ -351,6 +351,20 @@ class TestRefusals:
         with pytest.raises(UnknownPluginError, match=r"no weight quantizer named 'gptq'. Installed: int8, int4"):
             load(folder)
 
+    @pytest.mark.parametrize(
+        ("record", "message"),
+        [
+            (["int8"], "is a mapping with 'quant_method'"),
+            ({"quant_method": "int8", "name": "x"}, "'int8' has no option name; its options are: none"),
+            ({"quant_method": "int4", "group_size": "x"}, "group_size is 'x'; it must be one of"),
+        ],
+    )
+    def test_a_damaged_record_is_an_error_with_the_folder(self, folder: Path, record: object, message: str) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": record}))
+        with pytest.raises(ConfigError, match=f"float has a quantization_config that can't be used: .*{message}"):
+            load(folder)
+
     def test_heads_of_a_quantized_checkpoint_are_not_pooled(self, folder: Path, tmp_path: Path) -> None:
         load(folder, quantization="int8").save_pretrained(tmp_path / "quantized")
         with pytest.raises(ConfigError, match="heads of a quantized checkpoint can't be pooled"):
@@ -411,6 +425,8 @@ class TestReport:
         self, float_model: ChameleonForConditionalGeneration, folder: Path
     ) -> None:
         quantized = load(folder, quantization="int8")
+        with pytest.raises(ConfigError, match="there are no ids to compare the models on"):
+            quantization_report(float_model, quantized, text(), torch.zeros(2, 12, dtype=torch.int64))
         with pytest.raises(ConfigError, match="the second model isn't quantized"):
             quantization_report(quantized, float_model, text())
         with pytest.raises(ConfigError, match=r"'model.layers.0.self_attn.q_proj' of the first model isn't the float"):
@@ -447,3 +463,17 @@ class TestTraining:
             Objective(model, options)
         model.requires_grad_(False)
         assert Objective(model, options).model is model
+
+    def test_the_picture_rows_of_a_float_output_layer_train(self) -> None:
+        model = make_model(wide_config())
+        quantize_model(model, "int8")
+        train_picture_rows(model)
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        assert trained == ["lm_head.parametrizations.weight.0.rows_NE"]
+        model(text(), labels=text()).loss.backward()
+        assert model.get_parameter(trained[0]).grad is not None
+
+        whole = make_model(wide_config())
+        quantize_model(whole, Quantization("int8", skip=()))
+        with pytest.raises(ConfigError, match="the output layer is quantized and can't train"):
+            train_picture_rows(whole)

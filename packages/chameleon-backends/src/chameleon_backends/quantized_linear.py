@@ -141,7 +141,8 @@ class QuantizedLinear(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        stored = {name: state_dict.pop(prefix + name) for name in self.layout() if prefix + name in state_dict}
+        names = [name for name in self.layout() if prefix + name in state_dict]
+        stored = {name: state_dict.pop(prefix + name).to(self.device) for name in names}
         missing = [prefix + name for name in self.layout() if name not in stored]
         missing_keys += missing
         if not missing:

@@ -55,7 +55,7 @@ def why_attention_unsupported(name: str, request: AttentionSpec | None = None) -
     return REGISTRY.get(ATTENTION_HOOK, name).unsupported(request)
 
 
-def get_weight_quantizer(name: str, **options: Any) -> WeightQuantizer:
+def get_weight_quantizer(name: str, /, **options: Any) -> WeightQuantizer:
     """Make the weight quantizer called ``name``.
 
     Raises ``UnknownPluginError`` or ``BrokenPluginError`` where there is none of that name to use,
@@ -95,13 +95,13 @@ def find_quantizer(record: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
     Raises ``UnknownPluginError`` where no installed quantizer knows it, ``ConfigError`` where it isn't a record.
     """
+    method = record.get(METHOD) if isinstance(record, Mapping) else None
+    if not isinstance(method, str):
+        raise ConfigError(f"a record of quantization is a mapping with {METHOD!r}, a text; got {record!r}")
     for registered in REGISTRY.registered(QUANTIZERS_HOOK):
         assert isinstance(registered.spec, WeightQuantizerSpec)
         options = registered.spec.read_record(record)
         if options is not None:
             return registered.spec.name, options
-    method = record.get(METHOD)
-    if not isinstance(method, str):
-        raise ConfigError(f"a record of quantization names its method as {METHOD!r}, a text; got {dict(record)!r}")
     REGISTRY.get(QUANTIZERS_HOOK, method)  # raises, with what is installed, unless it is one whose record this isn't
     raise ConfigError(f"the weight quantizer {method!r} can't read the record {dict(record)!r}")

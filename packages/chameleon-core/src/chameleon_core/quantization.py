@@ -138,9 +138,10 @@ def read_plan(model: nn.Module, record: Mapping[str, Any], float_names: Collecti
     """
     method, options = find_quantizer(record)
     quantizer = get_weight_quantizer(method, **options)
-    candidates = _linears(model).keys() - _tied(model)
-    names = tuple(name for name in _linears(model) if name in candidates and f"{name}.weight" not in float_names)
-    return QuantizationPlan(quantizer, names, record, stored=True)
+    others = {name.removesuffix(".weight") for name in float_names} | _tied(model)
+    return QuantizationPlan(
+        quantizer, tuple(name for name in _linears(model) if name not in others), record, stored=True
+    )
 
 
 def quantize_model(model: ChameleonForConditionalGeneration, quantization: str | Quantization) -> None:

@@ -88,6 +88,8 @@ def quantization_report(
         if isinstance(layer, QuantizedLinear)
     )
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    if not mask.any():
+        raise ConfigError("there are no ids to compare the models on: input_ids is empty, or padding alone.")
     divergences, agreements = zip(
         *(_predictions(reference, quantized, ids[None], real[None]) for ids, real in zip(input_ids, mask, strict=True)),
         strict=True,

@@ -193,7 +193,7 @@ class LLMInt8Quantizer(WeightQuantizer):
     threshold: float = 6.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold < float("inf"):
+        if not isinstance(self.threshold, int | float) or not 0 <= self.threshold < math.inf:
             raise ConfigError(f"threshold is {self.threshold!r}; it must be a number from 0 on")
 
     def options(self) -> dict[str, Any]:

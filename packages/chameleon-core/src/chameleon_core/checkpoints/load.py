@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from chameleon_backends.errors import ConfigError as BackendsConfigError
+
 from ..config import ChameleonConfig
 from ..errors import ConfigError, FileFormatError
 from ..hookspecs import CheckpointFormatSpec
@@ -92,7 +94,10 @@ def _plan(model: nn.Module, weights: StoredWeights, quantization: str | Quantiza
         if asked is None:
             return None
         return plan_quantization(model, asked, dtype=weights.activations, device=weights.device)
-    plan = read_plan(model, record, weights.float_names)
+    try:
+        plan = read_plan(model, record, weights.float_names)
+    except BackendsConfigError as error:
+        raise ConfigError(f"{weights.source} has a {RECORD} that can't be used: {error}.") from error
     if asked is not None and not plan.answers(asked):
         raise ConfigError(
             f"{weights.source} is quantized already, as its config records: {record!r}. "

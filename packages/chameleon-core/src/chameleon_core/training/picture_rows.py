@@ -11,6 +11,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from chameleon_backends import QuantizedLinear
+
 from ..conditional_generation import ChameleonForConditionalGeneration
 from ..errors import ConfigError
 
@@ -33,10 +35,12 @@ def train_picture_rows(model: ChameleonForConditionalGeneration) -> None:
     """Freeze ``model`` but for the picture rows of its output layer, which become a parameter of their own.
 
     The other rows can't change, and the optimizer keeps no state for them. Undo it with ``merge_picture_rows``. Raises
-    ``ConfigError`` where the output layer is tied to the embeddings, whose picture rows would train along.
+    ``ConfigError`` where the output layer is quantized, or tied to the embeddings, whose picture rows would train along.
     """
     if model.config.tie_word_embeddings:
         raise ConfigError("the output layer is tied to the embeddings (tie_word_embeddings), so it can't train alone.")
+    if isinstance(model.lm_head, QuantizedLinear):
+        raise ConfigError("the output layer is quantized and can't train; load the model with lm_head in skip.")
     if parametrize.is_parametrized(model.lm_head):
         raise ConfigError("the picture rows of this model train already; merge_picture_rows ends that.")
     ids_N = model.layout.code_to_id_N
