@@ -35,7 +35,7 @@ def train_picture_rows(model: ChameleonForConditionalGeneration) -> None:
     """Freeze ``model`` but for the picture rows of its output layer, which become a parameter of their own.
 
     The other rows can't change, and the optimizer keeps no state for them. Undo it with ``merge_picture_rows``. Raises
-    ``ConfigError`` where the output layer is quantized, or tied to the embeddings, whose picture rows would train along.
+    ``ConfigError`` where the output layer is quantized or tied to the embeddings, whose picture rows would train along.
     """
     if model.config.tie_word_embeddings:
         raise ConfigError("the output layer is tied to the embeddings (tie_word_embeddings), so it can't train alone.")
