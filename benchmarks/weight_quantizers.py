@@ -5,7 +5,7 @@
 
 The first prints, for a layer of the 7B model's feed-forward and bfloat16 inputs, the milliseconds of each, the best of
 many turns taken in rotation, and how many times as fast as ``F.linear`` in bfloat16 each one is. ``dequantized`` is
-int4's way for many rows. The second writes a model of the 7B's width in several shards, 2.7 GB on disk with 4 layers,
+int4's way for more rows than ``KERNEL_ROWS``, whatever their number here. The second writes a model of the 7B's width in several shards, 2.7 GB on disk with 4 layers,
 and prints the most anonymous memory that loading it takes.
 
 Shapes: O output features, I input features, N rows of input.
@@ -34,7 +34,7 @@ from chameleon_backends import (
     weight_quantizer_names,
     why_quantizer_unsupported,
 )
-from chameleon_backends.quantizers.plain import multiply_dense
+from chameleon_backends.quantizers import int4_kernels
 from chameleon_core import ChameleonConfig, ChameleonForConditionalGeneration, write_checkpoint
 from chameleon_core.checkpoints import Checkpoint, StoredTensor
 
@@ -109,7 +109,16 @@ def contestants(
     calls: dict[str, Callable[[], object]] = {PEER: lambda: F.linear(values_NI, linear.weight)}
     for name, layer in layers.items():
         calls[name] = lambda layer=layer: layer(values_NI)  # type: ignore[misc]
-    return calls | {"dequantized": lambda: multiply_dense(values_NI, layers["int4"].dequantize())}
+    return calls | {"dequantized": lambda: without_kernel(layers["int4"], values_NI)}
+
+
+def without_kernel(layer: QuantizedLinear, values_NI: torch.Tensor) -> torch.Tensor:
+    """What a layer does with many rows."""
+    kept, int4_kernels.KERNEL_ROWS = int4_kernels.KERNEL_ROWS, -1
+    try:
+        return layer(values_NI)
+    finally:
+        int4_kernels.KERNEL_ROWS = kept
 
 
 def race(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
