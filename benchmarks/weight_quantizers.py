@@ -5,8 +5,10 @@
 
 The first prints, for a layer of the 7B model's feed-forward and bfloat16 inputs, the milliseconds of each, the best of
 many turns taken in rotation, and how many times as fast as ``F.linear`` in bfloat16 each one is. ``dequantized`` is
-int4's way for more rows than ``KERNEL_ROWS``, whatever their number here. The second writes a model of the 7B's width in several shards, 2.7 GB on disk with 4 layers,
-and prints the most anonymous memory that loading it takes.
+int4's way for more rows than ``KERNEL_ROWS``, whatever their number here.
+
+The second writes a model of the 7B's width in several shards, 2.7 GB on disk with 4 layers, and prints the most
+anonymous memory that loading it takes.
 
 Shapes: O output features, I input features, N rows of input.
 """
