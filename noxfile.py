@@ -78,10 +78,10 @@ def package(session: nox.Session, package: str) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """The types of all packages' sources, with mypy. (2 minutes.)"""
-    install_workspace(session, "mypy")
-    for package in PACKAGES:
-        session.run("python", "-m", "mypy", "-p", f"chameleon_{package}")
+    """The types of all packages' sources and of the example's, with mypy. (2 minutes.)"""
+    install_workspace(session, "mypy", "./examples/acme-backend")
+    for name in (*(f"chameleon_{package}" for package in PACKAGES), "acme_backend"):
+        session.run("python", "-m", "mypy", "-p", name)
 
 
 @nox.session
@@ -119,7 +119,7 @@ def plugins(session: nox.Session) -> None:
 @nox.session
 def parity(session: nox.Session) -> None:
     """The same numbers as two independent implementations, transformers and diffusers. (4 minutes.)"""
-    install_workspace(session, "transformers", "diffusers", "peft")
+    install_workspace(session, "transformers", "diffusers", "peft", "bitsandbytes")
     run_tests(session, "tests/parity")
 
 
