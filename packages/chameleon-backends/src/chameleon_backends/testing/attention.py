@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ..attention import AttentionBackend, AttentionBackendSpec, AttentionSpec
@@ -21,18 +21,11 @@ from ..errors import UnsupportedAttentionError
 from ..masks import visible_keys
 from ..registry import ATTENTION_HOOK, REGISTRY
 from .conformance import Conformance
+from .laws import LAWS
 from .oracle import Answer, answer, assert_equals_oracle
 from .strategies import DTYPES, QUERIES, AttentionProblem, attention_problems, make_problem
 from .tolerances import TOLERANCES, assert_close
 
-# The same examples in each run, and no time limit: the first call of a kernel may compile it.
-LAWS = settings(
-    derandomize=True,
-    deadline=None,
-    database=None,
-    report_multiple_bugs=False,
-    suppress_health_check=[HealthCheck.too_slow],
-)
 MIN_EXAMPLES = 20
 """So many are enough to fail the wrong backends that this suite is tested with."""
 # What the keys and values that must have no influence are replaced by: finite in each dtype, and squared too.

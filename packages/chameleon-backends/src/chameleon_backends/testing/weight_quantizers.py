@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -21,17 +21,10 @@ from ..quantized_linear import QuantizedLinear
 from ..registry import QUANTIZERS_HOOK, REGISTRY, get_weight_quantizer
 from ..weights import LinearSpec, TensorLayout, WeightQuantizer, WeightQuantizerSpec
 from .conformance import Conformance
+from .laws import LAWS
 from .linear_problems import LinearProblem, linear_problems, make_linear_problem
 from .tolerances import assert_close
 
-# The same examples in each run, and no time limit: the first call of a kernel may compile it.
-LAWS = settings(
-    derandomize=True,
-    deadline=None,
-    database=None,
-    report_multiple_bugs=False,
-    suppress_health_check=[HealthCheck.too_slow],
-)
 WORST_ERROR = 0.25
 """Above this a quantizer is no use to anybody: three bits would do better."""
 
