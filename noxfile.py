@@ -13,7 +13,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2026.10"
-nox.options.sessions = ["lint", "package", "types", "integration", "plugins", "demo", "parity"]
+nox.options.sessions = ["lint", "package", "integration", "plugins", "parity"]
 nox.options.error_on_external_run = True
 
 ROOT = Path(__file__).parent
@@ -41,6 +41,18 @@ def run_tests(session: nox.Session, *arguments: str, workers: int = 2) -> None:
     session.install(*PINNED, "pytest-xdist")
     spread = ("-n", str(workers), "--dist", "loadfile")
     session.run("python", "-m", "pytest", "-q", *spread, *arguments, env={"OMP_NUM_THREADS": "1"})
+
+
+def check_types(session: nox.Session, *names: str) -> None:
+    """Check the types of installed packages with mypy."""
+    session.install(*PINNED, "mypy")
+    for name in names:
+        session.run("python", "-m", "mypy", "-p", name)
+
+
+def run_demo(session: nox.Session) -> None:
+    """Leave a contact sheet in demo-output/."""
+    session.run("chameleon", "demo", "--output", "demo-output", *session.posargs)
 
 
 @nox.session
@@ -77,24 +89,18 @@ def package(session: nox.Session, package: str) -> None:
 
 
 @nox.session
-def types(session: nox.Session) -> None:
-    """The types of all packages' sources and of the example's, with mypy. (2 minutes.)"""
-    install_workspace(session, "mypy", "./examples/acme-backend")
-    for name in (*(f"chameleon_{package}" for package in PACKAGES), "acme_backend"):
-        session.run("python", "-m", "mypy", "-p", name)
-
-
-@nox.session
 def integration(session: nox.Session) -> None:
-    """The packages together: the whole path, import boundaries, the recipe, the examples, the docs' blocks.
+    """The packages together: types, import boundaries, the whole path, the recipe, the examples, the docs' blocks.
 
-    (4 minutes.)
+    And the demo, once. (5 minutes.)
     """
     install_workspace(session, "-r", "recipes/emoji/requirements.txt")
+    check_types(session, *(f"chameleon_{package}" for package in PACKAGES))
     # Some boundaries are times, which company would lengthen.
     run_tests(session, "tests/boundaries", workers=0)
     ignored = ("--ignore", "tests/parity", "--ignore", "tests/boundaries", "--ignore", "tests/plugins")
     run_tests(session, "tests", "recipes", *ignored)
+    run_demo(session)
 
 
 @nox.session
@@ -113,6 +119,7 @@ def plugins(session: nox.Session) -> None:
     built = {wheel.name.partition("-")[0]: wheel for wheel in wheels.glob("*.whl")}
     session.install(*PINNED, *(f"{built[name]}[{extras[name]}]" for name in extras))
     session.run("chameleon", "plugins")
+    check_types(session, "acme_backend")
     run_tests(session, "examples/acme-backend", "tests/plugins")
 
 
@@ -130,7 +137,7 @@ def demo(session: nox.Session) -> None:
     (2 minutes.)
     """
     install_workspace(session)
-    session.run("chameleon", "demo", "--output", "demo-output", *session.posargs)
+    run_demo(session)
 
 
 @nox.session(default=False)
