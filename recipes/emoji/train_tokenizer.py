@@ -44,7 +44,7 @@ CONFIG = ChameleonVQVAEConfig(
 OPTIONS = TrainingOptions(
     # More than two cores do: the minutes end the run.
     steps=40_000,
-    minutes=85.0,
+    minutes=95.0,
     batch_size=8,
     learning_rate=1e-3,
     final_learning_rate=1e-5,
