@@ -12,11 +12,11 @@ Shapes: B batch, T query length, S key length, H heads, K key/value heads, D hea
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from _race import race
 from torch.nn import functional as F
 
 from chameleon_backends import AttentionSpec, attention_backend_names, get_attention_backend, why_attention_unsupported
@@ -94,21 +94,6 @@ def contestants(case: Case, dtype: torch.dtype) -> dict[str, Callable[[], object
     usable = (name for name in attention_backend_names() if why_attention_unsupported(name, spec) is None)
     calls = {name: through(name) for name in usable}
     return calls if padded or documents > 1 else calls | {"bare": bare}
-
-
-def race(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """The best milliseconds of each, taking turns so that whatever else the machine does meets all alike."""
-    best = dict.fromkeys(calls, float("inf"))
-    with torch.inference_mode():
-        for call in calls.values():
-            call()
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            for who, call in calls.items():
-                start = time.perf_counter()
-                call()
-                best[who] = min(best[who], 1000 * (time.perf_counter() - start))
-    return best
 
 
 if __name__ == "__main__":

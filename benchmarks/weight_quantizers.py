@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from _race import race
 from torch import nn
 from torch.nn import functional as F
 
@@ -121,21 +122,6 @@ def without_kernel(layer: QuantizedLinear, values_NI: torch.Tensor) -> torch.Ten
         return layer(values_NI)
     finally:
         int4_kernels.KERNEL_ROWS = kept
-
-
-def race(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """The best milliseconds of each, taking turns so that whatever else the machine does meets all alike."""
-    best = dict.fromkeys(calls, float("inf"))
-    with torch.inference_mode():
-        for call in calls.values():
-            call()
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            for who, call in calls.items():
-                start = time.perf_counter()
-                call()
-                best[who] = min(best[who], 1000 * (time.perf_counter() - start))
-    return best
 
 
 def measure_loading(quantizer: str, layers: int, width: int) -> None:

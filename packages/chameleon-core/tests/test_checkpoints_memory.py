@@ -6,6 +6,7 @@ What counts is anonymous memory: pages of a mapped file can be dropped at any ti
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytest
 
 # A model of 208 MB in float32 whose largest tensors, the two tables, have 67 MB.
 PROGRAM = """
-import json, sys, threading, time
+import json, sys
 import torch
+from peak_memory import Peak
 from chameleon_core.checkpoints import load_checkpoint, save_checkpoint
 from chameleon_core.conditional_generation import ChameleonForConditionalGeneration
 from chameleon_core.config import ChameleonConfig
@@ -26,25 +28,6 @@ config = ChameleonConfig(
     vocab_size=65536, hidden_size=256, intermediate_size=2048, num_hidden_layers=10,
     num_attention_heads=4, num_key_value_heads=4,
 )
-
-def anonymous():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) * 1024
-
-class Peak(threading.Thread):
-    def __enter__(self):
-        self.start_value = self.value = anonymous()
-        self.running = True
-        self.start()
-        return self
-    def run(self):
-        while self.running:
-            self.value = max(self.value, anonymous())
-            time.sleep(0.0005)
-    def __exit__(self, *_):
-        self.running = False
-        self.join()
-        self.value = max(self.value, anonymous())
 
 def build_and_load(dtype):
     return load_checkpoint(folder, build=ChameleonForConditionalGeneration, dtype=dtype).model
@@ -61,7 +44,7 @@ else:
     with Peak() as peak:
         model = build_and_load(torch.bfloat16)
 size = sum(parameter.nbytes for parameter in model.parameters())
-print(json.dumps({"size": size, "peak": peak.value - peak.start_value}))
+print(json.dumps({"size": size, "peak": peak.growth}))
 """
 
 MEGABYTE = 10**6
@@ -73,7 +56,8 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 def measure(task: str, folder: Path) -> dict[str, int]:
     program = [sys.executable, "-c", PROGRAM, task, str(folder)]
-    result = subprocess.run(program, capture_output=True, text=True, check=False, timeout=120)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    result = subprocess.run(program, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 0, result.stderr
     measured: dict[str, int] = json.loads(result.stdout)
     return measured

@@ -95,10 +95,10 @@ class Processor:
         return ids + ([token_ids["<reserved08706>"]] if template == "chat" else [])
 
     def decode_document(self, ids: Sequence[int]) -> Any:
-        raise NotImplementedError
+        raise AssertionError("the pipeline reads ids one by one")
 
     def draw(self, document: Any) -> Any:
-        raise NotImplementedError
+        raise AssertionError("the pipeline draws by the image tokenizer")
 
     def save_pretrained(self, folder: Path) -> None:
         self.saved.append(folder)

@@ -19,32 +19,14 @@ from chameleon_core import ChameleonConfig, ChameleonForConditionalGeneration, w
 from chameleon_core.checkpoints import Checkpoint, StoredTensor
 
 PROGRAM = """
-import json, sys, threading, time
+import json, sys
 import torch
+from peak_memory import Peak
 from chameleon_core import ChameleonForConditionalGeneration, Quantization
 from chameleon_backends import QuantizedLinear
 
 torch.set_num_threads(1)
 folder, output, method = sys.argv[1:]
-
-def anonymous():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) * 1024
-
-class Peak(threading.Thread):
-    def __enter__(self):
-        self.start_value = self.value = anonymous()
-        self.running = True
-        self.start()
-        return self
-    def run(self):
-        while self.running:
-            self.value = max(self.value, anonymous())
-            time.sleep(0.0005)
-    def __exit__(self, *_):
-        self.running = False
-        self.join()
-        self.value = max(self.value, anonymous())
 
 with Peak() as loading:
     model = ChameleonForConditionalGeneration.from_pretrained(folder, quantization=method)
@@ -53,8 +35,8 @@ with Peak() as saving:
 size = sum(parameter.nbytes for parameter in model.parameters())
 size += sum(tensor.nbytes for layer in model.modules() if isinstance(layer, QuantizedLinear)
             for tensor in layer.stored().values())
-print(json.dumps({"size": size, "loading": loading.value - loading.start_value,
-                  "saving": saving.value - saving.start_value}))
+print(json.dumps({"size": size, "loading": loading.growth,
+                  "saving": saving.growth}))
 """
 
 MEGABYTE = 10**6
@@ -95,7 +77,7 @@ def test_loading_takes_one_shard_and_the_result_and_saving_one_shard(floats: Pat
     assert shard < 1.1 * SHARD
     program = [sys.executable, "-c", PROGRAM, str(floats), str(tmp_path), method]
     # The allocator of Linux keeps some of what is freed, more or less of it by chance; so it gives back all at once.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(Path(__file__).parent)}
     result = subprocess.run(program, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 0, result.stderr
     measured: dict[str, int] = json.loads(result.stdout)

@@ -53,21 +53,19 @@ class SegmentCodecSpec(PluginSpec, frozen=True, kw_only=True):
 
 
 @hookspec
-def chameleon_text_segment_codecs() -> Iterable[SegmentCodecSpec]:
+def chameleon_text_segment_codecs() -> Iterable[SegmentCodecSpec]:  # type: ignore[empty-body]
     """How segment types (text, images, a modality of one's own) become ids and come back.
 
     ``factory(context: CodecContext)`` makes an object that keeps the contract of ``codecs.SegmentCodec``.
     ``unsupported(context)`` says why a processor can't have it, for instance which tokens the vocabulary lacks, and
     ``unsupported(None)`` why this machine can't.
     """
-    raise NotImplementedError
 
 
 @hookspec
-def chameleon_text_templates() -> Iterable[PluginSpec]:
+def chameleon_text_templates() -> Iterable[PluginSpec]:  # type: ignore[empty-body]
     """Prompt formats, chosen by the ``template`` of a processor or of one call.
 
     ``factory()`` makes an object that keeps the contract of ``templates.Template``.
     ``unsupported(None)`` says why it can't be had here.
     """
-    raise NotImplementedError

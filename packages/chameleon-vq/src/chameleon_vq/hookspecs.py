@@ -35,7 +35,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def chameleon_vq_quantizers() -> Iterable[PluginSpec]:
+def chameleon_vq_quantizers() -> Iterable[PluginSpec]:  # type: ignore[empty-body]
     """Vector quantizers, chosen by ``ChameleonVQVAEConfig.quantizer``.
 
     ``factory(config: ChameleonVQVAEConfig)`` gives an ``nn.Module`` that keeps the contract of
@@ -43,14 +43,12 @@ def chameleon_vq_quantizers() -> Iterable[PluginSpec]:
     torch's meta device too, where weights are checked against files before they are read.
     ``unsupported(config)`` says why a configuration can't be served; of None, why none can be on this machine.
     """
-    raise NotImplementedError
 
 
 @hookspec
-def chameleon_vq_pretrained() -> Iterable[PluginSpec]:
+def chameleon_vq_pretrained() -> Iterable[PluginSpec]:  # type: ignore[empty-body]
     """Named image tokenizers, chosen by ``ImageTokenizer.from_pretrained(name)``.
 
     ``factory()`` gives the path of a folder that ``ImageTokenizer.from_pretrained`` reads, so that a package of
     data needs no code beyond its hook. ``unsupported(None)`` says why it can't be had here.
     """
-    raise NotImplementedError
