@@ -49,8 +49,8 @@ OPTIONS = TrainingOptions(
     learning_rate=1e-3,
     final_learning_rate=1e-5,
     warmup_steps=50,
-    l1_weight=0.5,
-    l2_weight=1.0,
+    l1_weight=0.25,
+    l2_weight=1.5,
     # A larger one, or codes placed before colours are learned, folds the latents onto two of their sixteen dimensions.
     quantizer_weight=0.02,
     continuous_steps=1_000,
@@ -83,9 +83,9 @@ class EmojiPictures:
     def _augmented(self, index: int, random: np.random.Generator) -> npt.NDArray[np.uint8]:
         picture_HWC, name = self._variant(index, random), self._records[index].name
         kind = random.random()
-        if kind < 0.35:
+        if kind < 0.45:
             return on_canvas(picture_HWC)
-        if kind < 0.65:
+        if kind < 0.7:
             return on_canvas(picture_HWC, Placement.near_whole(random))
         if kind < 0.85:
             ground = allowed_ground(name, random) if random.random() < 0.7 else any_ground(random)
