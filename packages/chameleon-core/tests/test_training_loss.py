@@ -42,14 +42,29 @@ def test_the_loss_of_uniform_logits_is_known_by_hand() -> None:
     assert loss.total.item() == pytest.approx(2 * math.log(8) + 0.1 * 2 * math.log(8) ** 2)
 
 
+IMPORTANCE_P = torch.tensor([1.0, 0.25, 1.0, 0.5, 2.0, 0.25, 1.0], dtype=torch.float64)
+
+
 @pytest.mark.parametrize("z_loss", [0.0, 0.3], ids=["cross-entropy alone", "with z-loss"])
+@pytest.mark.parametrize("importance_P", [None, IMPORTANCE_P], ids=["all alike", "weighed"])
 @pytest.mark.parametrize("chunk_size", [1, 3, 100])
-def test_gradients_are_those_of_finite_differences(z_loss: float, chunk_size: int) -> None:
+def test_gradients_are_those_of_finite_differences(z_loss: float, importance_P: Tensor | None, chunk_size: int) -> None:
     hidden_PE, weight_VE, targets_P = tensors()
-    torch.autograd.gradcheck(
-        lambda hidden, weight: target_loss(hidden, weight, targets_P, z_loss=z_loss, chunk_size=chunk_size).total,
-        (hidden_PE, weight_VE),
-    )
+
+    def total(hidden: Tensor, weight: Tensor) -> Tensor:
+        loss = target_loss(hidden, weight, targets_P, z_loss=z_loss, importance_P=importance_P, chunk_size=chunk_size)
+        return loss.total
+
+    torch.autograd.gradcheck(total, (hidden_PE, weight_VE))
+
+
+def test_both_terms_of_a_target_weigh_what_it_is_given() -> None:
+    hidden_PE, weight_VE, targets_P = tensors()
+    found = target_loss(hidden_PE, weight_VE, targets_P, z_loss=0.3, importance_P=IMPORTANCE_P)
+    alone = [target_loss(hidden_PE[p : p + 1], weight_VE, targets_P[p : p + 1], z_loss=0.3).total for p in range(7)]
+    torch.testing.assert_close(found.total, (IMPORTANCE_P * torch.stack(alone)).sum())
+    plain = target_loss(hidden_PE, weight_VE, targets_P, z_loss=0.3)
+    torch.testing.assert_close(found.cross_entropy_P, plain.cross_entropy_P)
 
 
 def test_the_gradient_of_the_z_term_alone_is_that_of_finite_differences() -> None:
@@ -150,6 +165,18 @@ def test_losses_are_told_apart_by_the_modality_of_the_target() -> None:
     assert losses.text_loss is not None
     assert losses.picture_loss is not None
     assert losses.loss == pytest.approx((18 * losses.text_loss + 4 * losses.picture_loss) / 22)
+
+
+def test_pictures_weigh_in_the_loss_what_the_options_say() -> None:
+    options = OPTIONS.replace(picture_weight=0.25, z_loss=0.0)
+    batch = collate(documents(), 32)
+    objective = Objective(make_model().double(), options)
+    found, plain = objective(batch), sums(batch, OPTIONS.replace(z_loss=0.0))
+    text, pictures = plain.cross_entropy_M
+    torch.testing.assert_close(found.total, text + 0.25 * pictures)
+    assert objective.importance(batch) == 18 + 0.25 * 4
+    # What is logged stays comparable between runs.
+    assert Losses.of(found) == Losses.of(plain)
 
 
 def trained(document: TokenDocument) -> slice | list[bool]:

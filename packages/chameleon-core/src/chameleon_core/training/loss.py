@@ -20,21 +20,27 @@ class TargetLoss(NamedTuple):
     """The loss of each target."""
 
     total: Tensor
-    """Scalar: the sum over all targets of cross-entropy + z_loss · log²Z. Only this one passes gradients back."""
+    """Scalar: the weighed sum over all targets of cross-entropy + z_loss · log²Z. Only this passes gradients back."""
     cross_entropy_P: Tensor
     log_normalizer_P: Tensor
     """log Z: the logarithm of the sum of the exponentials of a position's logits."""
 
 
 def target_loss(
-    hidden_PE: Tensor, weight_VE: Tensor, targets_P: Tensor, *, z_loss: float, chunk_size: int = CHUNK_SIZE
+    hidden_PE: Tensor,
+    weight_VE: Tensor,
+    targets_P: Tensor,
+    *,
+    z_loss: float,
+    importance_P: Tensor | None = None,
+    chunk_size: int = CHUNK_SIZE,
 ) -> TargetLoss:
     """Cross-entropy and z-loss (Chameleon, section 2.3) of an output layer without bias.
 
-    ``hidden_PE`` are the normed hidden states before each of ``targets_P`` (int64). Logits are computed ``chunk_size``
-    positions at a time, in autocast's dtype where that is on, and their statistics in float32 (float64 for float64
-    input), so that P × V logits are never held at once. Their gradients are taken on the spot, which spares the
-    backward pass a second product.
+    ``hidden_PE`` are the normed hidden states before each of ``targets_P`` (int64); ``importance_P`` weighs both terms
+    of each target, None: all alike. Logits are computed ``chunk_size`` positions at a time, in autocast's dtype where
+    that is on, and their statistics in float32 (float64 for float64 input), so that P × V logits are never held at
+    once. Their gradients are taken on the spot, which spares the backward pass a second product.
     """
     compute_dtype = hidden_PE.dtype
     device_type = hidden_PE.device.type
@@ -44,15 +50,26 @@ def target_loss(
     if not torch.is_grad_enabled():
         # Inside of a Function gradients are always off, so it couldn't tell that nobody wants its own.
         hidden_PE, weight_VE = hidden_PE.detach(), weight_VE.detach()
-    return TargetLoss(*_TargetLoss.apply(hidden_PE, weight_VE, targets_P, z_loss, chunk_size))  # type: ignore[no-untyped-call]
+    if importance_P is None:
+        importance_P = torch.ones_like(targets_P, dtype=torch.float32)
+    return TargetLoss(
+        *_TargetLoss.apply(hidden_PE, weight_VE, targets_P, importance_P, z_loss, chunk_size)  # type: ignore[no-untyped-call]
+    )
 
 
 class _TargetLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_PE: Tensor, weight_VE: Tensor, targets_P: Tensor, z_loss: float, chunk_size: int
+        ctx: Any,
+        hidden_PE: Tensor,
+        weight_VE: Tensor,
+        targets_P: Tensor,
+        importance_P: Tensor,
+        z_loss: float,
+        chunk_size: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         statistics_dtype = torch.promote_types(hidden_PE.dtype, torch.float32)
+        importance_P = importance_P.to(statistics_dtype)
         cross_entropy_P = hidden_PE.new_empty(len(targets_P), dtype=statistics_dtype)
         log_normalizer_P = torch.empty_like(cross_entropy_P)
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
@@ -72,7 +89,7 @@ class _TargetLoss(torch.autograd.Function):
             gradient_cV = logits_cV.sub_(log_normalizer_c1).exp_()
             gradient_cV.mul_(1 + 2 * z_loss * log_normalizer_c1)
             gradient_cV.scatter_add_(1, targets_c1, gradient_cV.new_full((len(targets_c1), 1), -1.0))
-            gradient_cV = gradient_cV.to(hidden_PE.dtype)
+            gradient_cV = gradient_cV.mul_(importance_P[chunk, None]).to(hidden_PE.dtype)
             if hidden_gradient_PE is not None:
                 hidden_gradient_PE[chunk] = gradient_cV @ weight_VE
             if weight_gradient_VE is not None:
@@ -81,16 +98,17 @@ class _TargetLoss(torch.autograd.Function):
             weight_gradient_VE = weight_gradient_VE.to(weight_VE.dtype)
         ctx.save_for_backward(hidden_gradient_PE, weight_gradient_VE)
         ctx.mark_non_differentiable(cross_entropy_P, log_normalizer_P)
-        total = cross_entropy_P.sum() + z_loss * log_normalizer_P.square().sum()
+        total = (importance_P * (cross_entropy_P + z_loss * log_normalizer_P.square())).sum()
         return total, cross_entropy_P, log_normalizer_P
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: Tensor, *_: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, scale: Tensor, *_: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         hidden_gradient_PE, weight_gradient_VE = ctx.saved_tensors
         return (
             None if hidden_gradient_PE is None else hidden_gradient_PE * scale,
             None if weight_gradient_VE is None else weight_gradient_VE * scale,
+            None,
             None,
             None,
             None,

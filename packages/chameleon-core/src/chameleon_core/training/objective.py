@@ -33,7 +33,7 @@ class LossSums(NamedTuple):
     """Sums over the targets of a batch, so that those of several batches add up."""
 
     total: Tensor
-    """Scalar, with gradients: cross-entropy + z_loss · log²Z."""
+    """Scalar, with gradients: cross-entropy + z_loss · log²Z, each target's weighed by its importance."""
     cross_entropy_M: Tensor
     squared_log_normalizer: Tensor
     """Scalar: log²Z."""
@@ -54,7 +54,7 @@ class Losses:
     """Means over targets, in nats; None for a modality that had no target."""
 
     loss: float
-    """The cross-entropy of all targets."""
+    """The cross-entropy of all targets, each counted once whatever it weighs."""
     text_loss: float | None
     picture_loss: float | None
     z: float
@@ -79,6 +79,7 @@ class Objective(nn.Module):
     """
 
     is_picture_V: Tensor
+    importance_M: Tensor
 
     def __init__(self, model: ChameleonForConditionalGeneration, options: TrainingOptions) -> None:
         super().__init__()
@@ -103,6 +104,14 @@ class Objective(nn.Module):
         if model.config.vocabulary_map is not None:
             is_picture_V[model.layout.code_to_id_N] = 1
         self.register_buffer("is_picture_V", is_picture_V, persistent=False)
+        # By modality: text, picture.
+        importance_M = torch.tensor([1.0, options.picture_weight], device=model.device)
+        self.register_buffer("importance_M", importance_M, persistent=False)
+
+    def importance(self, batch: Batch) -> float:
+        """What the targets of a batch weigh together: the mean loss is the total over that."""
+        targets_P = batch.targets[batch.targets != IGNORED_LABEL].to(self.is_picture_V.device)
+        return float(self.importance_M[self.is_picture_V[targets_P]].sum())
 
     def forward(self, batch: Batch) -> LossSums:
         hidden_BTE = self.model.model(
@@ -111,8 +120,15 @@ class Objective(nn.Module):
         # The one mask of both loss terms. The output layer is multiplied with these positions only.
         has_target_BT = batch.targets != IGNORED_LABEL
         targets_P = batch.targets[has_target_BT]
-        loss = target_loss(hidden_BTE[has_target_BT], self.model.lm_head.weight, targets_P, z_loss=self.z_loss)
         modality_P = self.is_picture_V[targets_P]
+        importance_P = self.importance_M[modality_P]
+        loss = target_loss(
+            hidden_BTE[has_target_BT],
+            self.model.lm_head.weight,
+            targets_P,
+            z_loss=self.z_loss,
+            importance_P=importance_P,
+        )
         sums_M = loss.cross_entropy_P.new_zeros(len(MODALITIES))
         return LossSums(
             total=loss.total,

@@ -26,8 +26,9 @@ class TrainingOptions(Config, frozen=True, kw_only=True):
     **The recipe.** ``steps`` updates of ``batch_size`` documents each. ``learning_rate`` is the peak, after a linear
     warm-up of ``warmup_steps``; ``schedule`` takes it to 0 at the end. AdamW with ``betas``, ``epsilon`` and
     ``weight_decay`` (``parameter_groups`` says of what); gradients are clipped to a global norm of ``gradient_clip``.
-    ``z_loss`` weighs log²Z; ``dropout`` drops what attention and feed-forward add to the residual stream. ``seed``
-    decides the order of documents and the dropout. ``precision`` is that of the matrix products, weights are float32.
+    ``z_loss`` weighs log²Z; ``picture_weight`` is what the code of a picture weighs in the loss beside an id of text.
+    ``dropout`` drops what attention and feed-forward add to the residual stream. ``seed`` decides the order of
+    documents and the dropout. ``precision`` is that of the matrix products, weights are float32.
 
     **The rows.** No document has more than ``sequence_length`` + 1 ids. ``rows`` says how documents share a batch:
     "packed" several in a row of up to ``sequence_length``, "padded" one in each, "auto" whichever costs less. The loss
@@ -49,6 +50,7 @@ class TrainingOptions(Config, frozen=True, kw_only=True):
     weight_decay: Amount = 0.1
     gradient_clip: Positive = 1.0
     z_loss: Amount = 1e-5
+    picture_weight: Positive = 1.0
     dropout: Share = 0.1
     seed: Natural = 0
     precision: Precision = "float32"

@@ -92,7 +92,7 @@ class Trainer:
 
     This is one process. What several would share stands apart: ``DocumentOrder`` deals out a step's documents by rank,
     ``Objective`` is the one module to wrap, ``build_optimizer`` comes after that, and ``compute_gradients`` divides by
-    the number of targets of the whole step, which ranks would add up.
+    what the targets of the whole step weigh, which ranks would add up.
     """
 
     def __init__(
@@ -113,6 +113,7 @@ class Trainer:
         self.on_step = on_step
         self.order = DocumentOrder(len(documents), batch_size=options.batch_size, seed=options.seed)
         objective = Objective(model, options)
+        self._importance = objective.importance
         self.objective: nn.Module = torch.compile(objective) if options.compile else objective  # type: ignore[assignment]
         self.optimizer = build_optimizer(model, options)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -166,16 +167,16 @@ class Trainer:
     def compute_gradients(self, documents: Sequence[TokenDocument]) -> LossSums:
         """Add the gradients of the mean loss over all targets of ``documents``, some documents at a time.
 
-        Each target weighs the same, however many of them its part of the documents has.
+        A target weighs the same, however many of them its part of the documents has.
         """
         batches = self._batches(documents)
-        num_targets = sum(batch.num_targets for batch in batches)
-        if not num_targets:
+        importance = sum(self._importance(batch) for batch in batches)
+        if not importance:
             raise DatasetError(f"none of the {len(documents)} documents of a step has a target: their masks are empty.")
         parts = []
         for batch in batches:
             sums = self._forward(batch)
-            (sums.total / num_targets).backward()  # type: ignore[no-untyped-call]
+            (sums.total / importance).backward()  # type: ignore[no-untyped-call]
             parts.append(sums.detach())
         return LossSums.add(parts)
 
