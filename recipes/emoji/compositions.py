@@ -40,7 +40,7 @@ SHARD_PICTURES = 2048
 class PlanSize:
     """How many pictures are made of each drawing, and how many scenes of all."""
 
-    variants: int = 5
+    variants: int = 8
     """As it is, and moved, sized and mirrored."""
     grounds: int = 2
     recoloured: int = 1

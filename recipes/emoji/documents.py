@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
@@ -29,6 +30,8 @@ Form = Literal["pretraining", "instructions"]
 UNPROMPTED = 0.1
 """The share of drawings without a prompt."""
 DRAWING = 0.5
+UNMOVED = 0.6
+"""The share of the drawings of one thing that show it as it is; the others are moved, sized and mirrored."""
 INTERLEAVED = 0.08
 QUESTION_FIRST = 0.3
 
@@ -119,6 +122,8 @@ class EmojiDocuments:
         return self._writer.answered(key, asked, [answer])
 
     def _drawing(self, key: str, shown: Composition, random: np.random.Generator) -> TokenDocument:
+        if kind_of(shown) in ("single", "shape") and random.random() < UNMOVED:
+            shown = replace(shown, variant=0)
         if random.random() < UNPROMPTED:
             return self._writer.stream(key, shown)
         if self._form == "pretraining":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ from recipes.emoji.compositions import (
     learned,
     plan,
 )
+from recipes.emoji.documents import DocumentWriter, EmojiDocuments
 from recipes.emoji.finetune import finetune
 from recipes.emoji.pictures import Picture, PictureSet
 from recipes.emoji.prompts import (
@@ -36,10 +39,19 @@ from recipes.emoji.prompts import (
     with_article,
 )
 from recipes.emoji.splits import WITHHELD_SHAPES
-from recipes.emoji.train_transformer import options_of_run, prepare, random_image_tokenizer, sentences, train
+from recipes.emoji.train_transformer import (
+    SMOKE_ARCHITECTURE,
+    new_chameleon,
+    options_of_run,
+    prepare,
+    random_image_tokenizer,
+    sentences,
+    train,
+)
 from recipes.emoji.vocabulary import make_vocabulary
 
 from chameleon_core import Chameleon
+from chameleon_core.training import TokenDocument
 from chameleon_text import Image, Vocabulary
 
 Bytes = npt.NDArray[np.uint8]
@@ -186,6 +198,39 @@ def test_documents_depend_on_the_seed_and_the_index_and_learn_answers_only(tmp_p
         "draw noto|cat|||||0",
     }
     assert len(known) == 3 * 12 - 1
+
+
+def test_most_things_are_drawn_as_they_are_and_captioned_in_every_place(tmp_path: Path) -> None:
+    data = prepare(tmp_path, picture_set(), random_image_tokenizer(), PlanSize(8, 0, 0, 0, 8))
+    drawn: list[int] = []
+    captioned: list[int] = []
+
+    class Noting(DocumentWriter):
+        def answered(self, key: str, question: Sequence[Any], answer: Sequence[Any]) -> TokenDocument:
+            if isinstance(answer[0], str):
+                captioned.extend(part.variant for part in question if isinstance(part, Composition))
+            elif len(question) == 1:
+                drawn.append(answer[0].variant)
+            return super().answered(key, question, answer)
+
+    documents = EmojiDocuments(data.planned, Noting(data.store, data.tokenizer), form="instructions", length=400)
+    assert [documents[index].key for index in (0, 399)] == ["instructions 0", "instructions 399"]
+    for index in range(1, 399):
+        documents[index]
+    assert 0.58 < np.mean([variant == 0 for variant in drawn]) < 0.72
+    assert np.mean([variant == 0 for variant in captioned]) < 0.2
+    assert set(captioned) == set(range(8))
+
+
+def test_codes_that_look_alike_begin_alike(tmp_path: Path) -> None:
+    data = prepare(tmp_path, picture_set(), random_image_tokenizer(), PlanSize(1, 1, 1, 8, 1))
+    model = new_chameleon(data, SMOKE_ARCHITECTURE).model
+    codebook_KD = data.image_tokenizer.model.quantize.lookup(torch.arange(2048)[:, None, None])[:, :, 0, 0]
+    for weight_VE in (model.get_input_embeddings().weight, model.lm_head.weight):
+        rows_KE = weight_VE[model.layout.code_to_id_N]
+        assert rows_KE.std().item() == pytest.approx(model.config.initializer_range, rel=1e-4)
+        distances = torch.stack([torch.pdist(codebook_KD[:200]), torch.pdist(rows_KE[:200])])
+        assert torch.corrcoef(distances)[0, 1] > 0.8
 
 
 def test_pictures_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
