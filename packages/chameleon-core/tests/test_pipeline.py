@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -412,3 +413,19 @@ def test_the_constants_of_an_image_tokenizer_that_was_not_needed_are_passed_on(t
 def test_an_argument_of_another_library_is_answered_with_ours(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="dtype"):
         Chameleon.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [({}, torch.float32), ({"dtype": None}, torch.bfloat16), ({"dtype": torch.float16}, torch.float16)],
+    ids=["as the config says", "as stored", "as asked"],
+)
+def test_weights_become_what_the_config_says_unless_asked_otherwise(
+    dtype: dict[str, Any], expected: torch.dtype, tmp_path: Path
+) -> None:
+    """So that a model can be stored in fewer bytes than it computes in."""
+    make_model().bfloat16().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "float32", "torch_dtype": "float32"}))
+    model = ChameleonForConditionalGeneration.from_pretrained(tmp_path, **dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {expected}

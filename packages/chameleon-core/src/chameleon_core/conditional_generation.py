@@ -84,7 +84,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         cls,
         name_or_folder: str | os.PathLike[str],
         *,
-        dtype: torch.dtype | str | None = None,
+        dtype: torch.dtype | str | None = "auto",
         device: torch.device | str = "cpu",
         attn_implementation: str = "sdpa",
         quantization: str | Quantization | None = None,
@@ -92,8 +92,9 @@ class ChameleonForConditionalGeneration(nn.Module):
     ) -> Self:
         """Load a model from a folder, by the name of an installed model, or by a Hub id (extra ``hub``), in eval mode.
 
-        ``dtype`` is what floating weights become: None leaves each as it is stored, "auto" is what the config records.
-        Weights that stay as they are stored remain views of the mapped files, and at no time are there two copies.
+        ``dtype`` is what floating weights become: "auto" is what the config records, where it does, and None leaves
+        each as it is stored. Weights that stay as they are stored remain views of the mapped files, and at no time are
+        there two copies.
 
         ``quantization`` is the name of a weight quantizer, or a ``Quantization`` with its options and the layers to
         skip; a folder that was saved quantized loads without it.

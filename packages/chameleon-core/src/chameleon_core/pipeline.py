@@ -70,7 +70,7 @@ class Chameleon:
         cls,
         name_or_folder: str | os.PathLike[str],
         *,
-        dtype: torch.dtype | str | None = None,
+        dtype: torch.dtype | str | None = "auto",
         device: torch.device | str = "cpu",
         attn_implementation: str = "sdpa",
         quantization: str | Quantization | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..hookspecs import CheckpointFormatSpec
 from .contract import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
 from .hf import GENERATION_FILE
-from .load import LoadedCheckpoint, load_checkpoint, read_checkpoint
+from .load import LoadedCheckpoint, load_checkpoint, read_checkpoint, target_dtype
 from .save import save_checkpoint, write_checkpoint
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "load_checkpoint",
     "read_checkpoint",
     "save_checkpoint",
+    "target_dtype",
     "write_checkpoint",
 ]

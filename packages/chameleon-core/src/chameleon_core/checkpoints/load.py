@@ -76,7 +76,7 @@ def load_checkpoint(
     can't be had, or isn't what the checkpoint is quantized with.
     """
     checkpoint = read_checkpoint(folder)
-    weights = StoredWeights(checkpoint, _target_dtype(dtype, checkpoint.config), torch.device(device), str(folder))
+    weights = StoredWeights(checkpoint, target_dtype(dtype, checkpoint.config), torch.device(device), str(folder))
     with torch.device("meta"), _NoDraws():
         model = build(checkpoint.config)
     plan = _plan(model, weights, quantization)
@@ -121,7 +121,8 @@ class _NoDraws(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _target_dtype(dtype: torch.dtype | str | None, config: ChameleonConfig) -> torch.dtype | None:
+def target_dtype(dtype: torch.dtype | str | None, config: ChameleonConfig) -> torch.dtype | None:
+    """What floating weights become: a type, or None where each stays as it is stored. Raises ``ConfigError``."""
     name: Any = dtype
     if dtype == "auto":
         name = config.extras.get("dtype") or config.extras.get("torch_dtype")

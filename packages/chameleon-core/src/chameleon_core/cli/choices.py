@@ -27,7 +27,7 @@ from chameleon_backends import (
 from chameleon_backends.plugins import PluginSpec, Registered
 from chameleon_backends.registry import ATTENTION_HOOK, QUANTIZERS_HOOK, REGISTRY
 
-from ..checkpoints import IMAGE_PREFIX, read_checkpoint
+from ..checkpoints import IMAGE_PREFIX, read_checkpoint, target_dtype
 from ..locate import resolve_folder
 from ..quantization import RECORD
 from .machine import size
@@ -93,7 +93,7 @@ def read_model(name: str, *, device: str, dtype: str | None) -> Model:
     for each in tensors.values():
         floating[each.dtype] += each.num_bytes if each.dtype.is_floating_point and each.dtype.itemsize > 1 else 0
     stored = max(floating, key=floating.__getitem__, default=torch.float32)
-    target = stored if dtype is None else getattr(torch, dtype)
+    target = target_dtype(dtype or "auto", config) or stored
     record = config.extras.get(RECORD)
     quantizer, unreadable = _recorded(record)
     return Model(

@@ -36,7 +36,7 @@ def doctor(
     ] = "cpu",
     dtype: Annotated[
         str | None,
-        typer.Option(help="What its weights would become; as stored by default.", callback=floating_dtype),
+        typer.Option(help="What its weights would become; what its config says by default.", callback=floating_dtype),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON in place of text.")] = False,
 ) -> None:

@@ -107,8 +107,8 @@ def generate(
         str, typer.Option(help="cpu, cuda, cuda:1, …", callback=usable_device, rich_help_panel=MODEL)
     ] = "cpu",
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, … or auto; as stored by default.", rich_help_panel=MODEL)
-    ] = None,
+        str, typer.Option(help="float32, bfloat16, … or auto: what its config says.", rich_help_panel=MODEL)
+    ] = "auto",
     attention: Annotated[
         str, typer.Option(help="An attention backend; see: chameleon plugins.", rich_help_panel=MODEL)
     ] = "sdpa",
