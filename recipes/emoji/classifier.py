@@ -123,7 +123,7 @@ def augmented(rgba_BCHW: Tensor, random: torch.Generator) -> Tensor:
 
 
 def train(
-    pictures: PictureSet, *, minutes: float = 12.0, steps: int = 1000, seed: int = 0, widths: Sequence[int] = WIDTHS
+    pictures: PictureSet, *, minutes: float = 10.0, steps: int = 1000, seed: int = 0, widths: Sequence[int] = WIDTHS
 ) -> Judge:
     """Train on what the transformer learns from, for ``steps`` steps or until ``minutes`` have passed.
 
@@ -169,7 +169,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=DATA, help="the data folder (%(default)s)")
     parser.add_argument("--output", type=Path, default=FOLDER, help="the folder for the classifier (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=12.0, help="how long it may take (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long it may take (%(default)s)")
     parser.add_argument("--steps", type=int, default=1000, help="end after this many at the latest (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (%(default)s)")
     arguments = parser.parse_args()

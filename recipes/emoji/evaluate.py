@@ -36,8 +36,8 @@ RESULTS = Path("build/emoji/evaluation")
 SCENES = 200
 Bytes = npt.NDArray[np.uint8]
 THUMBNAIL_SIDE = 8
-THUMBNAIL_BITS = (4, 4, 3)
-"""8×8 pixels of 11 bits are 704 bits, as 64 codes of 2,048 are."""
+THUMBNAIL_BITS = (4, 4, 4)
+"""8×8 pixels of 12 bits are 768 bits, as 64 codes of 4,096 are."""
 
 
 @dataclass(frozen=True)

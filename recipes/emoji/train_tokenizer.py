@@ -1,9 +1,9 @@
 """Train the image tokenizer: ``python -m recipes.emoji.train_tokenizer``.
 
-64×64 pixels become 8×8 codes of 2,048. It learns from the pictures that ``build`` marks ``train``, augmented as the
-transformer's data will be. Goes on from its checkpoint where there is one, and writes into its folder:
-``checkpoint.pt``, ``log.jsonl``, ``curves.png`` and, at the end, ``tokenizer/``, a folder that
-``ImageTokenizer.from_pretrained`` reads.
+64×64 pixels become 8×8 codes of 4,096. It learns from the pictures that ``build`` marks ``train``, augmented as the
+transformer's data will be; at the end the codebook grows (``grow``). Goes on from its checkpoint where there is one,
+and writes into its folder: ``checkpoint.pt``, ``log.jsonl``, ``curves.png`` and, at the end, ``tokenizer/``, a folder
+that ``ImageTokenizer.from_pretrained`` reads.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAE, ChameleonVQVAE
 from chameleon_vq.training import TrainingOptions, VQTrainer, initialize, plot_curves, with_plain_codebook
 
 from .augment import Placement, allowed_ground, any_ground, mirror, on_canvas, scene, turn_hue
+from .grow import grow_codebook
 from .pictures import DATA, SIDE, PictureSet
 from .splits import SHAPES, scene_is_withheld
 
 RUN = Path("build/emoji/tokenizer")
 VALIDATION_PICTURES = 64
+NUM_CODES = 4096
+"""In the end; most of the training has half of them."""
 
 CONFIG = ChameleonVQVAEConfig(
     resolution=SIDE,
@@ -117,7 +120,14 @@ def validation_pixels(pictures: PictureSet) -> Tensor:
     return to_pixels(withheld.on_white()[np.sort(chosen)])
 
 
-def train(folder: Path, data: Path, options: TrainingOptions, config: ChameleonVQVAEConfig = CONFIG) -> ChameleonVQVAE:
+def train(
+    folder: Path,
+    data: Path,
+    options: TrainingOptions,
+    config: ChameleonVQVAEConfig = CONFIG,
+    *,
+    num_codes: int = NUM_CODES,
+) -> ChameleonVQVAE:
     """Train, or go on training; leaves the curves and the tokenizer in ``folder``."""
     pictures = PictureSet.load(data)
     torch.manual_seed(options.seed)
@@ -126,9 +136,9 @@ def train(folder: Path, data: Path, options: TrainingOptions, config: ChameleonV
     trained = EmojiPictures(pictures.where(lambda picture: picture.split == "train"))
     records = VQTrainer(model, options, folder=folder).fit(trained, validation_NCHW=validation_pixels(pictures))
     plot_curves(records, folder / "curves.png", title="The image tokenizer of the embedded model")
+    plain = grow_codebook(with_plain_codebook(model), trained, num_codes)
     # In half precision, as it is shipped, so that whatever is encoded from here on has the codes that users get.
-    plain = with_plain_codebook(model).half()
-    ImageTokenizer(plain, ChameleonImageProcessor.meta(SIDE)).save_pretrained(folder / "tokenizer")
+    ImageTokenizer(plain.half(), ChameleonImageProcessor.meta(SIDE)).save_pretrained(folder / "tokenizer")
     return plain.float()
 
 

@@ -225,7 +225,7 @@ def test_most_things_are_drawn_as_they_are_and_captioned_in_every_place(tmp_path
 def test_codes_that_look_alike_begin_alike(tmp_path: Path) -> None:
     data = prepare(tmp_path, picture_set(), random_image_tokenizer(), PlanSize(1, 1, 1, 8, 1))
     model = new_chameleon(data, SMOKE_ARCHITECTURE).model
-    codebook_KD = data.image_tokenizer.model.quantize.lookup(torch.arange(2048)[:, None, None])[:, :, 0, 0]
+    codebook_KD = data.image_tokenizer.model.quantize.lookup(torch.arange(4096)[:, None, None])[:, :, 0, 0]
     for weight_VE in (model.get_input_embeddings().weight, model.lm_head.weight):
         rows_KE = weight_VE[model.layout.code_to_id_N]
         assert rows_KE.std().item() == pytest.approx(model.config.initializer_range, rel=1e-4)
