@@ -79,6 +79,8 @@ def make_pair() -> Callable[..., Pair]:
         # A copy, for the peer changes the dicts that it is given.
         peer_config = transformers.ChameleonConfig.from_dict(copy.deepcopy(config.to_dict()))
         peer_config._attn_implementation = attn_implementation
+        # The peer draws an image tokenizer of its own, whose codes must not differ from run to run.
+        torch.manual_seed(0)
         theirs = transformers.ChameleonForConditionalGeneration(peer_config).eval()
         missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
         assert unexpected == []
