@@ -1,4 +1,5 @@
-"""Pictures as the models are to know them: moved, sized, mirrored, recoloured, on grounds, and two in one scene.
+"""Pictures as the models are to know them: moved, sized, mirrored, recoloured, on grounds, two in one scene, and seen
+otherwise.
 
 All of it is drawn from one generator, so that a seed gives the same pictures again.
 Shapes: H W pixels, C channels (RGBA with straight alpha unless a name says otherwise).
@@ -7,12 +8,13 @@ Shapes: H W pixels, C channels (RGBA with straight alpha unless a name says othe
 from __future__ import annotations
 
 import colorsys
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from .pictures import SIDE, WHITE
 from .splits import scene_is_withheld
@@ -73,6 +75,46 @@ def place(canvas: Image.Image, picture_HWC: RGBA, placement: Placement) -> None:
     matrix = (scale, 0.0, -corner[0] * scale, 0.0, scale, -corner[1] * scale)
     moved = picture.transform(canvas.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR).convert("RGBA")
     canvas.paste(moved, (0, 0), moved)
+
+
+def seen_otherwise(
+    picture_HWC: RGBA, random: np.random.Generator, ground: tuple[int, int, int] = WHITE
+) -> npt.NDArray[np.uint8]:
+    """A drawing turned, sheared, stretched, moved and sized, in other light, sometimes soft: uint8 [64, 64, 3].
+
+    What stays is what the name depends on, so that it can be told in the hand of another artist.
+    """
+    cosine, sine = math.cos(turn := random.uniform(-0.25, 0.25)), math.sin(turn)
+    size, stretch = random.uniform(0.65, 1.05), math.exp(random.uniform(-0.12, 0.12))
+    forward_22 = (
+        np.array([[cosine, -sine], [sine, cosine]])
+        @ np.array([[1.0, random.uniform(-0.15, 0.15)], [0.0, 1.0]])
+        @ np.diag([size * stretch, size / stretch])
+    )
+    # From the canvas back to the drawing, as Pillow wants it; some pixels may be cut off.
+    back_22 = np.linalg.inv(forward_22)
+    middle, room = SIDE / 2, max(0.0, 1 - size) * SIDE / 2 + 4
+    offset_2 = middle - back_22 @ (middle + random.uniform(-room, room, size=2))
+    # Sampled at twice the side, for an affine transform takes single samples.
+    large = Image.fromarray(picture_HWC, "RGBA").convert("RGBa").resize((2 * SIDE, 2 * SIDE), Image.Resampling.BICUBIC)
+    matrix = (*back_22[0], 2 * offset_2[0], *back_22[1], 2 * offset_2[1])
+    large = large.transform(large.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    moved = large.resize((SIDE, SIDE), Image.Resampling.BOX).convert("RGBA")
+    canvas = Image.new("RGB", (SIDE, SIDE), ground)
+    canvas.paste(in_other_light(moved, random), (0, 0), moved)
+    if random.random() < 0.35:
+        canvas = canvas.filter(ImageFilter.GaussianBlur(random.uniform(0.4, 1.0)))
+    return np.asarray(canvas)
+
+
+def in_other_light(picture: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Its colours a little turned, paler or stronger, with more or less contrast, darker or lighter."""
+    hsv_HWC = np.asarray(picture.convert("RGB").convert("HSV")).astype(np.float32)
+    hsv_HWC[..., 0] = (hsv_HWC[..., 0] + random.integers(-9, 10)) % 256
+    hsv_HWC[..., 1] = np.minimum(hsv_HWC[..., 1] * random.uniform(0.6, 1.3), 255)
+    rgb_HWC = np.asarray(Image.fromarray(hsv_HWC.astype(np.uint8), "HSV").convert("RGB")).astype(np.float32)
+    rgb_HWC = (rgb_HWC - 127.5) * random.uniform(0.7, 1.25) + 127.5 + 255 * random.uniform(-0.1, 0.1)
+    return Image.fromarray(rgb_HWC.clip(0, 255).astype(np.uint8))
 
 
 def mirror(picture_HWC: RGBA) -> RGBA:

@@ -22,10 +22,11 @@ from rich.progress import track
 from chameleon_core.training import TokenDataset, TokenDatasetWriter, TokenDocument
 from chameleon_vq import ImageTokenizer
 
-from .augment import GROUNDS, RGBA, Arrangement, Placement, mirror, on_canvas, scene, turn_hue
+from .augment import GROUNDS, RGBA, Arrangement, Placement, mirror, on_canvas, scene, seen_otherwise, turn_hue
 from .pictures import Picture, PictureSet
 from .prompts import Composition
 from .splits import COLOURS, SHAPES, WITHHELD_SHAPES, scene_is_withheld
+from .things import THINGS
 
 HUES = {"red": 0.0, "orange": 0.08, "yellow": 0.14, "green": 0.33, "blue": 0.58, "purple": 0.77}
 """Fractions of the circle that the colour words name."""
@@ -36,17 +37,19 @@ ENCODED_AT_ONCE = 32
 SHARD_PICTURES = 2048
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSize:
     """How many pictures are made of each drawing, and how many scenes of all."""
 
-    variants: int = 8
+    variants: int = 6
     """As it is, and moved, sized and mirrored."""
-    grounds: int = 2
-    recoloured: int = 1
+    grounds: int = 4
+    recoloured: int = 2
     scenes: int = 6_000
     shape_variants: int = 16
     """Of each plain heart, circle and square: there are few, and colour and shape are to be told apart by them."""
+    views: int = 32
+    """Seen otherwise, to be named and not to be drawn."""
 
 
 def is_shape(name: str) -> bool:
@@ -55,8 +58,13 @@ def is_shape(name: str) -> bool:
 
 
 def learned(pictures: PictureSet) -> PictureSet:
-    """The drawings that the transformer learns from."""
-    return pictures.where(lambda picture: picture.core and picture.split == "train")
+    """The drawings that the transformer learns from: of everyday things and plain shapes."""
+    return pictures.where(lambda picture: picture.core and picture.split == "train" and is_taught(picture.name))
+
+
+def is_taught(name: str) -> bool:
+    """Whether the transformer learns this name."""
+    return name in THINGS or is_shape(name)
 
 
 def plan(pictures: PictureSet, size: PlanSize | None = None, *, seed: int = 0) -> list[Composition]:
@@ -73,6 +81,8 @@ def plan(pictures: PictureSet, size: PlanSize | None = None, *, seed: int = 0) -
         single = Composition(record.style, record.name, record.group)
         variants = size.shape_variants if is_shape(record.name) else size.variants
         planned += [replace(single, variant=variant) for variant in range(variants)]
+        # A shape's light is its colour, which is asked for.
+        planned += [replace(single, view=1 + view) for view in range(0 if is_shape(record.name) else size.views)]
         planned += [
             replace(single, ground=colour, variant=1 + number)
             for number, colour in enumerate(_some(grounds_for(record.name), size.grounds, random))
@@ -123,13 +133,15 @@ class Painter:
         ground = GROUNDS[shown.ground or "white"]
         if shown.arrangement is not None and shown.other is not None:
             return scene(first_HWC, self._drawing(shown.style, shown.other), shown.arrangement, ground)
-        if shown.variant == 0:
+        if shown.variant == shown.view == 0:
             return on_canvas(first_HWC, None, ground)
         hue = None if shown.colour is None else dominant_hue(first_HWC)
         if shown.colour is not None and hue is not None:
             first_HWC = turn_hue(first_HWC, HUES[shown.colour] - hue)
         if random.random() < 0.5 and not any(word in shown.name for word in _HANDED):
             first_HWC = mirror(first_HWC)
+        if shown.view:
+            return seen_otherwise(first_HWC, random, ground)
         return on_canvas(first_HWC, Placement.near_whole(random), ground)
 
     def _drawing(self, style: str, name: str) -> RGBA:

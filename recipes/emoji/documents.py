@@ -32,11 +32,13 @@ UNPROMPTED = 0.1
 DRAWING = 0.5
 UNMOVED = 0.6
 """The share of the drawings of one thing that show it as it is; the others are moved, sized and mirrored."""
+SEEN_OTHERWISE = 0.85
+"""The share of the things to be named that are turned, stretched and in another light."""
 INTERLEAVED = 0.08
 QUESTION_FIRST = 0.3
 
 # How often each kind of picture is taken, whatever their number.
-KIND_SHARES = {"single": 0.5, "shape": 0.12, "ground": 0.13, "coloured": 0.1, "scene": 0.15}
+KIND_SHARES = {"single": 0.55, "shape": 0.1, "ground": 0.12, "coloured": 0.08, "scene": 0.15}
 
 
 class DocumentWriter:
@@ -85,7 +87,11 @@ class EmojiDocuments:
     ) -> None:
         self._of_kind: defaultdict[str, list[Composition]] = defaultdict(list)
         self._of_style: defaultdict[str, list[Composition]] = defaultdict(list)
+        self._views: defaultdict[tuple[str, str], list[Composition]] = defaultdict(list)
         for shown in planned:
+            if shown.view:
+                self._views[shown.style, shown.name].append(shown)
+                continue
             self._of_kind[kind_of(shown)].append(shown)
             if kind_of(shown) in ("single", "shape"):
                 self._of_style[shown.style].append(shown)
@@ -115,6 +121,9 @@ class EmojiDocuments:
         return self._captioning(key, shown, random)
 
     def _captioning(self, key: str, shown: Composition, random: np.random.Generator) -> TokenDocument:
+        views = self._views.get((shown.style, shown.name)) if kind_of(shown) == "single" else None
+        if views and random.random() < SEEN_OTHERWISE:
+            shown = _one_of(views, random)
         if self._form == "pretraining":
             return self._writer.stream(key, shown, prompts.caption(shown, random))
         question, answer = prompts.ask(shown, random)

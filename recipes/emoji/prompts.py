@@ -21,8 +21,6 @@ GROUPS = {
     3: "animals and nature",
     4: "food and drink",
     5: "travel and places",
-    6: "activities",
-    7: "objects",
 }
 """Unicode's groups that the transformer learns; plain hearts, circles and squares are asked for no group."""
 
@@ -47,11 +45,13 @@ class Composition:
     other: str | None = None
     variant: int = 0
     """Tells pictures apart that show the same: 0 is the picture as it is, others are moved, sized and mirrored."""
+    view: int = 0
+    """Other than 0: turned, stretched and in another light, to be named and never to be drawn."""
 
     @property
     def key(self) -> str:
         """A name of its own, from which also the place and size are drawn."""
-        parts = (self.style, self.name, self.colour, self.ground, self.arrangement, self.other, self.variant)
+        parts = (self.style, self.name, self.colour, self.ground, self.arrangement, self.other, self.variant, self.view)
         return "|".join("" if part is None else str(part) for part in parts)
 
     @property

@@ -15,6 +15,7 @@ from recipes.emoji.pictures import Picture, PictureSet
 from recipes.emoji.prompts import STYLES
 from recipes.emoji.splits import COLOURS, SHAPES, WITHHELD_SHAPES
 from recipes.emoji.stability import draw, run
+from recipes.emoji.things import THINGS
 from recipes.emoji.train_transformer import SMOKE_ARCHITECTURE, new_chameleon, prepare, random_image_tokenizer
 
 from chameleon_core import GenerationOptions
@@ -31,18 +32,23 @@ def disc(colour: tuple[int, int, int], radius: float = 30) -> Bytes:
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """A model that has learned nothing, and pictures of every kind that is measured."""
-    things = [f"thing{number}" for number in range(12)]
+    things = sorted(THINGS)[:12]
     plain = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
     records = [
         Picture(style, name, "", 3, True, "withheld-shape" if name in WITHHELD_SHAPES else "train", 0, "")
         for style in STYLES
         for name in (*things, *plain)
     ]
-    records[3] = Picture("noto", "thing3", "", 3, True, "withheld-style", 0, "")
+    records[3] = Picture("noto", things[3], "", 3, True, "withheld-style", 0, "")
     arrays = [disc((200, (40 * number) % 256, (90 * number) % 256)) for number in range(len(records))]
     pictures = PictureSet(records, np.stack(arrays))
     folder: Path = tmp_path_factory.mktemp("run")
-    data = prepare(folder, pictures, random_image_tokenizer(), PlanSize(1, 0, 0, 0, 1))
+    data = prepare(
+        folder,
+        pictures,
+        random_image_tokenizer(),
+        PlanSize(variants=1, grounds=0, recoloured=0, scenes=0, shape_variants=1, views=0),
+    )
     chameleon = new_chameleon(data, SMOKE_ARCHITECTURE)
     chameleon.model.eval()
     judge = Judge(sorted({record.name for record in records if record.split == "train"}), (4, 4, 4, 4)).eval()
@@ -75,7 +81,7 @@ def test_drawing_depends_on_the_seed_alone(subject: Subject) -> None:
 
 
 def test_the_sheet_has_drawings_above_their_nearest_pictures(subject: Subject) -> None:
-    assert contact_sheet(subject, ["a red heart", "thing1"]).size == (3 * 2 * 64, 3 * 2 * 64)
+    assert contact_sheet(subject, ["a red heart", sorted(THINGS)[1]]).size == (3 * 2 * 64, 3 * 2 * 64)
 
 
 def test_measures_of_drawings() -> None:
@@ -95,9 +101,14 @@ def test_measures_of_drawings() -> None:
 
 
 def test_the_comparison_of_stability_runs_and_is_drawn(tmp_path: Path) -> None:
-    records = [Picture(style, f"thing{number}", "", 3, True, "train", 0, "") for style in STYLES for number in range(2)]
+    records = [Picture(style, name, "", 3, True, "train", 0, "") for style in STYLES for name in ("cat", "dog")]
     pictures = PictureSet(records, np.stack([disc((40 * number, 90, 0)) for number in range(6)]))
-    data = prepare(tmp_path / "run", pictures, random_image_tokenizer(), PlanSize(1, 0, 0, 0, 1))
+    data = prepare(
+        tmp_path / "run",
+        pictures,
+        random_image_tokenizer(),
+        PlanSize(variants=1, grounds=0, recoloured=0, scenes=0, shape_variants=1, views=0),
+    )
     curves = [
         run(data, qk_norm=on, z_loss=0.0, steps=2, learning_rate=0.02, architecture=SMOKE_ARCHITECTURE, batch_size=2)
         for on in (True, False)

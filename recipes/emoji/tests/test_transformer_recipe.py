@@ -56,9 +56,9 @@ from chameleon_text import Image, Vocabulary
 
 Bytes = npt.NDArray[np.uint8]
 
-THINGS = ("cat", "dog", "pizza", "rocket", "hot pepper", "grapes", "apple", "full moon")
+THINGS = ("cat", "dog", "pizza", "rocket", "hot pepper", "grapes", "lemon", "full moon")
 SHAPES = ("red heart", "green circle", "blue heart", "purple square")
-SMALL = PlanSize(variants=2, grounds=9, recoloured=2, scenes=100, shape_variants=3)
+SMALL = PlanSize(variants=2, grounds=9, recoloured=2, scenes=100, shape_variants=3, views=2)
 
 
 def disc(colour: tuple[int, int, int], radius: float = 30) -> Bytes:
@@ -171,7 +171,12 @@ def test_the_vocabulary_is_small_has_every_byte_and_comes_out_alike() -> None:
 
 def test_documents_depend_on_the_seed_and_the_index_and_learn_answers_only(tmp_path: Path) -> None:
     known = learned(picture_set())
-    data = prepare(tmp_path, picture_set(), random_image_tokenizer(), PlanSize(1, 1, 1, 8, 1))
+    data = prepare(
+        tmp_path,
+        picture_set(),
+        random_image_tokenizer(),
+        PlanSize(variants=1, grounds=1, recoloured=1, scenes=8, shape_variants=1, views=0),
+    )
     streams, again = (data.documents("pretraining", length=100, seed=3) for _ in range(2))
     other = data.documents("pretraining", length=100, seed=4)
     assert all(np.array_equal(streams[index].ids, again[index].ids) for index in range(100))
@@ -194,14 +199,19 @@ def test_documents_depend_on_the_seed_and_the_index_and_learn_answers_only(tmp_p
         assert document.ids[-1] == vocabulary.eos_id
     assert 80 < asked < 100
     assert {document.key for document in data.held_out("instructions")} == {
-        "caption noto|cat|||||0",
-        "draw noto|cat|||||0",
+        "caption noto|cat|||||0|0",
+        "draw noto|cat|||||0|0",
     }
     assert len(known) == 3 * 12 - 1
 
 
 def test_most_things_are_drawn_as_they_are_and_captioned_in_every_place(tmp_path: Path) -> None:
-    data = prepare(tmp_path, picture_set(), random_image_tokenizer(), PlanSize(8, 0, 0, 0, 8))
+    data = prepare(
+        tmp_path,
+        picture_set(),
+        random_image_tokenizer(),
+        PlanSize(variants=8, grounds=0, recoloured=0, scenes=0, shape_variants=8, views=0),
+    )
     drawn: list[int] = []
     captioned: list[int] = []
 
@@ -222,8 +232,49 @@ def test_most_things_are_drawn_as_they_are_and_captioned_in_every_place(tmp_path
     assert set(captioned) == set(range(8))
 
 
+def test_what_is_seen_otherwise_is_named_and_never_drawn(tmp_path: Path) -> None:
+    size = PlanSize(variants=2, grounds=0, recoloured=0, scenes=0, shape_variants=1, views=4)
+    data = prepare(tmp_path, picture_set(), random_image_tokenizer(), size)
+    named: list[Composition] = []
+    drawn: list[Composition] = []
+
+    class Noting(DocumentWriter):
+        def stream(self, key: str, *parts: str | Composition) -> TokenDocument:
+            pictures = [part for part in parts if isinstance(part, Composition)]
+            (named if parts[0] is pictures[0] and isinstance(parts[-1], str) else drawn).extend(pictures)
+            return super().stream(key, *parts)
+
+    documents = EmojiDocuments(data.planned, Noting(data.store, data.tokenizer), form="pretraining", length=400)
+    for index in range(400):
+        documents[index]
+    assert {shown.view for shown in drawn} == {0}
+    assert {shown.view for shown in named if shown.name == "dog"} == set(range(5))
+    things = [shown.view > 0 for shown in named if shown.name in THINGS]
+    assert 0.78 < np.mean(things) < 0.92
+    assert {shown.view for shown in named if shown.name in SHAPES} == {0}
+
+
+def test_what_is_seen_otherwise_is_the_same_thing_elsewhere_in_other_light() -> None:
+    record = Picture("noto", "rocket", "", 5, True, "train", 0, "")
+    painter = Painter(PictureSet([record], disc((200, 30, 30), radius=20)[None]))
+    as_it_is_HWC = painter.paint(Composition("noto", "rocket"))
+    for view in range(1, 20):
+        seen_HWC = painter.paint(Composition("noto", "rocket", view=view))
+        np.testing.assert_array_equal(seen_HWC, painter.paint(Composition("noto", "rocket", view=view)))
+        assert not np.array_equal(seen_HWC, as_it_is_HWC)
+        assert (seen_HWC[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all()
+        red, green, blue = (seen_HWC[seen_HWC.min(axis=2) < 160].mean(axis=0)).tolist()
+        assert red > 1.5 * max(green, blue)
+        assert 300 < np.count_nonzero(seen_HWC.min(axis=2) < 200) < 1700
+
+
 def test_codes_that_look_alike_begin_alike(tmp_path: Path) -> None:
-    data = prepare(tmp_path, picture_set(), random_image_tokenizer(), PlanSize(1, 1, 1, 8, 1))
+    data = prepare(
+        tmp_path,
+        picture_set(),
+        random_image_tokenizer(),
+        PlanSize(variants=1, grounds=1, recoloured=1, scenes=8, shape_variants=1, views=0),
+    )
     model = new_chameleon(data, SMOKE_ARCHITECTURE).model
     codebook_KD = data.image_tokenizer.model.quantize.lookup(torch.arange(4096)[:, None, None])[:, :, 0, 0]
     for weight_VE in (model.get_input_embeddings().weight, model.lm_head.weight):
@@ -235,7 +286,7 @@ def test_codes_that_look_alike_begin_alike(tmp_path: Path) -> None:
 
 def test_pictures_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = learned(picture_set())
-    planned = plan(known, PlanSize(1, 0, 0, 0, 1))[:6]
+    planned = plan(known, PlanSize(variants=1, grounds=0, recoloured=0, scenes=0, shape_variants=1, views=0))[:6]
     image_tokenizer = random_image_tokenizer(64)
     store = encode(tmp_path, planned[:4], Painter(known), image_tokenizer)
     assert list(store.keys()) == [shown.key for shown in planned[:4]]
@@ -288,7 +339,7 @@ def test_the_minutes_decide_how_many_steps_a_run_has(tmp_path: Path) -> None:
 
 
 def test_the_classifier_learns_names_and_comes_back_from_its_folder(tmp_path: Path) -> None:
-    colours = {"red car": (200, 0, 0), "green car": (0, 200, 0), "blue car": (0, 0, 200)}
+    colours = {"crab": (200, 0, 0), "frog": (0, 200, 0), "whale": (0, 0, 200)}
     records = [Picture("noto", name, "", 5, True, "train", 0, "") for name in colours]
     pictures = PictureSet(records, np.stack([disc(colour) for colour in colours.values()]))
     judge = train_classifier(pictures, steps=60, widths=(8, 8, 8, 8))
