@@ -29,7 +29,7 @@ from chameleon_core.training import TokenDataset, TokenDocument, Trainer, Traini
 from chameleon_text import ChameleonProcessor, TextTokenizer
 from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAE, ChameleonVQVAEConfig, ImageTokenizer
 
-from .compositions import Painter, PlanSize, encode, learned, plan
+from .compositions import Painter, PlanSize, encode, is_taught, learned, plan
 from .documents import DocumentWriter, EmojiDocuments, Form, held_out_documents
 from .pictures import DATA, SIDE, PictureSet
 from .prompts import ONE_WORD, WHICH_STYLE, Composition, every_sentence
@@ -63,7 +63,7 @@ OPTIONS: dict[str, Any] = {
     "epsilon": 1e-8,
     # A drawing has ten times the ids of a caption: where all weigh alike, captions are hardly learned.
     "picture_weight": 0.1,
-    # No picture comes often enough to be learned by heart, and what is to be named never comes alike.
+    # Drawings are to be learned by heart, and what is to be named seldom comes twice alike.
     "dropout": 0.0,
     "sequence_length": CONTEXT,
     "micro_batch_size": 8,
@@ -266,8 +266,9 @@ def few(pictures: PictureSet) -> PictureSet:
     counts: dict[str, int] = {}
     kept = set()
     for record in pictures.records:
-        counts[record.split] = counts.get(record.split, 0) + record.core
-        if record.core and counts[record.split] <= SMOKE_PICTURES:
+        wanted = record.core and is_taught(record.name)
+        counts[record.split] = counts.get(record.split, 0) + wanted
+        if wanted and counts[record.split] <= SMOKE_PICTURES:
             kept.add((record.style, record.name))
     return pictures.where(lambda picture: (picture.style, picture.name) in kept)
 
