@@ -74,11 +74,13 @@ class Subject:
         return learned(self.pictures)
 
     def ask(self, pictures: Sequence[Any], question: str) -> list[str]:
-        """The answers to a question about pictures."""
+        """The likeliest answers to a question about pictures."""
         answers: list[str] = []
         for part in _parts(pictures, f"asking {question!r}"):
             rows = [[picture, question] for picture in part]
-            documents = self.chameleon.generate_batch(rows, modality="text", template="chat", max_new_tokens=48)
+            documents = self.chameleon.generate_batch(
+                rows, modality="text", template="chat", do_sample=False, max_new_tokens=48
+            )
             answers += [
                 "".join(segment.text for segment in document if isinstance(segment, Text)) for document in documents
             ]
