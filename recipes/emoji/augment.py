@@ -107,6 +107,47 @@ def seen_otherwise(
     return np.asarray(canvas)
 
 
+def redrawn(picture_HWC: RGBA, random: np.random.Generator) -> RGBA:
+    """A drawing as another hand might have drawn it: bent, in other colours, shaded, flat, outlined, partly hidden."""
+    bent_HWC = turn_hue(bent(picture_HWC, random.uniform(0.0, 2.2), random), random.uniform(-0.07, 0.07))
+    rgb_HWC = (bent_HWC[..., :3].astype(np.float32) / 255) ** random.uniform(0.6, 1.6)
+    if random.random() < 0.4:
+        turn, line = random.uniform(0.0, 2 * math.pi), np.linspace(-1.0, 1.0, SIDE)
+        rgb_HWC *= 1 + 0.25 * (math.cos(turn) * line[None, :, None] + math.sin(turn) * line[:, None, None])
+    if random.random() < 0.25:
+        levels = int(random.integers(3, 6))
+        rgb_HWC = np.round(rgb_HWC * levels) / levels
+    alpha_HW = bent_HWC[..., 3].copy()
+    if random.random() < 0.3:
+        width = 3 if random.random() < 0.6 else 5
+        inner = Image.fromarray(alpha_HW).filter(ImageFilter.MinFilter(width))
+        inner_HW1 = np.asarray(inner)[..., None].astype(np.float32) / 255
+        rgb_HWC *= inner_HW1 + random.uniform(0.2, 0.6) * (1 - inner_HW1)
+    if random.random() < 0.25:
+        height, width = random.integers(8, 22, size=2)
+        top, left = random.integers(0, SIDE - height), random.integers(0, SIDE - width)
+        alpha_HW[top : top + height, left : left + width] = 0
+    rgb_HWC = (255 * rgb_HWC).clip(0, 255)
+    return np.concatenate([rgb_HWC.astype(np.uint8), alpha_HW[..., None]], axis=2)
+
+
+def bent(picture_HWC: RGBA, pixels: float, random: np.random.Generator) -> RGBA:
+    """Every point moved by some ``pixels``, near ones together."""
+    coarse_255 = random.normal(scale=pixels, size=(2, 5, 5)).astype(np.float32)
+    shift_2HW = [
+        np.asarray(Image.fromarray(each).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for each in coarse_255
+    ]
+    # From four neighbours each, premultiplied, so that colours of invisible pixels don't bleed.
+    y_HW, x_HW = np.clip(np.indices((SIDE, SIDE)) + np.stack(shift_2HW), 0, SIDE - 1.001)
+    top_HW, left_HW = y_HW.astype(int), x_HW.astype(int)
+    down_HW1, right_HW1 = (y_HW - top_HW)[..., None], (x_HW - left_HW)[..., None]
+    flat_HWC = np.asarray(Image.fromarray(picture_HWC, "RGBA").convert("RGBa")).astype(np.float32)
+    upper_HWC = flat_HWC[top_HW, left_HW] * (1 - right_HW1) + flat_HWC[top_HW, left_HW + 1] * right_HW1
+    lower_HWC = flat_HWC[top_HW + 1, left_HW] * (1 - right_HW1) + flat_HWC[top_HW + 1, left_HW + 1] * right_HW1
+    moved_HWC = (upper_HWC * (1 - down_HW1) + lower_HWC * down_HW1).round().astype(np.uint8)
+    return np.asarray(Image.frombytes("RGBa", (SIDE, SIDE), moved_HWC.tobytes()).convert("RGBA"))
+
+
 def in_other_light(picture: Image.Image, random: np.random.Generator) -> Image.Image:
     """Its colours a little turned, paler or stronger, with more or less contrast, darker or lighter."""
     hsv_HWC = np.asarray(picture.convert("RGB").convert("HSV")).astype(np.float32)

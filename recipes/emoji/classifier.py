@@ -177,7 +177,7 @@ def main() -> None:
     pictures = PictureSet.load(arguments.data)
     judge = train(pictures, minutes=arguments.minutes, steps=arguments.steps)
     judge.save(arguments.output)
-    withheld = pictures.where(lambda picture: picture.split == "withheld-style")
+    withheld = pictures.where(lambda picture: picture.split == "withheld-style" and picture.name in judge.names)
     known = learned(pictures)
     for title, part in (("learned pictures", known), ("known names in a withheld style", withheld)):
         figure = accuracy(judge, part.on_white(), [record.name for record in part.records])

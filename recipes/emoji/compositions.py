@@ -9,6 +9,7 @@ Shapes: N pictures, H W pixels, C channels (RGBA with straight alpha), K codes.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,14 +23,17 @@ from rich.progress import track
 from chameleon_core.training import TokenDataset, TokenDatasetWriter, TokenDocument
 from chameleon_vq import ImageTokenizer
 
-from .augment import GROUNDS, RGBA, Arrangement, Placement, mirror, on_canvas, scene, seen_otherwise, turn_hue
+from .augment import GROUNDS, RGBA, Arrangement, Placement, mirror, on_canvas, redrawn, scene, seen_otherwise, turn_hue
 from .pictures import Picture, PictureSet
 from .prompts import Composition
 from .splits import COLOURS, SHAPES, WITHHELD_SHAPES, scene_is_withheld
-from .things import THINGS
+from .things import COMPOSED, THINGS
 
 HUES = {"red": 0.0, "orange": 0.08, "yellow": 0.14, "green": 0.33, "blue": 0.58, "purple": 0.77}
 """Fractions of the circle that the colour words name."""
+
+NAMED_STYLE = "noto-v1"
+ARRANGEMENTS: tuple[Arrangement, ...] = ("left of", "above")
 
 # Mirrored, these would be something else.
 _HANDED = ("left", "right", "moon", "clock", "thirty", "quarter", "letter", "input", "calendar", "music")
@@ -50,6 +54,8 @@ class PlanSize:
     """Of each plain heart, circle and square: there are few, and colour and shape are to be told apart by them."""
     views: int = 32
     """Seen otherwise, to be named and not to be drawn."""
+    redrawn: int = 24
+    """Views that fine-tuning adds, as if by another hand."""
 
 
 def is_shape(name: str) -> bool:
@@ -60,6 +66,19 @@ def is_shape(name: str) -> bool:
 def learned(pictures: PictureSet) -> PictureSet:
     """The drawings that the transformer learns from: of everyday things and plain shapes."""
     return pictures.where(lambda picture: picture.core and picture.split == "train" and is_taught(picture.name))
+
+
+def only_named(pictures: PictureSet) -> PictureSet:
+    """The drawings that fine-tuning names besides and never draws: the same things by a fourth hand."""
+    return pictures.where(
+        lambda picture: (
+            not picture.core
+            and picture.split == "train"
+            and picture.style == NAMED_STYLE
+            and is_taught(picture.name)
+            and not is_shape(picture.name)
+        )
+    )
 
 
 def is_taught(name: str) -> bool:
@@ -118,6 +137,35 @@ def dominant_hue(rgba_HWC: RGBA) -> float | None:
     return float(np.angle(turned) / (2 * np.pi) % 1) if abs(turned) > 0.85 else None
 
 
+def plan_requests(pictures: PictureSet) -> list[Composition]:
+    """What fine-tuning has in place of the plan's scenes and grounds: a few things, each as it is, in all of them.
+
+    A request names no place, and what is met often at one place is learned: the drawings are those of ``learned``.
+    """
+    records = [record for record in pictures.records if record.name in COMPOSED]
+    planned = [
+        Composition(record.style, record.name, record.group, ground=colour)
+        for record in records
+        for colour in grounds_for(record.name)
+    ]
+    return planned + [
+        Composition(first.style, first.name, arrangement=arrangement, other=second.name)
+        for first, second in itertools.permutations(records, 2)
+        for arrangement in ARRANGEMENTS
+        if first.style == second.style and not scene_is_withheld(first.name, second.name)
+    ]
+
+
+def plan_redrawn(pictures: PictureSet, size: PlanSize | None = None) -> list[Composition]:
+    """More views to be named: the drawings are those of ``learned`` or ``only_named``, and shapes have none."""
+    views = (size or PlanSize()).redrawn
+    return [
+        Composition(record.style, record.name, record.group, view=1 + view, redrawn=True)
+        for record in pictures.records
+        for view in range(0 if is_shape(record.name) else views)
+    ]
+
+
 class Painter:
     """Renders compositions; the key of one decides its place, size and side."""
 
@@ -140,6 +188,8 @@ class Painter:
             first_HWC = turn_hue(first_HWC, HUES[shown.colour] - hue)
         if random.random() < 0.5 and not any(word in shown.name for word in _HANDED):
             first_HWC = mirror(first_HWC)
+        if shown.redrawn:
+            first_HWC = redrawn(first_HWC, random)
         if shown.view:
             return seen_otherwise(first_HWC, random, ground)
         return on_canvas(first_HWC, Placement.near_whole(random), ground)

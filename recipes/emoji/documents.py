@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -29,16 +29,37 @@ from .splits import scene_is_withheld
 Form = Literal["pretraining", "instructions"]
 UNPROMPTED = 0.1
 """The share of drawings without a prompt."""
-DRAWING = 0.5
-UNMOVED = 0.6
-"""The share of the drawings of one thing that show it as it is; the others are moved, sized and mirrored."""
 SEEN_OTHERWISE = 0.85
 """The share of the things to be named that are turned, stretched and in another light."""
 INTERLEAVED = 0.08
 QUESTION_FIRST = 0.3
 
-# How often each kind of picture is taken, whatever their number.
-KIND_SHARES = {"single": 0.55, "shape": 0.1, "ground": 0.12, "coloured": 0.08, "scene": 0.15}
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How often each kind of picture is taken, whatever their number, and what is done with it."""
+
+    kinds: dict[str, float]
+    drawn: dict[str, float]
+    """The share of each kind that is drawn, where it is at all; most of the rest is named."""
+    unmoved: float
+    """The share of the drawings of one thing that show it as it is; the others are moved, sized and mirrored."""
+
+
+MIXES: dict[Form, Mix] = {
+    "pretraining": Mix(
+        kinds={"single": 0.55, "shape": 0.1, "ground": 0.12, "coloured": 0.08, "scene": 0.15},
+        drawn=dict.fromkeys(("single", "shape", "ground", "coloured", "scene"), 0.5),
+        unmoved=0.6,
+    ),
+    # Names take longer to learn than drawings, and are learned on one thing alone.
+    "instructions": Mix(
+        kinds={"single": 0.6, "named": 0.1, "shape": 0.1, "ground": 0.05, "coloured": 0.03, "scene": 0.12},
+        drawn={"single": 0.3, "shape": 0.75, "ground": 0.75, "coloured": 0.6, "scene": 0.75},
+        # A request names no place.
+        unmoved=1.0,
+    ),
+}
 
 
 class DocumentWriter:
@@ -89,14 +110,16 @@ class EmojiDocuments:
         self._of_style: defaultdict[str, list[Composition]] = defaultdict(list)
         self._views: defaultdict[tuple[str, str], list[Composition]] = defaultdict(list)
         for shown in planned:
-            if shown.view:
+            kind = kind_of(shown)
+            if shown.view and kind == "single":
                 self._views[shown.style, shown.name].append(shown)
                 continue
-            self._of_kind[kind_of(shown)].append(shown)
-            if kind_of(shown) in ("single", "shape"):
+            self._of_kind[kind].append(shown)
+            if kind in ("single", "shape"):
                 self._of_style[shown.style].append(shown)
-        self._kinds = [kind for kind in KIND_SHARES if kind in self._of_kind]
-        shares = np.array([KIND_SHARES[kind] for kind in self._kinds])
+        self._mix = MIXES[form]
+        self._kinds = [kind for kind in self._mix.kinds if kind in self._of_kind]
+        shares = np.array([self._mix.kinds[kind] for kind in self._kinds])
         self._shares = shares / shares.sum()
         self._writer = writer
         self._form: Form = form
@@ -116,7 +139,7 @@ class EmojiDocuments:
         task = random.random()
         if task < INTERLEAVED and kind in ("single", "shape"):
             return self._interleaved(key, shown, random)
-        if task < INTERLEAVED + DRAWING:
+        if kind in self._mix.drawn and task < INTERLEAVED + self._mix.drawn[kind]:
             return self._drawing(key, shown, random)
         return self._captioning(key, shown, random)
 
@@ -131,7 +154,7 @@ class EmojiDocuments:
         return self._writer.answered(key, asked, [answer])
 
     def _drawing(self, key: str, shown: Composition, random: np.random.Generator) -> TokenDocument:
-        if kind_of(shown) in ("single", "shape") and random.random() < UNMOVED:
+        if kind_of(shown) in ("single", "shape") and random.random() < self._mix.unmoved:
             shown = replace(shown, variant=0)
         if random.random() < UNPROMPTED:
             return self._writer.stream(key, shown)
@@ -161,13 +184,15 @@ class EmojiDocuments:
 
 
 def kind_of(shown: Composition) -> str:
-    """Which of ``KIND_SHARES`` a composition belongs to."""
+    """Which kind of a ``Mix`` a composition belongs to."""
     if shown.arrangement is not None:
         return "scene"
     if shown.ground is not None:
         return "ground"
     if shown.colour is not None:
         return "coloured"
+    if shown.style not in prompts.STYLES:
+        return "named"
     return "shape" if is_shape(shown.name) else "single"
 
 

@@ -31,17 +31,18 @@ from chameleon_text import Text
 from . import prompts
 from .augment import GROUNDS
 from .classifier import FOLDER, Judge
-from .compositions import learned
+from .compositions import learned, only_named
 from .finetune import FINETUNED
 from .measures import ink, median_colour, nearest_indices, overlap, psnr_of
 from .pictures import DATA, SIDE, Picture, PictureSet, replacing
 from .splits import COLOURS, SHAPES, WITHHELD_SHAPES, scene_is_withheld
+from .things import COMPOSED
 
 RESULTS = Path("build/emoji/evaluation")
 ROWS = 32
 
 # How the embedded model draws unless asked for otherwise.
-DRAWING = GenerationOptions(do_sample=True, temperature=0.7, top_p=0.9, guidance_text=3.0)
+DRAWING = GenerationOptions(do_sample=True, temperature=0.4, top_p=0.9)
 COPY_DB = (20.0, 25.0)
 Bytes = npt.NDArray[np.uint8]
 
@@ -109,8 +110,10 @@ def captions(subject: Subject, *, limit: int | None = None) -> Iterator[Figure]:
     white_NHWC = unseen.on_white()
     names = [record.name for record in unseen.records]
     groups = [record.group for record in unseen.records]
-    found = nearest_indices(white_NHWC, known.on_white())
-    near = [known.records[index] for index in found]
+    # All drawings whose names were learned, by whomever.
+    named = only_named(subject.pictures)
+    found = nearest_indices(white_NHWC, np.concatenate([known.on_white(), named.on_white()]))
+    near = [[*known.records, *named.records][index] for index in found]
     near_exact = _share([record.name == name for record, name in zip(near, names, strict=True)])
     near_group = _share([record.group == group for record, group in zip(near, groups, strict=True)])
     against = "nearest training picture"
@@ -202,7 +205,7 @@ def names(subject: Subject, *, draws: int = 200) -> Iterator[Figure]:
 def scenes(subject: Subject, *, draws: int = 100) -> Iterator[Figure]:
     """Withheld pairs of things, and withheld grounds; each part as the classifier names it, cut out and enlarged."""
     random = np.random.default_rng(0)
-    records = subject.known.records
+    records = [record for record in subject.known.records if record.name in COMPOSED]
     pairs: list[tuple[Picture, Picture]] = []
     grounds: list[tuple[Picture, str]] = []
     colours = [colour for colour in GROUNDS if colour != "white"]

@@ -6,6 +6,7 @@ it was interrupted; leaves the run and, once it is finished, ``model/`` in its f
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from .train_transformer import (
     SMOKE_SIZE,
     arguments_of,
     few,
+    minutes_left,
     prepare,
     random_image_tokenizer,
     run_stage,
 )
 
 FINETUNED = Path("build/emoji/finetuned")
-MINUTES = 35.0
+MINUTES = 45.0
 
 FINETUNING: dict[str, Any] = {
     # Half of the pre-training's: the published step down, from 1e-4 to 1e-5, is for a model that has seen more than
@@ -52,6 +54,7 @@ def finetune(
     smoke: bool = False,
 ) -> bool:
     """The whole stage, from the run in ``pretrained``, whose codes and vocabulary it takes; True once finished."""
+    began = time.monotonic()
     model = pretrained / "model"
     if not (model / "config.json").exists():
         raise FileNotFoundError(
@@ -62,7 +65,8 @@ def finetune(
         pictures, image_tokenizer = few(pictures), random_image_tokenizer()
     else:
         image_tokenizer = ImageTokenizer.from_pretrained(tokenizer)
-    data = prepare(pretrained, pictures, image_tokenizer, SMOKE_SIZE if smoke else None)
+    data = prepare(pretrained, pictures, image_tokenizer, SMOKE_SIZE if smoke else None, form="instructions")
+    minutes = minutes_left(minutes, began)
     chameleon = Chameleon.from_pretrained(model)
     published = {**(SMOKE_OPTIONS if smoke else OPTIONS), **FINETUNING}
     base = TrainingOptions.finetuning(steps=10**6, seed=seed, **published)

@@ -47,12 +47,14 @@ class Composition:
     """Tells pictures apart that show the same: 0 is the picture as it is, others are moved, sized and mirrored."""
     view: int = 0
     """Other than 0: turned, stretched and in another light, to be named and never to be drawn."""
+    redrawn: bool = False
+    """A view as if by another hand."""
 
     @property
     def key(self) -> str:
         """A name of its own, from which also the place and size are drawn."""
         parts = (self.style, self.name, self.colour, self.ground, self.arrangement, self.other, self.variant, self.view)
-        return "|".join("" if part is None else str(part) for part in parts)
+        return "|".join("" if part is None else str(part) for part in parts) + ("|redrawn" if self.redrawn else "")
 
     @property
     def subject(self) -> str:
@@ -95,9 +97,11 @@ def questions(shown: Composition) -> Iterator[tuple[str, str]]:
     """Every question that can be asked about a picture, with its answer."""
     yield WHAT, shown.phrase
     yield "describe it", shown.phrase
-    yield WITH_STYLE, shown.caption
-    yield "describe the drawing", shown.caption
-    yield WHICH_STYLE, shown.style
+    # Of what is named only, nobody asks for the style.
+    if shown.style in STYLES:
+        yield WITH_STYLE, shown.caption
+        yield "describe the drawing", shown.caption
+        yield WHICH_STYLE, shown.style
     if shown.arrangement is None:
         yield "name it", shown.subject
         if " " not in shown.subject:

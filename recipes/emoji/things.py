@@ -54,3 +54,11 @@ WITHHELD = _names(
 )
 
 THINGS = ANIMALS | FOOD | TRAVEL | WITHHELD
+
+COMPOSED = _names(
+    """
+    airplane; automobile; banana; beer mug; bird; butterfly; cat; cow; dog; evergreen tree; frog; hamburger; house;
+    lemon; lion; panda; penguin; pig; pizza; rabbit; red apple; rocket; star; sun
+    """
+)
+"""Those that requests lay on coloured grounds and beside each other: few, so that each is met often at half size."""

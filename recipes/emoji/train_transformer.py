@@ -29,7 +29,17 @@ from chameleon_core.training import TokenDataset, TokenDocument, Trainer, Traini
 from chameleon_text import ChameleonProcessor, TextTokenizer
 from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAE, ChameleonVQVAEConfig, ImageTokenizer
 
-from .compositions import Painter, PlanSize, encode, is_taught, learned, plan
+from .compositions import (
+    Painter,
+    PlanSize,
+    encode,
+    is_taught,
+    learned,
+    only_named,
+    plan,
+    plan_redrawn,
+    plan_requests,
+)
 from .documents import DocumentWriter, EmojiDocuments, Form, held_out_documents
 from .pictures import DATA, SIDE, PictureSet
 from .prompts import ONE_WORD, WHICH_STYLE, Composition, every_sentence
@@ -38,7 +48,7 @@ from .vocabulary import make_vocabulary
 RUN = Path("build/emoji/transformer")
 TOKENIZER = Path("build/emoji/tokenizer/tokenizer")
 CONTEXT = 256
-MINUTES = 85.0
+MINUTES = 80.0
 MEASURED_STEPS = 6
 RESERVE = 0.92
 """The share of the time that the steps may take; the rest is for measuring and saving."""
@@ -117,7 +127,14 @@ class Data:
         return DocumentWriter(self.store, self.tokenizer)
 
 
-def prepare(folder: Path, pictures: PictureSet, image_tokenizer: ImageTokenizer, size: PlanSize | None = None) -> Data:
+def prepare(
+    folder: Path,
+    pictures: PictureSet,
+    image_tokenizer: ImageTokenizer,
+    size: PlanSize | None = None,
+    *,
+    form: Form = "pretraining",
+) -> Data:
     """Plan, encode what isn't encoded yet, and make the vocabulary of what is learned; all in ``folder``."""
     known = learned(pictures)
     planned = plan(known, size)
@@ -129,6 +146,14 @@ def prepare(folder: Path, pictures: PictureSet, image_tokenizer: ImageTokenizer,
     path = folder / "tokenizer.json"
     if not path.exists():
         make_vocabulary(sentences(planned), num_codes=image_tokenizer.num_codes).save(path)
+    if form == "instructions":
+        planned = [shown for shown in planned if shown.ground is None and shown.arrangement is None]
+        more = plan_requests(known) + plan_redrawn(known, size)
+        store = encode(folder / "codes", more, Painter(known), image_tokenizer)
+        named = only_named(pictures)
+        by_another = plan_redrawn(named, size)
+        store = encode(folder / "codes", by_another, Painter(named), image_tokenizer)
+        planned += more + by_another
     return Data(image_tokenizer, TextTokenizer.from_file(path), planned, withheld, store)
 
 
@@ -231,11 +256,15 @@ def train(
     data = prepare(folder, pictures, image_tokenizer, SMOKE_SIZE if smoke else None)
     if prepare_only:
         return False
-    # What encoding took is part of the stage; a first run needs some minutes of it.
-    minutes = max(minutes / 2, minutes - (time.monotonic() - began) / 60)
+    minutes = minutes_left(minutes, began)
     chameleon = new_chameleon(data, SMOKE_ARCHITECTURE if smoke else ARCHITECTURE, seed=seed)
     base = TrainingOptions.pretraining(steps=10**6, seed=seed, **(SMOKE_OPTIONS if smoke else OPTIONS))
     return run_stage(chameleon, data, base, folder, form="pretraining", minutes=minutes, steps=steps)
+
+
+def minutes_left(minutes: float, began: float) -> float:
+    """Of a stage whose preparation, such as encoding, ``began`` at that time; at least half of them."""
+    return max(minutes / 2, minutes - (time.monotonic() - began) / 60)
 
 
 def run_stage(

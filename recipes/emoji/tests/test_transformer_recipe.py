@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,12 @@ from recipes.emoji.compositions import (
     encode,
     leaks,
     learned,
+    only_named,
     plan,
+    plan_redrawn,
+    plan_requests,
 )
-from recipes.emoji.documents import DocumentWriter, EmojiDocuments
+from recipes.emoji.documents import DocumentWriter, EmojiDocuments, Form
 from recipes.emoji.finetune import finetune
 from recipes.emoji.pictures import Picture, PictureSet
 from recipes.emoji.prompts import (
@@ -39,8 +42,10 @@ from recipes.emoji.prompts import (
     with_article,
 )
 from recipes.emoji.splits import WITHHELD_SHAPES
+from recipes.emoji.things import COMPOSED
 from recipes.emoji.train_transformer import (
     SMOKE_ARCHITECTURE,
+    Data,
     new_chameleon,
     options_of_run,
     prepare,
@@ -74,6 +79,7 @@ def picture_set() -> PictureSet:
         Picture(style, name, "", 8, True, "withheld-shape", 0, "") for style in STYLES for name in WITHHELD_SHAPES
     ]
     records += [Picture("noto", "flag", "", 9, False, "train", 0, "")]
+    records += [Picture("noto-v1", name, "", 3, False, "train", 0, "") for name in ("cat", "red heart", "flag")]
     arrays = [disc((200, (40 * number) % 256, (90 * number) % 256)) for number in range(len(records))]
     return PictureSet(records, np.stack(arrays))
 
@@ -205,48 +211,93 @@ def test_documents_depend_on_the_seed_and_the_index_and_learn_answers_only(tmp_p
     assert len(known) == 3 * 12 - 1
 
 
-def test_most_things_are_drawn_as_they_are_and_captioned_in_every_place(tmp_path: Path) -> None:
-    data = prepare(
-        tmp_path,
-        picture_set(),
-        random_image_tokenizer(),
-        PlanSize(variants=8, grounds=0, recoloured=0, scenes=0, shape_variants=8, views=0),
-    )
-    drawn: list[int] = []
-    captioned: list[int] = []
+def drawn_and_named(data: Data, form: Form, *, length: int = 400) -> tuple[list[Composition], list[Composition]]:
+    """What documents with one picture draw, and what they name."""
+    drawn: list[Composition] = []
+    named: list[Composition] = []
 
     class Noting(DocumentWriter):
-        def answered(self, key: str, question: Sequence[Any], answer: Sequence[Any]) -> TokenDocument:
-            if isinstance(answer[0], str):
-                captioned.extend(part.variant for part in question if isinstance(part, Composition))
-            elif len(question) == 1:
-                drawn.append(answer[0].variant)
+        def stream(self, key: str, *parts: str | Composition) -> TokenDocument:
+            self._note(parts)
+            return super().stream(key, *parts)
+
+        def answered(
+            self, key: str, question: Sequence[str | Composition], answer: Sequence[str | Composition]
+        ) -> TokenDocument:
+            self._note([*question, *answer])
             return super().answered(key, question, answer)
 
-    documents = EmojiDocuments(data.planned, Noting(data.store, data.tokenizer), form="instructions", length=400)
-    assert [documents[index].key for index in (0, 399)] == ["instructions 0", "instructions 399"]
-    for index in range(1, 399):
-        documents[index]
-    assert 0.58 < np.mean([variant == 0 for variant in drawn]) < 0.72
-    assert np.mean([variant == 0 for variant in captioned]) < 0.2
-    assert set(captioned) == set(range(8))
+        def _note(self, parts: Sequence[str | Composition]) -> None:
+            pictures = [part for part in parts if isinstance(part, Composition)]
+            if len(pictures) == 1:
+                (named if isinstance(parts[-1], str) else drawn).extend(pictures)
+
+    documents = EmojiDocuments(data.planned, Noting(data.store, data.tokenizer), form=form, length=length)
+    for index in range(length):
+        assert documents[index].key == f"{form} {index}"
+    return drawn, named
+
+
+@pytest.mark.parametrize(("form", "least", "most"), [("pretraining", 0.58, 0.72), ("instructions", 1.0, 1.0)])
+def test_things_are_drawn_as_they_are_when_asked_for_and_named_in_every_place(
+    tmp_path: Path, form: Form, least: float, most: float
+) -> None:
+    size = PlanSize(variants=8, grounds=0, recoloured=0, scenes=0, shape_variants=8, views=0, redrawn=0)
+    drawn, named = drawn_and_named(prepare(tmp_path, picture_set(), random_image_tokenizer(), size, form=form), form)
+    alone = [shown for shown in drawn if shown.ground is None and shown.arrangement is None]
+    assert least <= np.mean([shown.variant == 0 for shown in alone]) <= most
+    alone = [shown for shown in named if shown.ground is None and shown.arrangement is None]
+    assert np.mean([shown.variant == 0 for shown in alone]) < 0.2
+    assert {shown.variant for shown in alone} == set(range(8))
+
+
+def test_requests_compose_a_few_things_each_as_it_is() -> None:
+    planned = plan_requests(learned(picture_set()))
+    assert {shown.name for shown in planned} == COMPOSED & set(THINGS)
+    assert {shown.arrangement for shown in planned} == {None, "left of", "above"}
+    assert {"red", "blue", "black"} <= {shown.ground for shown in planned}
+    assert not any(shown.variant or shown.view or leaks(shown) for shown in planned)
+    assert len({shown.key for shown in planned}) == len(planned)
+
+
+def test_another_hand_changes_the_drawing_and_leaves_the_thing() -> None:
+    record = Picture("noto", "rocket", "", 5, True, "train", 0, "")
+    pictures = PictureSet([record], disc((200, 30, 30), radius=20)[None])
+    painter = Painter(pictures)
+    planned = plan_redrawn(pictures, PlanSize(redrawn=20))
+    assert len({shown.key for shown in planned}) == len(planned) == 20
+    reds = []
+    for shown in planned:
+        seen_HWC = painter.paint(shown)
+        np.testing.assert_array_equal(seen_HWC, painter.paint(shown))
+        assert not np.array_equal(seen_HWC, painter.paint(replace(shown, redrawn=False)))
+        inked_HW = seen_HWC.min(axis=2) < 160
+        assert 200 < np.count_nonzero(inked_HW) < 1900
+        red, green, blue = seen_HWC[inked_HW].mean(axis=0).tolist()
+        assert red > max(green, blue)
+        reds.append(red)
+    assert np.std(reds) > 10
+    shape = PictureSet([replace(record, name="red heart")], disc((200, 30, 30))[None])
+    assert plan_redrawn(shape) == []
+
+
+def test_a_fourth_hand_is_named_and_never_drawn(tmp_path: Path) -> None:
+    named = only_named(picture_set())
+    assert [(record.style, record.name) for record in named.records] == [("noto-v1", "cat")]
+    size = PlanSize(variants=1, grounds=0, recoloured=0, scenes=0, shape_variants=1, views=1, redrawn=3)
+    data = prepare(tmp_path, picture_set(), random_image_tokenizer(), size, form="instructions")
+    drawn, asked = drawn_and_named(data, "instructions")
+    assert {shown.style for shown in drawn} == set(STYLES)
+    assert {shown.style for shown in asked} == {*STYLES, "noto-v1"}
+    said = [sentence for pair in questions(Composition("noto-v1", "cat", 3)) for sentence in pair]
+    assert "a cat" in said
+    assert not any("noto" in sentence or "style" in sentence for sentence in said)
 
 
 def test_what_is_seen_otherwise_is_named_and_never_drawn(tmp_path: Path) -> None:
     size = PlanSize(variants=2, grounds=0, recoloured=0, scenes=0, shape_variants=1, views=4)
     data = prepare(tmp_path, picture_set(), random_image_tokenizer(), size)
-    named: list[Composition] = []
-    drawn: list[Composition] = []
-
-    class Noting(DocumentWriter):
-        def stream(self, key: str, *parts: str | Composition) -> TokenDocument:
-            pictures = [part for part in parts if isinstance(part, Composition)]
-            (named if parts[0] is pictures[0] and isinstance(parts[-1], str) else drawn).extend(pictures)
-            return super().stream(key, *parts)
-
-    documents = EmojiDocuments(data.planned, Noting(data.store, data.tokenizer), form="pretraining", length=400)
-    for index in range(400):
-        documents[index]
+    drawn, named = drawn_and_named(data, "pretraining")
     assert {shown.view for shown in drawn} == {0}
     assert {shown.view for shown in named if shown.name == "dog"} == set(range(5))
     things = [shown.view > 0 for shown in named if shown.name in THINGS]
