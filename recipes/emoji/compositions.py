@@ -138,22 +138,29 @@ def dominant_hue(rgba_HWC: RGBA) -> float | None:
 
 
 def plan_requests(pictures: PictureSet) -> list[Composition]:
-    """What fine-tuning has in place of the plan's scenes and grounds: a few things, each as it is, in all of them.
+    """What fine-tuning has in place of the plan's colours, grounds and scenes: all colours, and scenes of a few things.
 
-    A request names no place, and what is met often at one place is learned: the drawings are those of ``learned``.
+    Each is as it is, since a request names no place, and what is met often at one place is learned. The drawings are
+    those of ``learned``.
     """
+    coloured = [
+        Composition(record.style, record.name, record.group, colour=colour)
+        for record, rgba_HWC in zip(pictures.records, pictures.rgba_NHWC, strict=True)
+        for colour in colours_for(record, rgba_HWC)
+    ]
     records = [record for record in pictures.records if record.name in COMPOSED]
-    planned = [
+    grounds = [
         Composition(record.style, record.name, record.group, ground=colour)
         for record in records
         for colour in grounds_for(record.name)
     ]
-    return planned + [
+    scenes = [
         Composition(first.style, first.name, arrangement=arrangement, other=second.name)
         for first, second in itertools.permutations(records, 2)
         for arrangement in ARRANGEMENTS
         if first.style == second.style and not scene_is_withheld(first.name, second.name)
     ]
+    return coloured + grounds + scenes
 
 
 def plan_redrawn(pictures: PictureSet, size: PlanSize | None = None) -> list[Composition]:
@@ -181,11 +188,11 @@ class Painter:
         ground = GROUNDS[shown.ground or "white"]
         if shown.arrangement is not None and shown.other is not None:
             return scene(first_HWC, self._drawing(shown.style, shown.other), shown.arrangement, ground)
-        if shown.variant == shown.view == 0:
-            return on_canvas(first_HWC, None, ground)
         hue = None if shown.colour is None else dominant_hue(first_HWC)
         if shown.colour is not None and hue is not None:
             first_HWC = turn_hue(first_HWC, HUES[shown.colour] - hue)
+        if shown.variant == shown.view == 0:
+            return on_canvas(first_HWC, None, ground)
         if random.random() < 0.5 and not any(word in shown.name for word in _HANDED):
             first_HWC = mirror(first_HWC)
         if shown.redrawn:

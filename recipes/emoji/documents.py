@@ -42,7 +42,7 @@ class Mix:
     kinds: dict[str, float]
     drawn: dict[str, float]
     """The share of each kind that is drawn, where it is at all; most of the rest is named."""
-    unmoved: float
+    unmoved: dict[str, float]
     """The share of the drawings of one thing that show it as it is; the others are moved, sized and mirrored."""
 
 
@@ -50,14 +50,15 @@ MIXES: dict[Form, Mix] = {
     "pretraining": Mix(
         kinds={"single": 0.55, "shape": 0.1, "ground": 0.12, "coloured": 0.08, "scene": 0.15},
         drawn=dict.fromkeys(("single", "shape", "ground", "coloured", "scene"), 0.5),
-        unmoved=0.6,
+        unmoved={"single": 0.6, "shape": 0.6},
     ),
     # Names take longer to learn than drawings, and are learned on one thing alone.
+    # Names take longer to learn than drawings, and are learned on one thing alone. Most of what is drawn is drawn as
+    # it is, for a request names no place; shapes also elsewhere, so that colour and shape aren't learned as one.
     "instructions": Mix(
-        kinds={"single": 0.6, "named": 0.1, "shape": 0.1, "ground": 0.05, "coloured": 0.03, "scene": 0.12},
-        drawn={"single": 0.3, "shape": 0.75, "ground": 0.75, "coloured": 0.6, "scene": 0.75},
-        # A request names no place.
-        unmoved=1.0,
+        kinds={"single": 0.55, "named": 0.1, "shape": 0.12, "ground": 0.04, "coloured": 0.11, "scene": 0.08},
+        drawn={"single": 0.3, "shape": 0.75, "ground": 0.75, "coloured": 0.75, "scene": 0.75},
+        unmoved={"single": 1.0, "shape": 0.8},
     ),
 }
 
@@ -154,7 +155,8 @@ class EmojiDocuments:
         return self._writer.answered(key, asked, [answer])
 
     def _drawing(self, key: str, shown: Composition, random: np.random.Generator) -> TokenDocument:
-        if kind_of(shown) in ("single", "shape") and random.random() < self._mix.unmoved:
+        kind = kind_of(shown)
+        if kind in self._mix.unmoved and random.random() < self._mix.unmoved[kind]:
             shown = replace(shown, variant=0)
         if random.random() < UNPROMPTED:
             return self._writer.stream(key, shown)

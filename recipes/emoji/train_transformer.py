@@ -147,7 +147,7 @@ def prepare(
     if not path.exists():
         make_vocabulary(sentences(planned), num_codes=image_tokenizer.num_codes).save(path)
     if form == "instructions":
-        planned = [shown for shown in planned if shown.ground is None and shown.arrangement is None]
+        planned = [shown for shown in planned if shown.ground is shown.colour is shown.arrangement is None]
         more = plan_requests(known) + plan_redrawn(known, size)
         store = encode(folder / "codes", more, Painter(known), image_tokenizer)
         named = only_named(pictures)

@@ -27,7 +27,7 @@ from recipes.emoji.compositions import (
     plan_redrawn,
     plan_requests,
 )
-from recipes.emoji.documents import DocumentWriter, EmojiDocuments, Form
+from recipes.emoji.documents import MIXES, DocumentWriter, EmojiDocuments, Form, kind_of
 from recipes.emoji.finetune import finetune
 from recipes.emoji.pictures import Picture, PictureSet
 from recipes.emoji.prompts import (
@@ -238,24 +238,26 @@ def drawn_and_named(data: Data, form: Form, *, length: int = 400) -> tuple[list[
     return drawn, named
 
 
-@pytest.mark.parametrize(("form", "least", "most"), [("pretraining", 0.58, 0.72), ("instructions", 1.0, 1.0)])
-def test_things_are_drawn_as_they_are_when_asked_for_and_named_in_every_place(
-    tmp_path: Path, form: Form, least: float, most: float
-) -> None:
+@pytest.mark.parametrize("form", ["pretraining", "instructions"])
+def test_most_things_are_drawn_as_they_are_and_named_in_every_place(tmp_path: Path, form: Form) -> None:
     size = PlanSize(variants=8, grounds=0, recoloured=0, scenes=0, shape_variants=8, views=0, redrawn=0)
-    drawn, named = drawn_and_named(prepare(tmp_path, picture_set(), random_image_tokenizer(), size, form=form), form)
-    alone = [shown for shown in drawn if shown.ground is None and shown.arrangement is None]
-    assert least <= np.mean([shown.variant == 0 for shown in alone]) <= most
-    alone = [shown for shown in named if shown.ground is None and shown.arrangement is None]
-    assert np.mean([shown.variant == 0 for shown in alone]) < 0.2
-    assert {shown.variant for shown in alone} == set(range(8))
+    data = prepare(tmp_path, picture_set(), random_image_tokenizer(), size, form=form)
+    drawn, named = drawn_and_named(data, form, length=1500)
+    for kind, unmoved in MIXES[form].unmoved.items():
+        # Some of the others are as they are by chance.
+        as_they_are = [shown.variant == 0 for shown in drawn if kind_of(shown) == kind]
+        assert np.mean(as_they_are) == pytest.approx(unmoved + (1 - unmoved) / 8, abs=0.12)
+        variants = [shown.variant for shown in named if kind_of(shown) == kind]
+        assert np.mean([variant == 0 for variant in variants]) < 0.3
+        assert set(variants) == set(range(8))
 
 
 def test_requests_compose_a_few_things_each_as_it_is() -> None:
     planned = plan_requests(learned(picture_set()))
-    assert {shown.name for shown in planned} == COMPOSED & set(THINGS)
+    assert {shown.name for shown in planned if shown.colour is None} == COMPOSED & set(THINGS)
     assert {shown.arrangement for shown in planned} == {None, "left of", "above"}
     assert {"red", "blue", "black"} <= {shown.ground for shown in planned}
+    assert {shown.colour for shown in planned} == {None, *HUES}
     assert not any(shown.variant or shown.view or leaks(shown) for shown in planned)
     assert len({shown.key for shown in planned}) == len(planned)
 
