@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +108,10 @@ def seen_otherwise(
 
 
 def redrawn(picture_HWC: RGBA, random: np.random.Generator) -> RGBA:
-    """A drawing as another hand might have drawn it: bent, in other colours, shaded, flat, outlined, partly hidden."""
+    """A drawing as another hand might have drawn it: bent, in other colours, shaded, flat, outlined, partly hidden.
+
+    uint8 [64, 64, 4] to the same.
+    """
     bent_HWC = turn_hue(bent(picture_HWC, random.uniform(0.0, 2.2), random), random.uniform(-0.07, 0.07))
     rgb_HWC = (bent_HWC[..., :3].astype(np.float32) / 255) ** random.uniform(0.6, 1.6)
     if random.random() < 0.4:
@@ -132,10 +135,10 @@ def redrawn(picture_HWC: RGBA, random: np.random.Generator) -> RGBA:
 
 
 def bent(picture_HWC: RGBA, pixels: float, random: np.random.Generator) -> RGBA:
-    """Every point moved by some ``pixels``, near ones together."""
-    coarse_255 = random.normal(scale=pixels, size=(2, 5, 5)).astype(np.float32)
+    """Every point moved by some ``pixels``, near ones together: uint8 [64, 64, 4] to the same."""
+    coarse_2hw = random.normal(scale=pixels, size=(2, 5, 5)).astype(np.float32)
     shift_2HW = [
-        np.asarray(Image.fromarray(each).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for each in coarse_255
+        np.asarray(Image.fromarray(each).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for each in coarse_2hw
     ]
     # From four neighbours each, premultiplied, so that colours of invisible pixels don't bleed.
     y_HW, x_HW = np.clip(np.indices((SIDE, SIDE)) + np.stack(shift_2HW), 0, SIDE - 1.001)
@@ -181,6 +184,7 @@ def on_canvas(
 
 
 Arrangement = Literal["left of", "above"]
+ARRANGEMENTS: tuple[Arrangement, ...] = get_args(Arrangement)
 
 
 def scene(

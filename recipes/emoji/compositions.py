@@ -23,7 +23,19 @@ from rich.progress import track
 from chameleon_core.training import TokenDataset, TokenDatasetWriter, TokenDocument
 from chameleon_vq import ImageTokenizer
 
-from .augment import GROUNDS, RGBA, Arrangement, Placement, mirror, on_canvas, redrawn, scene, seen_otherwise, turn_hue
+from .augment import (
+    ARRANGEMENTS,
+    GROUNDS,
+    RGBA,
+    Arrangement,
+    Placement,
+    mirror,
+    on_canvas,
+    redrawn,
+    scene,
+    seen_otherwise,
+    turn_hue,
+)
 from .pictures import Picture, PictureSet
 from .prompts import Composition
 from .splits import COLOURS, SHAPES, WITHHELD_SHAPES, scene_is_withheld
@@ -33,7 +45,7 @@ HUES = {"red": 0.0, "orange": 0.08, "yellow": 0.14, "green": 0.33, "blue": 0.58,
 """Fractions of the circle that the colour words name."""
 
 NAMED_STYLE = "noto-v1"
-ARRANGEMENTS: tuple[Arrangement, ...] = ("left of", "above")
+"""The set that is named in fine-tuning and never drawn."""
 
 # Mirrored, these would be something else.
 _HANDED = ("left", "right", "moon", "clock", "thirty", "quarter", "letter", "input", "calendar", "music")

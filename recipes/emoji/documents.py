@@ -52,7 +52,6 @@ MIXES: dict[Form, Mix] = {
         drawn=dict.fromkeys(("single", "shape", "ground", "coloured", "scene"), 0.5),
         unmoved={"single": 0.6, "shape": 0.6},
     ),
-    # Names take longer to learn than drawings, and are learned on one thing alone.
     # Names take longer to learn than drawings, and are learned on one thing alone. Most of what is drawn is drawn as
     # it is, for a request names no place; shapes also elsewhere, so that colour and shape aren't learned as one.
     "instructions": Mix(

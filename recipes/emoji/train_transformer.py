@@ -135,7 +135,10 @@ def prepare(
     *,
     form: Form = "pretraining",
 ) -> Data:
-    """Plan, encode what isn't encoded yet, and make the vocabulary of what is learned; all in ``folder``."""
+    """Plan, encode what isn't encoded yet, and make the vocabulary of what is learned; all in ``folder``.
+
+    ``form`` decides what is planned; the vocabulary is that of the pre-training in either case.
+    """
     known = learned(pictures)
     planned = plan(known, size)
     names = {record.name for record in known.records}
