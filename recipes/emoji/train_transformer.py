@@ -48,7 +48,7 @@ from .vocabulary import make_vocabulary
 RUN = Path("build/emoji/transformer")
 TOKENIZER = Path("build/emoji/tokenizer/tokenizer")
 CONTEXT = 256
-MINUTES = 80.0
+MINUTES = 75.0
 MEASURED_STEPS = 6
 RESERVE = 0.92
 """The share of the time that the steps may take; the rest is for measuring and saving."""
