@@ -31,7 +31,7 @@ from chameleon_text import Text
 from . import prompts
 from .augment import GROUNDS
 from .classifier import FOLDER, Judge
-from .compositions import learned, only_named
+from .compositions import Painter, learned, only_named
 from .finetune import FINETUNED
 from .measures import ink, median_colour, nearest_indices, overlap, psnr_of
 from .pictures import DATA, SIDE, Picture, PictureSet, replacing
@@ -42,7 +42,7 @@ RESULTS = Path("build/emoji/evaluation")
 ROWS = 32
 
 # How the embedded model draws unless asked for otherwise.
-DRAWING = GenerationOptions(do_sample=True, temperature=0.4, top_p=0.9)
+DRAWING = GenerationOptions(do_sample=True, temperature=0.4, top_p=0.9, guidance_text=1.5)
 COPY_DB = (20.0, 25.0)
 Bytes = npt.NDArray[np.uint8]
 
@@ -206,39 +206,50 @@ def scenes(subject: Subject, *, draws: int = 100) -> Iterator[Figure]:
     """Withheld pairs of things, and withheld grounds; each part as the classifier names it, cut out and enlarged."""
     random = np.random.default_rng(0)
     records = [record for record in subject.known.records if record.name in COMPOSED]
+    drawings = {(record.style, record.name) for record in records}
     pairs: list[tuple[Picture, Picture]] = []
     grounds: list[tuple[Picture, str]] = []
     colours = [colour for colour in GROUNDS if colour != "white"]
     for _ in range(1000 * draws):
         first, second = (records[int(index)] for index in random.integers(len(records), size=2))
-        if len(pairs) < draws and first.name != second.name and scene_is_withheld(first.name, second.name):
+        paired = first.name != second.name and (first.style, second.name) in drawings
+        if len(pairs) < draws and paired and scene_is_withheld(first.name, second.name):
             pairs.append((first, second))
         colour = str(random.choice(colours))
         if len(grounds) < draws and scene_is_withheld(first.name, f"{colour} ground"):
             grounds.append((first, colour))
         if len(pairs) == len(grounds) == draws:
             break
-    drawn_NHWC = subject.draw(
-        [
-            prompts.Composition(first.style, first.name, arrangement="left of", other=second.name).caption
-            for first, second in pairs
-        ]
+    painter = Painter(subject.known)
+    shown = [
+        prompts.Composition(first.style, first.name, arrangement="left of", other=second.name)
+        for first, second in pairs
+    ]
+    drawn, real = (
+        (
+            _guessed(subject, scenes_NHWC[:, 16:48, :32], [first.name for first, _ in pairs]),
+            _guessed(subject, scenes_NHWC[:, 16:48, 32:], [second.name for _, second in pairs]),
+        )
+        for scenes_NHWC in (subject.draw([each.caption for each in shown]), _painted(painter, shown))
     )
-    left = _guessed(subject, drawn_NHWC[:, 16:48, :32], [first.name for first, _ in pairs])
-    right = _guessed(subject, drawn_NHWC[:, 16:48, 32:], [second.name for _, second in pairs])
-    both = [one and other for one, other in zip(left, right, strict=True)]
-    yield Figure("withheld scenes: both parts right", _share(both), len(both), 0.0, "any learned scene")
-    yield Figure("withheld scenes: a part right", _share(left + right), 2 * len(both))
-    requests = [prompts.Composition(record.style, record.name, ground=colour).caption for record, colour in grounds]
-    drawn_NHWC = subject.draw(requests)
+    both, real_both = ([one and other for one, other in zip(*sides, strict=True)] for sides in (drawn, real))
+    against = "the same scenes, put together from learned pictures"
+    yield Figure("withheld scenes: both parts right", _share(both), len(both), _share(real_both), against)
+    parts, real_parts = ([*left, *right] for left, right in (drawn, real))
+    yield Figure("withheld scenes: a part right", _share(parts), len(parts), _share(real_parts), against)
+    shown = [prompts.Composition(record.style, record.name, ground=colour) for record, colour in grounds]
+    drawn_NHWC = subject.draw([each.caption for each in shown])
     painted = []
     for (_, colour), drawn_HWC in zip(grounds, drawn_NHWC, strict=True):
         corners = np.median(drawn_HWC[[0, 0, -1, -1], [0, -1, 0, -1]].astype(float), axis=0)
         painted.append(min(GROUNDS, key=lambda each: float(np.abs(corners - GROUNDS[each]).sum())) == colour)
-    thing = _agreement_each(subject.judge.name(drawn_NHWC), [record.name for record, _ in grounds])
+    wanted = [record.name for record, _ in grounds]
+    thing = _agreement_each(subject.judge.name(drawn_NHWC), wanted)
     both = [one and other for one, other in zip(painted, thing, strict=True)]
     yield Figure("withheld grounds: ground right", _share(painted), len(painted), 1 / len(GROUNDS), "chance")
-    yield Figure("withheld grounds: ground and thing right", _share(both), len(both))
+    real_thing = _agreement(subject.judge.name(_painted(painter, shown)), wanted)
+    against = "the thing, on the same grounds under learned pictures"
+    yield Figure("withheld grounds: ground and thing right", _share(both), len(both), real_thing, against)
 
 
 def round_trip(subject: Subject, *, draws: int = 200) -> Iterator[Figure]:
@@ -289,6 +300,10 @@ def _request(record: Picture) -> str:
 def _guessed(subject: Subject, parts_NHWC: Bytes, wanted: Sequence[str]) -> list[bool]:
     enlarged = [np.asarray(Image.fromarray(part).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for part in parts_NHWC]
     return _agreement_each(subject.judge.name(np.stack(enlarged)), wanted) if enlarged else []
+
+
+def _painted(painter: Painter, shown: Sequence[prompts.Composition]) -> Bytes:
+    return np.stack([painter.paint(each) for each in shown]) if shown else np.zeros((0, SIDE, SIDE, 3), np.uint8)
 
 
 def _agreement_each(guesses: Sequence[str], wanted: Sequence[str]) -> list[bool]:

@@ -1,7 +1,8 @@
 """Fine-tune the transformer on instructions: ``python -m recipes.emoji.finetune``.
 
-It goes on from the pre-trained model with requests, the separator and answers; only answers are learned. Goes on where
-it was interrupted; leaves the run and, once it is finished, ``model/`` in its folder: the embedded model.
+It goes on from the pre-trained model with requests, the separator and answers; only answers are learned: first mostly
+names, then drawings as well. Goes on where it was interrupted; leaves the first run in ``naming/``, the second in its
+folder, with ``model/`` once it is finished: the embedded model.
 """
 
 from __future__ import annotations
@@ -25,21 +26,26 @@ from .train_transformer import (
     arguments_of,
     few,
     minutes_left,
+    options_of_run,
     prepare,
     random_image_tokenizer,
     run_stage,
 )
 
 FINETUNED = Path("build/emoji/finetuned")
-MINUTES = 50.0
+MINUTES = 52.0
+NAMING = "naming"
+NAMING_SHARE = 5 / 6
+"""Of the minutes; the drawing has a fifth of the naming's steps."""
 
-FINETUNING: dict[str, Any] = {
+NAMES: dict[str, Any] = {
     # Half of the pre-training's: the published step down, from 1e-4 to 1e-5, is for a model that has seen more than
     # its instructions; this one is still learning its pictures.
     "learning_rate": 1e-3,
     "warmup_steps": 50,
     "dropout": 0.0,
 }
+DRAWINGS: dict[str, Any] = {"learning_rate": 5e-4}
 
 
 def finetune(
@@ -66,11 +72,24 @@ def finetune(
     else:
         image_tokenizer = ImageTokenizer.from_pretrained(tokenizer)
     data = prepare(pretrained, pictures, image_tokenizer, SMOKE_SIZE if smoke else None, form="instructions")
-    minutes = minutes_left(minutes, began)
-    chameleon = Chameleon.from_pretrained(model)
-    published = {**(SMOKE_OPTIONS if smoke else OPTIONS), **FINETUNING}
-    base = TrainingOptions.finetuning(steps=10**6, seed=seed, **published)
-    return run_stage(chameleon, data, base, folder, form="instructions", minutes=minutes, steps=steps)
+    named = folder / NAMING
+    base = TrainingOptions.finetuning(steps=10**6, seed=seed, **{**(SMOKE_OPTIONS if smoke else OPTIONS), **NAMES})
+    if not (named / "model" / "config.json").exists():
+        chameleon = Chameleon.from_pretrained(model)
+        share = NAMING_SHARE * minutes_left(minutes, began)
+        if not run_stage(chameleon, data, base, named, form="instructions", minutes=share, steps=steps):
+            return False
+    chameleon = Chameleon.from_pretrained(named / "model")
+    naming = options_of_run(named)
+    return run_stage(
+        chameleon,
+        data,
+        base.replace(seed=seed + 1, **DRAWINGS),
+        folder,
+        form="drawing",
+        minutes=minutes_left(minutes, began),
+        steps=max(1, naming.steps // 5) if naming else None,
+    )
 
 
 def main() -> None:

@@ -149,7 +149,7 @@ def prepare(
     path = folder / "tokenizer.json"
     if not path.exists():
         make_vocabulary(sentences(planned), num_codes=image_tokenizer.num_codes).save(path)
-    if form == "instructions":
+    if form != "pretraining":
         planned = [shown for shown in planned if shown.ground is shown.colour is shown.arrangement is None]
         more = plan_requests(known) + plan_redrawn(known, size)
         store = encode(folder / "codes", more, Painter(known), image_tokenizer)

@@ -15,7 +15,7 @@ from recipes.emoji.pictures import Picture, PictureSet
 from recipes.emoji.prompts import STYLES
 from recipes.emoji.splits import COLOURS, SHAPES, WITHHELD_SHAPES
 from recipes.emoji.stability import draw, run
-from recipes.emoji.things import THINGS
+from recipes.emoji.things import COMPOSED, THINGS
 from recipes.emoji.train_transformer import SMOKE_ARCHITECTURE, new_chameleon, prepare, random_image_tokenizer
 
 from chameleon_core import GenerationOptions
@@ -32,14 +32,14 @@ def disc(colour: tuple[int, int, int], radius: float = 30) -> Bytes:
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """A model that has learned nothing, and pictures of every kind that is measured."""
-    things = sorted(THINGS)[:12]
+    things = sorted(COMPOSED)[:12]
     plain = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
     records = [
         Picture(style, name, "", 3, True, "withheld-shape" if name in WITHHELD_SHAPES else "train", 0, "")
         for style in STYLES
         for name in (*things, *plain)
     ]
-    records[3] = Picture("noto", things[3], "", 3, True, "withheld-style", 0, "")
+    records[2] = Picture("noto", things[2], "", 3, True, "withheld-style", 0, "")
     arrays = [disc((200, (40 * number) % 256, (90 * number) % 256)) for number in range(len(records))]
     pictures = PictureSet(records, np.stack(arrays))
     folder: Path = tmp_path_factory.mktemp("run")
@@ -72,6 +72,8 @@ def test_every_figure_is_a_share_of_its_trials(subject: Subject) -> None:
     by_name = {figure.name: figure for figure in figures}
     assert by_name["withheld style: exact name"].count == 1
     assert by_name["withheld colour and shape: both right"].count == 9
+    assert by_name["withheld scenes: both parts right"].count == 2
+    assert by_name["withheld grounds: ground right"].count == 2
 
 
 def test_drawing_depends_on_the_seed_alone(subject: Subject) -> None:

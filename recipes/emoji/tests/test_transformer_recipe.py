@@ -238,7 +238,7 @@ def drawn_and_named(data: Data, form: Form, *, length: int = 400) -> tuple[list[
     return drawn, named
 
 
-@pytest.mark.parametrize("form", ["pretraining", "instructions"])
+@pytest.mark.parametrize("form", ["pretraining", "instructions", "drawing"])
 def test_most_things_are_drawn_as_they_are_and_named_in_every_place(tmp_path: Path, form: Form) -> None:
     size = PlanSize(variants=8, grounds=0, recoloured=0, scenes=0, shape_variants=8, views=0, redrawn=0)
     data = prepare(tmp_path, picture_set(), random_image_tokenizer(), size, form=form)
@@ -364,12 +364,27 @@ def test_both_stages_run_and_leave_a_model_that_draws(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"python -m recipes\.emoji\.train_transformer"):
         finetune(tuned, pretrained, data, nowhere, steps=2, smoke=True)
     assert train(pretrained, data, nowhere, steps=2, smoke=True)
-    assert finetune(tuned, pretrained, data, nowhere, steps=2, smoke=True)
-    assert {"log.jsonl", "curves.png", "model"} <= {path.name for path in tuned.iterdir()}
+    assert finetune(tuned, pretrained, data, nowhere, steps=10, smoke=True)
+    for run, steps in ((tuned / "naming", 10), (tuned, 2)):
+        assert {"log.jsonl", "curves.png", "model"} <= {path.name for path in run.iterdir()}
+        assert len((run / "log.jsonl").read_text().splitlines()) == steps
     chameleon = Chameleon.from_pretrained(tuned / "model")
     (picture,) = chameleon.generate("a green heart", modality="image", template="chat")
     assert isinstance(picture, Image)
     assert picture.image.size == (64, 64)
+
+
+def test_drawing_comes_after_naming_and_goes_on_from_it(tmp_path: Path) -> None:
+    data = data_folder(tmp_path / "data")
+    pretrained, tuned = tmp_path / "pretrained", tmp_path / "tuned"
+    assert train(pretrained, data, tmp_path, steps=2, smoke=True)
+    assert not finetune(tuned, pretrained, data, tmp_path, steps=10, minutes=1e-6, smoke=True)
+    assert not (tuned / "log.jsonl").exists()
+    assert finetune(tuned, pretrained, data, tmp_path, smoke=True)
+    named, drawn = (Chameleon.from_pretrained(run / "model").model for run in (tuned / "naming", tuned))
+    one, other = (model.lm_head.weight.detach() for model in (named, drawn))
+    assert not torch.equal(one, other)
+    assert torch.allclose(one, other, atol=0.02)
 
 
 def test_a_run_out_of_time_goes_on(tmp_path: Path) -> None:
