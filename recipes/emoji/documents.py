@@ -32,7 +32,6 @@ UNPROMPTED = 0.1
 """The share of drawings without a prompt."""
 SEEN_OTHERWISE = 0.85
 """The share of the things to be named that are turned, stretched and in another light."""
-INTERLEAVED = 0.08
 QUESTION_FIRST = 0.3
 
 
@@ -45,6 +44,8 @@ class Mix:
     """The share of each kind that is drawn, where it is at all; most of the rest is named."""
     unmoved: dict[str, float]
     """The share of the drawings of one thing that show it as it is; the others are moved, sized and mirrored."""
+    interleaved: float = 0.08
+    """The share of the single things and shapes that another one follows."""
 
 
 MIXES: dict[Form, Mix] = {
@@ -54,18 +55,19 @@ MIXES: dict[Form, Mix] = {
         unmoved={"single": 0.6, "shape": 0.6},
     ),
     # Drawings are known by heart after the pre-training, names are not, and learning one slows the other: two thirds
-    # are names, and the drawings that suffered come back after them, in a fifth of the steps. Most of what is drawn is
-    # drawn as it is, for a request names no place; shapes also elsewhere, so that colour and shape aren't learned as
-    # one.
+    # are names, and the drawings that suffered come back after them, in a quarter of the steps. Most of what is drawn
+    # is drawn as it is, for a request names no place; shapes also elsewhere, so that colour and shape aren't learned
+    # as one.
     "instructions": Mix(
         kinds={"single": 0.6, "named": 0.15, "shape": 0.1, "ground": 0.03, "coloured": 0.07, "scene": 0.05},
         drawn={"single": 0.15, "shape": 0.75, "ground": 0.75, "coloured": 0.75, "scene": 0.75},
         unmoved={"single": 1.0, "shape": 0.8},
     ),
     "drawing": Mix(
-        kinds={"single": 0.53, "named": 0.12, "shape": 0.12, "ground": 0.03, "coloured": 0.15, "scene": 0.05},
-        drawn={"single": 0.4, "shape": 0.75, "ground": 0.75, "coloured": 0.75, "scene": 0.75},
+        kinds={"single": 0.5, "named": 0.1, "shape": 0.12, "ground": 0.08, "coloured": 0.13, "scene": 0.07},
+        drawn={"single": 0.35, "shape": 0.7, "ground": 0.75, "coloured": 0.75, "scene": 0.75},
         unmoved={"single": 1.0, "shape": 0.8},
+        interleaved=0.15,
     ),
 }
 
@@ -145,9 +147,9 @@ class EmojiDocuments:
         shown = _one_of(self._of_kind[kind], random)
         key = f"{self._form} {index}"
         task = random.random()
-        if task < INTERLEAVED and kind in ("single", "shape"):
+        if task < self._mix.interleaved and kind in ("single", "shape"):
             return self._interleaved(key, shown, random)
-        if kind in self._mix.drawn and task < INTERLEAVED + self._mix.drawn[kind]:
+        if kind in self._mix.drawn and task < self._mix.interleaved + self._mix.drawn[kind]:
             return self._drawing(key, shown, random)
         return self._captioning(key, shown, random)
 
@@ -162,9 +164,7 @@ class EmojiDocuments:
         return self._writer.answered(key, asked, [answer])
 
     def _drawing(self, key: str, shown: Composition, random: np.random.Generator) -> TokenDocument:
-        kind = kind_of(shown)
-        if kind in self._mix.unmoved and random.random() < self._mix.unmoved[kind]:
-            shown = replace(shown, variant=0)
+        shown = self._placed(shown, random)
         if random.random() < UNPROMPTED:
             return self._writer.stream(key, shown)
         if self._form == "pretraining":
@@ -175,12 +175,19 @@ class EmojiDocuments:
         second = self._beside(first, random)
         if second is None:
             return self._drawing(key, first, random)
+        if self._form == "drawing":
+            second = self._placed(second, random)
         if random.random() < UNPROMPTED:
             return self._writer.stream(key, first, second)
         before, after = prompts.pair(first, second, random)
         if self._form == "pretraining":
             return self._writer.stream(key, before, first, after, second)
         return self._writer.answered(key, [before, first, after], [second])
+
+    def _placed(self, shown: Composition, random: np.random.Generator) -> Composition:
+        """As it is, or where it was planned to be."""
+        unmoved = self._mix.unmoved.get(kind_of(shown), 0.0)
+        return replace(shown, variant=0) if unmoved and random.random() < unmoved else shown
 
     def _beside(self, first: Composition, random: np.random.Generator) -> Composition | None:
         """Another thing of the same style, not withheld beside the first."""

@@ -252,6 +252,25 @@ def test_most_things_are_drawn_as_they_are_and_named_in_every_place(tmp_path: Pa
         assert set(variants) == set(range(8))
 
 
+def test_what_is_drawn_beside_another_is_as_it_is_in_the_end(tmp_path: Path) -> None:
+    size = PlanSize(variants=8, grounds=0, recoloured=0, scenes=0, shape_variants=8, views=0, redrawn=0)
+    data = prepare(tmp_path, picture_set(), random_image_tokenizer(), size, form="drawing")
+    drawn: list[Composition] = []
+
+    class Noting(DocumentWriter):
+        def answered(
+            self, key: str, question: Sequence[str | Composition], answer: Sequence[str | Composition]
+        ) -> TokenDocument:
+            if len(question) == 3:
+                drawn.extend(part for part in answer if isinstance(part, Composition))
+            return super().answered(key, question, answer)
+
+    documents = EmojiDocuments(data.planned, Noting(data.store, data.tokenizer), form="drawing", length=600)
+    assert all(len(documents[index].ids) for index in range(600))
+    assert len(drawn) > 30
+    assert np.mean([shown.variant == 0 for shown in drawn]) > 0.8
+
+
 def test_requests_compose_a_few_things_each_as_it_is() -> None:
     planned = plan_requests(learned(picture_set()))
     assert {shown.name for shown in planned if shown.colour is None} == COMPOSED & set(THINGS)
