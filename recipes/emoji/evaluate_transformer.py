@@ -252,6 +252,28 @@ def scenes(subject: Subject, *, draws: int = 100) -> Iterator[Figure]:
     yield Figure("withheld grounds: ground and thing right", _share(both), len(both), real_thing, against)
 
 
+def interleaved(subject: Subject, *, draws: int = 100) -> Iterator[Figure]:
+    """A text, a learned picture, a text: the picture that follows, as the classifier names it."""
+    random = np.random.default_rng(0)
+    known = subject.known
+    white_NHWC = known.on_white()
+    requests, wanted = [], []
+    while len(wanted) < draws:
+        first, second = (int(index) for index in random.integers(len(known), size=2))
+        one, other = known.records[first], known.records[second]
+        if one.style == other.style and one.name != other.name and not scene_is_withheld(one.name, other.name):
+            before, after = f"here is {prompts.with_article(one.name)}", f" and {prompts.with_article(other.name)}"
+            requests.append([before, white_NHWC[first], after])
+            wanted.append(other)
+    drawn_NHWC = subject.draw(requests, seed=3)
+    named = _agreement(subject.judge.name(drawn_NHWC), [record.name for record in wanted])
+    yield Figure("a second picture after a first: its name", named, len(wanted))
+    found = nearest_indices(drawn_NHWC, white_NHWC)
+    styles = [known.records[index].style == record.style for index, record in zip(found, wanted, strict=True)]
+    by_chance = 1 / len(prompts.STYLES)
+    yield Figure("a second picture after a first: its style", _share(styles), len(wanted), by_chance, "chance")
+
+
 def round_trip(subject: Subject, *, draws: int = 200) -> Iterator[Figure]:
     """Text to picture to text: the model names its own drawings, which it gets as pixels."""
     known = _some(subject.known, draws, seed=1)
@@ -269,6 +291,7 @@ SECTIONS: dict[str, Callable[[Subject], Iterator[Figure]]] = {
     "shapes": shapes,
     "names": names,
     "scenes": scenes,
+    "interleaved": interleaved,
     "round-trip": round_trip,
 }
 SHEET = (

@@ -9,7 +9,16 @@ import numpy.typing as npt
 import pytest
 from recipes.emoji.classifier import Judge
 from recipes.emoji.compositions import PlanSize
-from recipes.emoji.evaluate_transformer import Subject, captions, contact_sheet, names, round_trip, scenes, shapes
+from recipes.emoji.evaluate_transformer import (
+    Subject,
+    captions,
+    contact_sheet,
+    interleaved,
+    names,
+    round_trip,
+    scenes,
+    shapes,
+)
 from recipes.emoji.measures import ink, median_colour, nearest_indices, overlap, psnr_of
 from recipes.emoji.pictures import Picture, PictureSet
 from recipes.emoji.prompts import STYLES
@@ -62,6 +71,7 @@ def test_every_figure_is_a_share_of_its_trials(subject: Subject) -> None:
         *shapes(subject, draws=1),
         *names(subject, draws=2),
         *scenes(subject, draws=2),
+        *interleaved(subject, draws=2),
         *round_trip(subject, draws=2),
     ]
     assert len({figure.name for figure in figures}) == len(figures)
@@ -74,6 +84,7 @@ def test_every_figure_is_a_share_of_its_trials(subject: Subject) -> None:
     assert by_name["withheld colour and shape: both right"].count == 9
     assert by_name["withheld scenes: both parts right"].count == 2
     assert by_name["withheld grounds: ground right"].count == 2
+    assert by_name["a second picture after a first: its name"].count == 2
 
 
 def test_drawing_depends_on_the_seed_alone(subject: Subject) -> None:
