@@ -144,7 +144,8 @@ def shapes(subject: Subject, *, draws: int = 12) -> Iterator[Figure]:
     """Plain shapes, the pairs of colour and shape that were withheld in every style, and pairs that weren't.
 
     Right in hue: of the seven colours in which the style has this shape, the asked one is nearest to the drawing's.
-    Right in shape: the drawing's ink and the outline of a learned colour of the shape overlap by more than 0.7.
+    Right in shape: the drawing's ink and the outline of a learned colour of the shape overlap by more than 0.7, which
+    a circle's does with a square's, too; and, in a figure of its own, by more than with the two other shapes' outlines.
     """
     real = {(record.style, record.name): index for index, record in enumerate(subject.pictures.records)}
     learned_pairs = [f"{COLOURS[(index + 4) % 7]} {shape}" for index, shape in enumerate(SHAPES)]
@@ -152,7 +153,7 @@ def shapes(subject: Subject, *, draws: int = 12) -> Iterator[Figure]:
     for kind, names in (("withheld", sorted(WITHHELD_SHAPES)), ("learned", learned_pairs)):
         wanted = [(style, name) for name in names for style in prompts.STYLES if (style, name) in real] * draws
         drawn_NHWC = subject.draw([f"a {style} drawing of a {name}" for style, name in wanted])
-        hues, outlines = [], []
+        hues, outlines, nearest = [], [], []
         for (style, name), drawn_HWC in zip(wanted, drawn_NHWC, strict=True):
             colour, shape = name.split()
             inks = {each: subject.pictures.rgba_NHWC[real[style, f"{each} {shape}"]] for each in COLOURS}
@@ -163,10 +164,17 @@ def shapes(subject: Subject, *, draws: int = 12) -> Iterator[Figure]:
             }
             hues.append(min(distances, key=distances.__getitem__) == colour)
             # Outlines of one shape are alike in all colours: a learned one, so that nothing withheld is needed.
-            outline_HW = inks["red" if colour != "red" else "yellow"][..., 3] > 128
-            outlines.append(overlap(ink(drawn_HWC), outline_HW) > 0.7)
-        results[kind] = hues, outlines, [hue and outline for hue, outline in zip(hues, outlines, strict=True)]
-    for place, what in enumerate(("hue right", "shape right (IoU above 0.7)", "both right")):
+            other = "red" if colour != "red" else "yellow"
+            overlaps = {
+                each: overlap(ink(drawn_HWC), subject.pictures.rgba_NHWC[real[style, f"{other} {each}"]][..., 3] > 128)
+                for each in SHAPES
+            }
+            outlines.append(overlaps[shape] > 0.7)
+            nearest.append(max(overlaps, key=overlaps.__getitem__) == shape)
+        both = [hue and outline for hue, outline in zip(hues, outlines, strict=True)]
+        results[kind] = hues, outlines, both, nearest
+    titles = ("hue right", "shape right (IoU above 0.7)", "both right", "nearest to the shape of the three")
+    for place, what in enumerate(titles):
         measured, other = results["withheld"][place], results["learned"][place]
         against = "the same of learned pairs"
         yield Figure(f"withheld colour and shape: {what}", _share(measured), len(measured), _share(other), against)
