@@ -6,7 +6,6 @@ Run once, when everything is final: the repository keeps every version of the we
 from __future__ import annotations
 
 import argparse
-import io
 import json
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from PIL import Image
 
 from chameleon_core import Chameleon
 
+from .compositions import is_taught
 from .evaluate_transformer import DRAWING
 from .finetune import FINETUNED
 from .pictures import DATA, SIDE, PictureSet, replacing
@@ -42,11 +42,13 @@ def write_model(chameleon: Chameleon, folder: Path) -> None:
 
 
 def write_pictures(pictures: PictureSet, folder: Path) -> None:
-    """The core's pictures on white, one sheet for each style, and what they are as JSON."""
+    """The pictures of what the transformer learned on white, one sheet for each style, and what they are as JSON."""
     records = []
     for style in STYLES:
         chosen = pictures.where(
-            lambda picture, style=style: picture.core and picture.style == style and picture.split in SHIPPED_SPLITS
+            lambda picture, style=style: (
+                picture.core and is_taught(picture.name) and picture.style == style and picture.split in SHIPPED_SPLITS
+            )
         )
         white_NHWC = chosen.on_white()
         rows = -(-len(chosen) // COLUMNS)
@@ -56,10 +58,9 @@ def write_pictures(pictures: PictureSet, folder: Path) -> None:
             sheet.paste(Image.fromarray(np.ascontiguousarray(pixels_HWC)), (column * SIDE, row * SIDE))
             described = {"name": picture.name, "style": style, "split": picture.split, "licence": picture.licence}
             records.append({**described, "place": [column, row]})
-        png = io.BytesIO()
-        sheet.save(png, format="png", optimize=True)
-        with replacing(folder / f"{style}.png") as temporary:
-            temporary.write_bytes(png.getvalue())
+        with replacing(folder / f"{style}.webp") as temporary:
+            # Three fifths of a PNG's bytes.
+            sheet.save(temporary, format="webp", lossless=True, quality=90, method=6)
     lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
     with replacing(folder / "pictures.json") as temporary:
         temporary.write_text(f"[\n{lines}\n]\n", encoding="utf-8")

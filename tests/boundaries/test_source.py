@@ -93,3 +93,12 @@ def test_the_copies_of_a_shared_module_are_identical(name: str) -> None:
 def test_a_package_is_typed_and_licensed(package: str) -> None:
     assert (PACKAGES[package] / "src" / package / "py.typed").is_file()
     assert (PACKAGES[package] / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+
+
+def test_the_embedded_model_needs_nothing_but_for_its_two_plugins() -> None:
+    """Whoever asks for the model has the package whose hook it is."""
+    folder = ROOT / "packages" / "chameleon-emoji" / "src" / "chameleon_emoji"
+    hooks = {"image_tokenizer.py": {"chameleon_vq"}, "model.py": {"chameleon_backends", "chameleon_core"}}
+    assert hooks.keys() < {path.name for path in folder.glob("*.py")}
+    for path in folder.glob("*.py"):
+        assert at_import(path) - sys.stdlib_module_names == hooks.get(path.name, set()), path

@@ -1,0 +1,70 @@
+"""What is in the package: pictures, weights, licences; nothing else is needed to find them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import chameleon_emoji
+from chameleon_emoji import MODEL, SIDE, pictures
+
+LARGEST_PACKAGE = 25 * 10**6
+STYLES = {"noto", "twemoji", "fluent"}
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    code = "import chameleon_emoji, sys; assert not {'torch', 'chameleon_vq', 'numpy', 'PIL'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_package_is_small() -> None:
+    files = (each for each in MODEL.parent.rglob("*") if each.is_file() and "__pycache__" not in each.parts)
+    assert sum(each.stat().st_size for each in files) < LARGEST_PACKAGE
+
+
+def test_the_weights_are_those_of_a_whole_model() -> None:
+    config = json.loads((MODEL / "config.json").read_text(encoding="utf-8"))
+    index = json.loads((MODEL / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    assert config["dtype"] == "float32"
+    assert {"model.embed_tokens.weight", "model.vqmodel.quantize.embedding.weight"} <= index["weight_map"].keys()
+    assert all((MODEL / shard).is_file() for shard in index["weight_map"].values())
+
+
+def test_every_picture_is_there_in_three_styles_but_for_what_a_style_lacks() -> None:
+    found = pictures()
+    assert len({(picture.style, picture.name) for picture in found}) == len(found)
+    assert {picture.style for picture in found} == STYLES
+    styles_of = Counter(picture.name for picture in found)
+    assert min(styles_of.values()) >= 2
+    assert {picture.name for picture in found if picture.split == "withheld-shape"} == {
+        "green heart",
+        "blue square",
+        "purple circle",
+    }
+    withheld = [picture for picture in found if picture.split == "withheld-style"]
+    assert len(withheld) == 41
+    learned = {picture.name for picture in found if picture.split == "train"}
+    assert {picture.name for picture in withheld} <= learned
+
+
+def test_pictures_are_small_and_mostly_on_white() -> None:
+    chosen = pictures()[::50]
+    for picture in chosen:
+        assert (picture.image.size, picture.image.mode) == ((SIDE, SIDE), "RGB")
+    corners = [picture.image.getpixel((0, 0)) == (255, 255, 255) for picture in chosen]
+    assert sum(corners) > 0.8 * len(corners)
+
+
+def test_every_picture_has_a_licence_that_is_in_the_distribution() -> None:
+    assert {picture.licence for picture in pictures()} == {"Apache-2.0", "CC-BY-4.0", "MIT"}
+    notice = (importlib.metadata.distribution("chameleon-emoji").read_text("licenses/NOTICE.md")) or ""
+    if not notice:
+        # An editable install lists no licence files.
+        root = chameleon_emoji.MODEL.parents[2]
+        assert (root / "NOTICE.md").is_file()
+        notice = (root / "NOTICE.md").read_text(encoding="utf-8")
+    for style in STYLES:
+        assert f"| {style} |" in notice

@@ -1,0 +1,128 @@
+"""Bring the model card's tables up to date: ``python -m recipes.emoji.card``.
+
+The figures are those that ``evaluate``, ``evaluate_transformer`` and ``stability`` wrote; they are copied beside the
+card, with the curves of every training, so that the card and its figures stay together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .pictures import replacing
+
+PACKAGE = Path("packages/chameleon-emoji")
+RUNS = Path("build/emoji")
+# What the card shows: where it is copied from, below the folder of the runs.
+FIGURES = {
+    "tokenizer.json": "evaluation/tokenizer.json",
+    "tokenizer.png": "evaluation/tokenizer.png",
+    "transformer.json": "evaluation/transformer.json",
+    "transformer.png": "evaluation/transformer.png",
+    "stability.json": "evaluation/stability.json",
+    "stability.png": "evaluation/stability.png",
+    "tokenizer-curves.png": "tokenizer/curves.png",
+    "transformer-curves.png": "transformer/curves.png",
+    "naming-curves.png": "finetuned/naming/curves.png",
+    "finetuned-curves.png": "finetuned/curves.png",
+}
+LAST_STEPS = 20
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; all columns but the first stand right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def tokenizer_table(report: dict[str, Any]) -> str:
+    """What ``evaluate`` found."""
+    rows = [
+        (
+            each["name"],
+            str(each["pictures"]),
+            f"{each['psnr']:.2f}",
+            f"{each['ssim']:.3f}",
+            f"{each['psnr_lowest_tenth']:.2f}",
+            f"{each['psnr_thumbnail']:.2f}",
+            "" if each["psnr_nearest"] is None else f"{each['psnr_nearest']:.2f}",
+        )
+        for each in report["sets"]
+    ]
+    head = ("pictures", "how many", "PSNR, dB", "SSIM", "worst tenth, dB", "thumbnail, dB", "nearest, dB")
+    used = (
+        f"Of the codes, {report['codebook_usage_of_the_trained_styles']:.1%} are used by the trained styles' pictures."
+    )
+    return f"{table(head, rows)}\n\n{used}"
+
+
+def transformer_table(report: dict[str, Any]) -> str:
+    """What ``evaluate_transformer`` found."""
+    rows = [
+        (
+            each["name"],
+            f"{each['value']:.1%}",
+            str(each["count"]),
+            "" if each["baseline"] is None else f"{each['baseline']:.1%}",
+            each["against"],
+        )
+        for each in report["figures"]
+    ]
+    return table(("figure", "share", "of", "beside", "which is"), rows)
+
+
+def stability_table(report: dict[str, Any]) -> str:
+    """What ``stability`` found: the ends of its runs."""
+    rows = [
+        (
+            f"{'with' if each['qk_norm'] else 'without'} qk-norm, {'with' if each['z_loss'] else 'without'} z-loss",
+            f"{statistics.mean(each['loss'][-LAST_STEPS:]):.2f}",
+            f"{max(each['gradient_norm']):.1f}",
+            f"{statistics.mean(each['squared_log_normalizer'][-LAST_STEPS:]):.0f}",
+            "yes" if each["diverged"] else "no",
+        )
+        for each in report["runs"]
+    ]
+    head = ("run", "loss at the end, nats", "largest gradient", "log²Z at the end", "diverged")
+    return table(head, rows)
+
+
+TABLES = {"tokenizer": tokenizer_table, "transformer": transformer_table, "stability": stability_table}
+
+
+def filled(card: str, figures: Path) -> str:
+    """The card with the tables of the figures beside it, each between its two marks."""
+    for name, make in TABLES.items():
+        made = make(json.loads((figures / f"{name}.json").read_text(encoding="utf-8")))
+        marks = (f"<!-- {name} -->", f"<!-- end of {name} -->")
+        pattern = re.compile(f"{re.escape(marks[0])}.*?{re.escape(marks[1])}", re.DOTALL)
+        if len(pattern.findall(card)) != 1:
+            raise ValueError(f"the card must have {marks[0]} and {marks[1]} once, around the table.")
+        card = pattern.sub(lambda _, text=f"{marks[0]}\n{made}\n{marks[1]}": text, card)
+    return card
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.emoji.card", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=RUNS, help="the folder of all stages (%(default)s)")
+    parser.add_argument("--package", type=Path, default=PACKAGE, help="the folder of the card (%(default)s)")
+    arguments = parser.parse_args()
+    figures = arguments.package / "figures"
+    for name, source in FIGURES.items():
+        with replacing(figures / name) as temporary:
+            shutil.copyfile(arguments.runs / source, temporary)
+    card = arguments.package / "MODEL_CARD.md"
+    text = filled(card.read_text(encoding="utf-8"), figures)
+    with replacing(card) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
