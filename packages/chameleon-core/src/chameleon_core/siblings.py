@@ -160,6 +160,15 @@ def text_package() -> ModuleType:
     return chameleon_text
 
 
+def emoji_package() -> ModuleType:
+    """``chameleon_emoji``, the embedded model and its pictures. Raises ``MissingPackageError``."""
+    try:
+        import chameleon_emoji
+    except ImportError as error:
+        raise missing_package("chameleon-emoji", "the demo", error) from error
+    return chameleon_emoji
+
+
 def missing_package(distribution: str, purpose: str, error: ImportError) -> MissingPackageError:
     """The error for a sibling that isn't installed, or the cause where it is there and broken."""
     module = distribution.replace("-", "_")

@@ -1,4 +1,4 @@
-"""``chameleon demo``: the whole path on real photographs."""
+"""``chameleon demo``: the embedded model at work."""
 
 from __future__ import annotations
 
@@ -18,18 +18,14 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(output: Output = Path("demo-output")) -> None:
-    """Take real photographs and text through the whole path, and leave a contact sheet."""
-    import torch
+    """Let the embedded model caption, draw and go on with a document, and leave a contact sheet."""
+    from ..siblings import emoji_package, text_package, vq_package
 
-    from ..siblings import text_package, vq_package
+    for package in (text_package, vq_package, emoji_package):
+        package()
+    from ..demo import run_demo  # imports the first two
 
-    text_package()
-    vq_package()
-    from ..demo import run_demo  # imports both
-
-    torch.set_num_threads(1)  # layers this small take longer on several
     console = Console(stderr=True)
-    console.print("No trained model comes with the toolkit yet: this one is made up and writes noise.", style="yellow")
     with console.status("") as status:
         report = run_demo(output, say=lambda step: status.update(step))
     table = Table(box=None, pad_edge=False, show_header=False)

@@ -1,6 +1,6 @@
-"""A tour of the toolkit on real photographs, with a small model that is made on the spot.
+"""A tour of the toolkit with the embedded model, and another small model that is made on the spot, for trying things.
 
-It needs chameleon-vq and chameleon-text.
+Both need chameleon-vq and chameleon-text; the tour needs chameleon-emoji, too.
 """
 
 from __future__ import annotations

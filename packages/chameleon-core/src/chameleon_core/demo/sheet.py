@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import colorsys
-from collections.abc import Iterable, Iterator
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import PIL.Image
@@ -15,12 +15,15 @@ from PIL.Image import Image as PILImage
 from chameleon_text import Document, Image, Text
 
 if TYPE_CHECKING:
-    from .tour import Reading, Report
+    from .tour import Caption, Report
 
-WIDTH = 1440
+WIDTH = 1344
 MARGIN = 56
-TILE = 208
+TILE = 192
 GAP = 16
+COLUMNS = 6
+# As many as fit below a picture.
+LETTERS = 24
 LINE_HEIGHT = 30
 PAPER = "#fbfaf7"
 INK = "#1c1c1e"
@@ -36,45 +39,41 @@ def draw_sheet(report: Report) -> PILImage:
     sheet = _Sheet()
     sheet.line("Chameleon toolkit", size=40)
     sheet.line(
-        "Real photographs and text through the whole path. Nothing here is trained: codes are colours set by hand,"
+        f"One transformer reads and writes text and pictures. This one has {report.parameters / 1e6:.0f} million "
+        "weights, and learned from emoji."
     )
-    sheet.line("and the transformer's weights are random, so that what it writes is noise.")
-    sheet.heading("Picture to codes to picture")
-    sheet.tiles(tile for reading in report.readings for tile in _tiles(reading))
-    sheet.note("Colours in the middle tell codes apart and mean nothing else.")
-    sheet.heading("A document, continued")
-    sheet.document((report.prompt, INK), (report.generated, ACCENT))
-    sheet.note("Black is the prompt, green was generated; letters that the font lacks are dots.")
-    sheet.heading("A picture with guidance")
+    sheet.heading("It says what it sees")
+    right = sum(caption.is_right for caption in report.captions)
+    sheet.tiles(_captioned(caption) for caption in _spread(report.captions, 2 * COLUMNS))
+    sheet.note(
+        f"It never saw these drawings, only other styles of the same things. Of all {len(report.captions)} it names "
+        f"{right} exactly; these stand at even distances among them."
+    )
+    sheet.heading("It draws what it is asked for")
+    sheet.tiles((drawing.image, f"“{drawing.request}”") for drawing in report.drawings)
+    sheet.note(
+        "It learned no green hearts and no blue squares, in any style. Below, for each, the nearest in pixels of the "
+        "drawings that it learned from."
+    )
     sheet.tiles(
-        [
-            (report.readings[0].photograph.image, f"the prompt:\n{_quoted(report.guided_prompt)}"),
-            (report.guided.image, f"{report.num_codes + 2:,} ids\n{report.guided_speed:,.0f} a second"),
-        ]
+        (drawing.nearest.image, f"{drawing.nearest.name}\n{drawing.nearest.style}, {drawing.psnr:.1f} dB")
+        for drawing in report.drawings
     )
+    sheet.heading("It goes on with a document")
+    sheet.document((report.prompt, INK), (report.continuation, ACCENT))
+    sheet.note("Black is the prompt, green was generated.")
     return sheet.cropped()
 
 
-def code_map(reading: Reading) -> PILImage:
-    """Each code as a colour of its own, which says nothing but whether codes are the same."""
-    height, width = reading.latent_size
-    image = PIL.Image.new("RGB", (width, height))
-    # Steps of the golden ratio around the circle keep colours of neighbouring codes apart.
-    colours = (
-        colorsys.hls_to_rgb(code * 0.6180339887 % 1, 0.35 + 0.3 * (code * 0.754877666 % 1), 0.55)
-        for code in reading.codes
-    )
-    image.putdata([tuple(round(255 * part) for part in colour) for colour in colours])
-    return image
+def _captioned(caption: Caption) -> tuple[PILImage, str]:
+    truth = "" if caption.is_right else f"it is: {caption.picture.name}"
+    return caption.picture.image, f"“{caption.answer}”\n{truth or 'right'}"
 
 
-def _tiles(reading: Reading) -> list[tuple[PILImage, str]]:
-    photograph = reading.photograph
-    return [
-        (photograph.image, f"{photograph.title}\n{photograph.credit}"),
-        (code_map(reading), f"{len(reading.codes):,} codes\n{len(set(reading.codes))} different ones"),
-        (reading.drawn, f"drawn from the codes\nPSNR {reading.psnr:.1f} dB"),
-    ]
+def _spread(captions: Sequence[Caption], count: int) -> Sequence[Caption]:
+    """So many of them, at even distances, so that nobody chose."""
+    step = max(1, len(captions) // count)
+    return captions[::step][:count]
 
 
 class _Sheet:
@@ -107,16 +106,20 @@ class _Sheet:
         self._y += 6
 
     def tiles(self, tiles: Iterable[tuple[PILImage, str]]) -> None:
-        """Pictures in a row, each with lines below it."""
-        bottom = self._y
-        for column, (picture, caption) in enumerate(tiles):
-            x = MARGIN + column * (TILE + GAP)
-            self._image.paste(_tile(picture), (x, self._y))
-            for row, text in enumerate(caption.split("\n")):
-                y = self._y + TILE + 8 + row * 21
-                self._draw.text((x, y), text, fill=MUTED if row else INK, font=_font(15))
-                bottom = max(bottom, y + 21)
-        self._y = bottom + GAP
+        """Pictures in rows, each with lines below it."""
+        tiles = list(tiles)
+        for start in range(0, len(tiles), COLUMNS):
+            bottom = self._y
+            for column, (picture, caption) in enumerate(tiles[start : start + COLUMNS]):
+                x = MARGIN + column * (TILE + GAP)
+                self._image.paste(_tile(picture), (x, self._y))
+                y = self._y + TILE + 8
+                for place, text in enumerate(caption.split("\n")):
+                    for line in textwrap.wrap(text, LETTERS):
+                        self._draw.text((x, y), line, fill=MUTED if place else INK, font=_font(15))
+                        y += 21
+                bottom = max(bottom, y)
+            self._y = bottom + GAP
 
     def document(self, *documents: tuple[Document, str]) -> None:
         """Documents one after the other, each in its colour; what follows a picture stands to its right."""
@@ -149,11 +152,6 @@ def _parts(document: Document) -> Iterator[str | PILImage]:
             yield from (f"{word} " for word in segment.text.split())
         elif isinstance(segment, Image):
             yield segment.image
-
-
-def _quoted(document: Document) -> str:
-    """The text of a document, with an ellipsis for each picture."""
-    return "“" + "".join(segment.text if isinstance(segment, Text) else "…" for segment in document).strip() + "”"
 
 
 def _tile(picture: PILImage) -> PILImage:
