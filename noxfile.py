@@ -7,6 +7,7 @@ environment included.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,8 @@ nox.options.sessions = ["lint", "package", "integration", "plugins", "parity"]
 nox.options.error_on_external_run = True
 
 ROOT = Path(__file__).parent
+# So that what is imported once is compiled once, whatever the caller's environment says.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 PACKAGES = ("vq", "text", "backends", "core", "emoji")
 # Every version that CI runs is pinned there, torch's CPU-sized 2.13.0 among them. What is never imported needs no
 # bytecode: compiling all of torch takes twice as long as installing it.
