@@ -176,6 +176,7 @@ class EmojiDocuments:
         if second is None:
             return self._drawing(key, first, random)
         if self._form == "drawing":
+            # What is met anywhere until then is to be drawn as it is, as what stands alone is.
             second = self._placed(second, random)
         if random.random() < UNPROMPTED:
             return self._writer.stream(key, first, second)

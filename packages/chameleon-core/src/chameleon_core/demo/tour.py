@@ -33,7 +33,6 @@ SEED = 0
 ROWS = 32
 QUESTION = "what is this?"
 WITHHELD_STYLE = "withheld-style"
-SHOWN = 6
 
 REQUESTS = (
     "a red apple",
