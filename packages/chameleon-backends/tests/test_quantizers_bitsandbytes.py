@@ -6,11 +6,15 @@ Shapes: O output features, I input features.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from chameleon_backends import ConfigError, QuantizedLinear, WeightQuantizer, find_quantizer, get_weight_quantizer
+from chameleon_backends.quantizers.bnb_repacked import RepackedNF4Weight
 from chameleon_backends.testing import TOLERANCES, LinearProblem, WeightQuantizerConformance
 from chameleon_backends.testing.weight_quantizers import for_all
 
@@ -68,6 +72,8 @@ def test_the_packages_layer_and_ours_are_the_same() -> None:
     """What the package's own layers store, ours read, and the other way round."""
     linear = torch.nn.Linear(64, 48, bias=False)
     theirs = bitsandbytes.nn.Linear4bit(64, 48, bias=False, quant_type="nf4", compute_dtype=torch.float32)
+    # Else it repacks its weight in the first product on CPUs with AVX512-BF16, which takes multiples of 32 outputs.
+    theirs.support_avx512bf16_for_cpu = False
     theirs.load_state_dict(linear.state_dict())
     theirs = theirs.to("cpu")
     ours = QuantizedLinear.from_linear(linear, get_weight_quantizer("bnb-nf4"))
@@ -76,6 +82,114 @@ def test_the_packages_layer_and_ours_are_the_same() -> None:
     assert stored.keys() == ours.state_dict().keys()
     assert all(torch.equal(tensor, stored[name]) for name, tensor in ours.state_dict().items())
     assert torch.equal(ours(values), theirs(values))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("double_quant", [True, False])
+def test_a_product_changes_nothing_that_is_saved(double_quant: bool, dtype: torch.dtype) -> None:
+    """The package's own layer repacks its weight in the first product on CPUs with AVX512-BF16."""
+    layer = QuantizedLinear.from_linear(
+        torch.nn.Linear(128, 64, bias=False, dtype=dtype), get_weight_quantizer("bnb-nf4", double_quant=double_quant)
+    )
+    values = torch.randn(3, 128, dtype=dtype)
+    before, out = {name: tensor.clone() for name, tensor in layer.state_dict().items()}, layer(values)
+    for _ in range(2):
+        after = layer.state_dict()
+        assert after.keys() == before.keys()
+        assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+        assert torch.equal(layer(values), out)
+
+
+@pytest.mark.skipif(
+    not bitsandbytes.functional.has_avx512bf16(), reason="the package's kernel needs a CPU with AVX512-BF16"
+)
+@pytest.mark.parametrize(
+    ("shape", "dtype", "repacked"),
+    [
+        ((64, 128), torch.bfloat16, True),
+        ((64, 128), torch.float32, False),
+        ((72, 128), torch.bfloat16, False),
+        ((64, 96), torch.bfloat16, False),
+    ],
+)
+def test_the_kernel_for_repacked_codes_runs_where_it_can(
+    shape: tuple[int, int], dtype: torch.dtype, repacked: bool
+) -> None:
+    layer = QuantizedLinear.from_linear(
+        torch.nn.Linear(shape[1], shape[0], bias=False, dtype=dtype), get_weight_quantizer("bnb-nf4")
+    )
+    assert isinstance(layer.prepared, RepackedNF4Weight) == repacked
+
+
+@pytest.mark.parametrize("double_quant", [True, False])
+def test_repacking_is_undone_on_every_cpu(double_quant: bool) -> None:
+    quantizer = get_weight_quantizer("bnb-nf4", double_quant=double_quant)
+    stored = quantizer.quantize(torch.randn(96, 192))
+    statistics = {name: tensor for name, tensor in stored.items() if name != "weight"}
+    state = bitsandbytes.functional.QuantState.from_dict(dict(statistics), device=torch.device("cpu"))
+    back = RepackedNF4Weight.repack(stored["weight"], state, statistics).stored()
+    assert back.keys() == stored.keys()
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in back.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("out_features", [1, 22, 33, 72])
+def test_nf4_serves_outputs_that_are_no_multiple_of_32(out_features: int, dtype: torch.dtype) -> None:
+    """The package's kernel for CPUs with AVX512-BF16 doesn't."""
+    linear = torch.nn.Linear(66, out_features, bias=False, dtype=dtype)
+    layer = QuantizedLinear.from_linear(linear, get_weight_quantizer("bnb-nf4"))
+    values = torch.randn(5, 66, dtype=dtype)
+    torch.testing.assert_close(layer(values), values @ layer.dequantize().to(dtype).T)
+
+
+@pytest.mark.parametrize("double_quant", [True, False])
+@pytest.mark.parametrize("in_features", [2, 32, 66, 96, 160])
+def test_blocks_of_nf4_go_on_into_the_next_row(in_features: int, double_quant: bool) -> None:
+    """The package's kernel for CPUs with AVX-512 begins a block with each row."""
+    quantizer = get_weight_quantizer("bnb-nf4", double_quant=double_quant)
+    stored = quantizer.quantize(torch.randn(6, in_features, generator=torch.Generator().manual_seed(0)))
+    state = bitsandbytes.functional.QuantState.from_dict(
+        {name: tensor for name, tensor in stored.items() if name != "weight"}, device=torch.device("cpu")
+    )
+    scales = state.absmax
+    if double_quant:
+        scales = state.state2.code[scales.long()] * state.state2.absmax.repeat_interleave(256)[: len(scales)]
+        scales = scales + state.offset
+    codes = torch.stack([stored["weight"].flatten() >> 4, stored["weight"].flatten() & 15], dim=1).flatten().long()
+    expected_OI = (state.code[codes] * scales.repeat_interleave(64)[: len(codes)]).view(6, in_features)
+    torch.testing.assert_close(quantizer.dequantize(stored), expected_OI)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 17])
+def test_int8_multiplies_a_single_column(rows: int) -> None:
+    """The kernel of torch for CPUs with AVX-512 reads past the end of such a weight."""
+    layer = QuantizedLinear.from_linear(torch.nn.Linear(1, 33, bias=False), get_weight_quantizer("bnb-int8"))
+    values = torch.randn(rows, 1, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        # A row of one value is rounded to itself.
+        torch.testing.assert_close(layer(values), values @ layer.dequantize().T, rtol=1e-3, atol=1e-5)
+
+
+WITH_LIMITED_INSTRUCTIONS = """
+import torch
+from chameleon_backends import LinearSpec, QuantizedLinear, get_weight_quantizer
+
+quantizer = get_weight_quantizer("bnb-int8")
+cpu = torch.device("cpu")
+reason = quantizer.unsupported(LinearSpec(in_features=64, out_features=33, dtype=torch.float32, device=cpu))
+if reason is None:
+    layer = QuantizedLinear.from_linear(torch.nn.Linear(64, 33, bias=False), quantizer)
+    values = torch.ones(2, 64)
+    torch.testing.assert_close(layer(values), values @ layer.dequantize().T, rtol=0, atol=1e-2)
+else:
+    assert "multiplies eight-bit integers wrongly on this CPU: ONEDNN_MAX_CPU_ISA" in reason, reason
+"""
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE", "AVX512_CORE_VNNI"])
+def test_int8_is_right_or_refused_whatever_instructions_are_used(instructions: str) -> None:
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": instructions, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", WITH_LIMITED_INSTRUCTIONS], env=environment, check=True)
 
 
 def test_products_are_computed_in_the_dtype_that_is_asked_for() -> None:

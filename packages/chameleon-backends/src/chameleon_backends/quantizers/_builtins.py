@@ -42,7 +42,7 @@ def chameleon_weight_quantizers() -> Iterable[WeightQuantizerSpec]:
             factory=_llm_int8,
             api_version=HOOK_API_VERSION,
             summary="bitsandbytes' LLM.int8(): weights and inputs in 8 bits (threshold)",
-            unsupported=_why_bnb_unsupported,
+            unsupported=_why_llm_int8_unsupported,
             to_record=_llm_int8_to_record,
             from_record=_llm_int8_from_record,
         ),
@@ -90,10 +90,10 @@ def _why_nf4_unsupported(spec: LinearSpec | None) -> str | None:
     return why_nf4_unsupported(spec)
 
 
-def _why_bnb_unsupported(spec: LinearSpec | None) -> str | None:
-    from .bnb import why_unsupported
+def _why_llm_int8_unsupported(spec: LinearSpec | None) -> str | None:
+    from .bnb import why_int8_unsupported
 
-    return why_unsupported(spec)
+    return why_int8_unsupported(spec)
 
 
 def _nf4_to_record(options: Mapping[str, Any], left_out: Sequence[str]) -> Mapping[str, Any]:

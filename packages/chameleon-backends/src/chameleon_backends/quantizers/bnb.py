@@ -10,17 +10,22 @@ Shapes: O output features, I input features, N rows of input.
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..errors import ConfigError, UnsupportedWeightError
 from ..weights import METHOD, LinearSpec, PreparedWeight, TensorLayout, WeightQuantizer
+from .bnb_repacked import RepackedNF4Weight, can_repack
 from .plain import check_finite
 
 PACKAGE = "bitsandbytes"
@@ -45,6 +50,28 @@ def why_unsupported(spec: LinearSpec | None) -> str | None:
 def why_nf4_unsupported(spec: LinearSpec | None) -> str | None:
     """Why ``bnb-nf4`` can't serve a layer."""
     return (spec and _why_odd(spec.in_features)) or why_unsupported(spec)
+
+
+def why_int8_unsupported(spec: LinearSpec | None) -> str | None:
+    """Why ``bnb-int8`` can't serve a layer."""
+    return why_unsupported(spec) or (_why_inexact() if spec is not None and spec.device.type == "cpu" else None)
+
+
+@functools.cache
+def _why_inexact() -> str | None:
+    """Why products of eight-bit integers are wrong on this CPU.
+
+    Where a CPU multiplies them in sixteen bits, sums of two large products are cut off. torch avoids such kernels by
+    what the CPU has, but not by what oneDNN was told to use.
+    """
+    import bitsandbytes  # noqa: F401
+
+    codes_NI = torch.full((2, 64), 127, dtype=torch.int8)
+    if bool((torch.ops.bitsandbytes.int8_linear_matmul(codes_NI, codes_NI) == 64 * 127**2).all()):
+        return None
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    cause = f"ONEDNN_MAX_CPU_ISA is {limit!r}; unset it" if limit else "use bnb-nf4 or int8 in its place"
+    return f"torch multiplies eight-bit integers wrongly on this CPU: {cause}"
 
 
 def _why_not(dtype: torch.dtype) -> str | None:
@@ -115,34 +142,30 @@ class NF4Quantizer(WeightQuantizer):
 
     def dequantize(self, stored: Mapping[str, Tensor]) -> Tensor:
         """Value times scale."""
-        from bitsandbytes import functional
-
-        state = _read_state(stored)
-        state.dtype = torch.float32
-        weight_OI: Tensor = functional.dequantize_4bit(stored["weight"], state)
-        return weight_OI
+        return _dequantize(stored["weight"], _read_state(stored), torch.float32)
 
     def prepare(self, stored: Mapping[str, Tensor], spec: LinearSpec) -> PreparedWeight:
-        """The package's own layer, which keeps the codes in the order that suits the device."""
-        from bitsandbytes import nn
-
-        shape = tuple(_read_state(stored).shape)
+        """The tensors as they are, or repacked where the package has a kernel for that."""
+        state = _read_state(stored)
+        shape = tuple(state.shape)
         if shape != (spec.out_features, spec.in_features):
             raise ConfigError(f"the stored state is that of a weight {shape}, expected {spec}")
         compute_dtype = spec.dtype if self.compute_dtype is None else getattr(torch, str(self.compute_dtype))
-        layer = nn.Linear4bit(
-            spec.in_features,
-            spec.out_features,
-            bias=False,
-            compute_dtype=compute_dtype,
-            compress_statistics=self.double_quant,
-            quant_type="nf4",
-            device="meta",
-        )
-        layer.weight = nn.Params4bit.from_prequantized(
-            stored["weight"], _statistics(stored), device=spec.device, module=layer
-        )
-        return NF4Weight(layer.eval())
+        if can_repack(spec.out_features, spec.in_features, compute_dtype, spec.device):
+            return RepackedNF4Weight.repack(stored["weight"], state, _statistics(stored))
+        return NF4Weight(dict(stored), state, compute_dtype)
+
+
+def _dequantize(packed: Tensor, state: Any, dtype: torch.dtype) -> Tensor:
+    """The weight [O, I] that the codes stand for."""
+    from bitsandbytes import functional
+
+    # As one row: the package's kernel for CPUs with AVX-512 (0.50) begins a block with each row, where the quantizer
+    # lets blocks of 64 go on into the next.
+    row = copy.copy(state)
+    row.shape, row.dtype = torch.Size((1, math.prod(state.shape))), dtype
+    weight_OI: Tensor = functional.dequantize_4bit(packed, row).view(state.shape)
+    return weight_OI
 
 
 def _statistics(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -169,18 +192,32 @@ def _read_state(stored: Mapping[str, Tensor]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class NF4Weight:
-    """The package's layer."""
+    """The package's product with codes in their stored order.
 
-    layer: Any
+    The package's own layer isn't used: on CPUs with AVX512-BF16 its first product repacks the codes, whatever the
+    dtype, and rounds the scales to bfloat16 for good, so that a model would change by being saved, and takes only
+    multiples of 32 outputs.
+    """
+
+    tensors: dict[str, Tensor]
+    state: Any
+    """The package's ``QuantState`` of them."""
+    compute_dtype: torch.dtype
 
     def multiply(self, input_NI: Tensor) -> Tensor:
         """``out_NO`` in the input's dtype."""
-        out_NO: Tensor = self.layer(input_NI)
-        return out_NO
+        from bitsandbytes import matmul_4bit
+
+        packed, values_NI = self.tensors["weight"], input_NI.to(self.compute_dtype)
+        if input_NI.device.type == "cpu":
+            out_NO = F.linear(values_NI, _dequantize(packed, self.state, self.compute_dtype))
+        else:
+            out_NO = matmul_4bit(values_NI, packed, self.state)
+        return out_NO.to(input_NI.dtype)
 
     def stored(self) -> dict[str, Tensor]:
-        """The package's tensors."""
-        return dict(self.layer.state_dict())
+        """The tensors as they came."""
+        return self.tensors
 
 
 @dataclass(frozen=True)
@@ -202,7 +239,7 @@ class LLMInt8Quantizer(WeightQuantizer):
 
     def unsupported(self, spec: LinearSpec) -> str | None:
         """It serves every shape."""
-        return why_unsupported(spec)
+        return why_int8_unsupported(spec)
 
     def layout(self, in_features: int, out_features: int) -> dict[str, TensorLayout]:
         """Codes, each row's largest absolute value, and the number of the format."""
@@ -248,6 +285,10 @@ class LLMInt8Weight:
         from bitsandbytes import functional
 
         codes_OI, largest_O = self.tensors["weight"], self.tensors["SCB"]
+        if codes_OI.shape[1] == 1:
+            # torch's product of eight-bit integers (2.13, with AVX-512) takes such a transpose for a contiguous matrix,
+            # and reads past its end.
+            codes_OI, input_NI = F.pad(codes_OI, (0, 1)), F.pad(input_NI, (0, 1))
         codes_NI, largest_N, columns = functional.int8_vectorwise_quant(
             input_NI.to(torch.float16).contiguous(), threshold=self.threshold
         )
