@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from chameleon_core import GenerationOptions
 from chameleon_core.config import ChameleonConfig
 from chameleon_core.errors import ConfigError, FileFormatError
+from chameleon_core.training import TrainingOptions
 
 REFERENCE_DEFAULTS = {
     "vocab_size": 65536,
@@ -152,9 +159,54 @@ def test_unknown_keys_of_a_file_are_reported_kept_and_written_back() -> None:
     assert config.to_dict()["hiden_size"] == 64
 
 
-def test_unknown_arguments_are_refused_by_name() -> None:
-    with pytest.raises(TypeError, match="hiden_size"):
-        ChameleonConfig(hiden_size=64)  # type: ignore[call-arg]
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: ChameleonConfig(hiden_size=64),
+            "ChameleonConfig has no field 'hiden_size'. Did you mean 'hidden_size'?",
+        ),  # type: ignore[call-arg]
+        (lambda: ChameleonConfig().replace(hiden_size=64), "ChameleonConfig has no field 'hiden_size'. Did you mean"),
+        (
+            lambda: GenerationOptions(temprature=1),
+            "GenerationOptions has no field 'temprature'. Did you mean 'temperature'?",
+        ),  # type: ignore[call-arg]
+        (lambda: GenerationOptions().replace(temprature=1), "Did you mean 'temperature'?"),  # type: ignore[call-arg]
+        (lambda: GenerationOptions.published(xyz=1), "GenerationOptions has no field 'xyz'. The fields are do_sample,"),  # type: ignore[call-arg]
+        (lambda: TrainingOptions(steps=1, zloss=0), "TrainingOptions has no field 'zloss'. Did you mean 'z_loss'?"),  # type: ignore[call-arg]
+        (
+            lambda: ChameleonConfig(hiden_size=64, vocab_siz=2),  # type: ignore[call-arg]
+            "has no fields 'hiden_size', 'vocab_siz'. Did you mean 'hidden_size' and 'vocab_size'?",
+        ),
+    ],
+)
+def test_an_unknown_field_is_an_error_with_the_closest_name(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert message in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_field_that_must_be_given_is_named() -> None:
+    with pytest.raises(TypeError, match="steps"):
+        TrainingOptions()  # type: ignore[call-arg]
+
+
+def test_a_config_is_copied_pickled_and_inspected_as_any_struct() -> None:
+    config = ChameleonConfig(hidden_size=64, vocabulary_map={"a": 1})
+    assert pickle.loads(pickle.dumps(config)) == copy.copy(config) == copy.deepcopy(config) == config
+    assert msgspec.convert({"hidden_size": 64, "vocabulary_map": {"a": 1}}, ChameleonConfig) == config
+    assert "hidden_size" in inspect.signature(ChameleonConfig).parameters
+
+
+def test_a_repr_has_what_differs_from_the_defaults_and_the_size_of_what_is_large() -> None:
+    assert repr(ChameleonConfig()) == "ChameleonConfig()"
+    names = {f"name{index}": index for index in range(65536)}
+    config = ChameleonConfig(hidden_size=64, vocabulary_map=names, vq_config={"resolution": 32})
+    expected = "ChameleonConfig(hidden_size=64, vq_config={'resolution': 32}, vocabulary_map=<65536 names>)"
+    assert repr(config) == expected
+    assert repr(TrainingOptions(steps=5000)) == "TrainingOptions(steps=5000)"
+    assert len(repr(GenerationOptions.published()).splitlines()) == 8
 
 
 @pytest.mark.parametrize(

@@ -361,7 +361,7 @@ def test_a_model_without_a_vocabulary_map_generates_any_ids() -> None:
 @pytest.mark.parametrize(
     ("prompt", "options", "error", "message"),
     [
-        ([[A]], {"max_new_token": 5}, GenerationError, "no generation option 'max_new_token'.*max_new_tokens"),
+        ([[A]], {"max_new_token": 5}, ConfigError, "no field 'max_new_token'. Did you mean 'max_new_tokens'"),
         ([[A]], {"temperature": -1.0}, ConfigError, "temperature"),
         ([[A]], {"stop_ids": (64,)}, GenerationError, r"stop_ids \[64\] aren't in the vocabulary of 64"),
         ([[A]], {"stop_strings": ("x",)}, GenerationError, "pass tokenizer="),

@@ -105,8 +105,9 @@ def test_an_impossible_value_names_the_field_and_what_is_allowed(fields: dict[st
         ChameleonVQVAEConfig(**fields)  # type: ignore[arg-type]
 
 
-def test_an_unknown_argument_is_refused_in_python() -> None:
-    with pytest.raises(TypeError, match="embed_dims"):
+def test_an_unknown_argument_is_refused_with_the_closest_field() -> None:
+    message = r"ChameleonVQVAEConfig has no field 'embed_dims'\. Did you mean 'embed_dim'\?"
+    with pytest.raises(ConfigError, match=message):
         ChameleonVQVAEConfig(embed_dims=3)  # type: ignore[call-arg]
 
 

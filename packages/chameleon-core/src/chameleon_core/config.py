@@ -207,6 +207,10 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
             del data["qk_norm"]
         return data
 
+    def _shown(self, name: str, value: Any) -> str:
+        names = name == "vocabulary_map" and value is not None
+        return f"<{len(value)} names>" if names else super()._shown(name, value)
+
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> ChameleonConfig:
         """Read ``config.json`` in a folder."""

@@ -1,13 +1,14 @@
 """The base of configuration classes: frozen, checked field by field, strict in Python and tolerant of published files.
 
-This module is the same file in every package that has configurations; a test holds the copies identical.
+Each package installs alone, so this file is copied. Source: chameleon-core's; ``nox -s vendor`` writes the copies, and
+``tests/boundaries/test_source.py`` holds them identical.
 """
 
 from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 import msgspec
@@ -15,25 +16,48 @@ import msgspec
 from .errors import ConfigError
 
 C = TypeVar("C", bound="Config")
+T = TypeVar("T")
+
+_LINE = 100
+"""The longest repr of a configuration that stays on one line, in characters."""
+_VALUE = 80
+"""The longest repr of a field's value that a configuration's repr contains, in characters."""
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True):
+class ConfigMeta(msgspec.StructMeta):
+    """Makes an unknown field name a ``ConfigError`` that names the closest field, in place of a ``TypeError``.
+
+    A metaclass, because a ``msgspec.Struct`` is made without an ``__init__`` that could be overridden. Nothing is
+    checked before construction fails, so that construction stays fast.
+    """
+
+    def __call__(cls: type[T], *args: Any, **fields: Any) -> T:  # noqa: N805
+        """Make a configuration from its fields."""
+        try:
+            made: T = msgspec.StructMeta.__call__(cls, *args, **fields)
+        except TypeError as error:
+            raise unknown_fields(cls.__name__, fields, cls.__struct_fields__) or error from None  # type: ignore[attr-defined]
+        return made
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
     """A frozen configuration.
 
     frozen: a config that changes after the model was built would describe another model.
     kw_only: fields are named where they are set, so that a new one never shifts an old one.
 
     Every field is checked against its annotation, ranges included (``Annotated[int, msgspec.Meta(ge=1)]``), whenever
-    an object is made; a subclass adds checks across fields in ``check``. ``extras`` holds what a published file had
-    beyond the fields; it is written back as it was.
+    an object is made; a subclass adds checks across fields in ``check``. The repr has the fields that differ from
+    their defaults.
     """
 
     extras: dict[str, Any] = {}
+    """Entries of a published file beyond the fields, by name, written back as they were; {} by default."""
 
     aliases: ClassVar[Mapping[str, str]] = {}
     """Other names under which published files give a field."""
     known_extras: ClassVar[frozenset[str]] = frozenset()
-    """Keys that published files are expected to have beyond the fields, kept without a word."""
+    """Entries that published files are expected to have beyond the fields, kept without a warning."""
 
     def __post_init__(self) -> None:
         for field in msgspec.structs.fields(self):
@@ -52,9 +76,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_dict(cls: type[C], data: Mapping[str, Any], *, source: str = "") -> C:
-        """Read a published file's mapping: aliases resolved, extras kept and reported once.
+        """Read a published file's mapping: resolve aliases, keep unknown entries and warn of them once.
 
-        ``source`` names the file in errors and in the report.
+        ``source`` names the file in errors and in the warning.
         """
         names = {field.name for field in msgspec.structs.fields(cls)} - {"extras"}
         fields: dict[str, Any] = {}
@@ -80,7 +104,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"{source}: {error}" if source else str(error)) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready mapping: the fields, and the extras that the file had."""
+        """Return a JSON-ready mapping: the fields, and the extras of the file that it was read from."""
         fields = {
             field.name: msgspec.to_builtins(getattr(self, field.name))
             for field in msgspec.structs.fields(self)
@@ -89,8 +113,46 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return {**self.extras, **fields}
 
     def replace(self: C, **changes: Any) -> C:
-        """A copy with some fields changed, checked again."""
+        """Return a copy with some fields changed, checked again."""
+        error = unknown_fields(type(self).__name__, changes, self.__struct_fields__)
+        if error is not None:
+            raise error
         return msgspec.structs.replace(self, **changes)
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{field.name}={self._shown(field.name, getattr(self, field.name))}"
+            for field in msgspec.structs.fields(self)
+            if getattr(self, field.name) != _default(field)
+        ]
+        line = f"{type(self).__name__}({', '.join(shown)})"
+        if len(line) <= _LINE:
+            return line
+        return f"{type(self).__name__}(\n" + "".join(f"    {each},\n" for each in shown) + ")"
+
+    def _shown(self, name: str, value: Any) -> str:
+        """Return a field's value as the repr shows it, a large collection by its size."""
+        text = repr(value)
+        if len(text) <= _VALUE or not isinstance(value, list | tuple | dict):
+            return text
+        return f"<{len(value)} entries>"
+
+
+def unknown_fields(owner: str, given: Iterable[str], known: Iterable[str]) -> ConfigError | None:
+    """Return the error, with the closest names, where ``given`` has names that aren't fields of ``owner``."""
+    names = sorted(set(known) - {"extras"})
+    unknown = [name for name in given if name not in names and name != "extras"]
+    if not unknown:
+        return None
+    found = f"{owner} has no field{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, unknown))}."
+    close = [match for name in unknown for match in difflib.get_close_matches(name, names, n=1)]
+    if close:
+        return ConfigError(f"{found} Did you mean {' and '.join(map(repr, dict.fromkeys(close)))}?")
+    return ConfigError(f"{found} The fields are {', '.join(names)}.")
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 
 def _choices(annotation: Any) -> str:

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from .._config import Config
 from ..config import ChameleonConfig
-from ..errors import ConfigError, GenerationError
+from ..errors import ConfigError
 from .sampling import Sampling
 
 Modality = Literal["text", "image", "interleaved"]
@@ -81,16 +81,6 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
             guidance_image=1.2,
         )
         return options.replace(**changes)
-
-    def replace(self, **changes: Any) -> GenerationOptions:
-        """A copy with some options changed. Raises ``GenerationError`` for a name that is no option."""
-        unknown = sorted(set(changes) - set(self.__struct_fields__))
-        if unknown:
-            raise GenerationError(
-                f"no generation option {', '.join(map(repr, unknown))}. "
-                f"Options: {', '.join(sorted(set(self.__struct_fields__) - {'extras'}))}."
-            )
-        return super().replace(**changes)
 
     def to_file_dict(self, config: ChameleonConfig) -> dict[str, Any]:
         """The mapping of ``generation_config.json``: the config's ids and the options that differ from the defaults."""
