@@ -12,7 +12,7 @@ from chameleon_core.errors import ConfigError, VocabularyError
 from chameleon_core.layout import TokenLayout, tokens_per_image
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<racm3:break>", "<eoss>", "<reserved08706>", "<image>"]
-TEXT = ["a", "b", "<", "</", "<div", "<>", "<=>", "IMGIMG", "IMGIMGZ", "IMGIMGKZ"]
+TEXT = ["a", "b", "<", ">", "a<b", "[MASK]", "IMGIMG", "IMGIMGZ", "IMGIMGKZ"]
 LETTERS = str.maketrans("0123456789", "ABCDEFGHIJ")
 
 
@@ -59,6 +59,32 @@ def test_only_names_of_plain_text_may_be_generated_as_text() -> None:
     layout = TokenLayout.from_vocabulary_map(names, 4, vocab_size=64)
     assert layout.vocab_size == 64
     assert layout.text_allowed_V.nonzero().flatten().tolist() == sorted(names[name] for name in TEXT)
+
+
+@pytest.mark.parametrize("name", ["</", "<>", "<=>", "<1", "<div>", "<unk>", "<sentinel:3>", "<reserved09000>"])
+def test_a_name_that_begins_with_an_angle_bracket_is_text_only_by_the_tokenizers_verdict(name: str) -> None:
+    names = vocabulary()
+    specials = {names[special] for special in SPECIALS}
+    names[name] = len(names)
+    by_name = TokenLayout.from_vocabulary_map(names, 4)
+    assert names[name] in by_name.special_ids
+    assert not by_name.text_allowed_V[names[name]]
+    by_tokenizer = TokenLayout.from_vocabulary_map(names, 4, special_ids=specials)
+    assert by_tokenizer.special_ids == specials
+    assert by_tokenizer.text_allowed_V[names[name]]
+
+
+def test_a_tokenizer_may_call_any_name_special_but_never_a_picture_code() -> None:
+    names = vocabulary()
+    layout = TokenLayout.from_vocabulary_map(names, 4, special_ids=[names["[MASK]"], names[picture_name(3)]])
+    assert layout.special_ids == {names[name] for name in [*SPECIALS, "[MASK]"]}
+    assert not layout.text_allowed_V[names["[MASK]"]]
+    assert layout.num_codes == 12
+
+
+def test_a_layout_is_shown_in_a_line() -> None:
+    expected = "TokenLayout(28 ids: 12 picture codes (4 to a picture), 9 text, 7 special)"
+    assert repr(TokenLayout.from_vocabulary_map(vocabulary(), 4)) == expected
 
 
 def test_the_placeholder_may_have_metas_name() -> None:

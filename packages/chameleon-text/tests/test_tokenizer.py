@@ -96,6 +96,21 @@ def test_a_flagged_added_token_is_special_whatever_its_name() -> None:
     assert 363 not in tokenizer.encode("[MASK]")
 
 
+def test_an_added_token_without_the_flag_is_text_whatever_its_name() -> None:
+    tokenizer = with_added("<div>", 363)
+    assert tokenizer.encode("a<div>") == [tokenizer.token_ids["a"], 363]
+    assert tokenizer.decode([363], skip_special_tokens=True) == "<div>"
+
+
+def test_what_chameleon_needs_is_special_without_the_flag() -> None:
+    data = json.loads(make_tokenizer().to_json())
+    for token in data["added_tokens"]:
+        token["special"] = False
+    tokenizer = TextTokenizer(data)
+    specials = {tokenizer.names[token_id] for token_id in tokenizer.special_ids}
+    assert specials == {"<s>", "<pad>", "</s>", "<eoss>", "<racm3:break>", "<reserved08706>", "<image>"}
+
+
 def test_specials_are_written_or_skipped(tokenizer: TextTokenizer) -> None:
     ids = [tokenizer.token_ids[name] for name in ("<s>", "IMGIMGAZ", "a", "</s>")]
     assert tokenizer.decode(ids) == "<s>IMGIMGAZa</s>"

@@ -8,7 +8,7 @@ from hypothesis import given
 
 from chameleon_text import Vocabulary, VocabularyError, picture_name
 from chameleon_text.testing import vocabularies
-from chameleon_text.vocabulary import REQUIRED_NAMES, code_of_name
+from chameleon_text.vocabulary import REQUIRED_NAMES, code_of_name, special_names
 
 
 def small(**changes: int | None) -> dict[str, int]:
@@ -58,6 +58,18 @@ def test_specials_are_taken_by_name() -> None:
     assert vocabulary.end_image_id == token_ids["<eoss>"]
     assert vocabulary.separator_id == token_ids["<reserved08706>"]
     assert vocabulary.image_placeholder_id == token_ids["<image>"]
+
+
+@pytest.mark.parametrize("name", ["</", "<=>", "<>", "<1", "<div>", "<unk>", "<sentinel:3>", "<reserved09000>"])
+def test_a_name_that_begins_with_an_angle_bracket_is_special_unless_a_tokenizer_makes_it_text(name: str) -> None:
+    assert special_names([name, "<", "a"]) == {name}
+    assert special_names([name, "<", "a"], text={name}) == set()
+    assert special_names([name, "<", "a"], text={name}, flagged={name}) == {name}
+
+
+def test_what_chameleon_needs_is_special_and_a_picture_code_never_is() -> None:
+    names = [*REQUIRED_NAMES, "<image>", "<reserved08707>"]
+    assert special_names([*names, picture_name(3)], text={*names}, flagged={picture_name(3)}) == {*names}
 
 
 def test_the_placeholder_may_have_its_published_name() -> None:

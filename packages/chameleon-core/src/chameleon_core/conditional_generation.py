@@ -26,11 +26,11 @@ from .config import ChameleonConfig
 from .errors import ConfigError
 from .generation import GenerationOptions, Step, TextDecoder, generate_ids
 from .generation.head import TurnedHead
-from .layout import TokenLayout
+from .layout import TokenLayout, tokens_per_image
 from .locate import resolve_folder
 from .model import ChameleonModel, draw_weight
 from .quantization import Quantization
-from .siblings import ImageTokenizerLike, load_image_tokenizer
+from .siblings import ImageTokenizerLike, TextTokenizerLike, load_image_tokenizer
 
 IGNORED_LABEL = -100
 ECOSYSTEM_ARGUMENTS: Mapping[str, str] = MappingProxyType(
@@ -76,6 +76,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         self.turned_head = TurnedHead()
         self.source: Path | None = None
         self._image_tokenizer: ImageTokenizerLike | None = None
+        self._tokenizer: TextTokenizerLike | None = None
         if config.tie_word_embeddings:
             self.tie_weights()
 
@@ -238,15 +239,36 @@ class ChameleonForConditionalGeneration(nn.Module):
             input_ids = self.insert_images(input_ids, pixel_values)
         return generate_ids(self, input_ids, attention_mask, options, tokenizer=tokenizer, should_stop=should_stop)
 
+    def attach_tokenizer(self, tokenizer: TextTokenizerLike) -> None:
+        """Let the model's text tokenizer say which ids are text and which are special.
+
+        Until then the names in the config's ``vocabulary_map`` decide, and every name that begins with ``<`` is
+        special; a tokenizer knows which of them its merges build out of text, and which others its file flags.
+        ``Chameleon`` attaches its processor's tokenizer.
+        """
+        self._tokenizer = tokenizer
+        self.__dict__.pop("layout", None)
+
     @cached_property
     def layout(self) -> TokenLayout:
-        """Which ids are pictures' and which are special, from the config's ``vocabulary_map``."""
+        """Which ids are picture codes', which are special and which are text.
+
+        It comes from the attached tokenizer, or from the config's ``vocabulary_map`` where none was attached.
+        """
         if self.config.vocabulary_map is None:
             raise ConfigError(
                 "the config has no vocabulary_map, so which ids stand for pictures isn't known. "
                 "Build ChameleonConfig with vocabulary_map={name: id, ...}, the names and ids of the tokenizer."
             )
-        return TokenLayout.from_config(self.config)
+        if self._tokenizer is None:
+            return TokenLayout.from_config(self.config)
+        return TokenLayout.from_vocabulary_map(
+            self._tokenizer.token_ids,
+            tokens_per_image(self.config.vq_config),
+            vocab_size=self.config.vocab_size,
+            # A tokenizer of another package may not say which of its ids are special; their names do.
+            special_ids=getattr(self._tokenizer, "special_ids", None),
+        )
 
     @property
     def pad_token_id(self) -> int:

@@ -1,5 +1,11 @@
 """Which ids mean what: the picture codes, the special tokens and the text of a model's vocabulary.
 
+Which names are special is one rule, which ``chameleon_text.vocabulary`` keeps too. A ``vocabulary_map`` has names
+alone, so the rule of Meta's release decides: every name that begins with ``<`` is special, except ``<`` itself. (Its
+tokenizer splits off every punctuation mark, so that no piece of text has ``<`` and more.) A tokenizer knows better: its
+file flags added tokens as special, or not, and its merges may build text such as ``</`` or ``<div>``. So where the
+model's tokenizer is at hand its ``special_ids`` decide. Picture codes are never special; the names below always are.
+
 Shapes: N picture codes, V ids of the vocabulary.
 """
 
@@ -8,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,45 +29,58 @@ PAD = "<pad>"
 BEGIN_IMAGE = "<racm3:break>"
 END_IMAGE = "<eoss>"
 SEPARATOR = "<reserved08706>"
-# Published by Meta under the second name, which the reference renames to the first.
 PLACEHOLDERS = ("<image>", "<reserved08707>")
+"""Meta published the placeholder under the second name, which the files of ``transformers`` rename to the first."""
 
 # The letters A to J are the decimal digits of the code: IMGIMGCFHZ is code 257.
 _PICTURE_NAME = re.compile(r"IMGIMG([A-J]+)Z")
 _DIGITS = str.maketrans("ABCDEFGHIJ", "0123456789")
 
-# Meta's own rule is that every name which starts with "<", other than "<" itself, is special. It suits a tokenizer that
-# splits off each punctuation mark, as the published one does, so that no piece of text has "<" and more. One trained
-# elsewhere may learn "</", "<div", "<>" or "<=>"; the closing bracket and the letter or digit leave those to text.
-_SPECIAL_NAME = re.compile(r"<[^<>]*[0-9A-Za-z][^<>]*>")
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TokenLayout:
-    """The meaning of ids, read off the tokenizer's own names and never off an order of the ids.
+    """The meaning of each id, taken from the names of the tokens and never from the order of their ids.
 
-    ``code_to_id_N`` and ``id_to_code_V`` (int64, -1 where an id is no picture code) are inverse to each other.
-    ``text_allowed_V`` (bool) marks the ids that may be generated as text: those that have a name which is neither a
-    picture code's nor special. ``eos_id`` and ``begin_image_id`` are special, so they aren't among them.
+    Made by ``from_config`` or ``from_vocabulary_map``.
     """
 
     code_to_id_N: Tensor
+    """int64: the id of each picture code."""
     id_to_code_V: Tensor
+    """int64: the picture code of each id, -1 where the id is not a picture code's."""
     text_allowed_V: Tensor
+    """bool: whether an id may be generated as text, which is so if it has a name and is neither a picture code's nor
+    special. ``eos_id`` and ``begin_image_id`` are special, so they are not among these."""
     tokens_per_image: int
+    """How many codes one picture takes."""
     begin_image_id: int
+    """The id before the codes of a picture, ``<racm3:break>``."""
     end_image_id: int
+    """The id after the codes of a picture, ``<eoss>``."""
     bos_id: int
+    """The id that begins every sequence, ``<s>``."""
     eos_id: int
+    """The id that ends a generated answer, ``</s>``."""
     pad_id: int
+    """The id that fills up the shorter rows of a batch, ``<pad>``."""
     separator_id: int
+    """The id that ends a user's turn, ``<reserved08706>``."""
     placeholder_id: int
+    """The id that stands for one code of a picture whose pixels are given beside the ids, ``<image>``."""
     special_ids: frozenset[int]
+    """Every id that is neither text nor a picture code's: those above and the reserved ones."""
     picture_ids: frozenset[int]
+    """Every id of a picture code."""
+
+    def __repr__(self) -> str:
+        return (
+            f"TokenLayout({self.vocab_size:,} ids: {self.num_codes:,} picture codes ({self.tokens_per_image:,} to a "
+            f"picture), {int(self.text_allowed_V.sum()):,} text, {len(self.special_ids):,} special)"
+        )
 
     @property
     def num_codes(self) -> int:
-        """How many picture codes there are; codes run from 0 to ``num_codes - 1``."""
+        """How many picture codes there are. Codes run from 0 to ``num_codes - 1``."""
         return len(self.code_to_id_N)
 
     @property
@@ -70,13 +89,16 @@ class TokenLayout:
         return len(self.id_to_code_V)
 
     def to(self, device: torch.device | str) -> TokenLayout:
-        """The same layout with its tensors on ``device``."""
+        """Return the layout with its tensors on ``device``."""
         moved = {name: getattr(self, name).to(device) for name in ("code_to_id_N", "id_to_code_V", "text_allowed_V")}
         return dataclasses.replace(self, **moved)
 
     @classmethod
     def from_config(cls, config: ChameleonConfig) -> TokenLayout:
-        """The layout of a model, from its ``vocabulary_map`` and the picture size in its ``vq_config``."""
+        """Build the layout of a model from its ``vocabulary_map`` and the picture size in its ``vq_config``.
+
+        Raises ``VocabularyError`` where the config has no ``vocabulary_map``, or an unusable one.
+        """
         if config.vocabulary_map is None:
             raise VocabularyError(
                 "this config has no vocabulary_map, which names the picture codes and special tokens. "
@@ -88,42 +110,53 @@ class TokenLayout:
 
     @classmethod
     def from_vocabulary_map(
-        cls, vocabulary_map: Mapping[str, int], tokens_per_image: int, *, vocab_size: int | None = None
+        cls,
+        vocabulary_map: Mapping[str, int],
+        tokens_per_image: int,
+        *,
+        vocab_size: int | None = None,
+        special_ids: Iterable[int] | None = None,
     ) -> TokenLayout:
-        """The layout of a tokenizer's name → id.
+        """Build the layout of a vocabulary's names and ids.
 
-        ``vocab_size`` is the number of ids where some at the end have no name. Raises ``VocabularyError`` where a
-        special is missing (all that are, listed), two names share an id, or the picture names skip a code.
+        ``vocab_size`` is the number of ids, where some at the end have no name. ``special_ids`` are those of the
+        vocabulary's tokenizer (``TextTokenizer.special_ids`` of chameleon_text); without them the names alone decide,
+        by the rule at the head of this module.
+
+        Raises ``VocabularyError`` where specials are missing (all of them are listed), two names share an id, or the
+        picture names skip a code.
         """
         if tokens_per_image < 1:
             raise ConfigError(f"tokens_per_image must be at least 1; got {tokens_per_image}.")
         size = max(vocabulary_map.values(), default=-1) + 1 if vocab_size is None else vocab_size
         name_of = _inverse(vocabulary_map, size)
-        specials = _specials(vocabulary_map)
+        needed = _specials(vocabulary_map)
         code_to_id_N = torch.tensor(_ids_in_order_of_codes(vocabulary_map))
         id_to_code_V = torch.full((size,), -1)
         id_to_code_V[code_to_id_N] = torch.arange(len(code_to_id_N))
-        special_ids = frozenset(id_ for name, id_ in vocabulary_map.items() if _SPECIAL_NAME.fullmatch(name))
+        picture_ids = frozenset(code_to_id_N.tolist())
+        if special_ids is None:
+            special_ids = (id_ for name, id_ in vocabulary_map.items() if name.startswith("<") and name != "<")
+        special_ids = (frozenset(special_ids) | frozenset(needed.values())) - picture_ids
         text_allowed_V = torch.zeros(size, dtype=torch.bool)
-        text_allowed_V[list(name_of)] = True
-        text_allowed_V[list(special_ids)] = False
-        text_allowed_V[code_to_id_N] = False
+        text_allowed_V[sorted(name_of.keys() - special_ids - picture_ids)] = True
         return cls(
             code_to_id_N=code_to_id_N,
             id_to_code_V=id_to_code_V,
             text_allowed_V=text_allowed_V,
             tokens_per_image=tokens_per_image,
             special_ids=special_ids,
-            picture_ids=frozenset(code_to_id_N.tolist()),
-            **specials,
+            picture_ids=picture_ids,
+            **needed,
         )
 
 
 def tokens_per_image(vq_config: Mapping[str, Any] | None) -> int:
-    """How many ids one picture of the default size takes, from the config of its image tokenizer.
+    """Return how many codes one picture takes, from the config of its image tokenizer.
 
-    Every level after the first halves the resolution; absent entries have the reference's defaults, 512 pixels and
-    five levels. ``codes_per_position`` is how many codes a quantizer spends on one position of the grid.
+    Every level after the first halves the resolution. Absent entries have the defaults of ``transformers``: 512 pixels
+    and five levels. ``codes_per_position`` is how many codes a quantizer spends on one position of the grid.
+    Raises ``ConfigError`` for impossible values.
     """
     vq_config = vq_config or {}
     resolution = vq_config.get("resolution", 512)
@@ -133,7 +166,7 @@ def tokens_per_image(vq_config: Mapping[str, Any] | None) -> int:
         raise ConfigError(f"vq_config.channel_multiplier must list a factor for each level; got {multiplier!r}.")
     for name, value in (("resolution", resolution), ("codes_per_position", codes_per_position)):
         if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"vq_config.{name} must be a whole number, at least 1; got {value!r}.")
+            raise ConfigError(f"vq_config.{name} must be an integer ≥ 1; got {value!r}.")
     stride = 2 ** (len(multiplier) - 1)
     if resolution % stride:
         raise ConfigError(f"vq_config.resolution must be a multiple of its levels' stride {stride}; got {resolution}.")
@@ -149,7 +182,7 @@ def _inverse(vocabulary_map: Mapping[str, int], size: int) -> dict[int, str]:
             raise VocabularyError(f"the id of {name!r} must be from 0 to {size - 1}; got {id_}.")
         other = names.setdefault(id_, name)
         if other != name and {other, name} != set(PLACEHOLDERS):
-            raise VocabularyError(f"{other!r} and {name!r} have the same id, {id_}; every name needs one of its own.")
+            raise VocabularyError(f"{other!r} and {name!r} have the same id, {id_}. Give each name an id of its own.")
     return names
 
 

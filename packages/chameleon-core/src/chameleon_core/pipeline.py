@@ -58,8 +58,9 @@ class Chameleon:
     ) -> None:
         self.model = model
         self.processor = processor
-        self.layout = model.layout
         _check_vocabularies(model, processor)
+        model.attach_tokenizer(processor.tokenizer)
+        self.layout = model.layout
         self._image_tokenizer = processor.image_tokenizer if image_tokenizer is None else image_tokenizer
         if self._image_tokenizer is not None:
             self._check_image_tokenizer(self._image_tokenizer)

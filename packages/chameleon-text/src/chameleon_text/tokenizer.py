@@ -22,13 +22,7 @@ import tokenizers
 
 from ._files import read_json, replacing
 from .errors import EncodingError, FileFormatError, VocabularyError
-from .vocabulary import (
-    IMAGE_PLACEHOLDER,
-    IMAGE_PLACEHOLDER_AS_PUBLISHED,
-    REQUIRED_NAMES,
-    code_of_name,
-    is_special_name,
-)
+from .vocabulary import code_of_name, special_names
 
 
 def _byte_letters() -> dict[int, str]:
@@ -77,7 +71,7 @@ class TextTokenizer:
         self.names: dict[int, str] = {token_id: name for name, token_id in self.token_ids.items()}
         """The name of every id."""
         self.special_ids = _special_ids(self.token_ids, added, model["merges"])
-        """Every id that is neither text nor a picture's."""
+        """Every special id, by the rule that the module ``chameleon_text.vocabulary`` states."""
         self.reserved_ids = self.special_ids | {
             token_id for name, token_id in self.token_ids.items() if code_of_name(name) is not None
         }
@@ -247,20 +241,10 @@ def _added_tokens(data: Mapping[str, Any], source: str) -> list[_AddedToken]:
 
 
 def _special_ids(token_ids: Mapping[str, int], added: Iterable[_AddedToken], merges: Iterable[Any]) -> frozenset[int]:
-    """The ids which aren't text and aren't a picture's.
-
-    Those that the file flags as special, those that Chameleon needs, and by Meta's rule every name that starts with
-    ``<``; but not what the BPE itself merges out of text, such as ``</`` in a vocabulary trained on web pages.
-    """
     flagged = {token.content for token in added if token.special}
-    required = {*REQUIRED_NAMES, IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER_AS_PUBLISHED}
+    words = {token.content for token in added if not token.special}
     merged = {"".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges}
-    return frozenset(
-        token_id
-        for name, token_id in token_ids.items()
-        if code_of_name(name) is None
-        and (name in flagged or name in required or (is_special_name(name) and name not in merged))
-    )
+    return frozenset(token_ids[name] for name in special_names(token_ids, flagged=flagged, text=words | merged))
 
 
 def _ids_around(tokenizer: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,12 +1,26 @@
-"""The vocabulary: which ids stand for a picture's codes, which have a task of their own, and which are text.
+"""The vocabulary: which ids stand for picture codes, which are special, and which are text.
 
-Everything is taken from the tokens' names, never from the order of their ids. The legend of shapes: N codes, V ids.
+Everything follows from the names of the tokens, never from the order of their ids.
+
+Which names are special is one rule, which ``chameleon_core.layout`` keeps too:
+
+- The names of picture codes (``IMGIMGAZ``) are never special, whatever else is said of them.
+- The names that Chameleon needs (``REQUIRED_NAMES`` and the image placeholder) are special.
+- An added token of a ``tokenizer.json`` is what its own ``special`` flag says.
+- A name that the BPE of a ``tokenizer.json`` merges from letters, such as ``</`` or ``<div>``, is text.
+- Of all other names, those that begin with ``<`` are special, except ``<`` itself. This is the rule of Meta's release,
+  whose tokenizer splits off every punctuation mark, so that no piece of text has ``<`` and more.
+
+Names alone, a ``vocabulary_map`` for instance, tell nothing of flags and merges; only the first two points and the last
+apply to them. Where there is a tokenizer, ``TextTokenizer.special_ids`` has the full verdict.
+
+Shapes: N codes, V ids.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +39,7 @@ IMAGE_PLACEHOLDER_AS_PUBLISHED = "<reserved08707>"
 """Meta's own name of the token that later files renamed ``<image>``; either is accepted."""
 
 REQUIRED_NAMES = (BEGIN_OF_STREAM, END_OF_STREAM, PAD, BEGIN_IMAGE, END_IMAGE, SEPARATOR)
+_ALWAYS_SPECIAL = frozenset((*REQUIRED_NAMES, IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER_AS_PUBLISHED))
 
 _PICTURE_NAME = re.compile(r"IMGIMG([A-J]+)Z", re.ASCII)
 _DIGITS = str.maketrans("ABCDEFGHIJ", "0123456789")
@@ -42,9 +57,18 @@ def code_of_name(name: str) -> int | None:
     return int(match[1].translate(_DIGITS)) if match else None
 
 
-def is_special_name(name: str) -> bool:
-    """Meta's rule for the published vocabulary: what starts with ``<`` is special, but for ``<`` itself."""
-    return name.startswith("<") and name != "<"
+def special_names(names: Iterable[str], *, flagged: Collection[str] = (), text: Collection[str] = ()) -> frozenset[str]:
+    """Return the special ones of a vocabulary's names, by the rule that the head of this module states.
+
+    ``flagged`` are the added tokens that a tokenizer file flags as special. ``text`` are the names that it makes text:
+    those that its merges build, and its added tokens without the flag. ``flagged`` wins over ``text``.
+    """
+    return frozenset(
+        name
+        for name in names
+        if code_of_name(name) is None
+        and (name in _ALWAYS_SPECIAL or name in flagged or (name.startswith("<") and name != "<" and name not in text))
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +104,10 @@ class Vocabulary:
     ) -> Vocabulary:
         """Build and check the vocabulary of ``{name: id}``.
 
-        ``special_ids`` says which ids aren't text; without it they are those whose names start with ``<``, other than
-        ``<`` itself, which is right for the published vocabulary. A general byte-level vocabulary may have ordinary
-        tokens such as ``</``; ``TextTokenizer.special_ids`` tells them apart. ``image_token`` is the name of the
-        placeholder; ``<image>`` is also found under Meta's name ``<reserved08707>``.
+        ``special_ids`` are those of the vocabulary's tokenizer (``TextTokenizer.special_ids``). Without them the names
+        alone decide: those that begin with ``<`` are special, except ``<`` itself. That is right for the published
+        vocabulary, but a general byte-level one may have ordinary tokens such as ``</``. ``image_token`` is the name of
+        the placeholder; ``<image>`` is also found under Meta's name ``<reserved08707>``.
 
         Raises ``VocabularyError`` with everything that is missing, and where names, ids and codes are not one to one.
         """
@@ -120,7 +144,7 @@ class Vocabulary:
         code_to_id_N.flags.writeable = id_to_code_V.flags.writeable = False
         required_ids = {token_ids[name] for name in (*REQUIRED_NAMES, placeholder)}
         if special_ids is None:
-            special_ids = (token_ids[name] for name in token_ids if is_special_name(name))
+            special_ids = (token_ids[name] for name in special_names(token_ids))
         picture_ids = frozenset(code_to_id_N.tolist())
         all_special_ids = frozenset(required_ids | set(special_ids)) - picture_ids
         return cls(
