@@ -134,7 +134,7 @@ def train(
     model = ChameleonVQVAE(config)
     initialize(model)
     trained = EmojiPictures(pictures.where(lambda picture: picture.split == "train"))
-    records = VQTrainer(model, options, folder=folder).fit(trained, validation_NCHW=validation_pixels(pictures))
+    records = VQTrainer(model, options, folder=folder).fit(trained, validation_BCHW=validation_pixels(pictures))
     plot_curves(records, folder / "curves.png", title="The image tokenizer of the embedded model")
     plain = grow_codebook(with_plain_codebook(model), trained, num_codes)
     # In half precision, as it is shipped, so that whatever is encoded from here on has the codes that users get.

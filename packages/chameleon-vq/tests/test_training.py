@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from chameleon_vq import ChameleonVQVAE, ChameleonVQVAEConfig, Codebook, ConfigError, FileFormatError, ImageError
 from chameleon_vq.training import (
-    DivergedError,
+    DivergenceError,
     TensorPictures,
     TrainingOptions,
     VQTrainer,
@@ -59,19 +59,19 @@ def make_model(**changes: Any) -> ChameleonVQVAE:
 
 
 @pytest.fixture
-def pixels_NCHW() -> Tensor:
+def pixels_BCHW() -> Tensor:
     """Ten pictures of two colours each, split at a place of their own."""
     random = np.random.default_rng(0)
-    pictures_NHWC = np.empty((10, 16, 16, 3), np.float32)
-    for picture_HWC in pictures_NHWC:
+    pictures_BHWC = np.empty((10, 16, 16, 3), np.float32)
+    for picture_HWC in pictures_BHWC:
         picture_HWC[:] = random.uniform(-1, 1, 3)
         picture_HWC[:, random.integers(4, 12) :] = random.uniform(-1, 1, 3)
-    return torch.from_numpy(pictures_NHWC).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(pictures_BHWC).permute(0, 3, 1, 2).contiguous()
 
 
 @pytest.fixture
-def pictures(pixels_NCHW: Tensor) -> TensorPictures:
-    return TensorPictures(pixels_NCHW, mirror=True)
+def pictures(pixels_BCHW: Tensor) -> TensorPictures:
+    return TensorPictures(pixels_BCHW, mirror=True)
 
 
 class KilledError(Exception):
@@ -154,18 +154,18 @@ def test_a_run_that_is_over_is_not_run_again(pictures: TensorPictures, tmp_path:
     ],
 )
 def test_training_makes_the_pictures_more_alike(
-    config: dict[str, Any], pictures: TensorPictures, pixels_NCHW: Tensor
+    config: dict[str, Any], pictures: TensorPictures, pixels_BCHW: Tensor
 ) -> None:
     model = make_model(**config)
-    before = measure(model, pixels_NCHW)
+    before = measure(model, pixels_BCHW)
     VQTrainer(model, OPTIONS.replace(steps=40, learning_rate=3e-3)).fit(pictures)
-    after = measure(model, pixels_NCHW)
+    after = measure(model, pixels_BCHW)
     assert after.psnr > before.psnr + 3
     assert after.ssim > before.ssim
 
 
-def test_records_hold_the_figures(pictures: TensorPictures, pixels_NCHW: Tensor, tmp_path: Path) -> None:
-    records = VQTrainer(make_model(), OPTIONS, folder=tmp_path).fit(pictures, validation_NCHW=pixels_NCHW)
+def test_the_log_has_the_figures(pictures: TensorPictures, pixels_BCHW: Tensor, tmp_path: Path) -> None:
+    records = VQTrainer(make_model(), OPTIONS, folder=tmp_path).fit(pictures, validation_BCHW=pixels_BCHW)
     assert records == [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     steps = [record for record in records if "loss" in record]
     assert [record["step"] for record in steps] == list(range(1, 13))
@@ -176,11 +176,11 @@ def test_records_hold_the_figures(pictures: TensorPictures, pixels_NCHW: Tensor,
     assert set(validated[0]["validation"]) == {"psnr", "ssim", "codebook_usage", "perplexity"}
 
 
-def test_the_curves_are_a_png(pictures: TensorPictures, pixels_NCHW: Tensor, tmp_path: Path) -> None:
-    records = VQTrainer(make_model(), OPTIONS).fit(pictures, validation_NCHW=pixels_NCHW)
+def test_the_curves_are_a_png(pictures: TensorPictures, pixels_BCHW: Tensor, tmp_path: Path) -> None:
+    records = VQTrainer(make_model(), OPTIONS).fit(pictures, validation_BCHW=pixels_BCHW)
     plot_curves(records, tmp_path / "curves.png", title="A run")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ConfigError, match="no records to plot"):
+    with pytest.raises(ConfigError, match="no entries to plot"):
         plot_curves([], tmp_path / "curves.png")
 
 
@@ -216,7 +216,7 @@ def test_codes_that_nothing_chooses_are_revived(pictures: TensorPictures) -> Non
     [*_, last] = trainer.fit(pictures)
     assert last["codebook_usage"] == 1 / 32
     assert model.quantize.embedding.weight.abs().max() < 1e3  # type: ignore[attr-defined]
-    assert not trainer.usage_QN.any()
+    assert not trainer.codebook.usage_QZ.any()
 
 
 @pytest.mark.parametrize("update", ["ema", "gradient"])
@@ -240,7 +240,7 @@ def test_each_level_starts_at_what_the_ones_before_leave_and_is_revived(update: 
     assert last["codebook_usage"] == 1 / 32
     assert last["perplexity"] == 1
     assert all(codebook.embedding.weight.abs().max() < 1e3 for codebook in levels)
-    assert not trainer.usage_QN.any()
+    assert not trainer.codebook.usage_QZ.any()
 
 
 @pytest.mark.parametrize(("codes_per_position", "expected"), [(1, True), (2, False)])
@@ -299,14 +299,14 @@ def test_a_perceptual_loss_is_added_and_not_trained(pictures: TensorPictures) ->
     assert perceptual.scale.item() == 1.0
 
 
-def test_the_plain_codebook_gives_the_same_pictures(pictures: TensorPictures, pixels_NCHW: Tensor) -> None:
+def test_the_plain_codebook_gives_the_same_pictures(pictures: TensorPictures, pixels_BCHW: Tensor) -> None:
     model = make_model()
     VQTrainer(model, OPTIONS).fit(pictures)
     plain = with_plain_codebook(model)
     assert plain.config.quantizer == "codebook"
     assert "quantize.count_N" not in plain.state_dict()
     with torch.no_grad():
-        assert torch.equal(plain(pixels_NCHW).pixels_BCHW, model(pixels_NCHW).pixels_BCHW)
+        assert torch.equal(plain(pixels_BCHW).pixels_BCHW, model(pixels_BCHW).pixels_BCHW)
 
 
 def test_a_perfect_copy_counts_as_a_hundred_decibels() -> None:
@@ -321,7 +321,7 @@ def test_a_perfect_copy_counts_as_a_hundred_decibels() -> None:
 
 def test_other_options_than_the_checkpoint_s_are_refused(pictures: TensorPictures, tmp_path: Path) -> None:
     VQTrainer(make_model(), OPTIONS, folder=tmp_path).fit(pictures)
-    with pytest.raises(ConfigError, match=r"other options: steps 12, now 20, l1_weight 1.0, now 2.0\. Go on"):
+    with pytest.raises(ConfigError, match=r"other options: steps 12, now 20, l1_weight 1.0, now 2.0\. Continue"):
         VQTrainer(make_model(), OPTIONS.replace(steps=20, l1_weight=2.0), folder=tmp_path).fit(pictures)
     # How often it is logged changes no weight.
     VQTrainer(make_model(), OPTIONS.replace(log_every=7), folder=tmp_path).fit(pictures)
@@ -347,9 +347,9 @@ def test_a_log_that_is_cut_short_gives_its_whole_records(tmp_path: Path) -> None
         read_log(path)
 
 
-def test_a_run_that_diverges_stops(pixels_NCHW: Tensor) -> None:
-    pictures = TensorPictures(torch.full_like(pixels_NCHW, torch.nan))
-    with pytest.raises(DivergedError, match="the loss of step 0 is nan"):
+def test_a_run_that_diverges_stops(pixels_BCHW: Tensor) -> None:
+    pictures = TensorPictures(torch.full_like(pixels_BCHW, torch.nan))
+    with pytest.raises(DivergenceError, match="the loss of step 0 is nan"):
         VQTrainer(make_model(), OPTIONS).fit(pictures)
 
 
@@ -361,10 +361,10 @@ def test_a_model_without_a_decoder_is_refused() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"l1_weight": 0, "l2_weight": 0}, "nothing asks for a likeness"),
+        ({"l1_weight": 0, "l2_weight": 0}, "nothing compares pictures"),
         ({"learning_rate": 1e-4, "final_learning_rate": 1e-3}, "final_learning_rate 0.001 is above"),
         ({"steps": 10, "warmup_steps": 11}, "warmup_steps 11 is more than steps 10"),
-        ({"betas": (0.9, 1.0)}, "must both be below 1"),
+        ({"betas": (0.9, 1.0)}, "expected both to be below 1"),
         ({"batch_size": 0}, "batch_size"),
         ({"precision": "float16"}, r"allowed: \['float32', 'bfloat16'\]"),
     ],
@@ -382,6 +382,6 @@ def test_pictures_of_other_shapes_are_refused() -> None:
 
 
 def test_bytes_are_levels_of_pixels() -> None:
-    bytes_NCHW = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
-    pixels_BCHW = TensorPictures(bytes_NCHW).pixels([0], np.random.default_rng(0))
+    bytes_BCHW = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    pixels_BCHW = TensorPictures(bytes_BCHW).pixels([0], np.random.default_rng(0))
     torch.testing.assert_close(pixels_BCHW.flatten(), torch.tensor([-1.0, 1.0, -0.6]))

@@ -24,7 +24,7 @@ from chameleon_vq.training import (
 )
 from chameleon_vq.training.codebooks import kmeans, restart
 from chameleon_vq.training.metrics import codebook_figures, effective_rank
-from chameleon_vq.training.pictures import Order
+from chameleon_vq.training.order import BatchOrder
 
 CONFIG = ChameleonVQVAEConfig(
     resolution=8,
@@ -165,17 +165,17 @@ def test_a_trained_discriminator_tells_drawn_from_real(pixels_BCHW: Tensor) -> N
 
 def test_kmeans_finds_the_clusters() -> None:
     random = np.random.default_rng(0)
-    centres_ND = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
+    centres_ZD = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
     noise = torch.from_numpy(random.normal(0, 0.1, (400, 2))).float()
-    latents_PD = centres_ND.repeat(100, 1) + noise
-    found_ND = kmeans(latents_PD, 4, random, iterations=30)
-    assert torch.cdist(centres_ND, found_ND).min(dim=1).values.max() < 0.1
+    latents_MD = centres_ZD.repeat(100, 1) + noise
+    found_ZD = kmeans(latents_MD, 4, random, iterations=30)
+    assert torch.cdist(centres_ZD, found_ZD).min(dim=1).values.max() < 0.1
 
 
 def test_kmeans_serves_with_fewer_latents_than_entries() -> None:
-    latents_PD = torch.tensor([[1.0], [2.0]])
-    entries_ND = kmeans(latents_PD, 5, np.random.default_rng(0))
-    assert set(entries_ND.flatten().tolist()) == {1.0, 2.0}
+    latents_MD = torch.tensor([[1.0], [2.0]])
+    entries_ZD = kmeans(latents_MD, 5, np.random.default_rng(0))
+    assert set(entries_ZD.flatten().tolist()) == {1.0, 2.0}
 
 
 def test_a_restarted_entry_has_no_momentum() -> None:
@@ -192,13 +192,13 @@ def test_a_restarted_entry_has_no_momentum() -> None:
 
 
 def test_every_pass_shows_every_picture_once() -> None:
-    order = Order(7, 3, seed=1)
-    positions = [index for step in range(7) for index in order.indices(step)]
+    order = BatchOrder(7, batch_size=3, seed=1)
+    positions = [index for step in range(7) for index in order.batch(step)]
     passes = [positions[start : start + 7] for start in range(0, 21, 7)]
     assert all(sorted(part) == list(range(7)) for part in passes)
     assert passes[0] != passes[1]
-    assert Order(7, 3, seed=1).indices(5) == positions[15:18]
-    assert Order(2, 5, seed=0).indices(0)[:2] in ([0, 1], [1, 0])
+    assert BatchOrder(7, batch_size=3, seed=1).batch(5) == positions[15:18]
+    assert BatchOrder(2, batch_size=5, seed=0).batch(0)[:2] in ([0, 1], [1, 0])
 
 
 def test_fresh_weights_are_a_linear_network() -> None:
@@ -219,11 +219,11 @@ def test_fresh_weights_are_a_linear_network() -> None:
 
 def test_the_effective_rank_by_hand() -> None:
     # Two directions of equal variance, wherever the latents lie; then one.
-    latents_PD = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 0, 1], [0, 0, -1]]) + 5
-    assert effective_rank(latents_PD) == pytest.approx(2)
-    assert effective_rank(latents_PD[:2]) == pytest.approx(1)
+    latents_MD = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 0, 1], [0, 0, -1]]) + 5
+    assert effective_rank(latents_MD) == pytest.approx(2)
+    assert effective_rank(latents_MD[:2]) == pytest.approx(1)
     # Shares of 3/4 and 1/4: (4/3)^(3/4) · 4^(1/4).
-    assert effective_rank(latents_PD[[0, 1, 0, 1, 0, 1, 2, 3]]) == pytest.approx((4 / 3) ** 0.75 * 4**0.25)
+    assert effective_rank(latents_MD[[0, 1, 0, 1, 0, 1, 2, 3]]) == pytest.approx((4 / 3) ** 0.75 * 4**0.25)
 
 
 def test_the_codebook_s_figures_by_hand() -> None:

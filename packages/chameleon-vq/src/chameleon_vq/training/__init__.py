@@ -1,26 +1,33 @@
 """Training of the image tokenizer: ``VQTrainer(model, TrainingOptions(...), folder="run").fit(pictures)``.
 
-It needs the extra ``[train]``: scikit-image for the figures, rich for the progress bar, matplotlib for the curves.
+It needs the extra ``[train]``: scikit-image for the metrics, rich for the progress bar, matplotlib for the curves.
 """
 
 from __future__ import annotations
 
-from .checkpoints import read_log
+import warnings
+from typing import Any
+
 from .codebooks import with_plain_codebook
 from .curves import plot_curves
 from .discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
+from .errors import DivergenceError
 from .initialization import initialize
+from .log import TrainingLog, read_log
 from .metrics import Quality, codebook_figures, compare, measure
 from .options import TrainingOptions
+from .order import BatchOrder
 from .pictures import PictureSource, TensorPictures
-from .trainer import DivergedError, VQTrainer
+from .trainer import VQTrainer
 
 __all__ = [
-    "DivergedError",
+    "BatchOrder",
+    "DivergenceError",
     "PatchDiscriminator",
     "PictureSource",
     "Quality",
     "TensorPictures",
+    "TrainingLog",
     "TrainingOptions",
     "VQTrainer",
     "adaptive_weight",
@@ -33,3 +40,12 @@ __all__ = [
     "read_log",
     "with_plain_codebook",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "DivergedError":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"{__name__}.DivergedError is deprecated; use {__name__}.DivergenceError.", DeprecationWarning, stacklevel=2
+    )
+    return DivergenceError

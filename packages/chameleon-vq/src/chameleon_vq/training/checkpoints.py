@@ -1,10 +1,9 @@
-"""The state of a run on disk, and the records of its progress."""
+"""The state of a run on disk: one file, replaced when the new state is complete."""
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,29 @@ import torch
 
 from .._files import replacing
 from ..errors import FileFormatError
+from ._old_names import RunLog as _RunLog
+from .log import read_log as _read_log
 
-CHECKPOINT = "checkpoint.pt"
-LOG = "log.jsonl"
+CHECKPOINT_FILE = "checkpoint.pt"
+LOG_FILE = "log.jsonl"
+
+_OLD_NAMES = {
+    "CHECKPOINT": (CHECKPOINT_FILE, "CHECKPOINT_FILE"),
+    "LOG": (LOG_FILE, "LOG_FILE"),
+    "RunLog": (_RunLog, "chameleon_vq.training.log.TrainingLog"),
+    "read_log": (_read_log, "chameleon_vq.training.read_log"),
+}
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write the state, replacing the one before only once it is whole."""
-    with replacing(folder / CHECKPOINT) as temporary:
+    """Write the state of a run, replacing the one before only when the file is complete."""
+    with replacing(folder / CHECKPOINT_FILE) as temporary:
         torch.save(dict(state), temporary)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The state that was saved last, or None where there is none."""
-    path = folder / CHECKPOINT
+    """Read the state that was saved last, or return None if there is none. Raises ``FileFormatError``."""
+    path = folder / CHECKPOINT_FILE
     if not path.exists():
         return None
     try:
@@ -40,36 +48,9 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     return state
 
 
-class RunLog:
-    """Records as JSON lines. One that continues a run drops what was recorded after its checkpoint."""
-
-    def __init__(self, path: Path | None, *, step: int) -> None:
-        self._path = path
-        self.records: list[dict[str, Any]] = []
-        if path is None:
-            return
-        if path.exists():
-            self.records = [record for record in read_log(path) if record["step"] <= step] if step else []
-        with replacing(path) as temporary:
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Add a record; it is on disk when this returns."""
-        self.records.append(record)
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-
-
-def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The records of a run. The last line may be cut short by a run that was killed: it is left out."""
-    records = []
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise FileFormatError(f"{path}, line {number}, is not valid JSON: {error}.") from error
-    return records
+def __getattr__(name: str) -> Any:
+    if name not in _OLD_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value, place = _OLD_NAMES[name]
+    warnings.warn(f"{__name__}.{name} is deprecated; use {place}.", DeprecationWarning, stacklevel=2)
+    return value

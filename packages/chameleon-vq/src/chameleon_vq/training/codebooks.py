@@ -1,6 +1,7 @@
-"""A codebook's start, the revival of its dead entries, and its plain form when training is over.
+"""Place a codebook's entries by k-means, revive those without use, and convert it to a plain codebook.
 
-Shapes: B pictures, P latents, D width of a latent, h w latent grid, N entries, M entries to replace.
+Shapes: B pictures, D width of a latent, h w latent grid, M = B·h·w positions, Q codes per position, Z entries,
+J entries to replace.
 """
 
 from __future__ import annotations
@@ -15,80 +16,125 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..model import ChameleonVQVAE
 from ..quantizers import VectorQuantizer
+from .metrics import codebook_figures, effective_rank, usage_by_place
+
+CHUNK = 4096
+"""Positions whose distances to all entries are computed together, which bounds the memory of k-means."""
 
 
 @runtime_checkable
 class Restartable(Protocol):
-    """A vector quantizer whose entries can be placed from outside."""
+    """A vector quantizer whose entries can be set from outside."""
 
     num_codes: int
 
-    def restart(self, codes_M: Tensor, entries_MD: Tensor) -> None:
-        """Give some codes new entries and forget what chose the old ones."""
+    def restart(self, codes_J: Tensor, entries_JD: Tensor) -> None:
+        """Set the entries of some codes, and reset the statistics of the old ones."""
         ...
 
 
 @runtime_checkable
 class OfSeveralCodebooks(Protocol):
-    """A vector quantizer whose codes of a position come from codebooks of their own, one for each place."""
+    """A vector quantizer with a codebook of its own for each of a position's codes."""
 
     def codebooks_for(self, latents_BDhw: Tensor) -> Iterator[tuple[VectorQuantizer, Tensor]]:
-        """Each codebook with what it gets to quantize of some latents, once those before it are as they shall be."""
+        """Yield each codebook with the latents that it quantizes, given the current entries of those before it."""
         ...
 
 
 def can_restart(quantizer: VectorQuantizer) -> bool:
-    """Whether ``restart`` can place entries: the quantizer says how, or keeps them in an ``embedding``."""
+    """Return whether ``restart`` can set entries: the quantizer has a ``restart``, or an ``embedding``."""
     return isinstance(quantizer, Restartable) or isinstance(getattr(quantizer, "embedding", None), nn.Embedding)
 
 
 def has_codebooks(quantizer: VectorQuantizer) -> bool:
-    """Whether there are entries to place, and for each place of a position those of one codebook."""
+    """Return whether the quantizer has entries to set, in one codebook for each of a position's codes."""
     if isinstance(quantizer, OfSeveralCodebooks):
         return True
     return quantizer.codes_per_position == 1 and can_restart(quantizer)
 
 
-def codebooks_of(quantizer: VectorQuantizer, latents_PD: Tensor) -> Iterator[tuple[VectorQuantizer, Tensor]]:
-    """Each codebook, in which ``restart`` can place entries, with what it gets to quantize: [P, D].
+def codebooks_of(quantizer: VectorQuantizer, latents_MD: Tensor) -> Iterator[tuple[VectorQuantizer, Tensor]]:
+    """Yield each codebook with the latents [M, D] that it quantizes.
 
-    The entries of one are to be placed before the next is asked for, which gets what they leave.
+    Set the entries of one before asking for the next, whose latents are what the new entries leave.
     """
     if not isinstance(quantizer, OfSeveralCodebooks):
-        yield quantizer, latents_PD
+        yield quantizer, latents_MD
         return
-    for codebook, seen_PD11 in quantizer.codebooks_for(latents_PD[:, :, None, None]):
-        yield codebook, seen_PD11[:, :, 0, 0]
+    for codebook, seen_MD11 in quantizer.codebooks_for(latents_MD[:, :, None, None]):
+        yield codebook, seen_MD11[:, :, 0, 0]
 
 
 def positions(latents_BDhw: Tensor) -> Tensor:
-    """[B, D, h, w] to float32 [P, D]."""
+    """Flatten latents [B, D, h, w] to float32 [M, D]."""
     return latents_BDhw.float().permute(0, 2, 3, 1).reshape(-1, latents_BDhw.shape[1])
 
 
 @torch.no_grad()
 def restart(
-    quantizer: VectorQuantizer, codes_M: Tensor, entries_MD: Tensor, optimizer: torch.optim.Optimizer | None = None
+    quantizer: VectorQuantizer, codes_J: Tensor, entries_JD: Tensor, optimizer: torch.optim.Optimizer | None = None
 ) -> None:
-    """Give some codes new entries. What the optimizer remembers of the old ones is forgotten."""
+    """Set the entries of some codes, and reset the optimizer's state of the old ones."""
     if isinstance(quantizer, Restartable):
-        quantizer.restart(codes_M, entries_MD)
+        quantizer.restart(codes_J, entries_JD)
         return
-    weight_ND: nn.Parameter = quantizer.embedding.weight  # type: ignore[attr-defined]  # can_restart was asked
-    weight_ND[codes_M] = entries_MD.to(weight_ND.dtype)
+    weight_ZD: nn.Parameter = quantizer.embedding.weight  # type: ignore[attr-defined]  # can_restart was asked
+    weight_ZD[codes_J] = entries_JD.to(weight_ZD.dtype)
     if optimizer is not None:
-        for value in optimizer.state.get(weight_ND, {}).values():
-            if isinstance(value, Tensor) and value.shape == weight_ND.shape:
-                value[codes_M] = 0
+        for value in optimizer.state.get(weight_ZD, {}).values():
+            if isinstance(value, Tensor) and value.shape == weight_ZD.shape:
+                value[codes_J] = 0
+
+
+class CodebookCare:
+    """Counts the codes that training chooses, places entries by k-means and revives those without use.
+
+    A quantizer without entries (``fsq``, ``lfq``) is only counted. ``usage_QZ`` is how often each code was chosen, for
+    each of a position's codes, since the last ``revive``.
+    """
+
+    def __init__(self, quantizer: VectorQuantizer, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        self.quantizer = quantizer
+        self.optimizer = optimizer
+        shape = (quantizer.codes_per_position, quantizer.num_codes)
+        self.usage_QZ = torch.zeros(shape, dtype=torch.int64, device=device)
+
+    def count(self, codes: Tensor) -> None:
+        """Add the codes [B, h, w] or [B, h, w, Q] of a step to the usage."""
+        self.usage_QZ += usage_by_place(codes, self.quantizer)
+
+    @torch.no_grad()
+    def place(self, latents_MD: Tensor, random: np.random.Generator) -> None:
+        """Place all entries by k-means over some latents, one codebook after the other."""
+        for codebook, seen_MD in codebooks_of(self.quantizer, latents_MD):
+            entries_ZD = kmeans(seen_MD, codebook.num_codes, random)
+            restart(codebook, torch.arange(codebook.num_codes, device=seen_MD.device), entries_ZD, self.optimizer)
+
+    @torch.no_grad()
+    def revive(self, latents_MD: Tensor, random: np.random.Generator) -> None:
+        """Set each entry that nothing has chosen since the last reset to one of the latents."""
+        for usage_Z, (codebook, seen_MD) in zip(self.usage_QZ, codebooks_of(self.quantizer, latents_MD), strict=True):
+            dead_J = (usage_Z == 0).nonzero().flatten()
+            if len(dead_J):
+                restart(codebook, dead_J, sample(seen_MD, len(dead_J), random), self.optimizer)
+
+    def figures(self, latents_MD: Tensor) -> dict[str, float]:
+        """Return what the log says about the codebook: its usage since the last reset and the latents' rank."""
+        usage, perplexity = codebook_figures(self.usage_QZ)
+        return {"codebook_usage": usage, "perplexity": perplexity, "latent_rank": effective_rank(latents_MD)}
 
 
 def with_plain_codebook(model: ChameleonVQVAE) -> ChameleonVQVAE:
-    """The same model, sharing its weights, with the quantizer "codebook": one that `transformers` reads too.
+    """Return a model that shares the weights and has the quantizer "codebook", which `transformers` reads too.
 
-    Gives the same codes and pictures. Raises ``ConfigError`` where the quantizer has no ``embedding``.
+    It gives the same codes and pictures. Raises ``ConfigError`` if the quantizer has no ``embedding``.
     """
     if not isinstance(getattr(model.quantize, "embedding", None), nn.Embedding):
-        raise ConfigError(f"the vector quantizer {model.config.quantizer!r} has no codebook to be written as one.")
+        raise ConfigError(
+            f"the vector quantizer {model.config.quantizer!r} has no codebook (an nn.Embedding named 'embedding'), so "
+            "it can't be converted to a plain one; save the model as it is."
+        )
     config = model.config.replace(quantizer="codebook", quantizer_options={})
     with torch.device("meta"):
         plain = ChameleonVQVAE(config, with_decoder=model.decoder is not None)
@@ -98,27 +144,27 @@ def with_plain_codebook(model: ChameleonVQVAE) -> ChameleonVQVAE:
 
 
 @torch.no_grad()
-def kmeans(latents_PD: Tensor, num_codes: int, random: np.random.Generator, *, iterations: int = 10) -> Tensor:
-    """Lloyd's algorithm from latents chosen at random: entries [N, D].
+def kmeans(latents_MD: Tensor, num_codes: int, random: np.random.Generator, *, iterations: int = 10) -> Tensor:
+    """Run Lloyd's algorithm from latents chosen at random, and return the entries [Z, D].
 
-    An entry that nothing is nearest to starts again at a latent chosen at random. Where there are fewer latents than
-    entries, some start at the same latent.
+    An entry that is nearest to no latent restarts at a random one. With fewer latents than entries, some entries start
+    at the same latent.
     """
-    entries_ND = latents_PD[_choose(len(latents_PD), num_codes, random)].clone()
+    entries_ZD = latents_MD[_choose(len(latents_MD), num_codes, random)].clone()
     for _ in range(iterations):
-        nearest_P = torch.cat([torch.cdist(part, entries_ND).argmin(dim=1) for part in torch.split(latents_PD, 4096)])
-        count_N = torch.bincount(nearest_P, minlength=num_codes)
-        sum_ND = torch.zeros_like(entries_ND).index_add_(0, nearest_P, latents_PD)
-        entries_ND = sum_ND / count_N.clamp(min=1)[:, None]
-        empty_M = (count_N == 0).nonzero().flatten()
-        if len(empty_M):
-            entries_ND[empty_M] = latents_PD[_choose(len(latents_PD), len(empty_M), random)]
-    return entries_ND
+        nearest_M = torch.cat([torch.cdist(part, entries_ZD).argmin(dim=1) for part in torch.split(latents_MD, CHUNK)])
+        count_Z = torch.bincount(nearest_M, minlength=num_codes)
+        sum_ZD = torch.zeros_like(entries_ZD).index_add_(0, nearest_M, latents_MD)
+        entries_ZD = sum_ZD / count_Z.clamp(min=1)[:, None]
+        empty_J = (count_Z == 0).nonzero().flatten()
+        if len(empty_J):
+            entries_ZD[empty_J] = latents_MD[_choose(len(latents_MD), len(empty_J), random)]
+    return entries_ZD
 
 
-def sample(latents_PD: Tensor, count: int, random: np.random.Generator) -> Tensor:
-    """``count`` of the latents, different ones as far as there are enough."""
-    return latents_PD[_choose(len(latents_PD), count, random)]
+def sample(latents_MD: Tensor, count: int, random: np.random.Generator) -> Tensor:
+    """Return ``count`` of the latents, all different if there are enough."""
+    return latents_MD[_choose(len(latents_MD), count, random)]
 
 
 def _choose(available: int, count: int, random: np.random.Generator) -> Tensor:

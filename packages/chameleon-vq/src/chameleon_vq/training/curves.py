@@ -1,4 +1,4 @@
-"""A run's records as a picture."""
+"""The entries of a run's log, plotted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from .._files import replacing
 from ..errors import ConfigError, MissingPackageError
 
-# A panel per figure: its title, and the records' keys that it shows.
+# One panel each: its title, and the keys of the log's entries that it shows.
 PANELS = (
     ("loss", ("loss", "l1", "l2", "perceptual", "quantizer", "generator", "discriminator")),
     ("PSNR, dB", ("psnr",)),
@@ -20,23 +20,23 @@ PANELS = (
 )
 
 
-def plot_curves(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, title: str = "") -> None:
-    """Draw what ``VQTrainer.fit`` gave, or ``read_log`` read, as a PNG: training as lines, validation dotted."""
-    if not records:
-        raise ConfigError("there are no records to plot.")
+def plot_curves(entries: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, title: str = "") -> None:
+    """Plot the entries that ``VQTrainer.fit`` or ``read_log`` returned as a PNG: training solid, validation dotted."""
+    if not entries:
+        raise ConfigError("there are no entries to plot; expected those of a run that logged at least one step.")
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingPackageError(
-            "the curves are drawn by matplotlib. Install it: pip install './packages/chameleon-vq[train]'"
+            "the curves are plotted with matplotlib. Install it: pip install './packages/chameleon-vq[train]'"
         ) from error
-    # Not through pyplot: its state is global and looks for a screen.
+    # Not pyplot, whose state is global and which looks for a display.
     figure = Figure(figsize=(12, 7), layout="constrained")
     for axes, (name, keys) in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
         for key in keys:
-            _line(axes, [(record["step"], record[key]) for record in records if key in record], key, "-")
-            validated = [record for record in records if key in record.get("validation", {})]
-            points = [(record["step"], record["validation"][key]) for record in validated]
+            _line(axes, [(entry["step"], entry[key]) for entry in entries if key in entry], key, "-")
+            validated = [entry for entry in entries if key in entry.get("validation", {})]
+            points = [(entry["step"], entry["validation"][key]) for entry in validated]
             _line(axes, points, f"{key}, validation", "o:")
         axes.set_title(name)
         axes.set_xlabel("step")

@@ -1,4 +1,4 @@
-"""The patch discriminator and its weight, as published for VQGAN (arXiv 2012.09841, section 3.2).
+"""The patch discriminator and its adaptive weight, as published for VQGAN (arXiv 2012.09841, section 3.2).
 
 Shapes: B pictures, C channels, H W pixels.
 """
@@ -14,14 +14,14 @@ MOST_CHANNELS = 8
 DELTA = 1e-6
 """Keeps the adaptive weight finite (section 3.2, below equation 7)."""
 LARGEST_WEIGHT = 1e4
-"""Bounds the adaptive weight where the discriminator hardly answers (taming-transformers, ``vqperceptual.py``)."""
+"""Bounds the adaptive weight if the generator's gradient nearly vanishes (taming-transformers, ``vqperceptual.py``)."""
 
 
 class PatchDiscriminator(nn.Module):
-    """Says of each patch how real it looks: [B, C, H, W] to [B, 1, H', W'], high for real.
+    """Scores how real each patch of a picture looks: [B, C, H, W] to [B, 1, H', W'], higher for real.
 
-    ``layers`` convolutions of stride 2, then two of stride 1 (Isola et al. 2017, arXiv 1611.07004). Instance norm takes
-    the place of batch norm, so that a picture's verdict doesn't depend on its company.
+    It has ``layers`` convolutions of stride 2, then two of stride 1 (Isola et al. 2017, arXiv 1611.07004), with
+    instance norm instead of batch norm, so that a picture's score doesn't depend on the rest of the batch.
     """
 
     def __init__(self, in_channels: int = 3, *, channels: int = 64, layers: int = 3) -> None:
@@ -45,20 +45,20 @@ class PatchDiscriminator(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, 1, H', W']."""
+        """Score pixels [B, C, H, W]: logits [B, 1, H', W']."""
         return self.patches(pixels_BCHW)
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """What the discriminator minimises: real patches above 1, drawn ones below −1. A scalar."""
+    """Return the discriminator's loss, a scalar: 0 if real patches score above 1 and drawn ones below −1."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
 def adaptive_weight(reconstruction_loss: Tensor, generator_loss: Tensor, last_layer: Tensor) -> Tensor:
-    """The factor that makes the discriminator pull on the decoder's last layer as hard as the reconstruction does.
+    """Return the factor that gives the generator loss a gradient of the same norm as the reconstruction loss's.
 
-    Equation 7: the norm of the reconstruction loss' gradient over that of the generator loss', both with respect to
-    the weights ``last_layer``. A scalar without a gradient.
+    Equation 7: the ratio of the two norms, with respect to ``last_layer``, the weights of the decoder's last layer. A
+    scalar without a gradient, at most ``LARGEST_WEIGHT``.
     """
     (of_reconstruction,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
     (of_generator,) = torch.autograd.grad(generator_loss, last_layer, retain_graph=True)

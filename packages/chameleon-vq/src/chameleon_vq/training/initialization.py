@@ -1,4 +1,4 @@
-"""Fresh weights to train from."""
+"""Initial weights for training from scratch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..model import ChameleonVQVAE
 
 @torch.no_grad()
 def initialize(model: ChameleonVQVAE) -> None:
-    """Draw the convolutions anew so that the signal keeps its strength on its way, and every block adds nothing yet.
+    """Redraw the convolutions so that the signal keeps its variance and every residual block starts at zero.
 
-    A fresh model has the reference's one deviation for all convolutions. In a small model it weakens what the
-    shortcuts carry, 1×1 convolutions most, so that the blocks drown it, from whose view the norms took colour and
-    contrast. Here a convolution's deviation is one over the root of its inputs, and the last one of each block is 0, so
-    that training starts from a linear network (compare Goyal et al. 2017, arXiv 1706.02677, section 5.1). The codebook
-    stays as it is.
+    A new model draws all convolutions with one standard deviation, as `transformers` does. In a small model that
+    attenuates what the shortcuts carry, the 1×1 convolutions most, so the blocks dominate; and their norms remove
+    colour and contrast. Here a convolution's standard deviation is one over the root of its inputs, and the last
+    convolution of each block is 0, so training starts from a linear network (compare Goyal et al. 2017, arXiv
+    1706.02677, section 5.1). The codebook is left as it is.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

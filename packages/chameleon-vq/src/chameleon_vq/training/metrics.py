@@ -1,6 +1,7 @@
-"""How good reconstructions are, and how a codebook is used. PSNR and SSIM are scikit-image's.
+"""The quality of reconstructions, and how a codebook is used. PSNR and SSIM come from scikit-image.
 
-Shapes: N pictures, C channels, H W pixels, K codes, Q codes per position, P positions, D width of a latent.
+Shapes: B pictures, C channels, H W pixels, Z codes of the quantizer, Q codes per position, M positions, D width of a
+latent.
 """
 
 from __future__ import annotations
@@ -20,57 +21,61 @@ from ..quantizers.contract import count_codes
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What ``measure`` gives; means over the pictures."""
+    """What ``measure`` returns; means over the pictures."""
 
     psnr: float
-    """Peak signal-to-noise ratio, dB, of the pictures rounded to 8 bits."""
+    """Peak signal-to-noise ratio of the pictures rounded to 8 bits, in dB; 100 for a perfect copy."""
     ssim: float
-    """Structural similarity (Wang et al. 2004), by scikit-image with its defaults: uniform windows of 7 pixels."""
+    """Structural similarity (Wang et al. 2004), −1…1, by scikit-image's defaults: uniform windows of 7 pixels."""
     codebook_usage: float
-    """The fraction of the codes that these pictures use."""
+    """The fraction of the codes that these pictures use, 0…1."""
     perplexity: float
-    """2 to the entropy of the codes in bits: how many codes, if all were used equally.
+    """2 to the entropy of the codes in bits, 1…num_codes: the number of codes if all were used equally.
 
-    Where a position has several codes, the mean over its places.
+    With several codes per position, the mean over them.
     """
 
 
-def to_levels(pixels_NCHW: Tensor) -> Tensor:
-    """Pixels in −1…1 to the nearest of 256 levels: uint8 of the same shape."""
-    return ((pixels_NCHW.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+def to_levels(pixels_BCHW: Tensor) -> Tensor:
+    """Round pixels in −1…1 to the nearest of 256 levels: uint8 of the same shape."""
+    return ((pixels_BCHW.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 @torch.no_grad()
-def measure(model: ChameleonVQVAE, pixels_NCHW: Tensor, *, batch_size: int = 32) -> Quality:
-    """Encode and decode pictures (pixels in −1…1, at least 7 a side) and compare. The model's mode stays as it is."""
-    if not len(pixels_NCHW):
-        raise ImageError("there are no pictures to measure.")
+def measure(model: ChameleonVQVAE, pixels_BCHW: Tensor, *, batch_size: int = 32) -> Quality:
+    """Encode and decode pictures and compare them with the originals.
+
+    The pixels are in −1…1, at least 7 a side. The model's training mode is restored. Raises ``ImageError`` if there are
+    no pictures.
+    """
+    if not len(pixels_BCHW):
+        raise ImageError("there are no pictures to measure; expected pixels [B, C, H, W] of at least one.")
     was_training = model.training
     model.eval()
     rows = []
     quantizer = model.quantize
-    usage_QK = torch.zeros(
-        quantizer.codes_per_position, quantizer.num_codes, dtype=torch.int64, device=pixels_NCHW.device
+    usage_QZ = torch.zeros(
+        quantizer.codes_per_position, quantizer.num_codes, dtype=torch.int64, device=pixels_BCHW.device
     )
-    for real_BCHW in torch.split(pixels_NCHW, batch_size):
+    for real_BCHW in torch.split(pixels_BCHW, batch_size):
         drawn = model(real_BCHW)
         rows += compare(to_levels(real_BCHW), to_levels(drawn.pixels_BCHW))
-        usage_QK += usage_by_place(drawn.encoding.codes_Bhw, quantizer)
+        usage_QZ += usage_by_place(drawn.encoding.codes_Bhw, quantizer)
     model.train(was_training)
     psnr, ssim = np.mean(rows, axis=0)
-    return Quality(float(psnr), float(ssim), *codebook_figures(usage_QK))
+    return Quality(float(psnr), float(ssim), *codebook_figures(usage_QZ))
 
 
-def compare(real_NCHW: Tensor, drawn_NCHW: Tensor) -> list[tuple[float, float]]:
-    """PSNR in dB and SSIM of each pair of uint8 pictures. A perfect copy counts as 100 dB."""
+def compare(real_BCHW: Tensor, drawn_BCHW: Tensor) -> list[tuple[float, float]]:
+    """Return the PSNR in dB and the SSIM of each pair of uint8 pictures. A perfect copy counts as 100 dB."""
     try:
         from skimage.metrics import peak_signal_noise_ratio, structural_similarity
     except ImportError as error:
         raise MissingPackageError(
-            "PSNR and SSIM are scikit-image's. Install it: pip install './packages/chameleon-vq[train]'"
+            "PSNR and SSIM need scikit-image. Install it: pip install './packages/chameleon-vq[train]'"
         ) from error
     rows = []
-    for real_CHW, drawn_CHW in zip(real_NCHW.cpu().numpy(), drawn_NCHW.cpu().numpy(), strict=True):
+    for real_CHW, drawn_CHW in zip(real_BCHW.cpu().numpy(), drawn_BCHW.cpu().numpy(), strict=True):
         psnr = 100.0
         if not np.array_equal(real_CHW, drawn_CHW):
             psnr = peak_signal_noise_ratio(real_CHW, drawn_CHW, data_range=255)  # type: ignore[no-untyped-call]
@@ -82,31 +87,31 @@ def compare(real_NCHW: Tensor, drawn_NCHW: Tensor) -> list[tuple[float, float]]:
 
 
 def usage_by_place(codes: Tensor, quantizer: VectorQuantizer) -> Tensor:
-    """How often each code stands in each of a position's places: int64 [Q, K], of codes [B, h, w] or [B, h, w, Q]."""
+    """Count each code separately for each of a position's codes: int64 [Q, Z], of codes [B, h, w] or [B, h, w, Q]."""
     places = codes.reshape(-1, quantizer.codes_per_position).unbind(1)
-    return torch.stack([count_codes(codes_P, quantizer.num_codes) for codes_P in places])
+    return torch.stack([count_codes(codes_M, quantizer.num_codes) for codes_M in places])
 
 
 def codebook_figures(usage: Tensor) -> tuple[float, float]:
-    """The fraction of codes that were used and their perplexity, of a usage [K] or [Q, K]: means over places."""
-    figures = [_figures_of_a_place(usage_K) for usage_K in usage.reshape(-1, usage.shape[-1])]
+    """Return the fraction of codes in use and their perplexity, of a usage [Z] or [Q, Z]: means over Q."""
+    figures = [_figures_of_a_place(usage_Z) for usage_Z in usage.reshape(-1, usage.shape[-1])]
     fraction, perplexity = np.mean(figures, axis=0)
     return float(fraction), float(perplexity)
 
 
-def _figures_of_a_place(usage_K: Tensor) -> tuple[float, float]:
-    share_K = usage_K.double() / usage_K.sum().clamp(min=1)
-    used_K = share_K[share_K > 0]
-    return len(used_K) / len(usage_K), math.exp(-float((used_K * used_K.log()).sum()))
+def _figures_of_a_place(usage_Z: Tensor) -> tuple[float, float]:
+    share_Z = usage_Z.double() / usage_Z.sum().clamp(min=1)
+    used = share_Z[share_Z > 0]
+    return len(used) / len(usage_Z), math.exp(-float((used * used.log()).sum()))
 
 
-def effective_rank(latents_PD: Tensor) -> float:
-    """How many dimensions the latents [P, D] really use: e to the entropy of the shares of their variance.
+def effective_rank(latents_MD: Tensor) -> float:
+    """Return how many dimensions the latents [M, D] use: e to the entropy of the shares of their variance, 1…D.
 
-    From 1 to D. Source: Roy and Vetterli 2007, "The effective rank", of the covariance.
+    Source: Roy and Vetterli 2007, "The effective rank", of the covariance.
     """
-    centred_PD = latents_PD.double() - latents_PD.double().mean(dim=0)
-    variance_D = torch.linalg.svdvals(centred_PD).square()
+    centred_MD = latents_MD.double() - latents_MD.double().mean(dim=0)
+    variance_D = torch.linalg.svdvals(centred_MD).square()
     share_D = variance_D / variance_D.sum().clamp(min=1e-300)
-    used_D = share_D[share_D > 0]
-    return math.exp(-float((used_D * used_D.log()).sum()))
+    used = share_D[share_D > 0]
+    return math.exp(-float((used * used.log()).sum()))

@@ -1,4 +1,4 @@
-"""A bar that shows how far a run is."""
+"""The progress bar of a run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from contextlib import contextmanager
 
 from ..errors import MissingPackageError
 
+Advance = Callable[[float, str], None]
+"""Shows how much is done, and a few words."""
+
 
 @contextmanager
-def progress_bar(name: str, fraction: Callable[[], float]) -> Iterator[Callable[[str], None]]:
-    """Within the block, call what it gives with a few words to show them beside the bar."""
+def progress_bar(*, total: float, completed: float) -> Iterator[Advance]:
+    """Show a bar with the elapsed and the remaining time. Raises ``MissingPackageError`` without rich."""
     try:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     except ImportError as error:
@@ -18,17 +21,13 @@ def progress_bar(name: str, fraction: Callable[[], float]) -> Iterator[Callable[
             "training shows its progress with rich. Install it: pip install './packages/chameleon-vq[train]'"
         ) from error
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("training"),
         BarColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[words]}"),
+        TextColumn("{task.description}"),
     )
     with Progress(*columns) as bar:
-        task = bar.add_task(name, total=1.0, words="")
-        bar.update(task, completed=fraction())
-
-        def show(words: str) -> None:
-            bar.update(task, completed=fraction(), words=words)
-
-        yield show
+        task = bar.add_task("", total=total)
+        bar.update(task, completed=completed)
+        yield lambda done, words: bar.update(task, completed=done, description=words)

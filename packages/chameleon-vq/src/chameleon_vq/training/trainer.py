@@ -1,12 +1,13 @@
 """Training the VQ-VAE. One step reads top to bottom in ``VQTrainer._step``.
 
-Shapes: B pictures, C channels, H W pixels, h w latent grid, D width of a latent, N codes, Q codes per position.
+Shapes: B pictures, C channels, H W pixels, h w latent grid, M positions, D width of a latent.
 """
 
 from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,27 +17,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ChameleonVQError, ConfigError
+from ..errors import ConfigError
 from ..model import ChameleonVQVAE, VQReconstruction
-from .checkpoints import LOG, RunLog, load_checkpoint, save_checkpoint
-from .codebooks import codebooks_of, has_codebooks, kmeans, positions, restart, sample
+from .checkpoints import LOG_FILE, load_checkpoint, save_checkpoint
+from .codebooks import CodebookCare, has_codebooks, positions
 from .discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
-from .metrics import codebook_figures, effective_rank, measure, usage_by_place
+from .errors import DivergenceError
+from .log import TrainingLog
+from .metrics import measure
 from .options import TrainingOptions
-from .pictures import Order, PictureSource, random_for
+from .order import BatchOrder, random_for
+from .pictures import PictureSource
 from .progress import progress_bar
 
-# What may differ between a checkpoint's options and a run's: it changes no weight.
-CADENCES = ("log_every", "validate_every", "checkpoint_every")
-
-
-class DivergedError(ChameleonVQError, ArithmeticError):
-    """The loss is no number any more."""
+# Options that may differ between a checkpoint and the run that resumes it: they don't change the weights.
+INTERVALS = ("log_every", "validate_every", "checkpoint_every")
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """The terms of one step, scalars; ``reconstruction`` sums those that compare pictures."""
+    """The terms of one step's loss, scalars; ``reconstruction`` is the weighted sum of the others."""
 
     l1: Tensor
     l2: Tensor
@@ -48,9 +48,11 @@ class VQTrainer:
     """Trains a ``ChameleonVQVAE`` in place.
 
     ``folder`` receives ``checkpoint.pt`` and ``log.jsonl``; without one nothing is written. ``perceptual`` is any
-    module of two batches of pixels, drawn and real, that gives a loss (its mean is taken); its weights stay as they
-    are. A trainer whose folder has a checkpoint goes on from there, and ends with the same weights to the bit as a run
-    that was never interrupted (``options.minutes`` unset, same machine, same number of threads).
+    module that takes two batches of pixels, drawn and real, and returns a loss (its mean is used); its weights are not
+    trained. A trainer whose folder has a checkpoint resumes from it, and ends with the same weights bit for bit as a
+    run that was never interrupted (without ``options.minutes``, on the same machine with as many threads).
+
+    Raises ``ConfigError`` if the model has no decoder.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class VQTrainer:
         perceptual: nn.Module | None = None,
     ) -> None:
         if model.decoder is None:
-            raise ConfigError("a model without a decoder can't be trained: make it with_decoder=True.")
+            raise ConfigError("a model without a decoder can't be trained; create it with with_decoder=True.")
         self.model = model
         self.options = options
         self.folder = None if folder is None else Path(folder)
@@ -86,47 +88,54 @@ class VQTrainer:
             )
         self.step = 0
         self.seconds = 0.0
-        # How often each code was chosen in each of a position's places since the last revival.
-        quantizer = model.quantize
-        self.usage_QN = torch.zeros(
-            quantizer.codes_per_position, quantizer.num_codes, dtype=torch.int64, device=self.device
-        )
+        self.codebook = CodebookCare(model.quantize, self.optimizer, self.device)
 
-    def fit(self, pictures: PictureSource, *, validation_NCHW: Tensor | None = None) -> list[dict[str, Any]]:
-        """Train until the options say that it's done; give the run's records, as ``log.jsonl`` has them.
+    def fit(
+        self,
+        pictures: PictureSource,
+        *,
+        validation_BCHW: Tensor | None = None,
+        validation_NCHW: Tensor | None = None,
+    ) -> list[dict[str, Any]]:
+        """Train until the run is complete, and return the entries of its log, as in ``log.jsonl``.
 
-        ``validation_NCHW``: pixels in −1…1 that ``validate_every`` measures.
+        ``validation_BCHW`` are pixels in −1…1, measured every ``validate_every`` steps (``validation_NCHW`` is its
+        deprecated name). Raises ``DivergenceError`` if the loss becomes NaN or infinite, ``ConfigError`` if the folder
+        has a run with other options, ``FileFormatError`` if its checkpoint can't be read.
         """
+        if validation_NCHW is not None:
+            warnings.warn("validation_NCHW is deprecated; use validation_BCHW.", DeprecationWarning, stacklevel=2)
+            validation_BCHW = validation_NCHW
         options = self.options
         self._resume()
-        log = RunLog(None if self.folder is None else self.folder / LOG, step=self.step)
-        order = Order(len(pictures), options.batch_size, options.seed)
+        log = TrainingLog(None if self.folder is None else self.folder / LOG_FILE, steps_done=self.step)
+        order = BatchOrder(len(pictures), batch_size=options.batch_size, seed=options.seed)
         before, started = self.seconds, time.monotonic()
         self.model.train()
-        with progress_bar("training", self._progress) as show:
+        with progress_bar(total=1.0, completed=self._progress()) as show:
             while self._progress() < 1:
                 if self.step == options.continuous_steps and options.kmeans_pictures:
                     self._place_entries(pictures)
                 random = random_for(options.seed, "augment", self.step)
-                pixels_BCHW = pictures.pixels(order.indices(self.step), random).to(self.device)
-                record = self._step(pixels_BCHW)
+                pixels_BCHW = pictures.pixels(order.batch(self.step), random).to(self.device)
+                entry = self._step(pixels_BCHW)
                 self.step += 1
                 self.seconds = before + time.monotonic() - started
                 ends = self._progress() >= 1
-                record = {"step": self.step, "seconds": round(self.seconds, 1), **record}
+                entry = {"step": self.step, "seconds": round(self.seconds, 1), **entry}
                 if self._is_due(options.log_every, ends):
-                    log.write(record)
-                    show(f"loss {record['loss']:.4f}, {record['psnr']:.2f} dB")
-                if validation_NCHW is not None and self._is_due(options.validate_every, ends):
-                    quality = measure(self.model, validation_NCHW.to(self.device), batch_size=options.batch_size)
-                    log.write({"step": self.step, "validation": asdict(quality)})
+                    log.append(entry)
+                    show(self._progress(), f"loss {entry['loss']:.4f}, {entry['psnr']:.2f} dB")
+                if validation_BCHW is not None and self._is_due(options.validate_every, ends):
+                    quality = measure(self.model, validation_BCHW.to(self.device), batch_size=options.batch_size)
+                    log.append({"step": self.step, "validation": asdict(quality)})
                 if self._is_due(options.checkpoint_every, ends):
                     self._save()
         self.model.eval()
-        return log.records
+        return log.entries
 
     def _step(self, pixels_BCHW: Tensor) -> dict[str, Any]:
-        """One update of model and discriminator: the record of what it found."""
+        """Update the model and the discriminator once, and return the step's entry for the log."""
         options = self.options
         learning_rate = self._set_learning_rates()
         quantizes = self.step >= options.continuous_steps
@@ -136,25 +145,25 @@ class VQTrainer:
             loss = losses.reconstruction
             if quantizes:
                 loss = loss + options.quantizer_weight * drawn.encoding.loss.float()
-            record: dict[str, Any] = {}
+            entry: dict[str, Any] = {}
             if self._is_adversarial:
                 generator, weight = self._generator_loss(drawn.pixels_BCHW, losses.reconstruction)
                 loss = loss + options.discriminator_weight * weight * generator
-                record |= {"generator": generator.item(), "adaptive_weight": weight.item()}
+                entry |= {"generator": generator.item(), "adaptive_weight": weight.item()}
         if not torch.isfinite(loss):
-            raise DivergedError(
-                f"the loss of step {self.step} is {loss.item()}. Lower learning_rate or clip_norm; the last checkpoint "
-                "is from before."
+            raise DivergenceError(
+                f"the loss of step {self.step} is {loss.item()}, expected a finite number. Lower learning_rate or "
+                "clip_norm and start again; the last checkpoint is from an earlier step."
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = self._clip(self.parameters)
         self.optimizer.step()
         if self._is_adversarial:
-            record["discriminator"] = self._train_discriminator(pixels_BCHW, drawn.pixels_BCHW.detach()).item()
+            entry["discriminator"] = self._train_discriminator(pixels_BCHW, drawn.pixels_BCHW.detach()).item()
         if quantizes:
-            self.usage_QN += usage_by_place(drawn.encoding.codes_Bhw, self.model.quantize)
-            record |= self._revive(drawn.encoding.latents_BDhw)
+            self.codebook.count(drawn.encoding.codes_Bhw)
+            entry |= self._revive(drawn.encoding.latents_BDhw)
         values = {
             "loss": loss.item(),
             "l1": losses.l1.item(),
@@ -167,12 +176,12 @@ class VQTrainer:
             values["perceptual"] = losses.perceptual.item()
         if quantizes:
             values["quantizer"] = drawn.encoding.loss.item()
-        return values | record
+        return values | entry
 
     def _reconstruct(self, pixels_BCHW: Tensor, *, quantizes: bool) -> VQReconstruction:
         if quantizes:
             return self.model(pixels_BCHW)
-        # The quantizer must not see, nor follow, latents that it isn't to replace.
+        # In training mode a quantizer would follow latents that it doesn't replace.
         self.model.quantize.eval()  # type: ignore[attr-defined]  # every quantizer is a module
         encoding = self.model.encode(pixels_BCHW)
         self.model.quantize.train()  # type: ignore[attr-defined]
@@ -193,7 +202,7 @@ class VQTrainer:
         return self.discriminator is not None and self.step >= self.options.discriminator_start
 
     def _generator_loss(self, drawn_BCHW: Tensor, reconstruction_loss: Tensor) -> tuple[Tensor, Tensor]:
-        """What the discriminator says of the drawn pictures, as a loss, and its adaptive weight."""
+        """Return the discriminator's loss for the drawn pictures, and its adaptive weight."""
         assert self.discriminator is not None  # asked by _is_adversarial
         generator = -self.discriminator(drawn_BCHW).float().mean()
         return generator, adaptive_weight(reconstruction_loss, generator, self.last_layer)
@@ -216,18 +225,18 @@ class VQTrainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16")
 
     def _progress(self) -> float:
-        """How much of the run is behind: 0…1."""
+        """Return how much of the run is done, 0…1."""
         of_steps = self.step / self.options.steps
         of_time = 0.0 if self.options.minutes is None else self.seconds / 60 / self.options.minutes
         return min(1.0, max(of_steps, of_time))
 
     def _set_learning_rates(self) -> float:
-        """Linear warm-up times a cosine of the progress; the generator's rate is given."""
+        """Set the learning rates, a linear warm-up times a cosine, and return the model's."""
         options = self.options
-        warmth = min(1.0, (self.step + 1) / max(1, options.warmup_steps))
+        warmup = min(1.0, (self.step + 1) / max(1, options.warmup_steps))
         cosine = (1 + math.cos(math.pi * self._progress())) / 2
         floor = options.final_learning_rate / options.learning_rate
-        factor = warmth * (floor + (1 - floor) * cosine)
+        factor = warmup * (floor + (1 - floor) * cosine)
         for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate * factor
         if self.discriminator_optimizer is not None:
@@ -237,7 +246,7 @@ class VQTrainer:
 
     @torch.no_grad()
     def _place_entries(self, pictures: PictureSource) -> None:
-        """K-means over the latents of pictures that are drawn as the batches are, one codebook after the other."""
+        """Place the codebook's entries by k-means over the latents of pictures that are drawn as the batches are."""
         if not has_codebooks(self.model.quantize):
             return
         options = self.options
@@ -249,27 +258,19 @@ class VQTrainer:
             encoding = self.model.encode(pictures.pixels(indices, random).to(self.device))
             latents.append(positions(encoding.latents_BDhw))
         self.model.train()
-        for codebook, seen_PD in codebooks_of(self.model.quantize, torch.cat(latents)):
-            entries_ND = kmeans(seen_PD, codebook.num_codes, random)
-            restart(codebook, torch.arange(codebook.num_codes, device=self.device), entries_ND, self.optimizer)
+        self.codebook.place(torch.cat(latents), random)
 
-    def _revive(self, latents_BDhw: Tensor) -> dict[str, Any]:
-        """Every ``revive_every`` steps: the codebook's figures since, and new entries for codes without use."""
+    def _revive(self, latents_BDhw: Tensor) -> dict[str, float]:
+        """Every ``revive_every`` steps, revive unused entries and return the codebook's figures for the log."""
         options = self.options
         if not options.revive_every or (self.step + 1) % options.revive_every:
             return {}
-        latents_PD = positions(latents_BDhw.detach())
-        usage, perplexity = codebook_figures(self.usage_QN)
-        rank = effective_rank(latents_PD)
+        latents_MD = positions(latents_BDhw.detach())
+        figures = self.codebook.figures(latents_MD)
         if self._progress() <= options.revive_until and has_codebooks(self.model.quantize):
-            random = random_for(options.seed, "codebook", self.step)
-            codebooks = codebooks_of(self.model.quantize, latents_PD)
-            for usage_N, (codebook, seen_PD) in zip(self.usage_QN, codebooks, strict=True):
-                dead_M = (usage_N == 0).nonzero().flatten()
-                if len(dead_M):
-                    restart(codebook, dead_M, sample(seen_PD, len(dead_M), random), self.optimizer)
-        self.usage_QN.zero_()
-        return {"codebook_usage": usage, "perplexity": perplexity, "latent_rank": rank}
+            self.codebook.revive(latents_MD, random_for(options.seed, "codebook", self.step))
+        self.codebook.usage_QZ.zero_()
+        return figures
 
     def _is_due(self, every: int, ends: bool) -> bool:
         return ends or (every > 0 and self.step % every == 0)
@@ -283,7 +284,7 @@ class VQTrainer:
             "options": self.options.to_dict(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "usage": self.usage_QN,
+            "usage": self.codebook.usage_QZ,
             "random": {"cpu": torch.get_rng_state()},
         }
         if self.device.type == "cuda":
@@ -298,19 +299,19 @@ class VQTrainer:
         if state is None:
             return
         mine, theirs = _plain(self.options.to_dict()), _plain(state["options"])
-        changed = [key for key in mine if key not in CADENCES and mine[key] != theirs.get(key)]
+        changed = [key for key in mine if key not in INTERVALS and mine[key] != theirs.get(key)]
         if changed:
             raise ConfigError(
                 f"{self.folder} has a run with other options: "
                 + ", ".join(f"{key} {theirs.get(key)!r}, now {mine[key]!r}" for key in changed)
-                + ". Go on with its options, or train into another folder."
+                + ". Continue with its options, or train into another folder."
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.discriminator is not None and self.discriminator_optimizer is not None:
             self.discriminator.load_state_dict(state["discriminator"])
             self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
-        self.usage_QN = state["usage"].to(self.device).view_as(self.usage_QN)
+        self.codebook.usage_QZ.copy_(state["usage"].view_as(self.codebook.usage_QZ))
         self.step, self.seconds = state["step"], state["seconds"]
         torch.set_rng_state(state["random"]["cpu"])
         if "cuda" in state["random"] and self.device.type == "cuda":
@@ -318,5 +319,16 @@ class VQTrainer:
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Options as they compare, whether they have been on disk or not."""
+    """Return options with lists for tuples, so that those from a file compare equal."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+
+
+def __getattr__(name: str) -> Any:
+    if name != "DivergedError":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"{__name__}.DivergedError is deprecated; use chameleon_vq.training.DivergenceError.",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return DivergenceError

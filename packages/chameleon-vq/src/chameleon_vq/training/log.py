@@ -1,0 +1,56 @@
+"""The log of a run: a JSON object per line, one line per logged step or validation."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .._files import replacing
+from ..errors import FileFormatError
+
+
+class TrainingLog:
+    """Appends entries to a file. Of an earlier run's entries, those up to ``steps_done`` are kept.
+
+    ``entries`` holds what was kept and appended. With a ``path`` of None nothing is written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, *, steps_done: int = 0) -> None:
+        self.path = None if path is None else Path(path)
+        self.entries: list[dict[str, Any]] = []
+        if self.path is None:
+            return
+        if self.path.exists() and steps_done:
+            self.entries = [entry for entry in read_log(self.path) if entry["step"] <= steps_done]
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(map(_line, self.entries)), encoding="utf-8")
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add an entry; it is on disk when this returns, so that another program can follow the run."""
+        self.entries.append(dict(entry))
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(entry))
+
+
+def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read the entries of a log, without a last line that was cut short. Raises ``FileFormatError``."""
+    entries = []
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise FileFormatError(
+                f"{path}, line {number}, is not valid JSON: {error}. Delete the line, or the log with its checkpoint."
+            ) from error
+    return entries
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry) + "\n"
