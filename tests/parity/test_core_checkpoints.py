@@ -11,9 +11,9 @@ import transformers
 from torch import Tensor, nn
 
 from chameleon_core.checkpoints import read_checkpoint
-from chameleon_core.conditional_generation import ChameleonForConditionalGeneration
 from chameleon_core.config import ChameleonConfig
 from chameleon_core.layout import TokenLayout
+from chameleon_core.model import ChameleonForConditionalGeneration
 from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAE, ChameleonVQVAEConfig, ImageTokenizer
 
 LETTERS = "ABCDEFGH"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from chameleon_core import ChameleonConfig
-from chameleon_core.layers import activation
+from chameleon_core.model.layers import activation
 from chameleon_core.testing import make_vocabulary, pad_rows
 
 PairMaker = Callable[..., Any]

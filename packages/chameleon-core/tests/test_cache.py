@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from chameleon_core.cache import KVCache
+from chameleon_core.model.cache import KVCache
 
 
 def column(*numbers: float) -> Tensor:

@@ -20,10 +20,10 @@ from chameleon_core.checkpoints import (
     save_checkpoint,
     write_checkpoint,
 )
-from chameleon_core.checkpoints.safetensors_files import deal_out, parse_size
-from chameleon_core.conditional_generation import ChameleonForConditionalGeneration
 from chameleon_core.config import ChameleonConfig
 from chameleon_core.errors import ConfigError, FileFormatError, WeightsError
+from chameleon_core.formats.safetensors_files import deal_out, parse_size
+from chameleon_core.model import ChameleonForConditionalGeneration
 
 SMALL = ChameleonConfig(
     vocab_size=64,

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from chameleon_core.checkpoints import hf as hf_module
-from chameleon_core.checkpoints import load_checkpoint, read_checkpoint, safetensors_files, save_checkpoint
-from chameleon_core.conditional_generation import ChameleonForConditionalGeneration
+from chameleon_core.checkpoints import load_checkpoint, read_checkpoint, save_checkpoint
 from chameleon_core.config import ChameleonConfig
+from chameleon_core.formats import hf as hf_module
+from chameleon_core.formats import safetensors_files
+from chameleon_core.model import ChameleonForConditionalGeneration
 
 SMALL = ChameleonConfig(
     vocab_size=16,

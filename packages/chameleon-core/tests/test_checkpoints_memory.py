@@ -19,7 +19,7 @@ import json, sys
 import torch
 from peak_memory import Peak
 from chameleon_core.checkpoints import load_checkpoint, save_checkpoint
-from chameleon_core.conditional_generation import ChameleonForConditionalGeneration
+from chameleon_core.model import ChameleonForConditionalGeneration
 from chameleon_core.config import ChameleonConfig
 
 torch.set_num_threads(1)

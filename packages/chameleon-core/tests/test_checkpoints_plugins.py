@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from chameleon_backends import PluginWarning
-from chameleon_core.checkpoints import Checkpoint, StoredTensor, read_checkpoint, write_checkpoint
+from chameleon_core.checkpoints import Checkpoint, StoredTensor, read_checkpoint, resolve_folder, write_checkpoint
 from chameleon_core.config import ChameleonConfig
 from chameleon_core.errors import BrokenPluginError, UnknownPluginError
-from chameleon_core.locate import resolve_folder
 from chameleon_core.registry import FORMATS_HOOK, PRETRAINED_HOOK, REGISTRY
 
 PLUGIN = """

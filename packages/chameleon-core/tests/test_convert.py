@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from chameleon_core.checkpoints import Checkpoint, StoredTensor, load_checkpoint, read_checkpoint, write_checkpoint
-from chameleon_core.conditional_generation import ChameleonForConditionalGeneration
+from chameleon_core.checkpoints.convert import pool_checkpoint, pool_key_value_heads
 from chameleon_core.config import ChameleonConfig
-from chameleon_core.convert import pool_checkpoint, pool_key_value_heads
 from chameleon_core.errors import ConfigError
+from chameleon_core.model import ChameleonForConditionalGeneration
 
 ATTENTION = "model.layers.0.self_attn."
 SMALL = ChameleonConfig(

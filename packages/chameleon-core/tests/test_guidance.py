@@ -117,14 +117,14 @@ def test_only_branches_that_differ_are_fed(
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], Tensor]]:
     """The rows and logits of every choice among codes."""
     choices: list[tuple[list[int], Tensor]] = []
-    original = engine.draw
+    original = engine.sample
 
     def recording(logits: Tensor, sampling: Any, generators: Any, rows: Sequence[int]) -> list[int]:
         if logits.shape[1] == LAYOUT.num_codes:
             choices.append((list(rows), logits.clone()))
         return original(logits, sampling, generators, rows)
 
-    monkeypatch.setattr(engine, "draw", recording)
+    monkeypatch.setattr(engine, "sample", recording)
     return choices
 
 

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chameleon_core.cache import KVCache
 from chameleon_core.config import ChameleonConfig
-from chameleon_core.layers import HeadNorm, RMSNorm, activation
 from chameleon_core.model import ChameleonModel, ModelOutput
+from chameleon_core.model.cache import KVCache
+from chameleon_core.model.layers import HeadNorm, RMSNorm, activation
 from chameleon_core.testing import make_config, pad_rows, randomize
 
 # Sums of some ten numbers around 1 in float32, whose order depends on the matrices' shapes.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from chameleon_core.config import ChameleonConfig
-from chameleon_core.rope import rotate, rotation
+from chameleon_core.model.rope import rotate, rotation
 from chameleon_core.testing import make_config
 
 # Two heads of width 4: pairs (0, 2) and (1, 3), of frequencies 1 and theta^(-2/4) = 1/100.

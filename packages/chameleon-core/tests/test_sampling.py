@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chameleon_core.errors import ConfigError
 from chameleon_core.generation import GenerationOptions
-from chameleon_core.generation.sampling import RowGenerators, Sampling, draw, penalize_repetition
+from chameleon_core.generation.sampling import RowGenerators, Sampling, penalize_repetition, sample
 
 # The 99.9 % quantile of chi-square with 3 degrees of freedom; seeds are fixed, so a test that passes always passes.
 CHI_SQUARE_3 = 16.27
@@ -101,19 +101,19 @@ def test_repetition_divides_positive_and_multiplies_negative_logits() -> None:
 def test_a_number_picks_the_choice_whose_share_it_falls_in(number: float, choice: int) -> None:
     """Choices without a probability are never picked, not even by 0 or by the largest number below 1."""
     logits_RV = torch.tensor([[0.0, 0.3, 0.0, 0.5, 0.2, 0.0]]).log()
-    assert draw(logits_RV, Sampling(), Uniform(number), [0]) == [choice]
+    assert sample(logits_RV, Sampling(), Uniform(number), [0]) == [choice]
 
 
 def test_the_largest_number_below_1_picks_the_last_choice_of_many() -> None:
     # A cumulative sum over so many choices ends a little beside 1.
     logits_RV = torch.randn(3, 65536, generator=torch.Generator().manual_seed(0))
     logits_RV[:, 60000:] = -math.inf
-    assert draw(logits_RV, Sampling(), Uniform(1 - 2**-53), [0, 1, 2]) == [59999] * 3
+    assert sample(logits_RV, Sampling(), Uniform(1 - 2**-53), [0, 1, 2]) == [59999] * 3
 
 
 def test_without_sampling_the_likeliest_is_taken() -> None:
     logits_RV = torch.cat((logits_of(0.2, 0.5, 0.3), logits_of(0.6, 0.1, 0.3)))
-    assert draw(logits_RV, None, RowGenerators(0, 2), [0, 1]) == [1, 0]
+    assert sample(logits_RV, None, RowGenerators(0, 2), [0, 1]) == [1, 0]
 
 
 @pytest.mark.parametrize("choices", [3, 8191, 8192, 8200, 65536])
@@ -124,13 +124,13 @@ def test_of_any_number_of_choices_the_first_likeliest_is_taken(choices: int) -> 
         places = [sorted(torch.randint(choices, (2,), generator=generator).tolist()) for _ in range(3)]
         for row, pair in enumerate(places):
             logits_RV[row, pair] = 9.0
-        assert draw(logits_RV, None, RowGenerators(0, 3), [0, 1, 2]) == [pair[0] for pair in places]
+        assert sample(logits_RV, None, RowGenerators(0, 3), [0, 1, 2]) == [pair[0] for pair in places]
 
 
 def test_the_likeliest_is_found_among_forbidden_ones() -> None:
     logits_RV = torch.full((1, 65536), -torch.inf)
     logits_RV[0, 40000] = -1e30
-    assert draw(logits_RV, None, RowGenerators(0, 1), [0]) == [40000]
+    assert sample(logits_RV, None, RowGenerators(0, 1), [0]) == [40000]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_frequencies_are_the_probabilities(sampling: Sampling) -> None:
     generators, draws = RowGenerators(1234, 1), 4000
     counts_V = torch.zeros(4, dtype=torch.float64)
     for _ in range(draws):
-        counts_V[draw(logits_RV, sampling, generators, [0])] += 1
+        counts_V[sample(logits_RV, sampling, generators, [0])] += 1
     possible = expected_V > 0
     assert not counts_V[~possible].any()
     deviations_V = (counts_V - draws * expected_V)[possible] ** 2 / (draws * expected_V[possible])

@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from chameleon_backends.plugins import PluginSpec, PluginWarning
 
-    from .cache import KVCache
     from .checkpoints import load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
-    from .conditional_generation import CausalOutput, ChameleonForConditionalGeneration
+    from .checkpoints.convert import pool_checkpoint, pool_key_value_heads
     from .config import ChameleonConfig
-    from .convert import pool_checkpoint, pool_key_value_heads
     from .documents import save_document
     from .errors import (
         BrokenPluginError,
@@ -34,10 +32,9 @@ if TYPE_CHECKING:
     from .generation import GenerationOptions, Step
     from .hookspecs import HOOK_API_VERSION, CheckpointFormatSpec, hookimpl
     from .layout import TokenLayout
-    from .model import ChameleonModel, ModelOutput
+    from .model import CausalOutput, ChameleonForConditionalGeneration, ChameleonModel, KVCache, ModelOutput
     from .pipeline import Chameleon
-    from .quantization import Quantization, quantize_model
-    from .quantization_quality import QuantizationReport, quantization_report
+    from .quantization import Quantization, QuantizationReport, quantization_report, quantize_model
 
 __all__ = [
     "HOOK_API_VERSION",
@@ -88,11 +85,11 @@ __all__ = [
 _MODULES = {
     "HOOK_API_VERSION": ".hookspecs",
     "BrokenPluginError": ".errors",
-    "CausalOutput": ".conditional_generation",
+    "CausalOutput": ".model",
     "Chameleon": ".pipeline",
     "ChameleonConfig": ".config",
     "ChameleonCoreError": ".errors",
-    "ChameleonForConditionalGeneration": ".conditional_generation",
+    "ChameleonForConditionalGeneration": ".model",
     "ChameleonModel": ".model",
     "CheckpointFormatSpec": ".hookspecs",
     "ConfigError": ".errors",
@@ -105,14 +102,14 @@ _MODULES = {
     "ImageFinished": ".events",
     "ImageProgress": ".events",
     "ImageStarted": ".events",
-    "KVCache": ".cache",
+    "KVCache": ".model",
     "MissingPackageError": ".errors",
     "ModelNotFoundError": ".errors",
     "ModelOutput": ".model",
     "PluginSpec": "chameleon_backends.plugins",
     "PluginWarning": "chameleon_backends.plugins",
     "Quantization": ".quantization",
-    "QuantizationReport": ".quantization_quality",
+    "QuantizationReport": ".quantization",
     "Step": ".generation",
     "TextDelta": ".events",
     "TokenLayout": ".layout",
@@ -121,9 +118,9 @@ _MODULES = {
     "WeightsError": ".errors",
     "hookimpl": ".hookspecs",
     "load_checkpoint": ".checkpoints",
-    "pool_checkpoint": ".convert",
-    "pool_key_value_heads": ".convert",
-    "quantization_report": ".quantization_quality",
+    "pool_checkpoint": ".checkpoints.convert",
+    "pool_key_value_heads": ".checkpoints.convert",
+    "quantization_report": ".quantization",
     "quantize_model": ".quantization",
     "read_checkpoint": ".checkpoints",
     "save_checkpoint": ".checkpoints",

@@ -9,7 +9,7 @@ from .config import CONFIG_FILE
 from .hookspecs import HOOK_API_VERSION, CheckpointFormatSpec, hookimpl
 
 if TYPE_CHECKING:
-    from .checkpoints import CheckpointFormat
+    from .formats import CheckpointFormat
 
 
 @hookimpl
@@ -28,6 +28,6 @@ def chameleon_core_checkpoint_formats() -> Iterable[CheckpointFormatSpec]:
 
 
 def _hf() -> CheckpointFormat:
-    from .checkpoints.hf import HFFormat
+    from .formats import HFFormat
 
     return HFFormat()

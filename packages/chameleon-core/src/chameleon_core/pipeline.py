@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ._files import read_json, write_json
-from .conditional_generation import ChameleonForConditionalGeneration
 from .errors import ConfigError, GenerationError, VocabularyError
 from .events import Event, Finished, RowReader
 from .generation import GenerationOptions, Step
 from .generation.options import Modality
 from .generation.rows import start_row
 from .layout import PLACEHOLDERS
+from .model import ChameleonForConditionalGeneration
 from .quantization import Quantization
 from .siblings import ImageTokenizerLike, ProcessorLike, load_processor, text_package
 

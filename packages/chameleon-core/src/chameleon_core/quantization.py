@@ -1,147 +1,22 @@
-"""Quantization of a model: which linear layers, by which weight quantizer, and how the config records it."""
+"""Quantization of a model in memory, and what it costs: bytes, errors of the weights, divergence of the predictions.
+
+Shapes: B batch, T positions of a row, M positions of all rows that aren't padding, V vocabulary.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from chameleon_backends import (
-    LinearSpec,
-    QuantizedLinear,
-    UnsupportedWeightError,
-    WeightQuantizer,
-    WeightQuantizerSpec,
-    find_quantizer,
-    get_weight_quantizer,
-)
-from chameleon_backends.errors import ConfigError as BackendsConfigError
-from chameleon_backends.registry import QUANTIZERS_HOOK
-from chameleon_backends.registry import REGISTRY as BACKENDS
+from chameleon_backends import QuantizedLinear
 
-from .config import ChameleonConfig
-from .errors import ConfigError, WeightsError
+from .checkpoints.quantization_plan import RECORD, Quantization, naming, plan_quantization
+from .errors import ConfigError
+from .model import ChameleonForConditionalGeneration
 
-if TYPE_CHECKING:
-    from .conditional_generation import ChameleonForConditionalGeneration
-
-RECORD = "quantization_config"
-"""Where a config says what its model was quantized with; other libraries look there, too."""
-OUTPUT_LAYER = "lm_head"
-
-# How many layers an error lists for each reason.
-LISTED = 3
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """How to quantize a model: the weight quantizer ``method`` with its ``options``, but for the layers ``skip``.
-
-    ``skip`` has names of modules, or patterns of them (``"*.down_proj"``, ``"model.layers.0.*"``); what they hold stays
-    as it is. The output layer is skipped unless you say otherwise. Embeddings and norms aren't linear layers, and are
-    never quantized.
-    """
-
-    method: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    skip: Sequence[str] = (OUTPUT_LAYER,)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.method, str) or not self.method:
-            raise ConfigError(f"Quantization.method must be the name of a weight quantizer; got {self.method!r}.")
-        if isinstance(self.skip, str):
-            raise ConfigError(f"Quantization.skip must be a list of names or patterns; got the text {self.skip!r}.")
-
-    @classmethod
-    def of(cls, value: str | Quantization) -> Quantization:
-        """A quantizer's name stands for its default options."""
-        if isinstance(value, Quantization):
-            return value
-        if isinstance(value, str):
-            return cls(value)
-        raise ConfigError(
-            f"quantization must be the name of a weight quantizer or a Quantization; got {value!r}. In place of "
-            "another library's config say, for example, Quantization('bnb-nf4', {'compute_dtype': 'bfloat16'})."
-        )
-
-
-@dataclass(frozen=True)
-class QuantizationPlan:
-    """What is to be done to a model, once it is sure that it can be."""
-
-    quantizer: WeightQuantizer
-    names: tuple[str, ...]
-    """Of the linear layers that are quantized."""
-    record: Mapping[str, Any]
-    stored: bool
-    """Whether the checkpoint has them quantized already."""
-
-    def answers(self, asked: Quantization) -> bool:
-        """Whether this is what was asked for, by name or with its options."""
-        method, options = find_quantizer(self.record)
-        return method == asked.method and (not asked.options or {**options, **asked.options} == options)
-
-    def recorded_in(self, config: ChameleonConfig) -> ChameleonConfig:
-        """The config of the quantized model."""
-        return config.replace(extras={**config.extras, RECORD: dict(self.record)})
-
-
-def plan_quantization(
-    model: nn.Module, quantization: Quantization, *, dtype: torch.dtype | None, device: torch.device
-) -> QuantizationPlan:
-    """Choose the layers of a float model, which may be without memory, and ask the quantizer if it serves them all.
-
-    ``dtype`` is what the weights will be; None leaves each as it is. Raises ``ConfigError`` where a pattern of ``skip``
-    fits no module, nothing is left, or the quantizer can't serve a layer; and what ``get_weight_quantizer`` raises.
-    """
-    quantizer = get_weight_quantizer(quantization.method, **quantization.options)
-    linears = _linears(model)
-    skipped = _skipped(model, quantization.skip)
-    chosen = {name: linear for name, linear in linears.items() if name not in skipped}
-    if not chosen:
-        raise ConfigError(f"no linear layer is left to quantize: skip={list(quantization.skip)} leaves out all.")
-    tied = sorted(chosen.keys() & _tied(model))
-    if tied:
-        raise ConfigError(
-            f"{', '.join(tied)} shares its weight with another layer (tie_word_embeddings), which would stay float; "
-            "leave it out with skip."
-        )
-    reasons = {
-        name: quantizer.unsupported(
-            LinearSpec(
-                in_features=linear.in_features,
-                out_features=linear.out_features,
-                dtype=dtype or linear.weight.dtype,
-                device=device,
-            )
-        )
-        for name, linear in chosen.items()
-    }
-    _check_served(quantization.method, reasons)
-    spec = BACKENDS.get(QUANTIZERS_HOOK, quantization.method)
-    assert isinstance(spec, WeightQuantizerSpec)
-    left_out = [name for name in linears if name not in chosen]
-    return QuantizationPlan(quantizer, tuple(chosen), spec.write_record(quantizer.options(), left_out), stored=False)
-
-
-def read_plan(model: nn.Module, record: Mapping[str, Any], float_names: Collection[str]) -> QuantizationPlan:
-    """The plan of a checkpoint that is quantized: all linear layers but those whose weights it has as floats.
-
-    ``float_names`` are the checkpoint's float tensors. Raises what ``find_quantizer`` and
-    ``get_weight_quantizer`` raise.
-    """
-    method, options = find_quantizer(record)
-    quantizer = get_weight_quantizer(method, **options)
-    others = {name.removesuffix(".weight") for name in float_names} | _tied(model)
-    return QuantizationPlan(
-        quantizer, tuple(name for name in _linears(model) if name not in others), record, stored=True
-    )
+__all__ = ["LayerReport", "Quantization", "QuantizationReport", "quantization_report", "quantize_model"]
 
 
 def quantize_model(model: ChameleonForConditionalGeneration, quantization: str | Quantization) -> None:
@@ -161,54 +36,135 @@ def quantize_model(model: ChameleonForConditionalGeneration, quantization: str |
     model.config = model.model.config = plan.recorded_in(model.config)
 
 
-@contextlib.contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Say which layer's weight a quantizer refuses, or can't read."""
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """One quantized layer."""
+
+    name: str
+    num_bytes: int
+    relative_error: float
+    """‖quantized − float‖ / ‖float‖ of its weight."""
+    largest_error: float
+    """Of a single weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationReport:
+    """A quantized model beside the float model that it was made of. ``str`` gives it as a text."""
+
+    record: str
+    """What it was quantized with."""
+    float_bytes: int
+    """Of all weights of the float model."""
+    quantized_bytes: int
+    """Of all weights of the quantized model, those that stayed floats included."""
+    layers: tuple[LayerReport, ...]
+    num_positions: int
+    mean_divergence: float
+    """The Kullback-Leibler divergence of the quantized model's predictions from the float model's, in nats."""
+    largest_divergence: float
+    """Of a single position."""
+    top1_agreement: float
+    """The share of positions where both think the same id the likeliest."""
+
+    def __str__(self) -> str:
+        width = max(len(layer.name) for layer in self.layers)
+        lines = [
+            self.record,
+            f"{_readable(self.quantized_bytes)} where the float model has {_readable(self.float_bytes)} "
+            f"({self.quantized_bytes / self.float_bytes:.1%})",
+            f"the likeliest id is the same in {self.top1_agreement:.2%} of {self.num_positions} positions",
+            f"KL divergence {self.mean_divergence:.2e} nats, {self.largest_divergence:.2e} where it is largest",
+            "",
+            f"{'layer':{width}}  {'bytes':>9}  error of the weight, largest",
+        ]
+        lines += [
+            f"{layer.name:{width}}  {_readable(layer.num_bytes):>9}  {layer.relative_error:.3%}, "
+            f"{layer.largest_error:.2e}"
+            for layer in self.layers
+        ]
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def quantization_report(
+    reference: ChameleonForConditionalGeneration,
+    quantized: ChameleonForConditionalGeneration,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+) -> QuantizationReport:
+    """Compare a quantized model with the float model that it was made of, on given ids.
+
+    ``input_ids`` int64 [B, T], ``attention_mask`` [B, T] as for the model. Rows are run one after the other, and layers
+    compared one after the other; a float model that is mapped from its files takes next to no memory of its own. Raises
+    ``ConfigError`` where the second model isn't quantized, or isn't made of the first.
+    """
+    if RECORD not in quantized.config.extras:
+        raise ConfigError("the second model isn't quantized: load it with from_pretrained(folder, quantization=...).")
+    layers = tuple(
+        _compare(name, reference, layer)
+        for name, layer in quantized.named_modules()
+        if isinstance(layer, QuantizedLinear)
+    )
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    if not mask.any():
+        raise ConfigError("there are no ids to compare the models on: input_ids is empty, or padding alone.")
+    divergences, agreements = zip(
+        *(_predictions(reference, quantized, ids[None], real[None]) for ids, real in zip(input_ids, mask, strict=True)),
+        strict=True,
+    )
+    divergence_M, agrees_M = torch.cat(divergences), torch.cat(agreements)
+    return QuantizationReport(
+        record=", ".join(f"{name}={value}" for name, value in quantized.config.extras[RECORD].items()),
+        float_bytes=_num_bytes(reference),
+        quantized_bytes=_num_bytes(quantized),
+        layers=layers,
+        num_positions=len(divergence_M),
+        mean_divergence=divergence_M.mean().item(),
+        largest_divergence=divergence_M.max().item(),
+        top1_agreement=agrees_M.double().mean().item(),
+    )
+
+
+def _compare(name: str, reference: nn.Module, layer: QuantizedLinear) -> LayerReport:
     try:
-        yield
-    except (UnsupportedWeightError, BackendsConfigError) as error:
-        raise WeightsError(f"{name} can't run quantized: {error}.") from error
+        weight = reference.get_submodule(name).weight
+    except AttributeError as cause:
+        raise ConfigError(f"the first model has no linear layer {name!r}; is it the other's float model?") from cause
+    if type(weight) is not nn.Parameter or weight.shape != (layer.out_features, layer.in_features):
+        raise ConfigError(f"{name!r} of the first model isn't the float layer that the second quantizes.")
+    error = layer.dequantize().sub_(weight)
+    return LayerReport(
+        name,
+        sum(tensor.nbytes for tensor in layer.stored().values()),
+        (error.norm() / weight.float().norm()).item(),
+        error.abs().max().item(),
+    )
 
 
-def _check_served(method: str, reasons: Mapping[str, str | None]) -> None:
-    """Raise ``ConfigError`` where there is a reason why a layer can't be quantized."""
-    refused: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        if reason is not None:
-            refused.setdefault(reason, []).append(name)
-    if refused:
-        listed = (
-            f"{', '.join(names[:LISTED])}{f' and {len(names) - LISTED} more' if len(names) > LISTED else ''}: {reason}"
-            for reason, names in refused.items()
-        )
-        raise ConfigError(
-            f"{method!r} can't quantize {sum(map(len, refused.values()))} of {len(reasons)} layers. "
-            f"{'. '.join(listed)}. Choose other options or another quantizer, or leave them out: "
-            f"Quantization({method!r}, skip=[...])."
-        )
+def _predictions(
+    reference: ChameleonForConditionalGeneration,
+    quantized: ChameleonForConditionalGeneration,
+    ids_1T: Tensor,
+    mask_1T: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The divergence of each position that is no padding, and whether the likeliest ids agree: [M] each."""
+    expected_MV, actual_MV = (
+        model(ids_1T.to(model.device), mask_1T.to(model.device)).logits[mask_1T.bool()].float().log_softmax(-1).cpu()
+        for model in (reference, quantized)
+    )
+    # Never below zero, but for rounding.
+    divergence_M = (expected_MV.exp() * (expected_MV - actual_MV)).sum(-1).clamp(min=0)
+    return divergence_M, expected_MV.argmax(-1) == actual_MV.argmax(-1)
 
 
-def _linears(model: nn.Module) -> dict[str, nn.Linear]:
-    return {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
+def _num_bytes(model: nn.Module) -> int:
+    quantized = (module for module in model.modules() if isinstance(module, QuantizedLinear))
+    return sum(parameter.nbytes for parameter in model.parameters()) + sum(
+        tensor.nbytes for layer in quantized for tensor in layer.stored().values()
+    )
 
 
-def _skipped(model: nn.Module, patterns: Sequence[str]) -> set[str]:
-    """The modules that the patterns name, and all that they hold."""
-    names = [name for name, _ in model.named_modules() if name]
-    skipped: set[str] = set()
-    for pattern in patterns:
-        named = [name for name in names if fnmatchcase(name, pattern)]
-        if not named:
-            close = difflib.get_close_matches(pattern, names, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"skip has {pattern!r}, which fits no module of the model.{hint}")
-        skipped |= {name for name in names for each in named if name == each or name.startswith(f"{each}.")}
-    return skipped
-
-
-def _tied(model: nn.Module) -> set[str]:
-    """The linear layers whose weight is another module's, too."""
-    owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name.removesuffix(".weight"))
-    return {name for names in owners.values() if len(names) > 1 for name in names} & _linears(model).keys()
+def _readable(count: int) -> str:
+    unit, name = next(((size, name) for size, name in ((1e9, "GB"), (1e6, "MB")) if count >= size), (1e3, "kB"))
+    return f"{count / unit:.3g} {name}"

@@ -15,9 +15,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from .conditional_generation import ChameleonForConditionalGeneration
 from .config import ChameleonConfig
 from .layout import BEGIN_IMAGE, BOS, END_IMAGE, EOS, PAD, PLACEHOLDERS, SEPARATOR
+from .model import ChameleonForConditionalGeneration
 
 M = TypeVar("M", bound=nn.Module)
 

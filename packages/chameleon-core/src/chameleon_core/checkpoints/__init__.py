@@ -1,15 +1,12 @@
-"""Checkpoints: what one is, reading and writing them, and the formats that they are kept in."""
+"""Checkpoints: find a model's folder, load a model from it, save a model to it."""
 
-from __future__ import annotations
-
+from ..formats import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
 from ..hookspecs import CheckpointFormatSpec
-from .contract import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
-from .hf import GENERATION_FILE
 from .load import LoadedCheckpoint, load_checkpoint, read_checkpoint, target_dtype
+from .resolve import resolve_folder
 from .save import save_checkpoint, write_checkpoint
 
 __all__ = [
-    "GENERATION_FILE",
     "IMAGE_PREFIX",
     "Checkpoint",
     "CheckpointFormat",
@@ -18,6 +15,7 @@ __all__ = [
     "StoredTensor",
     "load_checkpoint",
     "read_checkpoint",
+    "resolve_folder",
     "save_checkpoint",
     "target_dtype",
     "write_checkpoint",

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from chameleon_backends import QuantizedLinear, TensorLayout
 
 from ..errors import WeightsError
-from ..quantization import QuantizationPlan, naming
-from .contract import IMAGE_PREFIX, Checkpoint, StoredTensor
+from ..formats import IMAGE_PREFIX, Checkpoint, StoredTensor
+from .quantization_plan import QuantizationPlan, naming
 
 # Old releases of the reference stored this buffer, which follows from the config.
 _DERIVED_SUFFIX = "rotary_emb.inv_freq"

@@ -16,11 +16,11 @@ from chameleon_backends.errors import ConfigError as BackendsConfigError
 
 from ..config import ChameleonConfig
 from ..errors import ConfigError, FileFormatError
+from ..formats import Checkpoint, CheckpointFormat
 from ..hookspecs import CheckpointFormatSpec
-from ..quantization import RECORD, Quantization, QuantizationPlan, plan_quantization, read_plan
 from ..registry import FORMATS_HOOK, REGISTRY
 from .assign import StoredWeights, assign
-from .contract import Checkpoint, CheckpointFormat
+from .quantization_plan import RECORD, Quantization, QuantizationPlan, plan_quantization, read_plan
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 

@@ -15,10 +15,10 @@ from chameleon_backends import QuantizedLinear
 
 from ..config import ChameleonConfig
 from ..errors import WeightsError
+from ..formats import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
+from ..formats.safetensors_files import parse_size
 from ..registry import FORMATS_HOOK, REGISTRY
-from .contract import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
 from .load import read_checkpoint
-from .safetensors_files import parse_size
 
 _EMBEDDINGS = "model.embed_tokens.weight"
 _OUTPUT = "lm_head.weight"

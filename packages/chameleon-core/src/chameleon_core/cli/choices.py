@@ -27,9 +27,8 @@ from chameleon_backends import (
 from chameleon_backends.plugins import PluginSpec, Registered
 from chameleon_backends.registry import ATTENTION_HOOK, QUANTIZERS_HOOK, REGISTRY
 
-from ..checkpoints import IMAGE_PREFIX, read_checkpoint, target_dtype
-from ..locate import resolve_folder
-from ..quantization import RECORD
+from ..checkpoints import IMAGE_PREFIX, read_checkpoint, resolve_folder, target_dtype
+from ..checkpoints.quantization_plan import RECORD
 from .machine import size
 
 CHOSEN = "chosen"

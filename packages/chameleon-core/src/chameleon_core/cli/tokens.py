@@ -34,7 +34,7 @@ def tokenize(
     template: Annotated[str, typer.Option(help="The prompt's format: completion, chat or a plugin's.")] = "completion",
 ) -> None:
     """Write the ids of a document, as a JSON array, to stdout."""
-    from ..locate import resolve_folder
+    from ..checkpoints import resolve_folder
     from ..siblings import load_image_tokenizer, load_processor, text_package
 
     parts: Any = read_prompt(ctx, prompt, text, image)
@@ -62,8 +62,8 @@ def detokenize(
     ] = None,
 ) -> None:
     """Write the document of ids to stdout, and with --output into a folder, its pictures drawn."""
+    from ..checkpoints import resolve_folder
     from ..documents import save_document
-    from ..locate import resolve_folder
     from ..siblings import load_image_tokenizer, load_processor, text_package
     from .output import Writer
 

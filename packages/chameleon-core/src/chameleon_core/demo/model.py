@@ -14,8 +14,8 @@ from chameleon_text import ChameleonProcessor
 from chameleon_text.testing import make_tokenizer
 from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAE, ChameleonVQVAEConfig, ImageTokenizer
 
-from ..conditional_generation import ChameleonForConditionalGeneration
 from ..config import ChameleonConfig
+from ..model.conditional_generation import ChameleonForConditionalGeneration
 from ..pipeline import Chameleon
 
 # The tokenizer's words; each beginning of one is a token, too.

@@ -1,6 +1,7 @@
 """Generation of text, pictures and interleaved documents, as ids."""
 
-from .engine import Step, TextDecoder, generate_ids
+from .decoder import Decoder, LaneCache, TextDecoder
+from .engine import Step, generate_ids
 from .options import GenerationOptions
 
-__all__ = ["GenerationOptions", "Step", "TextDecoder", "generate_ids"]
+__all__ = ["Decoder", "GenerationOptions", "LaneCache", "Step", "TextDecoder", "generate_ids"]

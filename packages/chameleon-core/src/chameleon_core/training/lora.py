@@ -11,8 +11,8 @@ from torch import nn
 
 from chameleon_backends import QuantizedLinear
 
-from ..conditional_generation import ChameleonForConditionalGeneration
 from ..errors import ConfigError
+from ..model.conditional_generation import ChameleonForConditionalGeneration
 from .extras import train_extra
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from chameleon_backends import QuantizedLinear
 
-from ..conditional_generation import IGNORED_LABEL, ChameleonForConditionalGeneration
 from ..errors import ConfigError
-from ..layers import DecoderLayer
+from ..model.conditional_generation import IGNORED_LABEL, ChameleonForConditionalGeneration
+from ..model.layers import DecoderLayer
 from .errors import DatasetError
 from .loss import target_loss
 from .options import TrainingOptions

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import AdamW
 
-from ..layers import HeadNorm, RMSNorm
+from ..model.layers import HeadNorm, RMSNorm
 from .options import TrainingOptions
 
 # The exponential decay reaches 0 at the last step by having this share of the peak taken off it all along. The paper

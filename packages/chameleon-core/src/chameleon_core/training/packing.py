@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..conditional_generation import IGNORED_LABEL
 from ..errors import ContextLengthError
+from ..model.conditional_generation import IGNORED_LABEL
 from .data import TokenDocument
 from .errors import DatasetError
 from .options import Rows

@@ -13,8 +13,8 @@ from torch.nn.utils import parametrize
 
 from chameleon_backends import QuantizedLinear
 
-from ..conditional_generation import ChameleonForConditionalGeneration
 from ..errors import ConfigError
+from ..model.conditional_generation import ChameleonForConditionalGeneration
 
 
 class _PictureRows(nn.Module):

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from .._files import read_json, write_json
-from ..conditional_generation import ChameleonForConditionalGeneration
 from ..errors import ConfigError, FileFormatError
+from ..model.conditional_generation import ChameleonForConditionalGeneration
 from .bar import Advance, progress_bar
 from .checkpoint import Progress, load_checkpoint, save_checkpoint
 from .curves import plot_curves

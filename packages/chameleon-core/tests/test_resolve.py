@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from chameleon_core.checkpoints import resolve_folder
 from chameleon_core.errors import MissingPackageError, ModelNotFoundError
-from chameleon_core.locate import resolve_folder
 
 
 @pytest.fixture(autouse=True)

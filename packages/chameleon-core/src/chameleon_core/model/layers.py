@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from chameleon_backends import AttentionBackend, WeightsBackend
 
+from ..config import ChameleonConfig
 from .cache import KVCache
-from .config import ChameleonConfig
 from .rope import Rotation, rotate
 
 QK_NORM_EPSILON = 1e-5

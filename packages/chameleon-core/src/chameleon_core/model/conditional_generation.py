@@ -20,17 +20,17 @@ from torch import Tensor, nn
 
 from chameleon_backends import QuantizedLinear
 
+from ..checkpoints import load_checkpoint, resolve_folder, save_checkpoint
+from ..checkpoints.quantization_plan import Quantization
+from ..config import ChameleonConfig
+from ..errors import ConfigError
+from ..formats import GENERATION_FILE
+from ..generation import GenerationOptions, Step, TextDecoder, generate_ids
+from ..generation.repacked_head import RepackedHead
+from ..layout import TokenLayout, tokens_per_image
+from ..siblings import ImageTokenizerLike, TextTokenizerLike, load_image_tokenizer
 from .cache import KVCache
-from .checkpoints import GENERATION_FILE, load_checkpoint, save_checkpoint
-from .config import ChameleonConfig
-from .errors import ConfigError
-from .generation import GenerationOptions, Step, TextDecoder, generate_ids
-from .generation.head import TurnedHead
-from .layout import TokenLayout, tokens_per_image
-from .locate import resolve_folder
-from .model import ChameleonModel, draw_weight
-from .quantization import Quantization
-from .siblings import ImageTokenizerLike, TextTokenizerLike, load_image_tokenizer
+from .transformer import ChameleonModel, draw_weight
 
 IGNORED_LABEL = -100
 ECOSYSTEM_ARGUMENTS: Mapping[str, str] = MappingProxyType(
@@ -73,7 +73,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         draw_weight(self.lm_head.weight, config.initializer_range)
         self.generation_options = GenerationOptions()
-        self.turned_head = TurnedHead()
+        self.repacked_head = RepackedHead()
         self.source: Path | None = None
         self._image_tokenizer: ImageTokenizerLike | None = None
         self._tokenizer: TextTokenizerLike | None = None
@@ -248,6 +248,14 @@ class ChameleonForConditionalGeneration(nn.Module):
         """
         self._tokenizer = tokenizer
         self.__dict__.pop("layout", None)
+
+    def new_cache(self, batch_size: int, *, capacity: int = 64) -> KVCache:
+        """Return an empty cache for ``batch_size`` rows, with room for ``capacity`` positions before it must grow."""
+        return self.model.new_cache(batch_size, capacity=capacity)
+
+    def forward_cached(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        """Run the transformer on new ids [B, T] after those in ``cache``; return the final hidden states [B, T, E]."""
+        return self.model(input_ids, cache=cache).last_hidden_state
 
     @cached_property
     def layout(self) -> TokenLayout:

@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from .errors import MissingPackageError, ModelNotFoundError, UnknownPluginError
-from .registry import PRETRAINED_HOOK, REGISTRY
+from ..errors import MissingPackageError, ModelNotFoundError, UnknownPluginError
+from ..registry import PRETRAINED_HOOK, REGISTRY
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

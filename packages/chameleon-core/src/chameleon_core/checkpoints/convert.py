@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .checkpoints import Checkpoint, StoredTensor
-from .config import ChameleonConfig
-from .errors import ConfigError
-from .quantization import RECORD
+from ..config import ChameleonConfig
+from ..errors import ConfigError
+from ..formats import Checkpoint, StoredTensor
+from .quantization_plan import RECORD
 
 # The norm has a row for each head; the projections have head_dim rows for each.
 _POOLED = re.compile(r"model\.layers\.\d+\.self_attn\.(k_proj|v_proj|k_norm)\.(weight|bias)")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .config import ChameleonConfig
+from ..config import ChameleonConfig
 
 
 class Rotation(NamedTuple):

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from chameleon_core.generation.head import MOST_ROWS, SMALLEST, TurnedHead, TurnedRows
+from chameleon_core.generation.repacked_head import MAX_ROWS, MIN_ELEMENTS, RepackedHead, RepackedRows
 from chameleon_core.testing import make_config, make_model, make_vocabulary
 
 WIDTH = 64
-SIZE = SMALLEST // WIDTH
+SIZE = MIN_ELEMENTS // WIDTH
 PROMPT = torch.tensor([[40000, 40001]])
 CONFIG = make_config(vocab_size=SIZE, hidden_size=WIDTH, vocabulary_map=make_vocabulary(size=SIZE), num_hidden_layers=1)
 
@@ -29,29 +29,29 @@ HIDDEN = torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(0))
 ROUNDING = {"rtol": 0.0, "atol": 1e-5}
 
 
-def assert_turned(head: nn.Linear, turned: TurnedRows | None, rows_M: Tensor) -> None:
-    assert turned is not None
-    torch.testing.assert_close(turned.logits(HIDDEN), HIDDEN @ head.weight[rows_M].T, **ROUNDING)
+def assert_repacked(head: nn.Linear, repacked: RepackedRows | None, rows_A: Tensor) -> None:
+    assert repacked is not None
+    torch.testing.assert_close(repacked.logits(HIDDEN), HIDDEN @ head.weight[rows_A].T, **ROUNDING)
 
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 100])
 @pytest.mark.parametrize("rows", [1, 2, 4])
-def test_turned_rows_give_the_products_of_the_rows(count: int, rows: int) -> None:
-    weight_ME = torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(1))
-    logits_RM = TurnedRows.of(weight_ME).logits(HIDDEN[:rows])
-    assert logits_RM.shape == (rows, count)
-    torch.testing.assert_close(logits_RM, HIDDEN[:rows] @ weight_ME.T, **ROUNDING)
+def test_repacked_rows_give_the_products_of_the_rows(count: int, rows: int) -> None:
+    weight_AE = torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(1))
+    logits_RA = RepackedRows.repack(weight_AE).logits(HIDDEN[:rows])
+    assert logits_RA.shape == (rows, count)
+    torch.testing.assert_close(logits_RA, HIDDEN[:rows] @ weight_AE.T, **ROUNDING)
 
 
 def test_the_copy_is_kept_while_the_weight_and_the_rows_are_the_same() -> None:
-    head, turned = layer(), TurnedHead()
-    assert turned.rows(head, ROWS) is turned.rows(head, ROWS.clone())
+    head, repacked = layer(), RepackedHead()
+    assert repacked.rows(head, ROWS) is repacked.rows(head, ROWS.clone())
 
 
 def test_other_rows_are_copied_again() -> None:
-    head, turned = layer(), TurnedHead()
-    for rows_M in (ROWS, ROWS + 1, ROWS[:-1]):
-        assert_turned(head, turned.rows(head, rows_M), rows_M)
+    head, repacked = layer(), RepackedHead()
+    for rows_A in (ROWS, ROWS + 1, ROWS[:-1]):
+        assert_repacked(head, repacked.rows(head, rows_A), rows_A)
 
 
 @torch.no_grad()
@@ -79,11 +79,11 @@ def swap_columns(head: nn.Linear) -> None:
 
 @pytest.mark.parametrize("change", [train, write_through_data, replace, swap_rows, swap_columns])
 def test_a_weight_that_changed_in_any_way_is_copied_again(change: Callable[[nn.Linear], None]) -> None:
-    head, turned = layer(), TurnedHead()
+    head, repacked = layer(), RepackedHead()
     everything = torch.arange(SIZE)
-    turned.rows(head, everything)
+    repacked.rows(head, everything)
     change(head)
-    assert_turned(head, turned.rows(head, everything), everything)
+    assert_repacked(head, repacked.rows(head, everything), everything)
 
 
 @pytest.mark.parametrize(
@@ -92,13 +92,13 @@ def test_a_weight_that_changed_in_any_way_is_copied_again(change: Callable[[nn.L
     ids=["small", "wide", "half precision", "another layer"],
 )
 def test_what_wouldnt_be_faster_is_left_as_it_is(head: nn.Module) -> None:
-    assert TurnedHead().rows(head, ROWS[:9]) is None
+    assert RepackedHead().rows(head, ROWS[:9]) is None
 
 
 def test_ids_are_the_output_layers_own() -> None:
     model = make_model(CONFIG)
     found = model.generate(PROMPT, max_new_tokens=6)
-    too_many = PROMPT.expand(MOST_ROWS + 1, -1)
+    too_many = PROMPT.expand(MAX_ROWS + 1, -1)
     assert torch.equal(model.generate(too_many, max_new_tokens=6)[:1], found)
 
 

@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from chameleon_backends import AttentionSpec, WeightsBackend, get_attention_backend
 
+from ..config import ChameleonConfig
 from .cache import KVCache
-from .config import ChameleonConfig
 from .layers import DecoderLayer, Pass, RMSNorm
 from .rope import rotation
 

@@ -1,0 +1,7 @@
+"""The transformer, and the model with its output layer that reads, writes, loads and saves."""
+
+from .cache import KVCache
+from .conditional_generation import CausalOutput, ChameleonForConditionalGeneration
+from .transformer import ChameleonModel, ModelOutput
+
+__all__ = ["CausalOutput", "ChameleonForConditionalGeneration", "ChameleonModel", "KVCache", "ModelOutput"]
