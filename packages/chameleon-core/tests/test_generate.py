@@ -363,10 +363,10 @@ def test_a_model_without_a_vocabulary_map_generates_any_ids() -> None:
     [
         ([[A]], {"max_new_token": 5}, ConfigError, "no field 'max_new_token'. Did you mean 'max_new_tokens'"),
         ([[A]], {"temperature": -1.0}, ConfigError, "temperature"),
-        ([[A]], {"stop_ids": (64,)}, GenerationError, r"stop_ids \[64\] aren't in the vocabulary of 64"),
+        ([[A]], {"stop_ids": (64,)}, GenerationError, r"stop_ids \[64\] are outside the vocabulary"),
         ([[A]], {"stop_strings": ("x",)}, GenerationError, "pass tokenizer="),
-        ([[A, 64, -1]], {}, GenerationError, r"row 0 has ids \[-1, 64\] that aren't in the vocabulary of 64"),
-        ([A], {}, GenerationError, r"input_ids must be \[batch, length\], got \[1\]"),
+        ([[A, 64, -1]], {}, GenerationError, r"row 0 has ids \[-1, 64\], which are outside the vocabulary"),
+        ([A], {}, GenerationError, r"input_ids must be \[batch, length\]; got \[1\]"),
         ([[]], {}, GenerationError, "row 0 of the batch is empty"),
         ([[A] * 100], {"max_new_tokens": 29}, ContextLengthError, "together 129; the context holds 128"),
         ([[A], [BEGIN]], {}, GenerationError, "row 1 ends inside a picture"),
@@ -386,7 +386,7 @@ def test_impossible_requests_are_refused_before_any_work(
 
 def test_a_mask_of_another_shape_and_a_row_without_a_real_id_are_refused() -> None:
     prompt = torch.tensor([[A, B]])
-    with pytest.raises(GenerationError, match=r"attention_mask must be \[1, 2\] as input_ids, is \[1, 3\]"):
+    with pytest.raises(GenerationError, match=r"attention_mask must have the shape of input_ids, \[1, 2\]; got \[1, 3\]"):
         MODEL.generate(prompt, torch.ones(1, 3))
     with pytest.raises(GenerationError, match="row 0 of the batch is empty"):
         MODEL.generate(prompt, torch.zeros(1, 2))
