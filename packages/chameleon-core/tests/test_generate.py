@@ -386,7 +386,7 @@ def test_impossible_requests_are_refused_before_any_work(
 
 def test_a_mask_of_another_shape_and_a_row_without_a_real_id_are_refused() -> None:
     prompt = torch.tensor([[A, B]])
-    with pytest.raises(GenerationError, match=r"attention_mask must have the shape of input_ids, \[1, 2\]; got \[1, 3\]"):
+    with pytest.raises(GenerationError, match=r"must have the shape of input_ids, \[1, 2\]; got \[1, 3\]"):
         MODEL.generate(prompt, torch.ones(1, 3))
     with pytest.raises(GenerationError, match="row 0 of the batch is empty"):
         MODEL.generate(prompt, torch.zeros(1, 2))
