@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from chameleon_core import (
     Chameleon,
+    ChameleonCoreError,
     ChameleonForConditionalGeneration,
     ContextLengthError,
     Finished,
@@ -18,8 +20,9 @@ from chameleon_core import (
     ImageProgress,
     TextDelta,
 )
-from chameleon_text import ChameleonProcessor, Document, Image, Text
-from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAE, ImageTokenizer, MissingDecoderError
+from chameleon_text import ChameleonProcessor, Document, DocumentError, Image, Text
+from chameleon_text import UnknownPluginError as UnknownTextPluginError
+from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAE, ImageError, ImageTokenizer, MissingDecoderError
 
 INTERLEAVED = {"modality": "interleaved", "max_new_tokens": 120, "do_sample": True, "seed": 3}
 
@@ -197,6 +200,24 @@ def test_a_prompt_past_the_context_is_refused_with_the_numbers(chameleon: Chamel
     with pytest.raises(ContextLengthError, match=r"256") as raised:
         chameleon.generate([photograph()] * 15)
     assert str(15 * 18 + 1) in str(raised.value)
+
+
+def test_what_a_sibling_raises_is_an_error_of_core_s_too(chameleon: Chameleon, folder: Path, tmp_path: Path) -> None:
+    not_a_picture = tmp_path / "notes.png"
+    not_a_picture.write_text("no picture")
+    with pytest.raises(ImageError) as raised:
+        chameleon.caption(not_a_picture)
+    assert isinstance(raised.value, ChameleonCoreError)
+    with pytest.raises(DocumentError) as raised_by_text:
+        chameleon.stream([1.5])
+    assert isinstance(raised_by_text.value, ChameleonCoreError)
+    with pytest.raises(UnknownTextPluginError, match="Did you mean 'chat'") as unknown:
+        chameleon.generate("Hello", template="caht")
+    assert isinstance(unknown.value, ChameleonCoreError)
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "tokenizer.json").write_text("{}")
+    with pytest.raises(ChameleonCoreError, match=r"tokenizer\.json"):
+        Chameleon.from_pretrained(tmp_path / "copy")
 
 
 def test_weights_without_a_decoder_are_said_before_a_picture_is_written(chameleon: Chameleon) -> None:

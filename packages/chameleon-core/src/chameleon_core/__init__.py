@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .config import ChameleonConfig
     from .documents import save_document
     from .errors import (
+        ArgumentError,
         BrokenPluginError,
         ChameleonCoreError,
         ConfigError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HOOK_API_VERSION",
+    "ArgumentError",
     "BrokenPluginError",
     "CausalOutput",
     "Chameleon",
@@ -84,6 +86,7 @@ __all__ = [
 
 _MODULES = {
     "HOOK_API_VERSION": ".hookspecs",
+    "ArgumentError": ".errors",
     "BrokenPluginError": ".errors",
     "CausalOutput": ".model",
     "Chameleon": ".pipeline",

@@ -1,25 +1,12 @@
 """The errors of chameleon-core: one base, and each also the built-in that fits.
 
-The registry of plugins is chameleon-backends', and so are the two errors that it raises.
+What a sibling package raises within an entry point of this one derives from ``ChameleonCoreError``, too, and from the
+sibling's own class (``_boundary``).
 """
 
 from __future__ import annotations
 
-from chameleon_backends.errors import BrokenPluginError, UnknownPluginError
-
-__all__ = [
-    "BrokenPluginError",
-    "ChameleonCoreError",
-    "ConfigError",
-    "ContextLengthError",
-    "FileFormatError",
-    "GenerationError",
-    "MissingPackageError",
-    "ModelNotFoundError",
-    "UnknownPluginError",
-    "VocabularyError",
-    "WeightsError",
-]
+from chameleon_backends import errors as backends
 
 
 class ChameleonCoreError(Exception):
@@ -27,15 +14,19 @@ class ChameleonCoreError(Exception):
 
 
 class ConfigError(ChameleonCoreError, ValueError):
-    """A configuration has an unknown or an impossible value."""
+    """A configuration has an unknown field or an impossible value."""
+
+
+class ArgumentError(ChameleonCoreError, TypeError):
+    """A function was called with an argument that it doesn't have."""
 
 
 class VocabularyError(ChameleonCoreError, ValueError):
-    """A vocabulary map lacks a special token, or isn't a bijection between codes and ids."""
+    """A vocabulary lacks a special token, isn't a bijection between codes and ids, or is another model's."""
 
 
 class FileFormatError(ChameleonCoreError, ValueError):
-    """A file isn't what its name or its reader promises."""
+    """A file doesn't have the format that its name or its reader promises."""
 
 
 class WeightsError(ChameleonCoreError, ValueError):
@@ -56,3 +47,11 @@ class ModelNotFoundError(ChameleonCoreError, FileNotFoundError):
 
 class MissingPackageError(ChameleonCoreError, ImportError):
     """An optional package is needed and not installed; the message has the install line."""
+
+
+class UnknownPluginError(ChameleonCoreError, backends.UnknownPluginError):
+    """No plugin of that name is installed."""
+
+
+class BrokenPluginError(ChameleonCoreError, backends.BrokenPluginError):
+    """The plugin of that name is installed and can't be used; the cause is chained."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ._boundary import translates_errors
 from ._files import read_json, write_json
 from .errors import ConfigError, GenerationError, VocabularyError
 from .events import Event, Finished, RowReader
@@ -50,6 +51,7 @@ class Chameleon:
     Raises ``ConfigError`` or ``VocabularyError`` where the parts don't fit each other.
     """
 
+    @translates_errors
     def __init__(
         self,
         model: ChameleonForConditionalGeneration,
@@ -67,6 +69,7 @@ class Chameleon:
             model.image_tokenizer = self._image_tokenizer
 
     @classmethod
+    @translates_errors
     def from_pretrained(
         cls,
         name_or_folder: str | os.PathLike[str],
@@ -92,6 +95,7 @@ class Chameleon:
         assert model.source is not None
         return cls(model, load_processor(model.source))
 
+    @translates_errors
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write everything that ``from_pretrained`` reads, in the reference's layout."""
         folder = Path(folder)
@@ -116,6 +120,7 @@ class Chameleon:
             self._image_tokenizer = image_tokenizer
         return self._image_tokenizer
 
+    @translates_errors
     def generate(
         self,
         prompt: Any,
@@ -140,6 +145,7 @@ class Chameleon:
         )
         return document
 
+    @translates_errors
     def generate_batch(
         self,
         prompts: Sequence[Any],
@@ -157,6 +163,7 @@ class Chameleon:
         documents = {event.row: event.document for event in events if isinstance(event, Finished)}
         return [documents[row] for row in range(len(prompts))]
 
+    @translates_errors
     def stream(
         self,
         prompt: Any,
@@ -183,6 +190,7 @@ class Chameleon:
             **changes,
         )
 
+    @translates_errors
     def stream_batch(
         self,
         prompts: Sequence[Any],
@@ -233,6 +241,7 @@ class Chameleon:
         ]
         return _events(steps, readers)
 
+    @translates_errors
     def draw(self, prompt: Any, *, template: str = "chat", **changes: Any) -> PILImage:
         """One picture of what the prompt asks for.
 
@@ -242,6 +251,7 @@ class Chameleon:
         (image,) = (segment.image for segment in document if isinstance(segment, text_package().Image))
         return image
 
+    @translates_errors
     def caption(self, image: Any, question: str = CAPTION_QUESTION, *, template: str = "chat", **changes: Any) -> str:
         """What the model answers to a question about a picture.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from chameleon_backends import QuantizedLinear
 
+from ._boundary import translates_errors
 from .checkpoints.quantization_plan import RECORD, Quantization, naming, plan_quantization
 from .errors import ConfigError
 from .model import ChameleonForConditionalGeneration
@@ -19,6 +20,7 @@ from .model import ChameleonForConditionalGeneration
 __all__ = ["LayerReport", "Quantization", "QuantizationReport", "quantization_report", "quantize_model"]
 
 
+@translates_errors
 def quantize_model(model: ChameleonForConditionalGeneration, quantization: str | Quantization) -> None:
     """Quantize a model that is in memory, in place, a layer at a time; ``save_pretrained`` then writes it quantized.
 

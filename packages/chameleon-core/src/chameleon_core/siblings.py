@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from ._boundary import translates_errors
 from .errors import MissingPackageError
 
 if TYPE_CHECKING:
@@ -129,12 +130,14 @@ class ProcessorLike(Protocol):
         ...
 
 
+@translates_errors
 def load_image_tokenizer(folder: Path, *, device: torch.device | str) -> ImageTokenizerLike:
     """The image tokenizer in a model's folder. Raises ``MissingPackageError`` where chameleon-vq isn't installed."""
     tokenizer: ImageTokenizerLike = vq_package().ImageTokenizer.from_pretrained(folder, device=device)
     return tokenizer
 
 
+@translates_errors
 def load_processor(folder: Path, *, image_tokenizer: ImageTokenizerLike | None = None) -> ProcessorLike:
     """The processor in a model's folder. Raises ``MissingPackageError`` where chameleon-text isn't installed."""
     processor_class = text_package().ChameleonProcessor

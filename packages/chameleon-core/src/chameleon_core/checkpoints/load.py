@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from chameleon_backends.errors import ConfigError as BackendsConfigError
 
+from .._boundary import translates_errors
 from ..config import ChameleonConfig
 from ..errors import ConfigError, FileFormatError
 from ..formats import Checkpoint, CheckpointFormat
@@ -36,6 +37,7 @@ class LoadedCheckpoint(Generic[ModelT]):
     generation_config: Mapping[str, Any]
 
 
+@translates_errors
 def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     """Read what a folder holds, in whichever installed format it is; the tensors stay on disk.
 
@@ -54,6 +56,7 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     raise FileFormatError(f"{folder} is in no format that is installed: {known}. Found: {found}.")
 
 
+@translates_errors
 def load_checkpoint(
     folder: str | os.PathLike[str],
     *,

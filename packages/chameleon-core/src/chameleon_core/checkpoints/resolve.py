@@ -6,7 +6,10 @@ import os
 import re
 from pathlib import Path
 
-from ..errors import MissingPackageError, ModelNotFoundError, UnknownPluginError
+from chameleon_backends.errors import UnknownPluginError
+
+from .._boundary import translates_errors
+from ..errors import MissingPackageError, ModelNotFoundError
 from ..registry import PRETRAINED_HOOK, REGISTRY
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -15,6 +18,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_PATTERNS = ["*.json", "*.safetensors"]
 
 
+@translates_errors
 def resolve_folder(name: str | os.PathLike[str]) -> Path:
     """The folder of a model: an existing folder, the name of an installed model, or a Hub id ``owner/name``.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from chameleon_backends import QuantizedLinear
 
+from .._boundary import translates_errors
 from ..config import ChameleonConfig
 from ..errors import WeightsError
 from ..formats import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
@@ -24,6 +25,7 @@ _EMBEDDINGS = "model.embed_tokens.weight"
 _OUTPUT = "lm_head.weight"
 
 
+@translates_errors
 def write_checkpoint(
     checkpoint: Checkpoint,
     folder: str | os.PathLike[str],
@@ -39,6 +41,7 @@ def write_checkpoint(
     writer.write(checkpoint, Path(folder), max_shard_size=parse_size(max_shard_size))
 
 
+@translates_errors
 def save_checkpoint(
     model: nn.Module,
     folder: str | os.PathLike[str],

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from chameleon_backends import QuantizedLinear
 
+from .._boundary import translates_errors
 from ..checkpoints import load_checkpoint, resolve_folder, save_checkpoint
 from ..checkpoints.quantization_plan import Quantization
 from ..config import ChameleonConfig
@@ -66,6 +67,7 @@ class ChameleonForConditionalGeneration(nn.Module):
     first needed, through chameleon-vq; set the attribute to use another.
     """
 
+    @translates_errors
     def __init__(self, config: ChameleonConfig, *, attn_implementation: str = "sdpa") -> None:
         super().__init__()
         self.config = config
@@ -81,6 +83,7 @@ class ChameleonForConditionalGeneration(nn.Module):
             self.tie_weights()
 
     @classmethod
+    @translates_errors
     def from_pretrained(
         cls,
         name_or_folder: str | os.PathLike[str],
@@ -124,6 +127,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         )
         return model
 
+    @translates_errors
     def save_pretrained(self, folder: str | os.PathLike[str], *, max_shard_size: int | str = "5GB") -> None:
         """Write the model in the reference's layout, with the weights of its image tokenizer.
 
@@ -185,6 +189,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         loss = None if labels is None else _shifted_loss(logits_BTV, labels)
         return CausalOutput(logits_BTV, loss, output.hidden_states, output.attentions, output.cache)
 
+    @translates_errors
     def generate(
         self,
         input_ids: Tensor,
@@ -219,6 +224,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         new_TB = torch.tensor(columns, dtype=torch.int64, device=input_ids.device).reshape(len(steps), len(input_ids))
         return torch.cat((input_ids, new_TB.T), dim=1)
 
+    @translates_errors
     def stream_ids(
         self,
         input_ids: Tensor,
@@ -307,6 +313,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         self._image_tokenizer = image_tokenizer
 
     @torch.no_grad()
+    @translates_errors
     def insert_images(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
         """``input_ids`` [B, T] with the placeholders replaced by the ids of ``pixel_values`` [P, C, height, width]."""
         placeholder = self.layout.placeholder_id
