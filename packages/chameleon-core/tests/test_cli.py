@@ -20,7 +20,7 @@ from chameleon_core import save_document
 from chameleon_core.cli.app import app
 from chameleon_core.cli.output import Writer
 from chameleon_core.cli.prompt import PromptCommand, Texts, Words, read_prompt
-from chameleon_core.events import Event, Finished, ImageFinished, ImageProgress, ImageStarted, TextDelta
+from chameleon_core.pipeline import Event, Finished, ImageFinished, ImageProgress, ImageStarted, TextDelta
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from chameleon_core.events import Finished, ImageFinished, ImageProgress, ImageStarted, RowReader, TextDelta
 from chameleon_core.layout import TokenLayout
+from chameleon_core.pipeline import Finished, ImageFinished, ImageProgress, ImageStarted, TextDelta
+from chameleon_core.pipeline.row_reader import RowReader
 from chameleon_core.testing import make_config
 
 LAYOUT = TokenLayout.from_config(make_config())

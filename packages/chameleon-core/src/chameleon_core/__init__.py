@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from .checkpoints import load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
     from .checkpoints.convert import pool_checkpoint, pool_key_value_heads
     from .config import ChameleonConfig
-    from .documents import save_document
     from .errors import (
         ArgumentError,
         BrokenPluginError,
@@ -29,12 +28,20 @@ if TYPE_CHECKING:
         VocabularyError,
         WeightsError,
     )
-    from .events import Event, Finished, ImageFinished, ImageProgress, ImageStarted, TextDelta
     from .generation import GenerationOptions, Step
     from .hookspecs import HOOK_API_VERSION, CheckpointFormatSpec, hookimpl
     from .layout import TokenLayout
     from .model import CausalOutput, ChameleonForConditionalGeneration, ChameleonModel, KVCache, ModelOutput
-    from .pipeline import Chameleon
+    from .pipeline import (
+        Chameleon,
+        Event,
+        Finished,
+        ImageFinished,
+        ImageProgress,
+        ImageStarted,
+        TextDelta,
+        save_document,
+    )
     from .quantization import Quantization, QuantizationReport, quantization_report, quantize_model
 
 __all__ = [
@@ -97,14 +104,14 @@ _MODULES = {
     "CheckpointFormatSpec": ".hookspecs",
     "ConfigError": ".errors",
     "ContextLengthError": ".errors",
-    "Event": ".events",
+    "Event": ".pipeline",
     "FileFormatError": ".errors",
-    "Finished": ".events",
+    "Finished": ".pipeline",
     "GenerationError": ".errors",
     "GenerationOptions": ".generation",
-    "ImageFinished": ".events",
-    "ImageProgress": ".events",
-    "ImageStarted": ".events",
+    "ImageFinished": ".pipeline",
+    "ImageProgress": ".pipeline",
+    "ImageStarted": ".pipeline",
     "KVCache": ".model",
     "MissingPackageError": ".errors",
     "ModelNotFoundError": ".errors",
@@ -114,7 +121,7 @@ _MODULES = {
     "Quantization": ".quantization",
     "QuantizationReport": ".quantization",
     "Step": ".generation",
-    "TextDelta": ".events",
+    "TextDelta": ".pipeline",
     "TokenLayout": ".layout",
     "UnknownPluginError": ".errors",
     "VocabularyError": ".errors",
@@ -127,7 +134,7 @@ _MODULES = {
     "quantize_model": ".quantization",
     "read_checkpoint": ".checkpoints",
     "save_checkpoint": ".checkpoints",
-    "save_document": ".documents",
+    "save_document": ".pipeline",
     "write_checkpoint": ".checkpoints",
 }
 

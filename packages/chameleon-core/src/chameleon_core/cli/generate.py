@@ -121,9 +121,8 @@ def generate(
 
     Without a prompt it begins a document. Ctrl-C stops and keeps what is there.
     """
-    from ..documents import save_document
     from ..generation import GenerationOptions
-    from ..pipeline import Chameleon
+    from ..pipeline import Chameleon, save_document
     from .output import Writer
 
     parts = read_prompt(ctx, prompt, text, image)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ..documents import picture_name
-from ..events import Event, Finished, ImageFinished, ImageProgress, ImageStarted, TextDelta
-from ..siblings import text_package
+from ..optional_packages import text_package
+from ..pipeline.documents import picture_name
+from ..pipeline.events import Event, Finished, ImageFinished, ImageProgress, ImageStarted, TextDelta
 
 if TYPE_CHECKING:
     from chameleon_text import Document

@@ -35,7 +35,7 @@ def tokenize(
 ) -> None:
     """Write the ids of a document, as a JSON array, to stdout."""
     from ..checkpoints import resolve_folder
-    from ..siblings import load_image_tokenizer, load_processor, text_package
+    from ..optional_packages import load_image_tokenizer, load_processor, text_package
 
     parts: Any = read_prompt(ctx, prompt, text, image)
     if document is not None and parts:
@@ -63,8 +63,8 @@ def detokenize(
 ) -> None:
     """Write the document of ids to stdout, and with --output into a folder, its pictures drawn."""
     from ..checkpoints import resolve_folder
-    from ..documents import save_document
-    from ..siblings import load_image_tokenizer, load_processor, text_package
+    from ..optional_packages import load_image_tokenizer, load_processor, text_package
+    from ..pipeline import save_document
     from .output import Writer
 
     row = _ids(ids)

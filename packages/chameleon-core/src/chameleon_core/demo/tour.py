@@ -19,9 +19,8 @@ from PIL.Image import Image as PILImage
 from chameleon_text import Document, Image, Text
 
 from .._files import replacing
-from ..documents import save_document
-from ..pipeline import Chameleon
-from ..siblings import emoji_package
+from ..optional_packages import emoji_package
+from ..pipeline import Chameleon, save_document
 from .sheet import draw_sheet
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ from ..formats import GENERATION_FILE
 from ..generation import GenerationOptions, Step, TextDecoder, generate_ids
 from ..generation.repacked_head import RepackedHead
 from ..layout import TokenLayout, tokens_per_image
-from ..siblings import ImageTokenizerLike, TextTokenizerLike, load_image_tokenizer
+from ..optional_packages import load_image_tokenizer
+from ..protocols import ImageTokenizerLike, TextTokenizerLike
 from .cache import KVCache
 from .transformer import ChameleonModel, draw_weight
 

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._files import replacing
-from .siblings import text_package
+from .._files import replacing
+from ..optional_packages import text_package
 
 if TYPE_CHECKING:
     from chameleon_text import Document

@@ -16,17 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ._boundary import translates_errors
-from ._files import read_json, write_json
-from .errors import ConfigError, GenerationError, VocabularyError
-from .events import Event, Finished, RowReader
-from .generation import GenerationOptions, Step
-from .generation.options import Modality
-from .generation.rows import start_row
-from .layout import PLACEHOLDERS
-from .model import ChameleonForConditionalGeneration
-from .quantization import Quantization
-from .siblings import ImageTokenizerLike, ProcessorLike, load_processor, text_package
+from .._boundary import translates_errors
+from .._files import read_json, write_json
+from ..checkpoints.quantization_plan import Quantization
+from ..errors import ConfigError, GenerationError, VocabularyError
+from ..generation import GenerationOptions, Step
+from ..generation.options import Modality
+from ..generation.rows import start_row
+from ..layout import PLACEHOLDERS
+from ..model import ChameleonForConditionalGeneration
+from ..optional_packages import load_processor, text_package
+from ..protocols import ImageTokenizerLike, ProcessorLike
+from .events import Event, Finished
+from .row_reader import RowReader
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

@@ -1,0 +1,65 @@
+"""The optional packages, chameleon-vq, chameleon-text and chameleon-emoji: import them, or say how to install them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from ._boundary import translates_errors
+from .errors import MissingPackageError
+from .protocols import ImageTokenizerLike, ProcessorLike
+
+
+@translates_errors
+def load_image_tokenizer(folder: Path, *, device: torch.device | str) -> ImageTokenizerLike:
+    """The image tokenizer in a model's folder. Raises ``MissingPackageError`` where chameleon-vq isn't installed."""
+    tokenizer: ImageTokenizerLike = vq_package().ImageTokenizer.from_pretrained(folder, device=device)
+    return tokenizer
+
+
+@translates_errors
+def load_processor(folder: Path, *, image_tokenizer: ImageTokenizerLike | None = None) -> ProcessorLike:
+    """The processor in a model's folder. Raises ``MissingPackageError`` where chameleon-text isn't installed."""
+    processor_class = text_package().ChameleonProcessor
+    processor: ProcessorLike = processor_class.from_pretrained(folder, image_tokenizer=image_tokenizer)
+    return processor
+
+
+def vq_package() -> ModuleType:
+    """``chameleon_vq``. Raises ``MissingPackageError``."""
+    try:
+        import chameleon_vq
+    except ImportError as error:
+        raise missing_package("chameleon-vq", "reading and drawing pictures", error) from error
+    return chameleon_vq
+
+
+def text_package() -> ModuleType:
+    """``chameleon_text``, whose segments documents are made of. Raises ``MissingPackageError``."""
+    try:
+        import chameleon_text
+    except ImportError as error:
+        raise missing_package("chameleon-text", "reading and writing documents", error) from error
+    return chameleon_text
+
+
+def emoji_package() -> ModuleType:
+    """``chameleon_emoji``, the embedded model and its pictures. Raises ``MissingPackageError``."""
+    try:
+        import chameleon_emoji
+    except ImportError as error:
+        raise missing_package("chameleon-emoji", "the demo", error) from error
+    return chameleon_emoji
+
+
+def missing_package(distribution: str, purpose: str, error: ImportError) -> MissingPackageError:
+    """The error for a sibling that isn't installed, or the cause where it is there and broken."""
+    module = distribution.replace("-", "_")
+    if not isinstance(error, ModuleNotFoundError) or error.name != module:
+        return MissingPackageError(f"{distribution}, which {purpose} needs, can't be imported: {error}")
+    return MissingPackageError(
+        f"{purpose} needs {distribution}, which isn't installed. "
+        f"From the toolkit's folder: python -m pip install ./packages/{distribution}"
+    )
