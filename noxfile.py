@@ -14,7 +14,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2026.10"
-nox.options.sessions = ["lint", "package", "integration", "plugins", "parity"]
+nox.options.sessions = ["lint", "docs", "package", "integration", "plugins", "parity"]
 nox.options.error_on_external_run = True
 
 ROOT = Path(__file__).parent
@@ -46,10 +46,12 @@ def install_workspace(session: nox.Session, *others: str) -> None:
 def run_tests(session: nox.Session, *arguments: str, workers: int = 2) -> None:
     """Run pytest in some processes, each file in one of them; with 0 in this process.
 
-    Each has one thread: tests use small tensors, on which threads wait for each other longer than they work.
+    Each has one thread: tests use small tensors, on which threads wait for each other longer than they work. The
+    processor's instructions are printed before, the slowest tests after.
     """
     session.install(*PINNED, "pytest-xdist")
-    spread = ("-n", str(workers), "--dist", "loadfile")
+    session.run("python", str(ROOT / "tests" / "machine.py"))
+    spread = ("-n", str(workers), "--dist", "loadfile", "--durations", "10")
     session.run("python", "-m", "pytest", "-q", *spread, *arguments, env={"OMP_NUM_THREADS": "1"})
 
 
@@ -66,6 +68,13 @@ def lint(session: nox.Session) -> None:
     session.install(*PINNED, "ruff")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, built from docs/ and the docstrings into docs/_build/; a warning is an error. (2 minutes.)"""
+    install_workspace(session, "sphinx", "furo", "myst-parser")
+    session.run("python", "-m", "sphinx", "-W", "--keep-going", "-E", "-b", "html", "docs", "docs/_build")
 
 
 @nox.session

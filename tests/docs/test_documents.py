@@ -9,9 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 READMES = [path for place in ("", "packages/*/", "examples/*/") for path in ROOT.glob(f"{place}README.md")]
-DOCUMENTS = sorted([*READMES, *ROOT.glob("docs/*.md")])
-# A block whose fence says `no-run` needs what a test hasn't (a download, a GPU); it is compiled and no more.
-FENCE = re.compile(r"^```python(?P<no_run> no-run)?\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+DOCUMENTS = sorted({*READMES, *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")})
+# A block that needs what a test doesn't have says what that is, as in `no-run (a GPU)`; it is compiled and not run.
+FENCE = re.compile(
+    r"^```python(?P<no_run> no-run(?: \((?P<reason>[^)]+)\))?)?\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL
+)
 # A block that begins with the name of a file is that file, which other tests write and run.
 FILE = re.compile(r"# [\w/]+\.py\n")
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:|#|mailto:)(?P<target>[^)#\s]+)")
