@@ -305,13 +305,13 @@ def cache_of(model: ChameleonModel, rows: int, length: int = 2) -> KVCache:
     [
         ({}, "either input_ids or inputs_embeds"),
         ({"input_ids": torch.tensor([[40]]), "inputs_embeds": torch.zeros(1, 1, 32)}, "not both"),
-        ({"input_ids": torch.tensor([40])}, r"input_ids must be \[batch, length\], got \[1\]"),
-        ({"inputs_embeds": torch.zeros(1, 1, 31)}, r"inputs_embeds must be \[batch, length, 32\], is \[1, 1, 31\]"),
+        ({"input_ids": torch.tensor([40])}, r"input_ids must be \[batch, length\]; got \[1\]"),
+        ({"inputs_embeds": torch.zeros(1, 1, 31)}, r"inputs_embeds must be \[batch, length, 32\]; got \[1, 1, 31\]"),
         ({"attention_mask": torch.ones(1, 2)}, r"attention_mask must be \[1, 3\].*got \[1, 2\]"),
         ({"attention_mask": torch.ones(1, 1, 3, 3)}, r"got \[1, 1, 3, 3\]"),
         ({"attention_mask": torch.tensor([[1, 0, 1]])}, "attention_mask has holes"),
         ({"attention_mask": torch.tensor([[0, 1, 0, 1]]), "input_ids": torch.tensor([[40] * 4])}, "has holes"),
-        ({"position_ids": torch.tensor([0, 1, 2])}, r"position_ids must be \[1, 3\] or \[1, 3\], got \[3\]"),
+        ({"position_ids": torch.tensor([0, 1, 2])}, r"position_ids must be \[1, 3\] or \[1, 3\]; got \[3\]"),
         ({"position_ids": torch.tensor([[0, 1]])}, r"position_ids must be .* got \[1, 2\]"),
         ({"document_ids": torch.tensor([[0, 0]])}, "document_ids"),
         ({"input_ids": torch.zeros(1, 0, dtype=torch.int64)}, "query_length is 0"),
@@ -326,7 +326,7 @@ def test_arguments_that_dont_fit_are_refused_with_their_shapes(arguments: dict[s
 
 def test_a_cache_of_other_rows_is_refused() -> None:
     model = make()
-    with pytest.raises(ValueError, match="the cache holds 2 rows, the batch has 1"):
+    with pytest.raises(ValueError, match="the cache holds 2 rows; the batch has 1"):
         model(ids([40]), cache=cache_of(model, rows=2))
 
 
@@ -334,7 +334,7 @@ def test_a_cache_refuses_padding_on_the_right_and_padding_that_moved() -> None:
     model = make()
     with pytest.raises(ValueError, match="padding on the left"):
         model(ids([40, 41]), ids([1, 0]), cache=model.new_cache(1))
-    with pytest.raises(ValueError, match=r"starts rows at \[1\], the cache was filled from \[0\]"):
+    with pytest.raises(ValueError, match=r"starts the rows at \[1\]; the cache was filled with starts \[0\]"):
         model(ids([40]), ids([0, 1, 1]), cache=cache_of(model, rows=1))
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from chameleon_core.config import ChameleonConfig
-from chameleon_core.model.rope import rotate, rotation
+from chameleon_core.model.rope import apply_rotary, rotary_embedding
 from chameleon_core.testing import make_config
 
 # Two heads of width 4: pairs (0, 2) and (1, 3), of frequencies 1 and theta^(-2/4) = 1/100.
@@ -23,9 +23,9 @@ DYNAMIC = {"type": "dynamic", "factor": 4.0}
 
 def angles(config: ChameleonConfig, *positions: int) -> Tensor:
     """The angle of each pair (0, 2) and (1, 3) at each position, [T, D / 2]."""
-    turn = rotation(config, torch.tensor([positions]), torch.float64)
+    turn = rotary_embedding(config, torch.tensor([positions]), torch.float64)
     units_BTHD = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64).expand(1, len(positions), 1, 4)
-    turned_TD = rotate(units_BTHD, turn)[0, :, 0]
+    turned_TD = apply_rotary(units_BTHD, turn)[0, :, 0]
     return torch.atan2(turned_TD[:, 2:], turned_TD[:, :2])
 
 
@@ -36,11 +36,11 @@ def test_a_pair_turns_by_its_position_times_its_frequency() -> None:
 
 
 def test_pairs_are_halves_apart_and_not_neighbours() -> None:
-    turn = rotation(NARROW, torch.tensor([[1]]), torch.float64)
-    first_D = rotate(torch.tensor([[[[1.0, 0.0, 0.0, 0.0]]]], dtype=torch.float64), turn).flatten()
+    turn = rotary_embedding(NARROW, torch.tensor([[1]]), torch.float64)
+    first_D = apply_rotary(torch.tensor([[[[1.0, 0.0, 0.0, 0.0]]]], dtype=torch.float64), turn).flatten()
     expected_D = torch.tensor([math.cos(1), 0, math.sin(1), 0], dtype=torch.float64)
     torch.testing.assert_close(first_D, expected_D, rtol=0, atol=1e-6)
-    second_D = rotate(torch.tensor([[[[0.0, 0.0, 0.0, 1.0]]]], dtype=torch.float64), turn).flatten()
+    second_D = apply_rotary(torch.tensor([[[[0.0, 0.0, 0.0, 1.0]]]], dtype=torch.float64), turn).flatten()
     expected_D = torch.tensor([0, -math.sin(0.01), 0, math.cos(0.01)], dtype=torch.float64)
     torch.testing.assert_close(second_D, expected_D, rtol=0, atol=1e-6)
 
@@ -73,23 +73,25 @@ def test_dynamic_scaling_raises_the_base_past_the_trained_length() -> None:
 
 def test_dynamic_scaling_takes_the_length_of_the_longest_row() -> None:
     dynamic = NARROW.replace(rope_scaling=DYNAMIC)
-    alone = rotation(dynamic, torch.tensor([[0, 5]]), torch.float32)
-    beside_a_long_row = rotation(dynamic, torch.tensor([[0, 5], [0, 15]]), torch.float32)
+    alone = rotary_embedding(dynamic, torch.tensor([[0, 5]]), torch.float32)
+    beside_a_long_row = rotary_embedding(dynamic, torch.tensor([[0, 5], [0, 15]]), torch.float32)
     assert not torch.equal(alone.cos_BT1D[0], beside_a_long_row.cos_BT1D[0])
 
 
 @pytest.mark.parametrize("scaling", [None, LINEAR, DYNAMIC], ids=["none", "linear", "dynamic"])
-def test_turning_keeps_lengths_and_depends_on_the_difference_of_positions_alone(
+def test_rotating_keeps_lengths_and_depends_on_the_difference_of_positions_alone(
     scaling: dict[str, object] | None,
 ) -> None:
     config = NARROW.replace(rope_scaling=scaling, max_position_embeddings=64)
     query_BTHD, key_BTHD = torch.randn(2, 1, 1, 1, 4, generator=torch.Generator().manual_seed(0)).unbind()
 
     def score(query_position: int, key_position: int) -> float:
-        turned_query = rotate(query_BTHD, rotation(config, torch.tensor([[query_position]]), torch.float32))
-        turned_key = rotate(key_BTHD, rotation(config, torch.tensor([[key_position]]), torch.float32))
-        assert float(turned_query.norm()) == pytest.approx(float(query_BTHD.norm()), rel=1e-6)
-        return float((turned_query * turned_key).sum())
+        rotated_query = apply_rotary(
+            query_BTHD, rotary_embedding(config, torch.tensor([[query_position]]), torch.float32)
+        )
+        rotated_key = apply_rotary(key_BTHD, rotary_embedding(config, torch.tensor([[key_position]]), torch.float32))
+        assert float(rotated_query.norm()) == pytest.approx(float(query_BTHD.norm()), rel=1e-6)
+        return float((rotated_query * rotated_key).sum())
 
     assert score(5, 2) == pytest.approx(score(40, 37), abs=1e-5)
     assert score(5, 2) != pytest.approx(score(5, 3), abs=1e-3)
@@ -98,8 +100,8 @@ def test_turning_keeps_lengths_and_depends_on_the_difference_of_positions_alone(
 def test_angles_are_float32_whatever_the_dtype_of_the_states() -> None:
     # In bfloat16 itself, position 1,001 would already be 1,000.
     config = make_config(max_position_embeddings=4096)
-    exact = rotation(config, torch.tensor([[1001]]), torch.float32)
-    rounded = rotation(config, torch.tensor([[1001]]), torch.bfloat16)
+    exact = rotary_embedding(config, torch.tensor([[1001]]), torch.float32)
+    rounded = rotary_embedding(config, torch.tensor([[1001]]), torch.bfloat16)
     assert rounded.cos_BT1D.dtype == torch.bfloat16
     assert torch.equal(rounded.cos_BT1D, exact.cos_BT1D.bfloat16())
     assert torch.equal(rounded.sin_BT1D, exact.sin_BT1D.bfloat16())

@@ -1,6 +1,6 @@
 """The cache of keys and values.
 
-Shapes: B lanes of the batch, T new positions, S slots, K key/value heads, D head width.
+Shapes: B batch (lanes), T new positions, S slots filled so far, K key/value heads, D head width.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from torch import Tensor
 
 
 class KVCache:
-    """Keys and values of every layer for a batch of lanes that end at the same slot.
+    """The keys and values of every layer, for a batch of lanes (rows) that all end at the same slot.
 
-    Lanes of different lengths are padded on the left: lane b's own positions are the slots from ``starts[b]`` to
-    ``length``. Memory is taken once for ``capacity`` slots and doubled when that is not enough.
+    Lanes of different lengths are padded on the left: the positions of lane b are the slots from ``starts[b]`` to
+    ``length``. Memory is allocated for ``capacity`` slots and doubled when that is not enough.
 
-    A forward pass writes each layer's new keys with ``update`` and moves the end with ``advance``.
+    A forward pass stores each layer's new keys and values with ``update`` and moves the end with ``advance``.
     """
 
     def __init__(self, num_layers: int, batch_size: int, *, capacity: int = 64) -> None:
         self.length = 0
         self.starts: tuple[int, ...] = (0,) * batch_size
         self.capacity = capacity
-        # One tensor [2, B, K, capacity, D] a layer, so that a head's slots lie in one piece, as kernels read them. Its
-        # dtype and device are those of the first keys.
+        # One tensor [2, B, K, capacity, D] a layer, so that the slots of a head are contiguous, as kernels read them.
+        # Dtype and device are those of the first keys.
         self._layers: list[Tensor | None] = [None] * num_layers
 
     @property
@@ -33,26 +33,26 @@ class KVCache:
         return len(self.starts)
 
     def pad(self, starts: Sequence[int]) -> None:
-        """Say how many slots at the left of each lane are padding; before anything of a lane's own is stored."""
+        """Declare how many slots at the left of each lane are padding, before anything else is stored in the lane."""
         self.starts = tuple(starts)
 
     def update(self, layer: int, key_BTKD: Tensor, value_BTKD: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values and return all of them so far, as views ``key_BSKD, value_BSKD``."""
+        """Store a layer's new keys and values and return all so far, as views ``key_BSKD, value_BSKD``."""
         count = key_BTKD.shape[1]
         end = self.length + count
         stored = self._reserve(layer, end, key_BTKD)
         key_BKSD, value_BKSD = stored[0], stored[1]
-        # narrow, not an index: a third of the cost, and this runs for every layer and token.
+        # narrow costs a third of an index, and this runs for every layer and token.
         key_BKSD.narrow(2, self.length, count).copy_(key_BTKD.transpose(1, 2))
         value_BKSD.narrow(2, self.length, count).copy_(value_BTKD.transpose(1, 2))
         return key_BKSD.narrow(2, 0, end).transpose(1, 2), value_BKSD.narrow(2, 0, end).transpose(1, 2)
 
     def advance(self, count: int) -> None:
-        """Count ``count`` positions as stored, once every layer has stored them."""
+        """Move the end by ``count`` positions, once every layer has stored them."""
         self.length += count
 
     def select(self, lanes: Sequence[int]) -> None:
-        """Keep these lanes, in this order, without the slots that are padding in all of them."""
+        """Keep these lanes, in this order, and drop the slots that are padding in all of them."""
         starts = [self.starts[lane] for lane in lanes]
         unused = min(starts, default=self.length)
         self.starts = tuple(start - unused for start in starts)
@@ -63,9 +63,9 @@ class KVCache:
                 self._layers[layer] = stored[:, list(lanes), :, unused:]
 
     def extend(self, other: KVCache) -> None:
-        """Append the lanes of another cache; the shorter of the two moves right, so that all end at one slot.
+        """Append the lanes of another cache; the shorter of the two is shifted right, so that all end at one slot.
 
-        The other one is used up: its memory is this one's, or given back layer by layer.
+        ``other`` can't be used afterwards: this cache takes its memory over, or releases it layer by layer.
         """
         if not self.starts:
             self.length, self.starts = other.length, other.starts
@@ -85,7 +85,7 @@ class KVCache:
         if self.capacity < end:
             self.capacity = max(end, 2 * self.capacity)
         if stored is None or stored.shape[3] < end:
-            # Zeros, not whatever memory held: padding is masked, but a NaN times a weight of zero is a NaN.
+            # Zeros and not empty memory: padding is masked, but NaN times a weight of 0 is NaN.
             batch_size, _, heads, width = like_BTKD.shape
             grown = like_BTKD.new_zeros(2, batch_size, heads, self.capacity, width)
             if stored is not None:
@@ -95,9 +95,9 @@ class KVCache:
 
 
 def _join(parts: Sequence[tuple[Tensor | None, int, int]], length: int, capacity: int) -> Tensor | None:
-    """Lay one layer of caches under each other, right-aligned at ``length``; one that stored nothing is all padding.
+    """Concatenate the lanes of one layer of several caches, right-aligned at ``length``.
 
-    ``parts`` are what each stored, how many slots of it, and its number of lanes.
+    ``parts`` holds for each cache its tensor (None: nothing stored, all padding), its filled slots and its lanes.
     """
     template = next((stored for stored, _, _ in parts if stored is not None), None)
     if template is None:

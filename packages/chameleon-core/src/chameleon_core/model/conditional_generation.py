@@ -32,7 +32,7 @@ from ..layout import TokenLayout, tokens_per_image
 from ..optional_packages import load_image_tokenizer
 from ..protocols import ImageTokenizerLike, TextTokenizerLike
 from .cache import KVCache
-from .transformer import ChameleonModel, draw_weight
+from .transformer import ChameleonModel, init_weight
 
 IGNORED_LABEL = -100
 ECOSYSTEM_ARGUMENTS: Mapping[str, str] = MappingProxyType(
@@ -74,7 +74,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         self.config = config
         self.model = ChameleonModel(config, attn_implementation=attn_implementation)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        draw_weight(self.lm_head.weight, config.initializer_range)
+        init_weight(self.lm_head.weight, config.initializer_range)
         self.generation_options = GenerationOptions()
         self.repacked_head = RepackedHead()
         self.source: Path | None = None

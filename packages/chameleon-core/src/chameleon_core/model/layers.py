@@ -1,50 +1,37 @@
-"""The layers of the transformer: norms, attention, feed-forward and the two residual orders.
+"""The layers of the transformer: norms, attention, feed-forward and the two orders of norm and residual.
+
+Parameter names are those of published checkpoints.
 
 Shapes: B batch, T query length, S key length, H heads, K key/value heads, D head width, E hidden width.
-Parameter names are those of published checkpoints.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chameleon_backends import AttentionBackend, WeightsBackend
+from chameleon_backends import WeightsBackend
 
 from ..config import ChameleonConfig
-from .cache import KVCache
-from .rope import Rotation, rotate
+from .attention_context import AttentionContext
+from .rope import apply_rotary
 
 QK_NORM_EPSILON = 1e-5
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """What all layers of one forward pass share."""
-
-    rotation: Rotation
-    backend: AttentionBackend
-    prepared: Any
-    cache: KVCache | None
-    attentions: list[Tensor] | None
-    """Where the layers leave their attention weights [B, H, T, S] when they were asked for."""
-
-
 def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The activation that ``ChameleonConfig.hidden_act`` names: a function of ``torch.nn.functional``."""
+    """Return the activation function that ``ChameleonConfig.hidden_act`` names, one of ``torch.nn.functional``."""
     if name == "gelu_pytorch_tanh":
         return partial(F.gelu, approximate="tanh")
     return getattr(F, name)
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the hidden width, with statistics in float32 and the weight in the model's dtype."""
+    """Root-mean-square norm over the hidden width: statistics in float32, the weight in the model's dtype."""
 
     def __init__(self, width: int, epsilon: float) -> None:
         super().__init__()
@@ -59,7 +46,8 @@ class RMSNorm(nn.Module):
 class HeadNorm(nn.Module):
     """qk-norm: a LayerNorm over each head's width, with a weight and a bias of shape (heads, head_dim).
 
-    Each model-parallel shard trained a norm of its own, so heads don't share one (Chameleon, section 2.3).
+    Heads don't share their parameters, because each model-parallel shard was trained with its own (Chameleon paper,
+    section 2.3).
     """
 
     def __init__(self, num_heads: int, head_dim: int) -> None:
@@ -89,19 +77,21 @@ class Attention(nn.Module):
         self.q_norm = HeadNorm(config.num_attention_heads, config.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = HeadNorm(config.num_key_value_heads, config.head_dim) if config.qk_norm else nn.Identity()
 
-    def forward(self, hidden_BTE: Tensor, run: Pass) -> Tensor:
+    def forward(self, hidden_BTE: Tensor, context: AttentionContext) -> Tensor:
         query_BTHD = self._heads(self.q_proj(hidden_BTE))
         key_BTKD = self._heads(self.k_proj(hidden_BTE))
         value_BTKD = self._heads(self.v_proj(hidden_BTE))
-        query_BTHD = rotate(self.q_norm(query_BTHD), run.rotation)
-        key_BSKD = rotate(self.k_norm(key_BTKD), run.rotation)
+        query_BTHD = apply_rotary(self.q_norm(query_BTHD), context.rotary)
+        key_BSKD = apply_rotary(self.k_norm(key_BTKD), context.rotary)
         value_BSKD = value_BTKD
-        if run.cache is not None:
-            key_BSKD, value_BSKD = run.cache.update(self.layer_index, key_BSKD, value_BSKD)
-        if run.attentions is not None and isinstance(run.backend, WeightsBackend):
-            run.attentions.append(run.backend.weights(query_BTHD, key_BSKD, run.prepared, scale=self.scale))
+        if context.cache is not None:
+            key_BSKD, value_BSKD = context.cache.update(self.layer_index, key_BSKD, value_BSKD)
+        if context.attentions is not None and isinstance(context.backend, WeightsBackend):
+            context.attentions.append(context.backend.weights(query_BTHD, key_BSKD, context.prepared, scale=self.scale))
         dropout = self.dropout if self.training else 0.0
-        out_BTHD = run.backend.attend(query_BTHD, key_BSKD, value_BSKD, run.prepared, scale=self.scale, dropout=dropout)
+        out_BTHD = context.backend.attend(
+            query_BTHD, key_BSKD, value_BSKD, context.prepared, scale=self.scale, dropout=dropout
+        )
         return self.o_proj(out_BTHD.flatten(-2))
 
     def _heads(self, states_BTE: Tensor) -> Tensor:
@@ -125,11 +115,11 @@ class FeedForward(nn.Module):
 class DecoderLayer(nn.Module):
     """Attention and feed-forward, each with a norm and a residual.
 
-    The norm comes before the branch, or with ``swin_norm`` inside it after the branch's work (the 34B model), under
-    the same parameter names.
+    The norm comes before the attention or feed-forward, or with ``config.swin_norm`` after it and before the residual
+    is added (the 34B model), under the same parameter names.
 
-    ``residual_dropout`` drops what the branches add, in training only. It belongs to a run of training, which sets it,
-    and not to the model: the reference's config has no field for it.
+    ``residual_dropout`` is the probability of dropping what the two branches add, in training only. The trainer sets
+    it; the config of ``transformers`` has no field for it.
     """
 
     def __init__(self, config: ChameleonConfig, layer_index: int) -> None:
@@ -141,11 +131,11 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, hidden_BTE: Tensor, run: Pass) -> Tensor:
+    def forward(self, hidden_BTE: Tensor, context: AttentionContext) -> Tensor:
         if self.swin_norm:
-            hidden_BTE = hidden_BTE + self._drop(self.input_layernorm(self.self_attn(hidden_BTE, run)))
+            hidden_BTE = hidden_BTE + self._drop(self.input_layernorm(self.self_attn(hidden_BTE, context)))
             return hidden_BTE + self._drop(self.post_attention_layernorm(self.mlp(hidden_BTE)))
-        hidden_BTE = hidden_BTE + self._drop(self.self_attn(self.input_layernorm(hidden_BTE), run))
+        hidden_BTE = hidden_BTE + self._drop(self.self_attn(self.input_layernorm(hidden_BTE), context))
         return hidden_BTE + self._drop(self.mlp(self.post_attention_layernorm(hidden_BTE)))
 
     def _drop(self, branch_BTE: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rotary position embeddings (RoPE), with the two scalings of the reference.
+"""Rotary position embedding (RoPE, arXiv 2104.09864), with the linear and dynamic scaling of ``transformers``.
 
 Shapes: B batch, T query length, H heads, D head width.
 """
@@ -13,35 +13,35 @@ from torch import Tensor
 from ..config import ChameleonConfig
 
 
-class Rotation(NamedTuple):
-    """The angles of one forward pass, as ``cos_BT1D`` and ``sin_BT1D`` in the dtype of the hidden states.
+class RotaryEmbedding(NamedTuple):
+    """The cosines and sines of one forward pass, in the dtype of the hidden states.
 
-    The first half of ``sin_BT1D`` is negated: turning (x, y) gives (x · cos − y · sin, y · cos + x · sin).
+    The first half of ``sin_BT1D`` is negated, since rotating (x, y) gives (x · cos − y · sin, y · cos + x · sin).
     """
 
     cos_BT1D: Tensor
     sin_BT1D: Tensor
 
 
-def rotation(config: ChameleonConfig, position_ids_BT: Tensor, dtype: torch.dtype) -> Rotation:
-    """The rotation of each position, computed in float32 whatever ``dtype`` is.
+def rotary_embedding(config: ChameleonConfig, position_ids_BT: Tensor, dtype: torch.dtype) -> RotaryEmbedding:
+    """Return the rotary embedding of each position, computed in float32 and cast to ``dtype``.
 
-    ``linear`` scaling divides the positions by the factor; ``dynamic`` raises the base once the longest row of the
-    batch is past the trained length (NTK-aware scaling), as upstream does, so that there a row's angles depend on its
-    company.
+    ``linear`` scaling divides the frequencies by the factor. ``dynamic`` scaling (NTK-aware) raises the base when the
+    longest row of the batch exceeds the trained length, as ``transformers`` does; beyond that length the angles of a
+    row depend on the rest of the batch.
     """
     frequencies_D = _inverse_frequencies(config, position_ids_BT)
     angles_BTD = position_ids_BT[..., None].float() * frequencies_D
-    # Both halves of a head turn by the same angles.
+    # Both halves of a head rotate by the same angles.
     cos_BTD, sin_BTD = angles_BTD.cos(), angles_BTD.sin()
     cos_BT1D = torch.cat((cos_BTD, cos_BTD), dim=-1)[:, :, None]
     sin_BT1D = torch.cat((-sin_BTD, sin_BTD), dim=-1)[:, :, None]
-    return Rotation(cos_BT1D.to(dtype), sin_BT1D.to(dtype))
+    return RotaryEmbedding(cos_BT1D.to(dtype), sin_BT1D.to(dtype))
 
 
-def rotate(states_BTHD: Tensor, turn: Rotation) -> Tensor:
-    """Turn each pair (i, i + D/2) of a head by its angle: the layout of published checkpoints."""
-    return states_BTHD * turn.cos_BT1D + states_BTHD.roll(states_BTHD.shape[-1] // 2, dims=-1) * turn.sin_BT1D
+def apply_rotary(states_BTHD: Tensor, rotary: RotaryEmbedding) -> Tensor:
+    """Rotate each pair (i, i + D/2) of a head by its angle, the layout of published checkpoints."""
+    return states_BTHD * rotary.cos_BT1D + states_BTHD.roll(states_BTHD.shape[-1] // 2, dims=-1) * rotary.sin_BT1D
 
 
 def _inverse_frequencies(config: ChameleonConfig, position_ids_BT: Tensor) -> Tensor:
