@@ -9,7 +9,7 @@ import pytest
 from chameleon_backends.registry import ATTENTION_HOOK
 from chameleon_backends.registry import REGISTRY as BACKENDS
 from chameleon_text.registry import REGISTRY as TEXT
-from chameleon_text.registry import SEGMENT_CODECS
+from chameleon_text.registry import SEGMENT_CODECS_HOOK
 from chameleon_vq.registry import QUANTIZERS
 from chameleon_vq.registry import REGISTRY as VQ
 
@@ -19,7 +19,7 @@ from chameleon_vq.registry import REGISTRY as VQ
     [
         (BACKENDS, ATTENTION_HOOK, "acme-blockwise"),
         (VQ, QUANTIZERS, "acme-ternary"),
-        (TEXT, SEGMENT_CODECS, "melody"),
+        (TEXT, SEGMENT_CODECS_HOOK, "melody"),
     ],
 )
 def test_a_plugin_is_found_and_can_run(registry: Any, hook: str, name: str) -> None:

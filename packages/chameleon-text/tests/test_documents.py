@@ -80,7 +80,7 @@ def test_a_picture_is_written_as_its_codes_or_its_path() -> None:
 
 @pytest.mark.parametrize("text", ["", "{", b"\xff", '{"type": "text"}', '"text"'])
 def test_json_that_is_no_document_is_an_error(text: str | bytes) -> None:
-    with pytest.raises(DocumentError, match="a document is a JSON array"):
+    with pytest.raises(DocumentError, match="a document must be a JSON array"):
         document_from_json(text)
 
 
@@ -137,12 +137,12 @@ def test_a_picture_in_base64_is_read(part: dict[str, Any]) -> None:
         ({"base64": base64.b64encode(b"no picture").decode()}, "no picture that can be read"),
         ({"base64": base64.b64encode(base64.b64decode(png())[:-30]).decode()}, "no picture that can be read"),
         ({"base64": ""}, "no picture that can be read"),
-        ({"base64": 3}, "is a str, not int"),
+        ({"base64": 3}, "must be a str, not int"),
         ({"url": "data:image/png,abc"}, "must be in base64"),
         ({"url": "https://example.org/a.png"}, "is on the network"),
         ({"path": "a.png", "url": "b.png"}, "several pictures: url, path"),
-        ({"codes": "abc"}, "list of integers, not str"),
-        ({"codes": [-1]}, "integers from 0"),
+        ({"codes": "abc"}, "must be a list of integers, not str"),
+        ({"codes": [-1]}, "integers ≥ 0"),
         ({"path": 3}, "Image holds"),
     ],
 )

@@ -56,7 +56,7 @@ def test_codes_are_kept_as_a_tuple_of_integers() -> None:
 
 @pytest.mark.parametrize("codes", [[[1]], [1.5], [-1], ["a"]])
 def test_impossible_codes_are_an_error(codes: object) -> None:
-    with pytest.raises(DocumentError, match="a picture's codes are"):
+    with pytest.raises(DocumentError, match="a picture's codes must be"):
         Image(codes=codes)  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from chameleon_text import ChameleonProcessor, ConfigError, Image, Text, TextTokenizer, Turn
-from chameleon_text.batch import IGNORED
+from chameleon_text.batch import IGNORE_INDEX
 from chameleon_text.testing import FakeImageTokenizer, documents, make_tokenizer
 
 CONVERSATION = [
@@ -21,7 +21,7 @@ CONVERSATION = [
 
 
 def trained(processor: ChameleonProcessor, labels: Any) -> str:
-    return processor.decode([label for label in labels if label != IGNORED])
+    return processor.decode([label for label in labels if label != IGNORE_INDEX])
 
 
 def test_answers_and_their_ends_are_trained_on(processor: ChameleonProcessor) -> None:
@@ -43,7 +43,7 @@ def test_a_label_is_the_id_or_ignored_and_a_prompt_is_the_beginning(question: An
         example = processor.encode_for_training(turns, template=template)
         prompt = processor.encode(question, template=template)
         assert example.input_ids[: len(prompt)] == prompt
-        assert example.labels == [IGNORED] * len(prompt) + example.input_ids[len(prompt) :]
+        assert example.labels == [IGNORE_INDEX] * len(prompt) + example.input_ids[len(prompt) :]
 
 
 def test_prompts_with_answers_have_labels(processor: ChameleonProcessor) -> None:
@@ -53,7 +53,7 @@ def test_prompts_with_answers_have_labels(processor: ChameleonProcessor) -> None
     assert batch.labels.shape == batch.input_ids.shape
     everything = processor(text=["the", "a"], answers=["a", "the the"], labels="all", padding=True, return_tensors="np")
     padding = everything.attention_mask == 0
-    assert (everything.labels == np.where(padding, IGNORED, everything.input_ids)).all()
+    assert (everything.labels == np.where(padding, IGNORE_INDEX, everything.input_ids)).all()
 
 
 def test_placeholders_are_not_trained_on(tokenizer: TextTokenizer) -> None:
@@ -66,7 +66,7 @@ def test_examples_are_padded_with_their_labels(processor: ChameleonProcessor) ->
     examples = [processor.encode_for_training(CONVERSATION[:2]), processor.encode_for_training(CONVERSATION)]
     batch = processor.pad(examples, return_tensors="np")
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
-    assert (batch.labels[batch.attention_mask == 0] == IGNORED).all()
+    assert (batch.labels[batch.attention_mask == 0] == IGNORE_INDEX).all()
     assert batch.labels[0][batch.attention_mask[0] == 1].tolist() == examples[0].labels
 
 

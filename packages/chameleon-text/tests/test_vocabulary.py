@@ -111,7 +111,7 @@ def test_two_names_with_one_id_are_an_error() -> None:
 
 @pytest.mark.parametrize("token_id", [-1, 1.5, True, "7"])
 def test_an_impossible_id_is_an_error(token_id: object) -> None:
-    with pytest.raises(VocabularyError, match="expected an integer from 0"):
+    with pytest.raises(VocabularyError, match="expected an integer ≥ 0"):
         Vocabulary.from_token_ids(small() | {"other": token_id})  # type: ignore[dict-item]
 
 
@@ -123,7 +123,7 @@ def test_a_code_out_of_range_is_an_error(code: int) -> None:
 
 @pytest.mark.parametrize("token_id", [0, -1, 10_000])
 def test_an_id_that_is_no_pictures_has_no_code(token_id: int) -> None:
-    with pytest.raises(VocabularyError, match=f"id {token_id} at position 0 is not a picture's"):
+    with pytest.raises(VocabularyError, match=f"id {token_id} at position 0 is not a picture code's"):
         Vocabulary.from_token_ids(small()).ids_to_codes([token_id])
 
 

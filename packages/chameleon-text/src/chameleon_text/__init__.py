@@ -1,8 +1,21 @@
-"""Text, documents and prompts to the ids of a Chameleon, and back."""
+"""Text, pictures and documents as the token ids of a Chameleon model, and back.
+
+- ``processor = ChameleonProcessor.from_pretrained(folder, image_tokenizer=...)`` reads the files of a model's folder.
+- ``processor(text=["What is this?<image>"], images=[picture], return_tensors="pt")`` makes a batch of prompts, as in
+  ``transformers``.
+- ``ids = processor.encode([Text("A cat: "), Image(picture)])`` encodes a document, and
+  ``document = processor.decode_document(ids)`` returns the document of what a model wrote.
+- ``processor.encode_messages(messages)`` encodes a conversation, ``processor.encode_for_training`` one with labels.
+- ``TextTokenizer.from_file("tokenizer.json")`` is the tokenizer alone: text to ids and back, also one id at a time.
+
+Plugins add types of segments and prompt templates (``hookimpl``, ``SegmentCodecSpec``, ``PluginSpec``).
+``chameleon_text.testing`` has small tokenizers, hypothesis strategies, and the tests that every plugin passes.
+Nothing here imports torch, but for ``return_tensors="pt"``.
+"""
 
 from __future__ import annotations
 
-from .batch import ProcessorBatch
+from .batch import IGNORE_INDEX, ProcessorBatch
 from .codecs import CodecContext, Decoded, ImageTokenizerLike, SegmentCodec
 from .documents import (
     document_from_json,
@@ -26,15 +39,19 @@ from .errors import (
 )
 from .hookspecs import HOOK_API_VERSION, SegmentCodecSpec, hookimpl
 from .plugins import PluginSpec, PluginWarning
-from .processor import ChameleonProcessor, ImageProcessorLike, TrainingExample
+from .processor import ChameleonProcessor, ImageProcessorLike
 from .registry import REGISTRY
 from .segments import Document, Image, Segment, Special, Text, as_document, normalized
 from .templates import Piece, Template, Turn
 from .tokenizer import StreamDecoder, TextTokenizer
+from .training import TrainingExample
 from .vocabulary import Vocabulary, picture_name
+
+__version__ = "2026.11.0"
 
 __all__ = [
     "HOOK_API_VERSION",
+    "IGNORE_INDEX",
     "REGISTRY",
     "BrokenPluginError",
     "ChameleonProcessor",
@@ -68,6 +85,7 @@ __all__ = [
     "UnknownPluginError",
     "Vocabulary",
     "VocabularyError",
+    "__version__",
     "as_document",
     "document_from_json",
     "document_from_parts",

@@ -1,7 +1,13 @@
-"""Rows of ids as a batch: padded on either side, as lists, arrays or tensors. B rows, T ids each."""
+"""Rows of ids as a batch: padded on either side, as lists, arrays or tensors.
+
+Shapes: B rows, T ids of the longest row.
+"""
 
 from __future__ import annotations
 
+import difflib
+import operator
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -12,12 +18,12 @@ from .errors import ConfigError, MissingPackageError
 TensorKind: TypeAlias = Literal["np", "pt"]
 PaddingSide: TypeAlias = Literal["left", "right"]
 
-IGNORED = -100
-"""The label of a position that isn't trained on, as PyTorch's cross entropy has it."""
+IGNORE_INDEX = -100
+"""The label of a position that isn't trained on, the default ``ignore_index`` of PyTorch's cross-entropy."""
 
 
 class ProcessorBatch(Mapping[str, Any]):
-    """What a model is called with: ``model(**batch)``. Its entries are also attributes (``batch.input_ids``)."""
+    """The arguments of a model: ``model(**batch)``. The entries are also attributes (``batch.input_ids``)."""
 
     def __init__(self, entries: Mapping[str, Any]) -> None:
         self._entries = dict(entries)
@@ -36,24 +42,26 @@ class ProcessorBatch(Mapping[str, Any]):
         entries = self.__dict__.get("_entries", {})
         if name in entries:
             return entries[name]
-        raise AttributeError(f"the batch has no {name!r}, only {', '.join(entries) or 'nothing'}")
+        raise AttributeError(f"the batch has no {name!r}, only {', '.join(entries) or 'nothing'}.")
 
     def __repr__(self) -> str:
         shapes = (f"{name}: {tuple(getattr(value, 'shape', [len(value)]))}" for name, value in self._entries.items())
         return f"ProcessorBatch({', '.join(shapes)})"
 
     def to(self, device: Any = None, dtype: Any = None) -> ProcessorBatch:
-        """A batch on another device, with its floating tensors (``pixel_values``) in another dtype.
+        """Return the batch on another device, with its floating-point tensors (``pixel_values``) in another dtype.
 
-        As in PyTorch, ``to(torch.bfloat16)`` alone names the dtype. Ids and masks stay integers.
-        Raises ``ConfigError`` for a batch that isn't of tensors.
+        As in PyTorch, ``to(torch.bfloat16)`` alone sets the dtype. Ids and masks stay integers.
+        Raises ``ConfigError`` where an entry isn't a tensor.
         """
         torch = _torch()
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         for name, value in self._entries.items():
             if not isinstance(value, torch.Tensor):
-                raise ConfigError(f"{name} is a {type(value).__name__}; only a batch of return_tensors='pt' can move.")
+                raise ConfigError(
+                    f"{name} is a {type(value).__name__}; only a batch of tensors can move. Pass return_tensors='pt'."
+                )
         return ProcessorBatch(
             {
                 name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
@@ -71,9 +79,12 @@ def make_batch(
     padding_side: PaddingSide,
     return_tensors: TensorKind | None,
 ) -> dict[str, Any]:
-    """``input_ids``, ``attention_mask`` (1 for what is real) and ``labels``, of shape B T, int64 unless lists."""
-    if padding_side not in ("left", "right"):
-        raise ConfigError(f"padding_side is {padding_side!r}, expected 'left' or 'right'.")
+    """Return ``input_ids``, ``attention_mask`` (1 for a real id, 0 for padding) and ``labels``.
+
+    Each has shape [B, T] and dtype int64, or is a list of lists where ``return_tensors`` is None.
+    """
+    choice("padding_side", padding_side, ("left", "right"))
+    choice("return_tensors", return_tensors, ("np", "pt", None))
     lengths = [len(row) for row in rows]
     if return_tensors and not padding and len(set(lengths)) > 1:
         raise ConfigError(f"rows of {lengths} ids make no tensor: pass padding=True, or return_tensors=None for lists.")
@@ -83,20 +94,43 @@ def make_batch(
         "attention_mask": _padded([[1] * each for each in lengths], 0, length, padding_side),
     }
     if labels is not None:
-        columns["labels"] = _padded(labels, IGNORED, length, padding_side)
-    return {name: as_tensor(column, return_tensors) for name, column in columns.items()}
+        columns["labels"] = _padded(labels, IGNORE_INDEX, length, padding_side)
+    return {name: _as_tensor(column, return_tensors) for name, column in columns.items()}
 
 
-def as_tensor(values: Any, kind: TensorKind | None) -> Any:
-    """Integers as they are (None), as an int64 array, or as an int64 tensor."""
+def one_row(ids: Any) -> list[int]:
+    """Return one row of ids, a list, an array or a tensor, as a list. Raises ``ConfigError`` for anything else."""
+    try:
+        return [operator.index(each) for each in (ids.tolist() if hasattr(ids, "tolist") else ids)]
+    except TypeError as error:
+        raise ConfigError(
+            "expected one row of integer ids. Decode a batch row by row, or with batch_decode."
+        ) from error
+
+
+def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
+    """Return ``value`` where it is one of the allowed ones. Raises ``ConfigError`` with these and the closest."""
+    if value in allowed:
+        return value
+    message = f"{name} is {value!r}, expected {' or '.join(map(repr, allowed))}."
+    close = difflib.get_close_matches(str(value), [each for each in allowed if isinstance(each, str)], n=1)
+    raise ConfigError(f"{message} Did you mean {close[0]!r}?" if close else message)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "IGNORED":
+        warnings.warn("chameleon_text.batch.IGNORED is now called IGNORE_INDEX.", DeprecationWarning, stacklevel=2)
+        return IGNORE_INDEX
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _as_tensor(values: list[list[int]], kind: TensorKind | None) -> Any:
     if kind is None:
         return values
     if kind == "np":
         return np.array(values, dtype=np.int64)
-    if kind == "pt":
-        torch = _torch()
-        return torch.tensor(values, dtype=torch.int64)
-    raise ConfigError(f"return_tensors is {kind!r}, expected 'np', 'pt' or None.")
+    torch = _torch()
+    return torch.tensor(values, dtype=torch.int64)
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int, length: int | None, side: PaddingSide) -> list[list[int]]:
@@ -112,5 +146,5 @@ def _torch() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise MissingPackageError("tensors need PyTorch: pip install torch, or return_tensors='np'.") from error
+        raise MissingPackageError("tensors need PyTorch: pip install torch, or use return_tensors='np'.") from error
     return torch

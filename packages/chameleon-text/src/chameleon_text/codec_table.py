@@ -1,7 +1,8 @@
-"""All segment codecs of one processor: which type goes to which, and which ids come from which."""
+"""The segment codecs of one processor: which segment type and which ids belong to which codec."""
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -16,8 +17,8 @@ from .segments import Segment, Special
 class CodecTable:
     """Segments to ids and back, each by the codec of its type.
 
-    ``given`` are codecs by name that take the place of the installed ones. An installed one that can't be used with
-    this vocabulary is left out, and its reason is the error when one of its segments comes along.
+    ``given`` are codecs by name, used in place of the installed ones. An installed one that can't be used with this
+    vocabulary is left out; the reason is the error when one of its segments is encoded.
     """
 
     def __init__(self, context: CodecContext, given: Mapping[str, SegmentCodec]) -> None:
@@ -39,7 +40,7 @@ class CodecTable:
                 self._reasons[spec.segment] = f"the segment codec {spec.name!r} can't be used here: {reason}"
 
     def encode(self, segments: Sequence[Segment]) -> list[list[int]]:
-        """The ids of each segment; all of one type are encoded together."""
+        """Return the ids of each segment; all of one type are encoded together."""
         rows: list[list[int]] = [[] for _ in segments]
         positions: dict[type[Segment], list[int]] = {}
         for position, segment in enumerate(segments):
@@ -54,7 +55,7 @@ class CodecTable:
         return rows
 
     def decode(self, ids: Sequence[int]) -> list[Segment]:
-        """The segments of a row of ids; an id that no codec has is a ``Special``."""
+        """Return the segments of a row of ids; an id that no codec has is a ``Special``."""
         segments: list[Segment] = []
         position = 0
         while position < len(ids):
@@ -65,7 +66,9 @@ class CodecTable:
                 continue
             segment, end = owner.decode(ids, position)
             if end <= position:
-                raise DocumentError(f"the codec of {type(segment).__name__} read no id at position {position}.")
+                raise DocumentError(
+                    f"the codec of {type(segment).__name__} read no id at position {position}; it must read one."
+                )
             segments.append(segment)
             position = end
         return segments
@@ -73,7 +76,7 @@ class CodecTable:
     def _install(self, spec: SegmentCodecSpec, context: CodecContext) -> str | None:
         try:
             return spec.unsupported(context) or self._admit(spec, spec.factory(context))
-        # Any exception: the codec is a stranger's, and may not stop documents that have no such segment.
+        # Any exception: a third-party codec must not stop documents that have no such segment.
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             warnings.warn(f"segment codec {spec.name!r} is not used: {reason}", PluginWarning, stacklevel=2)
@@ -83,7 +86,7 @@ class CodecTable:
         taken = self._owners.keys() & codec.ids
         if taken:
             first = min(taken)
-            return f"its id {first} ({self._name(first)!r}) belongs to the codec {self._names[first]!r} already."
+            return f"its id {first} ({self._name(first)!r}) already belongs to the codec {self._names[first]!r}."
         self._codecs[spec.segment] = codec
         self._owners |= dict.fromkeys(codec.ids, codec)
         self._names |= dict.fromkeys(codec.ids, spec.name)
@@ -100,7 +103,12 @@ class CodecTable:
     def _special_id(self, name: str) -> int:
         token_id = self._tokenizer.token_ids.get(name)
         if token_id is None or token_id not in self._tokenizer.reserved_ids:
-            raise DocumentError(f"Special({name!r}): the vocabulary has no special token of that name.")
+            specials = [self._tokenizer.names[each] for each in self._tokenizer.special_ids]
+            close = difflib.get_close_matches(name, specials, n=1)
+            raise DocumentError(
+                f"Special({name!r}): the vocabulary has no special token of that name."
+                + (f" Did you mean {close[0]!r}?" if close else "")
+            )
         return token_id
 
     def _name(self, token_id: int) -> str:

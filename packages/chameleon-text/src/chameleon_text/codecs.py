@@ -1,8 +1,10 @@
 """Segments to ids and back: the contract, and the codecs of text and pictures.
 
-A processor holds one codec for each segment type. Each id belongs to at most one codec; ids that belong to none are
-specials. Going back, the processor hands every id that belongs to a codec to that codec, with its position, and the
-codec says how far its segment reaches.
+A processor has one codec for each segment type. Each id belongs to at most one codec; ids that belong to none are
+special tokens. To decode, the processor gives each id that belongs to a codec to that codec, with its position, and the
+codec says where its segment ends.
+
+Shapes: B pictures, N codes of a picture, H W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -35,76 +37,81 @@ class ImageTokenizerLike(Protocol):
 
     @property
     def tokens_per_image(self) -> int:
-        """N, the number of codes of one picture."""
+        """N, how many codes one picture takes."""
 
     def encode(self, images: Any) -> Any:
-        """Codes of shape B N for a list of pictures: PIL images, paths or uint8 arrays H W C."""
+        """Return codes [B, N] of a list of pictures: PIL images, paths or uint8 arrays [H, W, C]."""
 
     def decode(self, codes: Any) -> Sequence[Any]:
-        """A picture for each row of codes B N."""
+        """Return a picture for each row of codes [B, N]."""
 
 
 class CodecContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What a codec is made from: the parts of the processor that it will serve."""
+    """What a codec is made from: the parts of the processor that it belongs to."""
 
     tokenizer: TextTokenizer
+    """The text tokenizer, with the names and ids of all tokens."""
     vocabulary: Vocabulary
+    """Which of these ids are text, special, or picture codes."""
     image_tokenizer: ImageTokenizerLike | None
+    """What reads and draws pictures, if there is anything."""
     image_seq_length: int
-    """N, the number of placeholders that stand for one picture."""
+    """N, how many placeholders stand for one picture."""
 
 
 class Decoded(NamedTuple):
-    """A segment read from ids, and the position of the first id after it."""
+    """A segment that was read from ids."""
 
     segment: Segment
+    """The segment."""
     end: int
+    """The position of the first id after it."""
 
 
 class SegmentCodec(Protocol):
-    """How one segment type becomes ids and comes back. ``SegmentCodecConformance`` in the testing module checks one.
+    """How one segment type becomes ids and comes back. ``chameleon_text.testing.SegmentCodecConformance`` checks one.
 
     - ``ids`` are all the ids that the codec may write, markers included. No other codec may have any of them, and
-      text has all that aren't special, so a modality of one's own is made of special tokens.
-    - ``encode`` gets all segments of its type in a request at once, so that they can be encoded as one batch.
-    - ``decode`` gets ids of which ``ids[start]`` belongs to the codec, and takes at least that one. It is given what
-      a model generated, which may begin or end anywhere: it raises nothing and loses nothing.
-    - ``decode`` of what ``encode`` gave is the segment in its normal form.
+      text has all that aren't special, so a new modality is made of special tokens.
+    - ``encode`` gets all segments of its type in a request together, so that they can be encoded as one batch.
+    - ``decode`` gets ids of which ``ids[start]`` belongs to the codec, and takes at least that one. The ids may be a
+      model's, which may begin or end anywhere: ``decode`` raises nothing and drops nothing.
+    - ``decode`` of what ``encode`` returned is the segment in its normal form.
     """
 
     @property
     def ids(self) -> Collection[int]:
-        """The ids that belong to this codec."""
+        """All ids that belong to this codec."""
 
     def encode(self, segments: Sequence[Any]) -> Sequence[Sequence[int]]:
-        """The ids of each segment."""
+        """Return the ids of each segment."""
 
     def decode(self, ids: Sequence[int], start: int) -> Decoded:
-        """The segment that begins at ``start``, and where it ends."""
+        """Return the segment that begins at ``start``, and where it ends."""
 
 
 class TextCodec:
-    """Text through the tokenizer's BPE. A segment is the longest run of text ids."""
+    """The codec of text: the tokenizer's BPE. A segment is the longest run of text ids."""
 
     def __init__(self, context: CodecContext) -> None:
         self.ids = context.vocabulary.text_ids
         self._tokenizer = context.tokenizer
 
     def encode(self, segments: Sequence[Text]) -> list[list[int]]:
-        """The ids of each text."""
+        """Return the ids of each text."""
         return [self._tokenizer.encode(segment.text) for segment in segments]
 
     def decode(self, ids: Sequence[int], start: int) -> Decoded:
-        """The text of the run of text ids from ``start`` on."""
+        """Return the text of the run of text ids that begins at ``start``."""
         end = run_end(ids, start, self.ids)
         return Decoded(Text(self._tokenizer.decode(ids[start:end])), end)
 
 
 class ImageCodec:
-    """A picture as begin-image, the ids of its codes, end-image.
+    """The codec of pictures: begin-image, the ids of the codes, end-image.
 
     A picture without pixels and codes is written as ``image_seq_length`` placeholders between the two markers. A
-    picture that generation left unfinished has the codes that it got to.
+    picture that generation left unfinished has the codes that were written.
     """
 
     def __init__(self, context: CodecContext) -> None:
@@ -117,10 +124,10 @@ class ImageCodec:
         self.ids = self._code_ids | markers
 
     def encode(self, segments: Sequence[Image]) -> list[list[int]]:
-        """The ids of each picture; those that have no codes yet are read as one batch.
+        """Return the ids of each picture; those that have no codes yet are read as one batch.
 
-        Raises ``MissingPackageError`` where pixels are given and there is no image tokenizer, ``VocabularyError`` for
-        a code out of range.
+        Raises ``MissingPackageError`` where pixels are given and there is no image tokenizer, and ``VocabularyError``
+        for a code out of range.
         """
         codes_of_read = self._read([each.image for each in segments if each.codes is None and each.image is not None])
         vocabulary = self._vocabulary
@@ -136,7 +143,7 @@ class ImageCodec:
         return rows
 
     def decode(self, ids: Sequence[int], start: int) -> Decoded:
-        """The picture at ``start``, with or without its markers, whole or not."""
+        """Return the picture at ``start``, with or without its markers, complete or not."""
         vocabulary = self._vocabulary
         first = start + (ids[start] == vocabulary.begin_image_id)
         end = run_end(ids, first, self._code_ids)
@@ -155,13 +162,14 @@ class ImageCodec:
         codes_BN = np.asarray(self._image_tokenizer.encode(images))
         if codes_BN.ndim != 2 or len(codes_BN) != len(images):
             raise DocumentError(
-                f"the image tokenizer gave codes of shape {codes_BN.shape} for {len(images)} pictures, expected B N."
+                f"the image tokenizer returned codes of shape {codes_BN.shape} for {len(images)} pictures, "
+                f"expected [{len(images)}, N]."
             )
         return iter(codes_BN)
 
 
 def run_end(ids: Sequence[int], start: int, members: Collection[int]) -> int:
-    """The position after the longest run from ``start`` on whose ids are all in ``members``, a set."""
+    """Return the position after the longest run of ids from ``start`` that are all in ``members``, a set."""
     end = start
     while end < len(ids) and ids[end] in members:
         end += 1

@@ -1,4 +1,4 @@
-"""Documents in JSON, and conversations in the ecosystem's chat messages.
+"""Documents as JSON, and conversations as chat messages.
 
 A document is a JSON array of parts, ``{"type": "text", "text": ...}`` or ``{"type": "image", "codes": [...]}``; a
 message is ``{"role": ..., "content": ...}`` with a str or such an array. A plugin's segment type has parts of its own.
@@ -20,7 +20,7 @@ from .templates import Turn
 
 
 def document_to_json(document: object) -> str:
-    """A document as JSON text: pictures as their codes, as their path, or as PNG where they have neither.
+    """Return a document as JSON text: pictures as their codes, as their path, or as PNG where they have neither.
 
     Raises ``DocumentError`` for a segment whose type no installed codec writes.
     """
@@ -28,31 +28,35 @@ def document_to_json(document: object) -> str:
 
 
 def document_from_json(text: str | bytes) -> Document:
-    """The document of a JSON text. Raises ``DocumentError`` where it isn't an array of known parts."""
+    """Return the document of a JSON text. Raises ``DocumentError`` where it isn't an array of known parts."""
     try:
         parts = json.loads(text)
     except ValueError as error:  # JSONDecodeError, and UnicodeDecodeError for bytes
-        raise DocumentError(f"a document is a JSON array of parts; this isn't JSON: {error}.") from error
+        raise DocumentError(f"a document must be a JSON array of parts; this isn't JSON: {error}.") from error
     if not isinstance(parts, list):
-        raise DocumentError(f"a document is a JSON array of parts, not {type(parts).__name__}.")
+        raise DocumentError(f"a document must be a JSON array of parts, not {type(parts).__name__}.")
     return document_from_parts(parts)
 
 
 def document_to_parts(document: object) -> list[dict[str, Any]]:
-    """A document as the parts of a message's content, all of it plain JSON."""
+    """Return a document as the parts of a message's content, all plain JSON."""
     return [_part(segment) for segment in as_document(document)]
 
 
 def document_from_parts(parts: Sequence[Any], *, images: Iterable[Any] = ()) -> Document:
-    """The document of a message's parts. ``{"type": "image"}`` alone takes the next of ``images``."""
+    """Return the document of a message's parts.
+
+    ``{"type": "image"}`` alone takes the next of ``images``. Raises ``DocumentError`` for a part that isn't understood
+    and ``ImageCountError`` where the pictures are too few or too many.
+    """
     waiting = iter(images)
-    document = [_segment(part, position, waiting) for position, part in enumerate(parts)]
+    document = Document(_segment(part, position, waiting) for position, part in enumerate(parts))
     _check_used(waiting)
     return document
 
 
 def turns_from_messages(messages: Iterable[Mapping[str, Any]], *, images: Iterable[Any] = ()) -> list[Turn]:
-    """The turns of chat messages, ``[{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]``.
+    """Return the turns of chat messages, ``[{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]``.
 
     ``content`` is a str or a list of parts. A part that is only ``{"type": "image"}`` takes the next of ``images``.
     Raises ``DocumentError`` for what isn't understood, ``ImageCountError`` where the pictures are too few or too many.
@@ -64,9 +68,9 @@ def turns_from_messages(messages: Iterable[Mapping[str, Any]], *, images: Iterab
             raise DocumentError(f"message {number} is {message!r}, expected {{'role': ..., 'content': ...}}.")
         content = message.get("content")
         if isinstance(content, str):
-            document: Document = [Text(content)]
+            document = Document([Text(content)])
         elif isinstance(content, (list, tuple)):
-            document = [_segment(part, position, waiting) for position, part in enumerate(content)]
+            document = Document(_segment(part, position, waiting) for position, part in enumerate(content))
         else:
             raise DocumentError(
                 f"the content of message {number} is a {type(content).__name__}, expected a str or a list of parts."
@@ -77,12 +81,12 @@ def turns_from_messages(messages: Iterable[Mapping[str, Any]], *, images: Iterab
 
 
 def messages_from_turns(turns: Iterable[Turn]) -> list[dict[str, Any]]:
-    """Chat messages with the content as parts, all of it plain JSON."""
+    """Return chat messages with the content as parts, all plain JSON."""
     return [{"role": turn.role, "content": document_to_parts(list(turn.document))} for turn in turns]
 
 
 def spec_of(segment: Segment) -> SegmentCodecSpec:
-    """The installed codec of a segment's type. Raises ``DocumentError`` where there is none."""
+    """Return the installed codec of a segment's type. Raises ``DocumentError`` where there is none."""
     specs = segment_codec_specs()
     for spec in specs:
         if type(segment) is spec.segment:
@@ -101,7 +105,7 @@ def _segment(part: Any, position: int, images: Any) -> Segment:
     if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
         raise DocumentError(f"part {position} is {part!r}, expected an object with a 'type'.")
     fields = {name: value for name, value in part.items() if name != "type"}
-    name = "image" if part["type"] == "image_url" else part["type"]  # another vendor's name of the same
+    name = "image" if part["type"] == "image_url" else part["type"]  # OpenAI's name for it
     if name == "image" and not fields:
         try:
             return Image(next(images))
@@ -122,4 +126,4 @@ def _segment(part: Any, position: int, images: Any) -> Segment:
 def _check_used(images: Any) -> None:
     left = len(list(images))
     if left:
-        raise ImageCountError(f"{left} of the images have no {{'type': 'image'}} part to go to.")
+        raise ImageCountError(f"{left} of the images are left over: there is no {{'type': 'image'}} part for them.")

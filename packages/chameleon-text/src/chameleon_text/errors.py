@@ -1,4 +1,4 @@
-"""Errors of chameleon-text: one base, and the built-in exception that fits beside it."""
+"""Errors of chameleon-text. Each derives from one base and from the built-in exception that fits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class ConfigError(ChameleonTextError, ValueError):
 
 
 class FileFormatError(ChameleonTextError, ValueError):
-    """A file isn't what its name promises."""
+    """A file's content isn't what its name says."""
 
 
 class VocabularyError(ChameleonTextError, ValueError):
-    """A vocabulary lacks names, isn't a bijection, or was asked for a code or an id that it doesn't have."""
+    """A vocabulary lacks names, isn't a bijection, or doesn't have a code or an id."""
 
 
 class EncodingError(ChameleonTextError, ValueError):
@@ -32,12 +32,12 @@ class ImageCountError(ChameleonTextError, ValueError):
 
 
 class UnknownPluginError(ChameleonTextError, ValueError):
-    """Nothing is installed under the name that was asked for."""
+    """No plugin of the requested name is installed."""
 
 
 class BrokenPluginError(ChameleonTextError, ImportError):
-    """The plugin that was asked for is installed and can't be used."""
+    """The requested plugin is installed but can't be used."""
 
 
 class MissingPackageError(ChameleonTextError, ImportError):
-    """What was asked for needs a package that is not installed, or an object of it that was not passed."""
+    """The request needs a package that isn't installed, or an object of it that wasn't passed."""

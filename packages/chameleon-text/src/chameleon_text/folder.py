@@ -1,4 +1,4 @@
-"""The files of a processor in a model's folder, as the reference names and fills them."""
+"""The files of a processor in a model's folder, as ``transformers`` names and fills them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ PREPROCESSOR_CONFIG = "preprocessor_config.json"
 
 
 class ProcessorFolder:
-    """What a folder says of a processor; ``configs`` has the two configs as they are, empty where there is none."""
+    """What a folder says of a processor. ``configs`` has the two configs as they are, empty where there is none."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """Raise ``FileNotFoundError`` without a ``tokenizer.json``, ``FileFormatError`` for a broken file."""
         self._path = Path(folder)
         if not (self._path / TOKENIZER).is_file():
             raise FileNotFoundError(
-                f"{self._path / TOKENIZER} doesn't exist. A Chameleon's folder has its tokenizer in this file; "
-                "names of models are looked up by chameleon-core, not here."
+                f"{self._path / TOKENIZER} doesn't exist, the file that a model's folder has its tokenizer in. "
+                "Pass a folder; names of models are looked up by chameleon-core."
             )
         self.tokenizer = TextTokenizer.from_file(self._path / TOKENIZER)
         self.configs = {
@@ -46,25 +46,25 @@ class ProcessorFolder:
 
     @property
     def image_token(self) -> str:
-        """The placeholder's name; the tokenizer's config has the say over the processor's, as in the reference."""
+        """The placeholder's name. The tokenizer's config wins over the processor's, as in ``transformers``."""
         for name in (TOKENIZER_CONFIG, PROCESSOR_CONFIG):
             token = self.configs[name].get("image_token")
             if token is not None:
                 token = token.get("content") if isinstance(token, dict) else token
                 token = str(self._typed(name, "image_token", token, str))
-                # A prompt spells it <image> also where the vocabulary still has Meta's name for it.
+                # A prompt spells it <image>, even if the vocabulary still has Meta's name for it.
                 return IMAGE_PLACEHOLDER if token == IMAGE_PLACEHOLDER_AS_PUBLISHED else token
         return IMAGE_PLACEHOLDER
 
     @property
     def image_seq_length(self) -> int | None:
-        """The number of placeholders for a picture, where the folder says it."""
+        """The number of placeholders for one picture, or None where the folder doesn't say."""
         value = self.configs[PROCESSOR_CONFIG].get("image_seq_length")
         return None if value is None else int(self._typed(PROCESSOR_CONFIG, "image_seq_length", value, int))
 
     @property
     def padding_side(self) -> Any:
-        """``left`` or ``right``, where the folder says it."""
+        """``left`` or ``right``, or None where the folder doesn't say."""
         return self.configs[TOKENIZER_CONFIG].get("padding_side")
 
     def _typed(self, file: str, field: str, value: Any, kind: type) -> Any:
@@ -83,7 +83,10 @@ def write_folder(
     image_processor: object,
     configs: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Write a processor's files, the configs over what ``configs`` has of them; each replaces its old one whole."""
+    """Write a processor's files; the configs keep what ``configs`` has beyond the entries written here.
+
+    Each file is complete before it replaces its predecessor.
+    """
     path = Path(folder)
     tokenizer.save(path / TOKENIZER)
     pictures = {"image_token": image_token, "boi_token": BEGIN_IMAGE, "eoi_token": END_IMAGE}
@@ -95,7 +98,7 @@ def write_folder(
         "pad_token": PAD,
         "sep_token": SEPARATOR,
         "padding_side": padding_side,
-        # Names of the reference's own specials: newer versions read them from the mapping, older ones from the top.
+        # transformers reads these names from the mapping in newer versions, from the top in older ones.
         "extra_special_tokens": pictures,
         **pictures,
     }
@@ -108,7 +111,7 @@ def write_folder(
     }
     to_dict = getattr(image_processor, "to_dict", None)
     if to_dict is not None:
-        # Older folders have these constants in a file of their own, newer ones within the processor's.
+        # Older folders have these constants in a file of their own, newer ones in the processor's config.
         constants = to_dict()
         write_json(path / PREPROCESSOR_CONFIG, constants)
         processor_config["image_processor"] = constants

@@ -1,7 +1,8 @@
-"""Prompts in the reference's string form: text in which ``<image>`` stands for the next picture."""
+"""Prompts in the string form of ``transformers``: text in which ``<image>`` stands for the next picture."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -10,10 +11,11 @@ from .segments import Document, Image, Segment, Special, Text
 from .tokenizer import TextTokenizer, name_pattern
 
 AllowSpecial: TypeAlias = Collection[str] | Literal["all"]
+"""The special tokens that a prompt may spell, by name, or all of them."""
 
 
 def as_texts(argument: str, value: object) -> list[str]:
-    """One text or several as a list. Raises ``ConfigError`` for anything else."""
+    """Return one text or several as a list. Raises ``ConfigError`` for anything else."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)) or not all(isinstance(each, str) for each in texts):
         raise ConfigError(
@@ -24,7 +26,7 @@ def as_texts(argument: str, value: object) -> list[str]:
 
 
 def as_pictures(images: Any) -> list[Any]:
-    """None, one picture, a list of them, or a list for each prompt, as one list."""
+    """Return the pictures as one list: none, one, a list of them, or a list for each prompt."""
     if images is None:
         return []
     if not isinstance(images, (list, tuple)):
@@ -35,46 +37,52 @@ def as_pictures(images: Any) -> list[Any]:
 def parse_prompts(
     prompts: Sequence[str], tokenizer: TextTokenizer, image_token: str, allow_special: AllowSpecial
 ) -> list[Document]:
-    """Each prompt as text, ``Image()`` for each placeholder, and the specials that are allowed.
+    """Split each prompt into text, ``Image()`` for each placeholder, and the special tokens that are allowed.
 
-    Raises ``ConfigError`` where ``allow_special`` names what isn't a special of the vocabulary.
+    Raises ``ConfigError`` where ``allow_special`` names what isn't a special token of the vocabulary.
     """
     specials = {tokenizer.names[token_id] for token_id in tokenizer.special_ids}
     names = specials if allow_special == "all" else {*allow_special}
     unknown = sorted(names - specials)
     if unknown:
-        raise ConfigError(f"allow_special names {unknown}, which are no specials of this vocabulary.")
+        close = difflib.get_close_matches(unknown[0], specials, n=1)
+        raise ConfigError(
+            f"allow_special names {unknown}, not special in this vocabulary."
+            + (f" Did you mean {close[0]!r}?" if close else "")
+        )
     pattern = name_pattern({image_token, *names})
     assert pattern is not None
-    documents = []
+    documents: list[Document] = []
     for prompt in prompts:
         # The pattern has one group, so that the odd parts are the names that it found.
         parts = pattern.split(prompt)
-        documents.append([_segment(part, index % 2 == 1, image_token) for index, part in enumerate(parts) if part])
+        segments = (_segment(part, index % 2 == 1, image_token) for index, part in enumerate(parts) if part)
+        documents.append(Document(segments))
     return documents
 
 
 def place_pictures(documents: Sequence[Document], images: Any) -> list[Document]:
-    """The documents with the pictures in their placeholders, in order through the whole batch.
+    """Return the documents with the pictures in their placeholders, in order through the whole batch.
 
-    Raises ``ImageCountError`` with the numbers where pictures and placeholders differ, also for one prompt where
+    Raises ``ImageCountError`` where the numbers of pictures and placeholders differ, also within one prompt if
     ``images`` has a list for each.
     """
     wanted = [sum(isinstance(segment, Image) for segment in document) for document in documents]
     pictures = as_pictures(images)
     if sum(wanted) != len(pictures):
         raise ImageCountError(
-            f"{len(pictures)} pictures for {sum(wanted)} placeholders (by prompt: {', '.join(map(str, wanted))})."
+            f"{len(pictures)} pictures for {sum(wanted)} placeholders (by prompt: {', '.join(map(str, wanted))}). "
+            "Pass one picture for each placeholder."
         )
     if isinstance(images, (list, tuple)) and images and all(isinstance(each, (list, tuple)) for each in images):
         given = [len(each) for each in images]
         if given != wanted:
             raise ImageCountError(
                 f"the pictures by prompt are {', '.join(map(str, given))} and the placeholders "
-                f"{', '.join(map(str, wanted))}."
+                f"{', '.join(map(str, wanted))}. Pass one picture for each placeholder."
             )
     waiting = iter(pictures)
-    return [list(_filled(document, waiting)) for document in documents]
+    return [Document(_filled(document, waiting)) for document in documents]
 
 
 def _segment(part: str, is_name: bool, image_token: str) -> Segment:

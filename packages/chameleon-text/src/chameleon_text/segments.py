@@ -1,29 +1,41 @@
-"""Segments: the parts that a document is made of."""
+"""Segments, the parts that a document is made of, and the document, a list of them."""
 
 from __future__ import annotations
 
+import base64
 import os
+import reprlib
 import sys
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from .errors import DocumentError
+from .errors import DocumentError, MissingPackageError
+from .png import png_of
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxtuple = _SHORT.maxlist = 8
 
 
 class Segment(msgspec.Struct, frozen=True):
     """Base of all segments. A plugin's segment type derives from it, frozen, with fields of its own.
 
-    frozen: a segment may be shared by documents and serve as a key.
+    Frozen, because documents may share a segment and a segment may be a key.
     """
+
+    def __repr__(self) -> str:
+        fields = (f"{name}={_SHORT.repr(getattr(self, name))}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(fields)})"
 
 
 class Text(Segment, frozen=True):
-    """A run of text. What it spells is text, whatever it spells: ``Text("</s>")`` ends nothing."""
+    """A run of text. It is text whatever it spells: ``Text("</s>")`` ends nothing."""
 
     text: str
+    """The text."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
@@ -33,26 +45,27 @@ class Text(Segment, frozen=True):
 class Image(Segment, frozen=True, eq=False):
     """A picture: its pixels, its codes, or both.
 
-    ``image`` is a PIL image, a path, or a uint8 array H W C. ``codes`` are its codes in reading order, fewer than a
-    whole picture's where generation stopped early; any sequence of integers is taken and kept as a tuple.
-    With neither it stands for a picture that the model gets as ``pixel_values`` beside the ids.
-    Where both are set, the codes are what is written as ids.
+    Where both are set, the codes are what is written as ids. With neither, it stands for a picture whose
+    ``pixel_values`` the model gets beside the ids.
     """
 
     image: Any = None
+    """The picture: a PIL image, a path, or a uint8 array of shape (H, W, C)."""
     codes: tuple[int, ...] | None = None
+    """The codes in reading order, fewer than a full picture's where generation stopped early. Any sequence of integers
+    ≥ 0 is accepted and kept as a tuple."""
 
     def __post_init__(self) -> None:
         if self.image is not None and not isinstance(self.image, str) and not is_picture(self.image):
             raise DocumentError(
-                f"Image holds a PIL image, a path or a uint8 array H W C, not {type(self.image).__name__}."
+                f"Image holds a PIL image, a path or a uint8 array of shape (H, W, C), not {type(self.image).__name__}."
             )
         if self.codes is None:
             return
         codes = np.asarray(self.codes if len(self.codes) else np.empty(0, np.int64))
         if codes.ndim != 1 or codes.dtype.kind not in "iu" or (codes < 0).any():
             raise DocumentError(
-                f"a picture's codes are one row of integers from 0, not shape {codes.shape} of {codes.dtype}"
+                f"a picture's codes must be one row of integers ≥ 0, not shape {codes.shape} of {codes.dtype}"
                 f"{', with negative ones' if codes.dtype.kind == 'i' and (codes < 0).any() else ''}."
             )
         msgspec.structs.force_setattr(self, "codes", tuple(codes.tolist()))
@@ -65,21 +78,60 @@ class Image(Segment, frozen=True, eq=False):
     def __hash__(self) -> int:
         return hash(self.codes)
 
+    def __repr__(self) -> str:
+        parts = []
+        if isinstance(self.image, (str, os.PathLike)):
+            parts.append(repr(os.fspath(self.image)))
+        elif self.image is not None:
+            array = isinstance(self.image, np.ndarray)
+            size = f"shape {self.image.shape}" if array else "{}×{} pixels".format(*self.image.size)
+            parts.append(f"<{type(self.image).__name__} of {size}>")
+        if self.codes is not None:
+            parts.append(f"codes={self.codes if len(self.codes) <= 8 else f'<{len(self.codes):,} codes>'}")
+        return f"Image({', '.join(parts)})"
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the pixels as PNG, for a notebook. None where there are none, or none that can be written.
+
+        A path is not opened.
+        """
+        if self.image is None or isinstance(self.image, (str, os.PathLike)):
+            return None
+        try:
+            return png_of(self.image)
+        except (MissingPackageError, OSError, TypeError, ValueError):  # an array that is no picture, for instance
+            return None
+
 
 class Special(Segment, frozen=True):
-    """One special token, by its name: what a template puts between turns.
+    """One special token, by its name.
 
-    In a document it is the way to ask for a special on purpose. ``decode_document`` leaves specials out.
+    Templates put these between turns. In a document, it is the way to ask for a special token on purpose;
+    ``decode_document`` leaves special tokens out.
     """
 
     name: str
+    """The token's name, for instance ``</s>``."""
 
 
-Document: TypeAlias = list[Segment]
+class Document(list[Segment]):
+    """A document: a list of segments, which a notebook shows as text and pictures.
+
+    It is equal to any list of the same segments.
+    """
+
+    def __repr__(self) -> str:
+        shown = [repr(segment) for segment in self[:20]]
+        more = [f"… {len(self) - 20:,} more"] if len(self) > 20 else []
+        return f"Document([{', '.join(shown + more)}])"
+
+    def _repr_html_(self) -> str:
+        """Return the document as HTML: its texts as they are, its pictures in the place where they stand."""
+        return f"<div>{''.join(map(_html, self))}</div>"
 
 
 def is_picture(value: object) -> bool:
-    """Whether a value is a picture: a PIL image, an array, or a path that is not a plain str."""
+    """Return whether a value is a picture: a PIL image, an array, or a path that is not a plain str."""
     if isinstance(value, (os.PathLike, np.ndarray)):
         return True
     # A PIL image can only exist once PIL is imported, so there is no need to import it here.
@@ -88,21 +140,19 @@ def is_picture(value: object) -> bool:
 
 
 def as_document(value: object) -> Document:
-    """A document from what people write: a str is text; a PIL image, an array or a ``Path`` is a picture.
+    """Make a document of plain values: a str is text; a PIL image, an array or a ``Path`` is a picture.
 
     ``value`` is one of these, a segment, or a list or tuple of them. Raises ``DocumentError`` for anything else.
     """
-    if isinstance(value, (list, tuple)):
-        return [_as_segment(part) for part in value]
-    return [_as_segment(value)]
+    return Document(map(_as_segment, value if isinstance(value, (list, tuple)) else [value]))
 
 
 def normalized(document: Iterable[Segment]) -> Document:
-    """The normal form of a document: adjacent texts are one, empty ones are left out.
+    """Return the normal form of a document: adjacent texts are joined, empty ones are left out.
 
-    It is what comes back from ids, which do not tell where one text ended and the next began.
+    This is what comes back from ids, which don't tell where one text ended and the next began.
     """
-    result: Document = []
+    result = Document()
     for segment in document:
         if not isinstance(segment, Text):
             result.append(segment)
@@ -130,3 +180,15 @@ def _same_picture(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
         return type(one) is type(other) and np.array_equal(one, other)
     return bool(one == other)
+
+
+def _html(segment: Segment) -> str:
+    import html  # its tables of entities are needed by nobody else
+
+    if isinstance(segment, Text):
+        return f'<span style="white-space: pre-wrap">{html.escape(segment.text)}</span>'
+    description = html.escape(repr(segment))
+    png = segment._repr_png_() if isinstance(segment, Image) else None
+    if png is None:
+        return f"<code>{description}</code>"
+    return f'<img alt="{description}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

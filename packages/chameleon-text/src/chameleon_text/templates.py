@@ -1,4 +1,4 @@
-"""Templates: how the turns of a conversation become one stream of segments, and are found in it again."""
+"""Templates: the turns of a conversation as one stream of segments, and back."""
 
 from __future__ import annotations
 
@@ -12,50 +12,57 @@ from .segments import Segment, Special
 from .vocabulary import END_OF_STREAM, SEPARATOR
 
 USER = "user"
+"""The role of who asks."""
 ASSISTANT = "assistant"
+"""The role of the model."""
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """What one side says: a role, ``user`` or ``assistant`` or a template's own, and a document."""
+    """What one side of a conversation says."""
 
     role: str
+    """``user``, ``assistant``, or a role of the template's own."""
     document: tuple[Segment, ...]
+    """What it says."""
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """One segment of a rendered conversation. ``answer`` marks what a model is trained to say."""
+    """One segment of a rendered conversation."""
 
     segment: Segment
+    """The segment."""
     answer: bool = False
+    """Whether a model is trained to write it."""
 
 
 class Template(Protocol):
-    """A prompt format. ``TemplateConformance`` in the testing module checks one.
+    """A prompt format. ``chameleon_text.testing.TemplateConformance`` checks one.
 
-    ``render`` gives the stream after ``<s>``, which the processor puts first, and leaves no segment out. What an
+    ``render`` returns the stream after ``<s>``, which the processor puts first, and leaves no segment out. What an
     assistant says is marked as an answer, and so is what ends it, where generation stops. A prompt is rendered as what
-    stands before its answer in a longer conversation, so that a model is asked as it was trained.
+    precedes its answer in a longer conversation, so that a model is asked as it was trained.
 
-    ``parse`` gets the segments of a stream in which every special, ``<s>`` and padding included, is a ``Special``, and
-    finds the turns; where the format tells turns apart, ``parse(render(turns))`` is ``turns``, in normal form. It is
-    given what a model wrote, which may end anywhere: it raises nothing and loses nothing.
+    ``parse`` gets the segments of a stream, in which every special token is a ``Special``, ``<s>`` and padding
+    included, and finds the turns. Where the format tells turns apart, ``parse(render(turns))`` is ``turns``, in normal
+    form. A stream that a model wrote may end anywhere: ``parse`` raises nothing and drops nothing.
     """
 
     def render(self, turns: Sequence[Turn]) -> list[Piece]:
-        """The segments of a conversation, in order."""
+        """Return the segments of a conversation, in order."""
 
     def parse(self, segments: Sequence[Segment]) -> list[Turn]:
-        """The turns in a stream of segments."""
+        """Return the turns in a stream of segments."""
 
 
 class Chat:
-    """A user's turn ends with the separator, an assistant's with ``</s>``, which is where generation stops.
+    """The format in which a user's turn ends with the separator and an assistant's with ``</s>``.
 
-    The one ends user's turns only and the other the assistant's only, so that the roles can be read off the ids.
+    Each of the two ends the turns of one role only, so that the roles can be read from the ids. Generation stops at
+    ``</s>``.
     """
 
     def render(self, turns: Sequence[Turn]) -> list[Piece]:
-        """The segments of a conversation. Raises ``DocumentError`` for a role other than the two."""
+        """Return the segments of a conversation. Raises ``DocumentError`` for a role other than the two."""
         pieces: list[Piece] = []
         for turn in turns:
             if turn.role not in (USER, ASSISTANT):
@@ -69,7 +76,7 @@ class Chat:
         return pieces
 
     def parse(self, segments: Sequence[Segment]) -> list[Turn]:
-        """The turns. What nothing has ended yet is an answer after a user's turn, and a user's otherwise."""
+        """Return the turns. What no token ends is an answer if it follows a user's turn, else a user's turn."""
         turns: list[Turn] = []
         current: list[Segment] = []
         for segment in segments:
@@ -84,14 +91,14 @@ class Chat:
 
 
 class Completion:
-    """The document as it is, for the model to go on with.
+    """The format that puts nothing around a document, for the model to continue.
 
     Turns simply follow each other, and an assistant's ends with ``</s>``, which makes pairs of prompt and completion
     to train on.
     """
 
     def render(self, turns: Sequence[Turn]) -> list[Piece]:
-        """The segments of the turns one after the other."""
+        """Return the segments of the turns, one after the other."""
         pieces: list[Piece] = []
         for turn in turns:
             answer = turn.role == ASSISTANT
@@ -101,6 +108,6 @@ class Completion:
         return pieces
 
     def parse(self, segments: Sequence[Segment]) -> list[Turn]:
-        """One user's turn: this format doesn't tell where an answer began."""
+        """Return one user's turn, because this format doesn't tell where an answer began."""
         document = tuple(segment for segment in segments if not isinstance(segment, Special))
         return [Turn(USER, document)] if document else []

@@ -2,8 +2,8 @@
 
 The ``tokenizers`` library matches added tokens in the raw text, and its BPE may know names such as ``<eoss>`` or
 ``IMGIMGBZ`` as words. Both would let a user's text forge a picture or end the stream. So text is split by the file's
-own pre-tokenizer and model with its added tokens left out, and a word that comes out as an id which text may not have
-is spelled letter by letter instead. Every other text gets the ids that the file means it to have.
+own pre-tokenizer and model without its added tokens, and a word that comes out as a special token or a picture code is
+spelled letter by letter instead. Every other text gets the ids that the file intends.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from .vocabulary import code_of_name, special_names
 
 
 def _byte_letters() -> dict[int, str]:
-    """The letter that byte-level BPE writes for each byte.
+    """Return the letter that byte-level BPE writes for each byte.
 
-    Bytes that print stand for themselves, the others for the characters from U+0100 on, in order
-    (GPT-2's ``bytes_to_unicode``).
+    Printable bytes stand for themselves, the others for the characters that begin at U+0100, in order
+    (``bytes_to_unicode`` of GPT-2).
     """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     rest = [byte for byte in range(256) if byte not in printable]
@@ -41,15 +41,15 @@ _LETTER_BYTES = {letter: byte for byte, letter in BYTE_LETTERS.items()}
 
 
 class TextTokenizer:
-    """A byte-level BPE over text alone.
+    """A byte-level BPE whose text is only ever text.
 
-    ``decode(encode(text)) == text`` for every text, and ``encode`` gives no special and no picture's id whatever the
-    text spells. (A file with a normalizer of its own gives back the normalized text.) Made by ``from_file`` or
-    ``from_json``; immutable.
+    ``decode(encode(text)) == text`` for every text, and ``encode`` never returns a special token's id or a picture
+    code's, whatever the text spells. (A file with a normalizer of its own gives back the normalized text.) Made by
+    ``from_file`` or ``from_json``. Immutable.
     """
 
     def __init__(self, data: Mapping[str, Any], *, source: str = "tokenizer.json") -> None:
-        """``data`` is the object in a ``tokenizer.json``, ``source`` the name that errors call it by.
+        """Make the tokenizer of the JSON object in a ``tokenizer.json``, which errors call ``source``.
 
         Raises ``FileFormatError`` where it isn't a byte-level BPE.
         """
@@ -75,7 +75,7 @@ class TextTokenizer:
         self.reserved_ids = self.special_ids | {
             token_id for name, token_id in self.token_ids.items() if code_of_name(name) is not None
         }
-        """Every id that no text is ever encoded to: the specials and the pictures'."""
+        """Every id that no text is ever encoded to: those of special tokens and of picture codes."""
         self.prefix_ids, self.suffix_ids = _ids_around(self._bpe)
         """What the file's post-processor puts before and after a text, often ``<s>`` and nothing."""
 
@@ -101,7 +101,7 @@ class TextTokenizer:
 
     @classmethod
     def from_json(cls, text: str) -> TextTokenizer:
-        """The tokenizer of the text of a ``tokenizer.json``."""
+        """Read the text of a ``tokenizer.json``. Raises ``FileFormatError`` with what is wrong."""
         try:
             data = json.loads(text)
         except json.JSONDecodeError as error:
@@ -111,20 +111,28 @@ class TextTokenizer:
         return cls(data)
 
     def to_json(self) -> str:
-        """The text of a ``tokenizer.json``, with everything that was in the one that was read."""
+        """Return the text of a ``tokenizer.json``, with everything that was in the one that was read."""
         return json.dumps(self._data, indent=2, ensure_ascii=False) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a ``tokenizer.json``, replacing the file only once it is whole."""
+        """Write a ``tokenizer.json``, which replaces the file only once it is complete."""
         with replacing(path) as temporary:
             Path(temporary).write_text(self.to_json(), encoding="utf-8")
 
+    def __repr__(self) -> str:
+        specials = [self.names[token_id] for token_id in sorted(self.special_ids)]
+        names = ", ".join(specials[:8]) + (", …" if len(specials) > 8 else "")
+        pictures = len(self.reserved_ids) - len(specials)
+        return (
+            f"TextTokenizer({len(self.names):,} tokens: {pictures:,} picture codes, {len(specials):,} special: {names})"
+        )
+
     def __len__(self) -> int:
-        """The number of rows that an embedding needs: the highest id and one."""
+        """The number of rows that an embedding needs: the highest id plus one."""
         return max(self.names) + 1
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, without ``<s>``; never a special's or a picture's.
+        """Return the ids of a text, without ``<s>``, and never a special token's or a picture code's.
 
         Raises ``EncodingError`` for half a surrogate pair, and for a byte that the vocabulary has no letter for.
         """
@@ -141,19 +149,19 @@ class TextTokenizer:
         return ids
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
-        """The text of ids. Bytes that are not UTF-8 become U+FFFD.
+        """Return the text of ids. Bytes that are not UTF-8 become U+FFFD.
 
-        Specials and pictures are written by their names, or left out with ``skip_special_tokens``.
+        Special tokens and picture codes are written by their names, or left out with ``skip_special_tokens``.
         Raises ``VocabularyError`` for an id without a name.
         """
         return b"".join(self.token_bytes(each, skip_special_tokens) for each in ids).decode("utf-8", "replace")
 
     def stream_decoder(self, *, skip_special_tokens: bool = False) -> StreamDecoder:
-        """A decoder that takes one id at a time."""
+        """Return a decoder that takes one id at a time."""
         return StreamDecoder(self, skip_special_tokens=skip_special_tokens)
 
     def token_bytes(self, token_id: int, skip_special_tokens: bool = False) -> bytes:
-        """The UTF-8 bytes, or the part of a character's, that an id stands for."""
+        """Return the UTF-8 bytes that an id stands for, which may be a part of a character."""
         try:
             data = self._bytes[token_id]
         except KeyError:
@@ -191,9 +199,9 @@ class TextTokenizer:
 
 
 class StreamDecoder:
-    """Text from ids that arrive one at a time: a character is given out once all its bytes are there.
+    """Text from ids that arrive one at a time: a character is returned once all its bytes have arrived.
 
-    What ``push`` returned and ``flush`` at the end, joined, is ``TextTokenizer.decode`` of the same ids.
+    What ``push`` and the final ``flush`` return, joined, is ``TextTokenizer.decode`` of the same ids.
     """
 
     def __init__(self, tokenizer: TextTokenizer, *, skip_special_tokens: bool = False) -> None:
@@ -202,18 +210,18 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
-        """The characters that this id completes, often none."""
+        """Return the characters that this id completes, often none."""
         return self._decoder.decode(self._tokenizer.token_bytes(token_id, self._skip_special_tokens))
 
     def flush(self) -> str:
-        """What is left of a character that was never completed, as U+FFFD; the decoder starts anew."""
+        """Return what is left of a character that was never completed, as U+FFFD, and start anew."""
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest
 
 
 class _AddedToken(msgspec.Struct, frozen=True):
-    """What counts of an added token here; it is matched as it is spelled, without the spaces around it."""
+    """The fields of an added token that are used here. It is matched as it is spelled, without spaces around it."""
 
     id: int
     content: str
@@ -221,7 +229,7 @@ class _AddedToken(msgspec.Struct, frozen=True):
 
 
 def name_pattern(names: Iterable[str]) -> re.Pattern[str] | None:
-    """A pattern with one group that finds any of the names, the longest first; None where there is none."""
+    """Return a pattern with one group that finds any of the names, the longest first, or None where there are none."""
     alternatives = sorted(set(names), key=len, reverse=True)
     return re.compile(f"({'|'.join(map(re.escape, alternatives))})") if alternatives else None
 
@@ -256,7 +264,7 @@ def _ids_around(tokenizer: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple
 
 
 def _bare(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The same tokenizer for text alone: no added tokens, and nothing cut off, filled up or prefixed."""
+    """Return the tokenizer for text alone: no added tokens, no truncation, no padding, no prefix."""
     pre_tokenizer = copy.deepcopy(data["pre_tokenizer"])
     for step in _byte_level_steps(pre_tokenizer):
         step["add_prefix_space"] = False  # a space that the text didn't have would come back with it

@@ -14,7 +14,7 @@ Which names are special is one rule, which ``chameleon_core.layout`` keeps too:
 Names alone, a ``vocabulary_map`` for instance, tell nothing of flags and merges; only the first two points and the last
 apply to them. Where there is a tokenizer, ``TextTokenizer.special_ids`` has the full verdict.
 
-Shapes: N codes, V ids.
+Shapes: Z picture codes in all, V ids in all, N codes or ids of a row.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ END_IMAGE = "<eoss>"
 SEPARATOR = "<reserved08706>"
 IMAGE_PLACEHOLDER = "<image>"
 IMAGE_PLACEHOLDER_AS_PUBLISHED = "<reserved08707>"
-"""Meta's own name of the token that later files renamed ``<image>``; either is accepted."""
+"""Meta's name of the token that later files call ``<image>``. Either is accepted."""
 
 REQUIRED_NAMES = (BEGIN_OF_STREAM, END_OF_STREAM, PAD, BEGIN_IMAGE, END_IMAGE, SEPARATOR)
 _ALWAYS_SPECIAL = frozenset((*REQUIRED_NAMES, IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER_AS_PUBLISHED))
@@ -47,12 +47,12 @@ _LETTERS = str.maketrans("0123456789", "ABCDEFGHIJ")
 
 
 def picture_name(code: int) -> str:
-    """The name of the token that stands for a code: ``picture_name(257) == "IMGIMGCFHZ"``."""
+    """Return the name of the token that stands for a code: ``picture_name(257) == "IMGIMGCFHZ"``."""
     return f"IMGIMG{str(code).translate(_LETTERS)}Z"
 
 
 def code_of_name(name: str) -> int | None:
-    """The code that a token's name stands for, None where the name isn't a picture's."""
+    """Return the code that a token's name stands for, or None where it isn't a picture code's."""
     match = _PICTURE_NAME.fullmatch(name)
     return int(match[1].translate(_DIGITS)) if match else None
 
@@ -71,28 +71,41 @@ def special_names(names: Iterable[str], *, flagged: Collection[str] = (), text: 
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Vocabulary:
-    """A checked bijection between codes and ids, and the ids with a task of their own.
+    """A checked bijection between picture codes and ids, and the kind of every other id.
 
-    Made by ``from_token_ids``. Ids run from 0 to ``len(vocabulary) - 1``; the range may have holes.
+    Made by ``from_token_ids``. Ids run from 0 to ``len(vocabulary) - 1``, not necessarily without gaps.
     """
 
     code_to_id: npt.NDArray[np.int64]
-    """Shape N: the id of each code. Not writable."""
+    """Shape [Z], int64: the id of each code. Not writable."""
     id_to_code: npt.NDArray[np.int64]
-    """Shape V: the code of each id, -1 where the id isn't a picture's. Not writable."""
+    """Shape [V], int64: the code of each id, -1 where the id isn't a picture code's. Not writable."""
     bos_id: int
+    """The id that begins every stream, ``<s>``."""
     eos_id: int
+    """The id that ends an answer, ``</s>``."""
     pad_id: int
+    """The id that fills up the shorter rows of a batch, ``<pad>``."""
     begin_image_id: int
+    """The id before the codes of a picture, ``<racm3:break>``."""
     end_image_id: int
+    """The id after the codes of a picture, ``<eoss>``."""
     separator_id: int
+    """The id that ends a user's turn, ``<reserved08706>``."""
     image_placeholder_id: int
+    """The id that stands for one code of a picture that is given as pixels, ``<image>``."""
     special_ids: frozenset[int]
-    """Every id that is neither text nor a picture's code: those above and all the reserved ones."""
+    """Every id that is neither text nor a picture code's: those above and all reserved ones."""
     text_ids: frozenset[int]
     """Every id that text is made of."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Vocabulary({len(self):,} ids: {self.num_codes:,} picture codes, {len(self.text_ids):,} text, "
+            f"{len(self.special_ids):,} special)"
+        )
 
     @classmethod
     def from_token_ids(
@@ -126,7 +139,7 @@ class Vocabulary:
                 raise VocabularyError(f"{code_to_name[code]!r} and {name!r} both stand for code {code}.")
             code_to_name[code] = name
         if not code_to_name:
-            missing.append(f"the names of the codes ({picture_name(0)!r} and on)")
+            missing.append(f"the names of the codes ({picture_name(0)!r}, …)")
         else:
             gaps = sorted(set(range(max(code_to_name))) - code_to_name.keys())
             missing += [f"{picture_name(code)!r} (code {code})" for code in gaps[:8]]
@@ -134,21 +147,21 @@ class Vocabulary:
         if missing:
             raise VocabularyError(
                 f"the vocabulary of {len(token_ids)} tokens lacks {', '.join(missing)}. "
-                "Is this tokenizer.json a Chameleon's?"
+                "Is this the tokenizer.json of a Chameleon model?"
             )
         _check_one_to_one(token_ids)
         size = max(token_ids.values()) + 1
-        code_to_id_N = np.array([token_ids[code_to_name[code]] for code in range(len(code_to_name))], dtype=np.int64)
+        code_to_id_Z = np.array([token_ids[code_to_name[code]] for code in range(len(code_to_name))], dtype=np.int64)
         id_to_code_V = np.full(size, -1, dtype=np.int64)
-        id_to_code_V[code_to_id_N] = np.arange(len(code_to_id_N))
-        code_to_id_N.flags.writeable = id_to_code_V.flags.writeable = False
+        id_to_code_V[code_to_id_Z] = np.arange(len(code_to_id_Z))
+        code_to_id_Z.flags.writeable = id_to_code_V.flags.writeable = False
         required_ids = {token_ids[name] for name in (*REQUIRED_NAMES, placeholder)}
         if special_ids is None:
             special_ids = (token_ids[name] for name in special_names(token_ids))
-        picture_ids = frozenset(code_to_id_N.tolist())
+        picture_ids = frozenset(code_to_id_Z.tolist())
         all_special_ids = frozenset(required_ids | set(special_ids)) - picture_ids
         return cls(
-            code_to_id=code_to_id_N,
+            code_to_id=code_to_id_Z,
             id_to_code=id_to_code_V,
             bos_id=token_ids[BEGIN_OF_STREAM],
             eos_id=token_ids[END_OF_STREAM],
@@ -163,34 +176,34 @@ class Vocabulary:
 
     @property
     def num_codes(self) -> int:
-        """How many codes a picture's tokens tell apart."""
+        """How many picture codes there are. Codes run from 0 to ``num_codes - 1``."""
         return len(self.code_to_id)
 
     def __len__(self) -> int:
-        """The number of rows that an embedding needs: the highest id and one."""
+        """The number of rows that an embedding needs: the highest id plus one."""
         return len(self.id_to_code)
 
     def codes_to_ids(self, codes: Sequence[int] | npt.NDArray[np.integer]) -> list[int]:
-        """The ids of codes. Raises ``VocabularyError`` for a code out of range."""
-        codes_n = np.asarray(codes, dtype=np.int64)
-        wrong_n = (codes_n < 0) | (codes_n >= self.num_codes)
-        if wrong_n.any():
+        """Return the ids of codes. Raises ``VocabularyError`` for a code out of range."""
+        codes_N = np.asarray(codes, dtype=np.int64)
+        wrong_N = (codes_N < 0) | (codes_N >= self.num_codes)
+        if wrong_N.any():
             raise VocabularyError(
-                f"code {codes_n[wrong_n][0]} at position {wrong_n.argmax()} is out of range: "
+                f"code {codes_N[wrong_N][0]} at position {wrong_N.argmax()} is out of range: "
                 f"this vocabulary has the codes 0 to {self.num_codes - 1}."
             )
-        ids: list[int] = self.code_to_id[codes_n].tolist()
+        ids: list[int] = self.code_to_id[codes_N].tolist()
         return ids
 
     def ids_to_codes(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> list[int]:
-        """The codes of a picture's ids. Raises ``VocabularyError`` for an id that isn't a picture's."""
-        ids_n = np.asarray(ids, dtype=np.int64)
-        known_n = (ids_n >= 0) & (ids_n < len(self))
-        codes_n = np.where(known_n, self.id_to_code[np.where(known_n, ids_n, 0)], -1)
-        if (codes_n < 0).any():
-            position = int((codes_n < 0).argmax())
-            raise VocabularyError(f"id {ids_n[position]} at position {position} is not a picture's.")
-        codes: list[int] = codes_n.tolist()
+        """Return the codes of picture ids. Raises ``VocabularyError`` for an id that isn't a picture code's."""
+        ids_N = np.asarray(ids, dtype=np.int64)
+        known_N = (ids_N >= 0) & (ids_N < len(self))
+        codes_N = np.where(known_N, self.id_to_code[np.where(known_N, ids_N, 0)], -1)
+        if (codes_N < 0).any():
+            position = int((codes_N < 0).argmax())
+            raise VocabularyError(f"id {ids_N[position]} at position {position} is not a picture code's.")
+        codes: list[int] = codes_N.tolist()
         return codes
 
 
@@ -198,7 +211,7 @@ def _check_one_to_one(token_ids: Mapping[str, int]) -> None:
     names: dict[int, str] = {}
     for name, token_id in token_ids.items():
         if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
-            raise VocabularyError(f"the id of {name!r} is {token_id!r}, expected an integer from 0.")
+            raise VocabularyError(f"the id of {name!r} is {token_id!r}, expected an integer ≥ 0.")
         if token_id in names:
             raise VocabularyError(f"{names[token_id]!r} and {name!r} both have the id {token_id}.")
         names[token_id] = name

@@ -50,7 +50,7 @@ def documents(
     """Documents of text and of pictures as codes, whole ones and unfinished ones; ``segments`` adds other types."""
     codes = st.lists(st.integers(0, num_codes - 1), max_size=tokens_per_image)
     pictures = codes.map(lambda each: Image(codes=tuple(each)))
-    return st.lists(st.one_of(texts().map(Text), pictures, *segments), max_size=5)
+    return st.lists(st.one_of(texts().map(Text), pictures, *segments), max_size=5).map(Document)
 
 
 def conversations(

@@ -14,7 +14,7 @@ from ..errors import DocumentError
 from ..hookspecs import HOOK_API_VERSION
 from ..plugins import PluginSpec
 from ..processor import ChameleonProcessor
-from ..registry import REGISTRY, TEMPLATES
+from ..registry import REGISTRY, TEMPLATES_HOOK
 from ..segments import Document, Segment, Special, Text
 from ..templates import ASSISTANT, USER, Piece, Turn
 from .conformance import Conformance
@@ -43,7 +43,7 @@ class TemplateConformance(Conformance, Subject):
     @pytest.fixture
     def spec(self) -> PluginSpec:
         """What the hook returned."""
-        return REGISTRY.get(TEMPLATES, self.name)
+        return REGISTRY.get(TEMPLATES_HOOK, self.name)
 
     @pytest.fixture
     def template(self, spec: PluginSpec) -> Any:

@@ -1,0 +1,176 @@
+"""Documents and conversations to the ids that a model reads, and what it wrote back to documents.
+
+document → template → pieces → codecs → ids        ids → codecs → segments → document
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .batch import choice, one_row
+from .codec_table import CodecTable
+from .codecs import NO_IMAGE_READER, CodecContext, ImageTokenizerLike, SegmentCodec
+from .documents import messages_from_turns, turns_from_messages
+from .errors import ConfigError, MissingPackageError
+from .registry import REGISTRY, TEMPLATES_HOOK
+from .segments import Document, Image, Special, as_document
+from .templates import USER, Piece, Template, Turn
+from .tokenizer import TextTokenizer
+from .training import Labels, TrainingExample, encode_rows
+from .vocabulary import IMAGE_PLACEHOLDER, Vocabulary
+
+PUBLISHED_SEQUENCE_LENGTH = 1024
+"""The ids of one picture in the published models."""
+
+
+class DocumentProcessor:
+    """The part of ``ChameleonProcessor`` that needs nothing but documents: see there for the arguments."""
+
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        *,
+        image_tokenizer: ImageTokenizerLike | None = None,
+        image_seq_length: int | None = None,
+        image_token: str = IMAGE_PLACEHOLDER,
+        template: str = "chat",
+        segment_codecs: Mapping[str, SegmentCodec] | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.vocabulary = Vocabulary.from_token_ids(
+            tokenizer.token_ids, special_ids=tokenizer.special_ids, image_token=image_token
+        )
+        if self.vocabulary.image_placeholder_id not in tokenizer.special_ids:
+            raise ConfigError(
+                f"image_token {image_token!r} is text in this tokenizer. Choose a special token, such as '<image>'."
+            )
+        self.image_tokenizer = image_tokenizer
+        self.image_seq_length = _sequence_length(image_seq_length, image_tokenizer)
+        if image_tokenizer is not None and image_tokenizer.num_codes != self.vocabulary.num_codes:
+            raise ConfigError(
+                f"the image tokenizer has {image_tokenizer.num_codes} codes and the vocabulary names "
+                f"{self.vocabulary.num_codes}: they belong to different models."
+            )
+        self.image_token = image_token
+        self.template = template
+        template_of(template)  # an unknown name is an error here, not at the first prompt
+        context = CodecContext(
+            tokenizer=tokenizer,
+            vocabulary=self.vocabulary,
+            image_tokenizer=image_tokenizer,
+            image_seq_length=self.image_seq_length,
+        )
+        self._codecs = CodecTable(context, segment_codecs or {})
+
+    def encode(self, document: object, *, template: str = "completion", add_bos: bool = True) -> list[int]:
+        """Return the ids of a document: text, pictures and segments, or one of them alone.
+
+        ``template`` names what is put around it; ``completion`` is nothing. ``add_bos`` begins the ids with ``<s>``.
+        Pictures are read as one batch.
+        """
+        pieces = template_of(template).render([Turn(USER, tuple(as_document(document)))])
+        return self._ids(pieces, add_bos=add_bos)
+
+    def decode_document(self, ids: Any) -> Document:
+        """Return the document of a row of ids: text, pictures as their codes, and segments of installed types.
+
+        Special tokens are left out. A generated row may begin or end within a picture or a character: an unfinished
+        picture has the codes that are there. ``draw`` paints the pictures.
+        """
+        return Document(segment for segment in self._codecs.decode(one_row(ids)) if not isinstance(segment, Special))
+
+    def encode_messages(
+        self,
+        messages: Iterable[Mapping[str, Any] | Turn],
+        *,
+        images: Iterable[Any] = (),
+        template: str | None = None,
+        add_bos: bool = True,
+    ) -> list[int]:
+        """Return the ids of a conversation, given as chat messages or as turns.
+
+        ``images`` are the pictures of the parts that are only ``{"type": "image"}``. ``template`` is the processor's
+        unless given.
+        """
+        return self._ids(self._render(messages, images, template), add_bos=add_bos)
+
+    def decode_turns(self, ids: Any, *, template: str | None = None) -> list[Turn]:
+        """Return the turns of a conversation, as the template tells them apart."""
+        return template_of(template or self.template).parse(self._codecs.decode(one_row(ids)))
+
+    def decode_messages(self, ids: Any, *, template: str | None = None) -> list[dict[str, Any]]:
+        """Return the chat messages of a conversation, all plain JSON."""
+        return messages_from_turns(self.decode_turns(ids, template=template))
+
+    def encode_for_training(
+        self,
+        messages: Iterable[Mapping[str, Any] | Turn],
+        *,
+        images: Iterable[Any] = (),
+        template: str | None = None,
+        labels: Labels = "answer",
+    ) -> TrainingExample:
+        """Return a conversation with its labels: of the assistant's turns (``"answer"``) or of everything (``"all"``).
+
+        Placeholders are never trained on. ``ChameleonProcessor.pad`` makes a batch of the examples.
+        """
+        choice("labels", labels, ("answer", "all"))
+        pieces = self._render(messages, images, template)
+        (row,) = encode_rows([pieces], self._codecs, prefix=(self.vocabulary.bos_id,))
+        return TrainingExample(row.ids, row.labels(labels, placeholder_id=self.vocabulary.image_placeholder_id))
+
+    def draw(self, document: object) -> Document:
+        """Return the document with every complete picture that has only codes painted by the image tokenizer.
+
+        Raises ``MissingPackageError`` where there is such a picture and no image tokenizer.
+        """
+        segments = as_document(document)
+        wanted = {
+            index: segment.codes
+            for index, segment in enumerate(segments)
+            if isinstance(segment, Image)
+            and segment.image is None
+            and segment.codes is not None
+            and len(segment.codes) == self.image_seq_length
+        }
+        if not wanted:
+            return segments
+        if self.image_tokenizer is None:
+            raise MissingPackageError(NO_IMAGE_READER)
+        painted = self.image_tokenizer.decode(list(wanted.values()))
+        for (index, codes), picture in zip(wanted.items(), painted, strict=True):
+            segments[index] = Image(picture, codes)
+        return segments
+
+    def _ids(self, pieces: list[Piece], *, add_bos: bool) -> list[int]:
+        (row,) = encode_rows([pieces], self._codecs, prefix=(self.vocabulary.bos_id,) if add_bos else ())
+        return row.ids
+
+    def _render(
+        self, messages: Iterable[Mapping[str, Any] | Turn], images: Iterable[Any], template: str | None
+    ) -> list[Piece]:
+        conversation = list(messages)
+        turns = [each for each in conversation if isinstance(each, Turn)]
+        if len(turns) != len(conversation):
+            turns = turns_from_messages(conversation, images=images)  # type: ignore[arg-type]
+        return template_of(template or self.template).render(turns)
+
+
+def template_of(name: str) -> Template:
+    """Return the template called ``name``. Raises ``UnknownPluginError`` or ``BrokenPluginError``."""
+    template: Template = REGISTRY.get(TEMPLATES_HOOK, name).factory()
+    return template
+
+
+def _sequence_length(given: int | None, image_tokenizer: ImageTokenizerLike | None) -> int:
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+        raise ConfigError(f"image_seq_length is {given!r}, expected an integer ≥ 1.")
+    if image_tokenizer is None:
+        return PUBLISHED_SEQUENCE_LENGTH if given is None else given
+    if given is not None and given != image_tokenizer.tokens_per_image:
+        raise ConfigError(
+            f"image_seq_length is {given}, but the image tokenizer makes {image_tokenizer.tokens_per_image} codes of "
+            "a picture. Leave image_seq_length out."
+        )
+    return image_tokenizer.tokens_per_image

@@ -1,0 +1,37 @@
+"""Pixels as PNG, for documents in JSON and in notebooks. Pillow is imported only when there are pixels to write."""
+
+from __future__ import annotations
+
+import io
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .errors import MissingPackageError
+
+
+def png_of(picture: Any) -> bytes:
+    """Return a PIL image, or a uint8 array of shape (H, W, C), as a PNG file.
+
+    Raises ``MissingPackageError`` without Pillow.
+    """
+    image_module = pillow()
+    if isinstance(picture, np.ndarray):
+        picture = image_module.fromarray(picture)
+    if picture.mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"):
+        picture = picture.convert("RGB")  # PNG has no CMYK, YCbCr, Lab or float
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def pillow() -> ModuleType:
+    """Return the module ``PIL.Image``. Raises ``MissingPackageError`` where Pillow isn't installed."""
+    try:
+        import PIL.Image
+    except ImportError as error:
+        raise MissingPackageError(
+            "pixels in JSON need Pillow: pip install pillow. Codes and paths work without it."
+        ) from error
+    return PIL.Image

@@ -1,0 +1,138 @@
+"""What people see: reprs of a line or a few, and documents as a notebook shows them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import chameleon_text
+from chameleon_text import ChameleonProcessor, Document, Image, Segment, Special, Text, TextTokenizer, TrainingExample
+from chameleon_text.testing import FakeImageTokenizer, documents, make_tokenizer, texts
+
+
+def test_a_tokenizer_and_its_vocabulary_are_counted(tokenizer: TextTokenizer) -> None:
+    assert repr(tokenizer) == (
+        "TextTokenizer(363 tokens: 64 picture codes, 9 special: "
+        "<s>, <pad>, </s>, <unk>, <eoss>, <racm3:break>, <sentinel:0>, <reserved08706>, …)"
+    )
+    vocabulary = ChameleonProcessor(tokenizer).vocabulary
+    assert repr(vocabulary) == "Vocabulary(363 ids: 64 picture codes, 290 text, 9 special)"
+
+
+def test_a_processor_says_how_it_reads_pictures(tokenizer: TextTokenizer) -> None:
+    shown = repr(ChameleonProcessor(tokenizer, image_tokenizer=FakeImageTokenizer()))
+    assert shown.splitlines()[0] == "ChameleonProcessor("
+    assert "pictures: read by FakeImageTokenizer, 4 ids each, '<image>' in a prompt" in shown
+    assert "template: 'chat', padding on the left" in shown
+    assert "pictures: not read, 1,024 ids each" in repr(ChameleonProcessor(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("segment", "expected"),
+    [
+        (Text("Look: "), "Text(text='Look: ')"),
+        (Special("</s>"), "Special(name='</s>')"),
+        (Image(), "Image()"),
+        (Image(codes=(7, 1, 0, 3)), "Image(codes=(7, 1, 0, 3))"),
+        (Image(codes=tuple(range(1024))), "Image(codes=<1,024 codes>)"),
+        (Image(Path("cat.png")), "Image('cat.png')"),
+        (Image(np.zeros((4, 6, 3), np.uint8)), "Image(<ndarray of shape (4, 6, 3)>)"),
+        (Image(PIL.Image.new("RGB", (6, 4)), (1, 2)), "Image(<Image of 6×4 pixels>, codes=(1, 2))"),
+    ],
+)
+def test_a_segment_shows_what_it_is(segment: Segment, expected: str) -> None:
+    assert repr(segment) == expected
+
+
+def test_long_texts_documents_and_examples_are_shortened() -> None:
+    assert len(repr(Text("a" * 10_000))) < 100
+    shown = repr(Document([Text("a")] * 50))
+    assert shown.startswith("Document([Text(text='a'), ")
+    assert shown.endswith(", … 30 more])")
+    assert repr(TrainingExample([1, 2, 3], [-100, 2, 3])) == "TrainingExample(3 ids, 2 of them trained on)"
+
+
+@given(documents())
+def test_a_document_is_a_list(document: Document) -> None:
+    assert document == list(document)
+    assert list(document) == document
+    assert isinstance(document, list)
+
+
+@given(texts())
+def test_text_is_escaped_in_a_notebook(text: str) -> None:
+    shown = Document([Text(f"<b>{text}</b>")])._repr_html_()
+    assert shown.startswith('<div><span style="white-space: pre-wrap">&lt;b&gt;')
+    assert shown.count("<") == shown.count(">") == 4
+
+
+@given(st.text())
+def test_a_name_of_a_file_is_escaped_in_a_notebook(name: str) -> None:
+    assert Document([Image(f"{name}<script>")])._repr_html_().count("<") == 4
+
+
+def test_pictures_are_shown_in_a_notebook(tmp_path: Path) -> None:
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    png = Image(pixels)._repr_png_()
+    assert png is not None
+    assert png == Image(PIL.Image.fromarray(pixels))._repr_png_()
+    (tmp_path / "picture.png").write_bytes(png)
+    assert (np.asarray(PIL.Image.open(tmp_path / "picture.png")) == pixels).all()
+    document = Document([Text("a"), Image(pixels), Image(codes=(1, 2))])
+    shown = document._repr_html_()
+    assert shown.count('src="data:image/png;base64,') == 1
+    assert "Image(codes=(1, 2))" in shown
+
+
+@pytest.mark.parametrize(
+    "image", [None, "missing.png", Path("missing.png"), np.zeros((2, 2, 2, 2)), np.zeros((2, 2, 7))]
+)
+def test_what_has_no_pixels_to_show_is_shown_by_its_repr(image: Any) -> None:
+    segment = Image(image)
+    assert segment._repr_png_() is None
+    assert "<code>Image(" in Document([segment])._repr_html_()
+
+
+def test_a_picture_needs_no_pillow_to_be_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = Image(np.zeros((2, 2, 3), np.uint8))
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    assert segment._repr_png_() is None
+    assert "shape (2, 2, 3)" in Document([segment])._repr_html_()
+
+
+def test_no_repr_has_an_address() -> None:
+    processor = ChameleonProcessor(make_tokenizer(), image_tokenizer=FakeImageTokenizer())
+    example = processor.encode_for_training([{"role": "user", "content": "a"}])
+    for value in (processor, processor.tokenizer, processor.vocabulary, example, processor(text="a")):
+        assert " at 0x" not in repr(value)
+
+
+def test_the_package_knows_its_version() -> None:
+    assert chameleon_text.__version__ == importlib.metadata.version("chameleon-text")
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("batch", "IGNORED", "IGNORE_INDEX"),
+        ("registry", "SEGMENT_CODECS", "SEGMENT_CODECS_HOOK"),
+        ("registry", "TEMPLATES", "TEMPLATES_HOOK"),
+    ],
+)
+def test_old_names_still_work_with_a_warning(module: str, old: str, new: str) -> None:
+    holder = getattr(chameleon_text, module)
+    with pytest.warns(DeprecationWarning, match=f"{old} is now called {new}"):
+        value = getattr(holder, old)
+    with warnings.catch_warnings():
+        assert value == getattr(holder, new)
+    with pytest.raises(AttributeError, match="no attribute 'NO_SUCH_NAME'"):
+        _ = holder.NO_SUCH_NAME
