@@ -62,6 +62,7 @@ def reader(*, preview_every: int = 0) -> RowReader:
         decoder=Pairs(),
         draw=lambda codes: ("drawn", *codes),  # type: ignore[arg-type,return-value]
         preview=lambda codes: ("preview", *codes),  # type: ignore[arg-type,return-value]
+        document=[],  # type: ignore[arg-type]
         preview_every=preview_every,
     )
 

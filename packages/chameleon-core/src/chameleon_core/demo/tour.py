@@ -125,7 +125,7 @@ def run_demo(folder: Path, *, say: Callable[[str], None] = lambda step: None) ->
     drawn, ids_a_second = draw(chameleon, REQUESTS)
     say("going on with a document")
     lemon = next(picture for picture in pictures if picture.name == "lemon")
-    prompt: Document = [Text(STORY[0]), Image(lemon.image), Text(STORY[1])]
+    prompt = Document([Text(STORY[0]), Image(lemon.image), Text(STORY[1])])
     continuation = chameleon.generate(prompt, modality="image", template="chat", seed=SEED)
     seconds = time.perf_counter() - started
     say("looking for the nearest learned drawings")

@@ -237,6 +237,7 @@ class Chameleon:
                 decoder=self.processor.tokenizer.stream_decoder(),
                 draw=self._draw,
                 preview=self._preview,
+                document=text_package().as_document([]),
                 preview_every=preview_every or 0,
             )
             for row in range(len(rows))

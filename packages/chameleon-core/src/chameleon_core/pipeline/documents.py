@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,10 @@ from .._files import replacing
 from ..optional_packages import text_package
 
 if TYPE_CHECKING:
-    from chameleon_text import Document
+    from chameleon_text import Segment
 
 
-def save_document(document: Document, folder: str | os.PathLike[str]) -> None:
+def save_document(document: Sequence[Segment], folder: str | os.PathLike[str]) -> None:
     """Write a document as a folder that people and programs can read.
 
     ``document.md`` shows it, with ``picture-1.png`` and so on beside it; ``document.json`` is what chameleon-text's
@@ -21,7 +22,7 @@ def save_document(document: Document, folder: str | os.PathLike[str]) -> None:
     """
     text = text_package()
     folder = Path(folder)
-    recorded: Document = []
+    recorded: list[Segment] = []
     markdown = ""
     number = 0
     for segment in document:

@@ -23,6 +23,7 @@ class RowReader:
     """Reads one row's new ids, one at a time, as events; at the end they are its document.
 
     ``draw`` makes a picture of N codes, ``preview`` one of fewer, every ``preview_every`` codes (0: never).
+    ``document`` is the empty document that it fills.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class RowReader:
         decoder: StreamDecoderLike,
         draw: Callable[[Sequence[int]], PILImage],
         preview: Callable[[Sequence[int]], PILImage],
+        document: Document,
         preview_every: int = 0,
     ) -> None:
         self._row = row
@@ -41,7 +43,7 @@ class RowReader:
         self._draw = draw
         self._preview = preview
         self._preview_every = preview_every
-        self._document: Document = []
+        self._document = document
         self._text = ""
         self._codes: list[int] | None = None
 
