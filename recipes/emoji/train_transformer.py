@@ -197,7 +197,7 @@ def place_pictures_by_their_codes(model: ChameleonForConditionalGeneration, imag
     vectors_KD = vectors_KD - vectors_KD.mean(dim=0)
     for weight_VE in (model.get_input_embeddings().weight, model.lm_head.weight):
         turned_KE = vectors_KD @ torch.randn(vectors_KD.shape[1], weight_VE.shape[1])
-        weight_VE[model.layout.code_to_id_N] = turned_KE * (model.config.initializer_range / turned_KE.std())
+        weight_VE[model.layout.code_to_id_Z] = turned_KE * (model.config.initializer_range / turned_KE.std())
 
 
 def fit(

@@ -60,7 +60,7 @@ class Pair(NamedTuple):
 
     def masked(self, logits: Tensor) -> Tensor:
         """Our raw logits with the codes at the dtype's lowest number, as the peer's forward leaves them."""
-        return logits.index_fill(-1, self.ours.layout.code_to_id_N, torch.finfo(logits.dtype).min)
+        return logits.index_fill(-1, self.ours.layout.code_to_id_Z, torch.finfo(logits.dtype).min)
 
 
 @pytest.fixture(params=CONFIGS)

@@ -105,7 +105,7 @@ def assert_same_logits(model: ChameleonForConditionalGeneration, peer: nn.Module
     ids_BT = torch.randint(len(VOCABULARY), 64, (2, 40), generator=torch.Generator().manual_seed(1))
     logits_BTV: Tensor = model(ids_BT).logits
     # The peer forbids picture ids inside its forward pass.
-    picture_ids = TokenLayout.from_config(model.config).code_to_id_N
+    picture_ids = TokenLayout.from_config(model.config).code_to_id_Z
     logits_BTV[..., picture_ids] = torch.finfo(logits_BTV.dtype).min
     torch.testing.assert_close(logits_BTV, peer(ids_BT).logits, rtol=0, atol=TOLERANCE)
 
@@ -113,7 +113,7 @@ def assert_same_logits(model: ChameleonForConditionalGeneration, peer: nn.Module
 @torch.no_grad()
 def assert_same_picture_ids(tokenizer: ImageTokenizer, layout: TokenLayout, peer: Any) -> None:
     pixels_BCHW = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    ids_BN = layout.code_to_id_N[tokenizer.encode_pixels(pixels_BCHW)]
+    ids_BN = layout.code_to_id_Z[tokenizer.encode_pixels(pixels_BCHW)]
     assert layout.tokens_per_image == ids_BN.shape[1] == 64
     assert len(set(ids_BN.flatten().tolist())) > 1
     assert torch.equal(ids_BN, peer.model.get_image_tokens(pixels_BCHW).long())

@@ -76,7 +76,7 @@ def text_ids(count: int) -> list[int]:
 
 
 def picture_ids(codes: Sequence[int] = CODES, *, end: bool = True) -> list[int]:
-    inner = LAYOUT.code_to_id_N[list(codes)].tolist()
+    inner = LAYOUT.code_to_id_Z[list(codes)].tolist()
     return [LAYOUT.begin_image_id, *inner, *([LAYOUT.end_image_id] if end else [])]
 
 

@@ -64,8 +64,8 @@ def test_logits_are_raw_so_that_pictures_can_be_generated(model: ChameleonForCon
     with torch.no_grad():
         hidden = model.model(PROMPT).last_hidden_state
     assert torch.equal(logits(model, PROMPT), hidden @ model.lm_head.weight.T)
-    assert torch.isfinite(logits(model, PROMPT)[:, :, model.layout.code_to_id_N]).all()
-    assert logits(model, PROMPT)[:, :, model.layout.code_to_id_N].std() > 0.1
+    assert torch.isfinite(logits(model, PROMPT)[:, :, model.layout.code_to_id_Z]).all()
+    assert logits(model, PROMPT)[:, :, model.layout.code_to_id_Z].std() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_labels_of_minus_100_have_no_loss(model: ChameleonForConditionalGenerati
 
 
 def test_loss_counts_picture_ids_like_any_other(model: ChameleonForConditionalGeneration) -> None:
-    picture = model.layout.code_to_id_N[:4][None]
+    picture = model.layout.code_to_id_Z[:4][None]
     out = model(picture, labels=picture)
     assert 0 < out.loss.item() < 20
 
@@ -140,7 +140,7 @@ def test_pictures_take_the_places_of_their_placeholders_in_order(model: Chameleo
 
 def test_pixel_values_are_the_same_as_the_real_ids(model: ChameleonForConditionalGeneration) -> None:
     prompt = torch.tensor([[40, *[PLACEHOLDER] * 4, 41]])
-    real = torch.tensor([[40, *model.layout.code_to_id_N[[3, 1, 2, 0]].tolist(), 41]])
+    real = torch.tensor([[40, *model.layout.code_to_id_Z[[3, 1, 2, 0]].tolist(), 41]])
     assert torch.equal(logits(model, prompt, pixel_values=pixels([3, 1, 2, 0])), logits(model, real))
     generated = model.generate(prompt, pixel_values=pixels([3, 1, 2, 0]), max_new_tokens=5)
     assert torch.equal(generated, model.generate(real, max_new_tokens=5))

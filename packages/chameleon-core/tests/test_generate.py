@@ -25,7 +25,7 @@ from chameleon_core.testing import make_config, make_model, make_scripted_model,
 MODEL = make_model()
 LAYOUT = MODEL.layout
 BOS, EOS, PAD, BEGIN, END = LAYOUT.bos_id, LAYOUT.eos_id, LAYOUT.pad_id, LAYOUT.begin_image_id, LAYOUT.end_image_id
-CODES = LAYOUT.code_to_id_N.tolist()
+CODES = LAYOUT.code_to_id_Z.tolist()
 A, B, C, D = range(40, 44)
 PROMPTS = [[BOS, A, B, C], [B], [C, D, A]]
 
@@ -176,7 +176,7 @@ def test_codes_are_the_likeliest_ones_after_a_pass_over_everything() -> None:
     ids = [A, B, BEGIN]
     for code in written[1:5]:
         with torch.no_grad():
-            logits_N = MODEL(torch.tensor([ids])).logits[0, -1, LAYOUT.code_to_id_N]
+            logits_N = MODEL(torch.tensor([ids])).logits[0, -1, LAYOUT.code_to_id_Z]
         assert code == CODES[int(logits_N.argmax())]
         ids.append(code)
 

@@ -19,7 +19,7 @@ from chameleon_core.testing import make_config, make_model, make_scripted_model,
 
 LAYOUT = TokenLayout.from_config(make_config())
 BOS, BEGIN, END = LAYOUT.bos_id, LAYOUT.begin_image_id, LAYOUT.end_image_id
-CODES = LAYOUT.code_to_id_N.tolist()
+CODES = LAYOUT.code_to_id_Z.tolist()
 PICTURE = [BEGIN, *CODES[:4], END]
 WORD = 40
 
@@ -131,7 +131,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], Tensor]]:
 @torch.no_grad()
 def code_logits(model: ChameleonForConditionalGeneration, context: Sequence[int]) -> Tensor:
     """The codes' logits after a context, from a pass of its own, [N]."""
-    return model(torch.tensor([list(context)])).logits[0, -1, LAYOUT.code_to_id_N]
+    return model(torch.tensor([list(context)])).logits[0, -1, LAYOUT.code_to_id_Z]
 
 
 def formula(model: ChameleonForConditionalGeneration, ids: Sequence[int], text: float, image: float) -> Tensor:

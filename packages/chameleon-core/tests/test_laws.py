@@ -152,7 +152,7 @@ def leads_of(ids: Sequence[int], prompt_length: int, options: GenerationOptions)
         if row.forced_id is not None:
             allowed_V[row.forced_id] = True
         elif row.wants_code:
-            allowed_V[LAYOUT.code_to_id_N] = True
+            allowed_V[LAYOUT.code_to_id_Z] = True
         else:
             allowed_V |= LAYOUT.text_allowed_V
             allowed_V[LAYOUT.eos_id] = True

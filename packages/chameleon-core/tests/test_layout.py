@@ -31,7 +31,7 @@ def vocabulary(num_codes: int = 12, *, seed: int | None = None) -> dict[str, int
 def test_the_letters_of_a_picture_name_are_decimal_digits() -> None:
     names = vocabulary(300)
     assert "IMGIMGCFHZ" in names
-    assert TokenLayout.from_vocabulary_map(names, 4).code_to_id_N[257] == names["IMGIMGCFHZ"]
+    assert TokenLayout.from_vocabulary_map(names, 4).code_to_id_Z[257] == names["IMGIMGCFHZ"]
 
 
 @pytest.mark.parametrize("seed", [None, 0, 1, 2])
@@ -39,10 +39,10 @@ def test_codes_and_ids_are_a_bijection_whatever_the_order_of_the_ids(seed: int |
     names = vocabulary(seed=seed)
     layout = TokenLayout.from_vocabulary_map(names, 4)
     assert layout.num_codes == 12
-    assert layout.code_to_id_N.tolist() == [names[picture_name(code)] for code in range(12)]
-    assert layout.id_to_code_V[layout.code_to_id_N].tolist() == list(range(12))
+    assert layout.code_to_id_Z.tolist() == [names[picture_name(code)] for code in range(12)]
+    assert layout.id_to_code_V[layout.code_to_id_Z].tolist() == list(range(12))
     assert int((layout.id_to_code_V >= 0).sum()) == 12
-    assert layout.picture_ids == set(layout.code_to_id_N.tolist())
+    assert layout.picture_ids == set(layout.code_to_id_Z.tolist())
 
 
 @pytest.mark.parametrize("seed", [None, 0])
@@ -99,9 +99,15 @@ def test_the_placeholder_may_have_both_names() -> None:
     assert TokenLayout.from_vocabulary_map(names, 4).placeholder_id == names["<image>"]
 
 
+def test_the_old_name_of_the_ids_of_codes_still_works_with_a_warning() -> None:
+    layout = TokenLayout.from_vocabulary_map(vocabulary(), 4)
+    with pytest.warns(DeprecationWarning, match="now called code_to_id_Z"):
+        assert layout.code_to_id_N is layout.code_to_id_Z
+
+
 def test_moving_a_layout_moves_its_tensors() -> None:
     moved = TokenLayout.from_vocabulary_map(vocabulary(), 4).to("meta")
-    assert {moved.code_to_id_N.device, moved.id_to_code_V.device, moved.text_allowed_V.device} == {torch.device("meta")}
+    assert {moved.code_to_id_Z.device, moved.id_to_code_V.device, moved.text_allowed_V.device} == {torch.device("meta")}
     assert moved.num_codes == 12
 
 

@@ -15,7 +15,7 @@ from chameleon_core.testing import make_config
 
 LAYOUT = TokenLayout.from_config(make_config())
 BEGIN, END, EOS, PLACEHOLDER = LAYOUT.begin_image_id, LAYOUT.end_image_id, LAYOUT.eos_id, LAYOUT.placeholder_id
-CODES = LAYOUT.code_to_id_N.tolist()
+CODES = LAYOUT.code_to_id_Z.tolist()
 WORD = 40
 CONTEXT = 32
 

@@ -116,7 +116,7 @@ def test_under_autocast_products_are_bfloat16_and_statistics_float32() -> None:
 def documents() -> list[TokenDocument]:
     """Text and pictures, of different lengths, one with a masked prompt."""
     layout = make_model().layout
-    picture = layout.code_to_id_N[:4].tolist()
+    picture = layout.code_to_id_Z[:4].tolist()
     words = torch.nonzero(layout.text_allowed_V)[:6, 0].tolist()
     drawn = [layout.bos_id, *words, layout.begin_image_id, *picture, layout.end_image_id]
     named = [layout.bos_id, *picture, layout.separator_id, *words[:3], layout.eos_id]

@@ -306,7 +306,7 @@ def test_a_tiny_model_learns_to_draw_and_to_caption(tmp_path: Path) -> None:
     model = make_model(seed=1)
     layout = model.layout
     names = torch.nonzero(layout.text_allowed_V)[:6, 0].tolist()
-    pictures = layout.code_to_id_N[torch.randperm(16, generator=torch.Generator().manual_seed(0))].tolist()
+    pictures = layout.code_to_id_Z[torch.randperm(16, generator=torch.Generator().manual_seed(0))].tolist()
     prompts, answers = [], []
     for index, name in enumerate(names):
         drawn = pictures[2 * index : 2 * index + 2] * 2

@@ -350,7 +350,7 @@ def test_codes_that_look_alike_begin_alike(tmp_path: Path) -> None:
     model = new_chameleon(data, SMOKE_ARCHITECTURE).model
     codebook_KD = data.image_tokenizer.model.quantize.lookup(torch.arange(4096)[:, None, None])[:, :, 0, 0]
     for weight_VE in (model.get_input_embeddings().weight, model.lm_head.weight):
-        rows_KE = weight_VE[model.layout.code_to_id_N]
+        rows_KE = weight_VE[model.layout.code_to_id_Z]
         assert rows_KE.std().item() == pytest.approx(model.config.initializer_range, rel=1e-4)
         distances = torch.stack([torch.pdist(codebook_KD[:200]), torch.pdist(rows_KE[:200])])
         assert torch.corrcoef(distances)[0, 1] > 0.8

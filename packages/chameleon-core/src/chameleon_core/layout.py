@@ -6,7 +6,7 @@ tokenizer splits off every punctuation mark, so that no piece of text has ``<`` 
 file flags added tokens as special, or not, and its merges may build text such as ``</`` or ``<div>``. So where the
 model's tokenizer is at hand its ``special_ids`` decide. Picture codes are never special; the names below always are.
 
-Shapes: N picture codes, V ids of the vocabulary.
+Shapes: Z picture codes in all, V ids in all.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ class TokenLayout:
     Made by ``from_config`` or ``from_vocabulary_map``.
     """
 
-    code_to_id_N: Tensor
+    code_to_id_Z: Tensor
     """int64: the id of each picture code."""
     id_to_code_V: Tensor
     """int64: the picture code of each id, -1 where the id is not a picture code's."""
@@ -79,9 +80,15 @@ class TokenLayout:
         )
 
     @property
+    def code_to_id_N(self) -> Tensor:
+        """The old name of ``code_to_id_Z``."""
+        warnings.warn("TokenLayout.code_to_id_N is now called code_to_id_Z.", DeprecationWarning, stacklevel=2)
+        return self.code_to_id_Z
+
+    @property
     def num_codes(self) -> int:
         """How many picture codes there are. Codes run from 0 to ``num_codes - 1``."""
-        return len(self.code_to_id_N)
+        return len(self.code_to_id_Z)
 
     @property
     def vocab_size(self) -> int:
@@ -90,7 +97,7 @@ class TokenLayout:
 
     def to(self, device: torch.device | str) -> TokenLayout:
         """Return the layout with its tensors on ``device``."""
-        moved = {name: getattr(self, name).to(device) for name in ("code_to_id_N", "id_to_code_V", "text_allowed_V")}
+        moved = {name: getattr(self, name).to(device) for name in ("code_to_id_Z", "id_to_code_V", "text_allowed_V")}
         return dataclasses.replace(self, **moved)
 
     @classmethod
@@ -131,17 +138,17 @@ class TokenLayout:
         size = max(vocabulary_map.values(), default=-1) + 1 if vocab_size is None else vocab_size
         name_of = _inverse(vocabulary_map, size)
         needed = _specials(vocabulary_map)
-        code_to_id_N = torch.tensor(_ids_in_order_of_codes(vocabulary_map))
+        code_to_id_Z = torch.tensor(_ids_in_order_of_codes(vocabulary_map))
         id_to_code_V = torch.full((size,), -1)
-        id_to_code_V[code_to_id_N] = torch.arange(len(code_to_id_N))
-        picture_ids = frozenset(code_to_id_N.tolist())
+        id_to_code_V[code_to_id_Z] = torch.arange(len(code_to_id_Z))
+        picture_ids = frozenset(code_to_id_Z.tolist())
         if special_ids is None:
             special_ids = (id_ for name, id_ in vocabulary_map.items() if name.startswith("<") and name != "<")
         special_ids = (frozenset(special_ids) | frozenset(needed.values())) - picture_ids
         text_allowed_V = torch.zeros(size, dtype=torch.bool)
         text_allowed_V[sorted(name_of.keys() - special_ids - picture_ids)] = True
         return cls(
-            code_to_id_N=code_to_id_N,
+            code_to_id_Z=code_to_id_Z,
             id_to_code_V=id_to_code_V,
             text_allowed_V=text_allowed_V,
             tokens_per_image=tokens_per_image,

@@ -213,13 +213,13 @@ class _Engine(Generic[CacheT]):
             logits_RZ = logits_LZ.new_zeros(len(indices), logits_LZ.shape[1])
             logits_LZ = logits_RZ.index_add_(0, row_L, logits_LZ * weights_L1)
         codes = sample(logits_LZ, self.options.image_sampling, self.generators, indices)
-        return {index: int(self.layout.code_to_id_N[code]) for index, code in zip(indices, codes, strict=True)}
+        return {index: int(self.layout.code_to_id_Z[code]) for index, code in zip(indices, codes, strict=True)}
 
     @cached_property
     def picture_weight_ZE(self) -> Tensor:
         """The output layer's rows for codes 0 … Z − 1, copied when the first picture begins."""
         assert self.layout is not None
-        return self.model.lm_head.weight[self.layout.code_to_id_N.to(self.model.device)]
+        return self.model.lm_head.weight[self.layout.code_to_id_Z.to(self.model.device)]
 
     def _accept(self, row: Row, token_id: int) -> None:
         row.accept(token_id)

@@ -326,7 +326,7 @@ class ChameleonForConditionalGeneration(nn.Module):
                 f"{codes_PN.shape[0]} pictures give {codes_PN.numel()} codes, {codes_PN.shape[1]} each. "
                 "Build the prompt with ChameleonProcessor(image_seq_length=<codes of a picture>)."
             )
-        picture_ids = self.layout.code_to_id_N.to(input_ids.device)[codes_PN.to(input_ids.device)]
+        picture_ids = self.layout.code_to_id_Z.to(input_ids.device)[codes_PN.to(input_ids.device)]
         return input_ids.masked_scatter(places_BT, picture_ids.to(input_ids.dtype))
 
     @property

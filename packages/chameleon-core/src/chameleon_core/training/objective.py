@@ -102,7 +102,7 @@ class Objective(nn.Module):
         model.model.gradient_checkpointing = options.gradient_checkpointing
         is_picture_V = torch.zeros(model.config.vocab_size, dtype=torch.int64, device=model.device)
         if model.config.vocabulary_map is not None:
-            is_picture_V[model.layout.code_to_id_N] = 1
+            is_picture_V[model.layout.code_to_id_Z] = 1
         self.register_buffer("is_picture_V", is_picture_V, persistent=False)
         # By modality: text, picture.
         importance_M = torch.tensor([1.0, options.picture_weight], device=model.device)

@@ -43,7 +43,7 @@ def train_picture_rows(model: ChameleonForConditionalGeneration) -> None:
         raise ConfigError("the output layer is quantized and can't train; load the model with lm_head in skip.")
     if parametrize.is_parametrized(model.lm_head):
         raise ConfigError("the picture rows of this model train already; merge_picture_rows ends that.")
-    ids_N = model.layout.code_to_id_N
+    ids_N = model.layout.code_to_id_Z
     model.requires_grad_(False)
     parametrize.register_parametrization(model.lm_head, "weight", _PictureRows(model.lm_head.weight, ids_N))
 
