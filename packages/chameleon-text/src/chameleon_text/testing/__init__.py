@@ -1,7 +1,7 @@
-"""Helpers for tests: small tokenizers, a stand-in for an image tokenizer, strategies, conformance classes.
+"""Helpers for tests: small tokenizers, a stand-in for an image tokenizer, strategies and conformance classes.
 
-The tokenizers need nothing beyond the package. The strategies and the conformance classes need its extra
-``[testing]``, which is imported when one of them is first named.
+The strategies and the conformance classes need the package's extra ``[testing]``, which is imported when one of them is
+first used. The others need nothing beyond the package.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def __getattr__(name: str) -> Any:
         if module not in sys.modules:
             import pytest
 
-            # So that a law that fails shows the values that it compared.
+            # So that a failing test shows the values that it compared.
             pytest.register_assert_rewrite(module)
         return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:

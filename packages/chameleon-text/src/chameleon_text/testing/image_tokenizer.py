@@ -1,4 +1,7 @@
-"""A stand-in for an image tokenizer: instant, exact in both directions, and numpy alone."""
+"""A stand-in for an image tokenizer: instant, exact in both directions, and made of numpy alone.
+
+Shapes: B pictures, N codes of a picture, h w the grid of codes, H W pixels, C channels.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 PATCH = 4
-"""Side of the patch of pixels that one code paints."""
+"""The side, in pixels, of the patch that one code paints."""
 
 
 class FakeImageTokenizer:
     """Codes from the colour at the centre of each cell of a grid, and pictures painted from codes.
 
-    ``encode(decode(codes))`` gives the codes back. It reads arrays (H W C, uint8) and whatever ``numpy.asarray`` makes
+    ``encode(decode(codes))`` returns the codes. It reads uint8 arrays [H, W, C] and whatever ``numpy.asarray`` makes
     one of, a PIL image for instance, and draws arrays. ``calls`` counts the calls of ``encode``.
     """
 
@@ -26,12 +29,12 @@ class FakeImageTokenizer:
         self.calls = 0
 
     def encode(self, images: Sequence[Any]) -> npt.NDArray[np.int64]:
-        """Codes of shape B N."""
+        """Return the codes [B, N] of pictures."""
         self.calls += 1
         return np.stack([self._codes(np.asarray(image)) for image in images])
 
     def decode(self, codes: npt.ArrayLike) -> list[npt.NDArray[np.uint8]]:
-        """A picture (H W 3) for each row of codes B N."""
+        """Return a picture [H, W, 3] for each row of codes [B, N]."""
         pictures = []
         for codes_hw in np.asarray(codes, dtype=np.int64).reshape(-1, *self.latent_size):
             cells_hwC = np.stack([codes_hw % 256, codes_hw // 256, np.zeros_like(codes_hw)], axis=-1)

@@ -14,11 +14,11 @@ from ..vocabulary import IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER_AS_PUBLISHED, REQU
 from .tokenizers import WORDS, make_tokenizer
 
 HOSTILE = (*REQUIRED_NAMES, IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER_AS_PUBLISHED, "<unk>", "<sentinel:0>", "<", "</")
-"""What a text may spell and must not become."""
+"""What a text may spell without becoming it."""
 
 
 def texts(*, max_size: int = 40) -> st.SearchStrategy[str]:
-    """Any text that UTF-8 can hold, with words that merge, names of specials and names of codes strewn in."""
+    """Return texts of any characters, mixed with words that merge, names of special tokens and names of codes."""
     characters = st.text(st.characters(codec="utf-8"), max_size=8)
     names = st.sampled_from(HOSTILE) | st.integers(0, 63).map(picture_name)
     parts = st.lists(characters | st.sampled_from(WORDS) | names, max_size=max(1, max_size // 8))
@@ -27,7 +27,7 @@ def texts(*, max_size: int = 40) -> st.SearchStrategy[str]:
 
 @st.composite
 def vocabularies(draw: st.DrawFn, *, max_codes: int = 32) -> dict[str, int]:
-    """``{name: id}`` of a vocabulary: ids in any order and with gaps, codes not in the order of their ids."""
+    """Draw ``{name: id}`` of a vocabulary: ids in any order and with gaps, codes not in the order of their ids."""
     num_codes = draw(st.integers(1, max_codes))
     placeholder = draw(st.sampled_from([IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER_AS_PUBLISHED]))
     names = [*REQUIRED_NAMES, placeholder, "<", "a", "the", *map(picture_name, range(num_codes))]
@@ -36,9 +36,9 @@ def vocabularies(draw: st.DrawFn, *, max_codes: int = 32) -> dict[str, int]:
 
 
 def permuted_tokenizers(*, num_codes: int = 64) -> st.SearchStrategy[TextTokenizer]:
-    """Tokenizers whose ids run in any order, with their specials as added tokens or as words of the BPE alone.
+    """Return tokenizers whose ids are in any order, with special tokens as added tokens or as words of the BPE alone.
 
-    Some merge letters to names that text must not have, or to ``</``, which is text.
+    Some merge letters to names that text must not become, or to ``</``, which is text.
     """
     words = st.sampled_from([WORDS, ("</", "</div"), ("IMGIMGBZ", " IMGIMGBZ", "<eoss>", "<image>")])
     return st.builds(_tokenizer, st.just(num_codes), st.none() | st.integers(0, 9), words, st.booleans())
@@ -47,7 +47,7 @@ def permuted_tokenizers(*, num_codes: int = 64) -> st.SearchStrategy[TextTokeniz
 def documents(
     *, num_codes: int = 64, tokens_per_image: int = 4, segments: Sequence[st.SearchStrategy[Segment]] = ()
 ) -> st.SearchStrategy[Document]:
-    """Documents of text and of pictures as codes, whole ones and unfinished ones; ``segments`` adds other types."""
+    """Return documents of text and of pictures as codes, complete or not. ``segments`` adds other segment types."""
     codes = st.lists(st.integers(0, num_codes - 1), max_size=tokens_per_image)
     pictures = codes.map(lambda each: Image(codes=tuple(each)))
     return st.lists(st.one_of(texts().map(Text), pictures, *segments), max_size=5).map(Document)
@@ -56,7 +56,7 @@ def documents(
 def conversations(
     *, roles: Sequence[str] = (USER, ASSISTANT), document: st.SearchStrategy[Document] | None = None, max_turns: int = 4
 ) -> st.SearchStrategy[list[Turn]]:
-    """Turns in any order of roles, each with a document in its normal form, by default one of ``documents``."""
+    """Return turns in any order of roles, each with a document in its normal form, by default from ``documents``."""
     said = (documents() if document is None else document).map(lambda each: tuple(normalized(each)))
     return st.lists(st.builds(Turn, st.sampled_from(list(roles)), said), max_size=max_turns)
 

@@ -1,4 +1,4 @@
-"""What the laws of segment codecs and templates are about: a plugin, in the processor of a small vocabulary."""
+"""The subject of the conformance suites: a plugin, in the processor of a small vocabulary."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LAW = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
 
 class Subject:
-    """The plugin that a subclass names, and the parts of a processor to try it with."""
+    """The plugin that a subclass names, and the parts of a processor to test it with."""
 
     name: ClassVar[str]
-    """What the plugin under test is registered as."""
+    """The name that the plugin under test is registered under."""
     more_specials: ClassVar[tuple[str, ...]] = ()
-    """Special tokens that it needs beside those of every Chameleon's vocabulary."""
+    """Special tokens that it needs beside those of every vocabulary."""
 
     @pytest.fixture
     def context(self) -> CodecContext:
@@ -30,7 +30,7 @@ class Subject:
 
 
 def make_context(more_specials: tuple[str, ...] = ()) -> CodecContext:
-    """The parts of a small processor that reads pictures."""
+    """Return the parts of a small processor that reads pictures."""
     tokenizer = make_tokenizer(more_specials=more_specials)
     image_tokenizer = FakeImageTokenizer()
     return CodecContext(

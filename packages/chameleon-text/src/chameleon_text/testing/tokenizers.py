@@ -1,4 +1,4 @@
-"""Small tokenizers with everything that a Chameleon's has, built in memory."""
+"""Small tokenizers, built in memory, with everything that a Chameleon model's has."""
 
 from __future__ import annotations
 
@@ -31,13 +31,16 @@ def make_tokenizer(
     placeholder: str = IMAGE_PLACEHOLDER,
     more_specials: Sequence[str] = (),
 ) -> TextTokenizer:
-    """A byte-level BPE with all specials, the names of ``num_codes`` codes, every byte and a few words.
+    """Return a byte-level BPE with all special tokens, the names of ``num_codes`` codes, every byte and a few words.
 
-    Ids run as in the published file (``<s>``, ``<pad>``, ``</s>``, ``<unk>``, the codes, end-image, begin-image, ...),
-    or in an order of their own with a ``seed``. ``words`` are built by merges from left to right.
-    Specials are added tokens; with ``added_tokens=False`` they and the codes' names are words of the BPE alone, which
-    the pre-tokenizer cuts out of the text. ``adds_bos`` gives the file a post-processor that begins a text with
-    ``<s>``. ``more_specials`` are further reserved names, for a modality of one's own.
+    - ``seed`` shuffles the ids. Without one, they are in the order of the published file (``<s>``, ``<pad>``,
+      ``</s>``, ``<unk>``, the codes, end-image, begin-image, ...).
+    - ``words`` are built by merges from left to right.
+    - ``added_tokens=False`` makes special tokens and the codes' names words of the BPE alone, which the pre-tokenizer
+      isolates, instead of added tokens.
+    - ``adds_bos`` gives the file a post-processor that begins a text with ``<s>``.
+    - ``placeholder`` is the name of the image placeholder.
+    - ``more_specials`` are further special tokens, for another modality.
     """
     specials = [BEGIN_OF_STREAM, PAD, END_OF_STREAM, "<unk>"]
     markers = [END_IMAGE, BEGIN_IMAGE, "<sentinel:0>", SEPARATOR, placeholder, *more_specials]
