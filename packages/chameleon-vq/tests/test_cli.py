@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import PIL.Image
 import pytest
 import torch
 
+import chameleon_vq
 from chameleon_vq import ImageTokenizer, cli, read_codes
 from chameleon_vq.testing import make_image_tokenizer
 
@@ -111,11 +113,11 @@ def test_codes_of_another_tokenizer_are_refused(run: Run) -> None:
         (("encode", "photos", "-t", "tok", "--device", "toaster"), "error: the device 'toaster' can't be used here"),
         (("reconstruct", "nothing.png", "-t", "tok"), "left out: there is no picture file nothing.png."),
         (("encode", "photos", "-t", "no/thing"), "error: there is no folder no/thing."),
-        (("encode", "tok", "-t", "tok"), "error: there are no pictures in tok."),
+        (("encode", "tok", "-t", "tok"), "error: there are no pictures in tok; expected files named *.bmp"),
         (("encode", "photos/a.png", "photos/a.png", "photos/more/../a.png", "-t", "tok"), "have the name 'a.png'"),
         (("encode", "nothing.png", "-t", "tok"), "left out: there is no picture file nothing.png."),
         (("decode", "nothing", "-t", "tok"), "error: there is no file of codes nothing."),
-        (("decode", "photos/a.png", "-t", "tok"), "error: photos/a.png is not a whole file of codes"),
+        (("decode", "photos/a.png", "-t", "tok"), "error: photos/a.png is not a complete file of codes"),
     ],
 )
 def test_an_error_is_a_sentence_and_an_exit_code(run: Run, arguments: tuple[str, ...], message: str) -> None:
@@ -146,3 +148,31 @@ def test_without_the_command_s_packages_the_install_line_is_named() -> None:
     assert "needs the package 'typer'" in result.stderr
     assert cli.INSTALL in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_command_runs_as_a_module_and_prints_its_version() -> None:
+    command = [sys.executable, "-m", "chameleon_vq", "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == f"chameleon-vq {chameleon_vq.__version__}\n"
+
+
+def test_a_misspelt_option_or_command_is_refused_with_the_closest_name(run: Run) -> None:
+    result = run("encode", "photos", "--tokeniser", "tok")
+    assert result.exit_code == 2
+    assert "No such option: --tokeniser. Did you mean '--tokenizer'?" in result.stderr
+    result = run("reconstrukt", "photos")
+    assert result.exit_code == 2
+    assert "No such command 'reconstrukt'. Did you mean 'reconstruct'?" in result.stderr
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    code = "import sys; sys.argv = ['chameleon-vq']; from chameleon_vq.cli import main; main()"
+    for words, place, expected in (
+        ("chameleon-vq enc", "1", "encode"),
+        ("chameleon-vq encode --tok", "2", "--tokenizer"),
+    ):
+        completing = {"_CHAMELEON_VQ_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": place}
+        result = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **completing}
+        )
+        assert result.stdout.split() == [expected]

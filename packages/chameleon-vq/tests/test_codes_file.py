@@ -39,13 +39,13 @@ def test_the_largest_code_fits(tmp_path: Path) -> None:
     codes_BN = torch.full((1, 64), 2**16 - 1)
     write_codes(tmp_path / "codes", codes_BN, names=["a"], tokenizer=tokenizer)
     assert torch.equal(read_codes(tmp_path / "codes").codes_BN, codes_BN)
-    with pytest.raises(CodesError, match="65537 codes, the file holds 16 bits"):
+    with pytest.raises(CodesError, match="65537 codes, expected at most 65536: a file has 16 bits"):
         write_codes(tmp_path / "codes", codes_BN, names=["a"], tokenizer=make_image_tokenizer(num_codes=2**16 + 1))
 
 
 def test_another_tokenizer_s_codes_are_told(tokenizer: ImageTokenizer, codes_BN: torch.Tensor, tmp_path: Path) -> None:
     write_codes(tmp_path / "codes", codes_BN, names="abc", tokenizer=tokenizer)
-    with pytest.raises(CodesError, match=r"made by the tokenizer .* this one is .* Decode them with the one"):
+    with pytest.raises(CodesError, match=r"made by the tokenizer .* this one is .* Decode them with the tokenizer"):
         read_codes(tmp_path / "codes").check_tokenizer(make_image_tokenizer(seed=1))
 
 
@@ -72,7 +72,7 @@ def test_a_name_can_not_lead_out_of_a_folder(tokenizer: ImageTokenizer, tmp_path
         ({"other": torch.zeros(1, 2)}, metadata(), "not one of codes"),
         ({"codes": torch.zeros(1, 2, dtype=torch.uint16)}, None, "its format is None, expected 'chameleon-vq-codes-1'"),
         ({"codes": torch.zeros(1, 2, dtype=torch.uint16)}, metadata(latent_size="[1]"), r"the latent_size is \[1\]"),
-        ({"codes": torch.zeros(1, 2, dtype=torch.uint16)}, metadata(names="["), "not a whole file of codes"),
+        ({"codes": torch.zeros(1, 2, dtype=torch.uint16)}, metadata(names="["), "not a complete file of codes"),
     ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path: Path, tensors: Any, fields: Any, message: str) -> None:
@@ -85,7 +85,7 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"no file of codes .*nothing"):
         read_codes(tmp_path / "nothing")
     (tmp_path / "damaged").write_bytes(b"damaged")
-    with pytest.raises(FileFormatError, match="damaged is not a whole file of codes"):
+    with pytest.raises(FileFormatError, match="damaged is not a complete file of codes"):
         read_codes(tmp_path / "damaged")
 
 

@@ -59,7 +59,7 @@ def test_the_result_is_a_tensor_an_array_or_a_list() -> None:
     assert isinstance(processor(pictures)["pixel_values"], torch.Tensor)
     assert isinstance(processor(pictures, return_tensors="np")["pixel_values"], np.ndarray)
     assert [each.shape for each in BYTES(pictures, return_tensors=None)["pixel_values"]] == [(3, 2, 3), (3, 4, 5)]
-    with pytest.raises(ImageError, match=r"can't put pictures of the shapes \[\[3, 2, 3\], \[3, 4, 5\]\] into one"):
+    with pytest.raises(ImageError, match=r"pictures of the shapes \[\[3, 2, 3\], \[3, 4, 5\]\] don't fit into one"):
         BYTES(pictures)
     with pytest.raises(ConfigError, match="return_tensors is 'tf'; expected 'pt', 'np' or None"):
         processor(pictures, return_tensors="tf")  # type: ignore[arg-type]
@@ -149,7 +149,7 @@ def test_a_widened_grey_picture_keeps_its_8_bits() -> None:
 
 
 def test_values_without_a_range_are_refused() -> None:
-    with pytest.raises(ImageError, match=r"values from 0\.5 to 0\.5 \(mode F\), whose black and white are unknown"):
+    with pytest.raises(ImageError, match=r"values from 0\.5 to 0\.5 \(mode F\), expected 0…65535: which of them"):
         BYTES.preprocess(PIL.Image.new("F", (1, 1), 0.5))
 
 
@@ -196,9 +196,9 @@ def test_without_conversion_channels_stay_as_they_are() -> None:
     processor = BYTES.replace(do_convert_rgb=False)
     assert processor.preprocess(PIL.Image.new("RGBA", (2, 2)))["pixel_values"].shape[1] == 4
     assert processor.preprocess(PIL.Image.new("L", (2, 2)))["pixel_values"].shape[1] == 1
-    with pytest.raises(ImageError, match="a picture of mode CMYK needs do_convert_rgb"):
+    with pytest.raises(ImageError, match="picture of mode CMYK, expected L, P, RGB or RGBA; turn do_convert_rgb on"):
         processor.preprocess(PIL.Image.new("CMYK", (2, 2)))
-    with pytest.raises(ImageError, match="image_mean has 3 values, the picture has 1 channels"):
+    with pytest.raises(ImageError, match="image_mean has 3 values, expected one for each of the picture's 1 channels"):
         processor.preprocess(PIL.Image.new("L", (2, 2)), do_normalize=True)
 
 
@@ -247,7 +247,7 @@ def test_a_file_that_claims_too_many_pixels_is_refused_before_it_is_decoded(tmp_
 
 def test_the_pixel_limit_counts_the_picture_and_what_it_would_be_resized_to() -> None:
     picture = PIL.Image.new("RGB", (100, 10))
-    with pytest.raises(ImageError, match=r"has 100×10 = 1,000 pixels, more than the limit of 999\. If you trust it"):
+    with pytest.raises(ImageError, match=r"has 100×10 = 1,000 pixels, more than the limit of 999\. If you trust"):
         BYTES.preprocess(picture, pixel_limit=999)
     strip = PIL.Image.new("RGB", (100_000, 1))
     with pytest.raises(ImageError, match=r"a picture of 100000×1, resized to .* has 51200000×512"):
@@ -286,7 +286,7 @@ def test_what_is_no_picture_is_refused(picture: Any, message: str) -> None:
         ({"size": {"shortest_edge": 0}}, "size: Expected `int` >= 1"),
         ({"crop_size": {"height": 3}}, r"crop_size has the keys \['height'\]; expected height and width"),
         ({"resample": 9}, "resample: Expected `int` <= 5"),
-        ({"image_std": (1.0, 0.0, 1.0)}, "divides by zero"),
+        ({"image_std": (1.0, 0.0, 1.0)}, "expected no zero, since pixels are divided by it"),
         ({"rounding": "up"}, "rounding: Invalid enum value 'up'"),
     ],
 )
@@ -341,5 +341,20 @@ def test_pixels_are_clamped_and_their_fraction_dropped() -> None:
 
 
 def test_pixels_of_two_channels_can_not_be_drawn() -> None:
-    with pytest.raises(ImageError, match="can't draw 2 channels, only 1, 3 or 4"):
+    with pytest.raises(ImageError, match="got pixels of 2 channels, expected 1, 3 or 4"):
         pixels_to_images(torch.zeros(1, 2, 3, 3))
+
+
+def test_a_misspelt_argument_is_refused_with_the_closest_name() -> None:
+    processor = ChameleonImageProcessor()
+    with pytest.raises(ConfigError, match=r"has no field 'crop_siz'\. Did you mean 'crop_size'\?"):
+        processor.preprocess([], crop_siz=8)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"has no field 'rescale_facto'\. Did you mean 'rescale_factor'\?"):
+        ChameleonImageProcessor(rescale_facto=1.0)  # type: ignore[call-arg]
+
+
+def test_the_repr_has_what_differs_from_the_defaults() -> None:
+    assert repr(ChameleonImageProcessor()) == "ChameleonImageProcessor()"
+    assert repr(ChameleonImageProcessor(resample=3, do_resize=False)) == (
+        "ChameleonImageProcessor(do_resize=False, resample=3)"
+    )

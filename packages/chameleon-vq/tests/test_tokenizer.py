@@ -159,8 +159,8 @@ def test_without_cropping_every_file_has_a_grid_of_its_own(tokenizer: ImageToken
         (torch.zeros(1, 63, dtype=torch.int64), r"got 63 codes per picture, expected 64 for a grid of 8×8"),
         (torch.zeros(64, dtype=torch.int64), r"expected integer codes \[B, N\], got torch.int64 \[64\]"),
         (torch.zeros(1, 64), r"expected integer codes \[B, N\], got torch.float32"),
-        (torch.full((1, 64), 64), r"codes must be 0…63, got 64…64\. Ids of a vocabulary are not codes"),
-        ([[-1] * 64], r"codes must be 0…63, got -1…-1"),
+        (torch.full((1, 64), 64), r"got codes 64…64, expected 0…63\. The ids of a vocabulary are not codes"),
+        ([[-1] * 64], r"got codes -1…-1, expected 0…63"),
     ],
 )
 def test_codes_that_can_not_be_are_refused(tokenizer: ImageTokenizer, codes: Any, message: str) -> None:
@@ -192,7 +192,7 @@ def test_a_preview_draws_the_complete_rows_and_leaves_the_rest_grey(
         assert set(preview.crop((0, rows * 4, 32, 32)).get_flattened_data()) == {grey}
         assert rows == 0 or set(preview.crop((0, 0, 32, rows * 4)).get_flattened_data()) != {grey}
     assert tokenizer.preview(codes_N).tobytes() == tokenizer.decode(codes_N[None])[0].tobytes()
-    with pytest.raises(CodesError, match=r"got 65 codes, a picture of 8×8 has 64"):
+    with pytest.raises(CodesError, match=r"got 65 codes, expected at most 64 for a grid of 8×8"):
         tokenizer.preview(torch.zeros(65, dtype=torch.int64))
 
 

@@ -1,4 +1,17 @@
-"""Chameleon's image tokenizer: pictures to codes and back."""
+"""Chameleon's image tokenizer: pictures to codes and back.
+
+Start here:
+
+- ``ImageTokenizer.from_pretrained(folder_or_name)`` loads an image tokenizer. ``tokenizer.encode(images)`` returns codes,
+  int64 [pictures, codes of a picture], and ``tokenizer.decode(codes)`` returns PIL images.
+- ``tokenizer.encode_folder(folder)`` encodes many files; ``write_codes`` and ``read_codes`` keep codes in a file.
+- ``reconstruct(tokenizer, images)`` yields pictures beside their reconstructions.
+- ``ChameleonVQVAE(ChameleonVQVAEConfig())`` is the network, a ``torch.nn.Module``, and ``ChameleonImageProcessor`` what
+  converts pictures to its pixels.
+- ``chameleon_vq.training.VQTrainer`` trains an image tokenizer; ``chameleon_vq.testing`` has what tests need.
+
+Every error derives from ``ChameleonVQError``. The command line is ``chameleon-vq``.
+"""
 
 from .agreement import CodeComparison, compare_codes
 from .codes_file import CodesFile, read_codes, write_codes
@@ -23,6 +36,8 @@ from .plugins import PluginSpec
 from .quantizers import Codebook, Quantized, VectorQuantizer
 from .reconstruction import Reconstruction, reconstruct
 from .tokenizer import ImageTokenizer
+
+__version__ = "2026.11.0"
 
 __all__ = [
     "HOOK_API_VERSION",
@@ -50,6 +65,7 @@ __all__ = [
     "VQReconstruction",
     "VectorQuantizer",
     "WeightsError",
+    "__version__",
     "compare_codes",
     "hookimpl",
     "read_codes",

@@ -1,4 +1,4 @@
-"""How much a change of dtype, device or weights changes the codes.
+"""Compare the codes of two tokenizers: what a change of dtype, device or weights does to them.
 
 Shapes: B pictures, D width of a latent, h w latent grid.
 """
@@ -18,25 +18,26 @@ from .tokenizer import ImageTokenizer
 
 @dataclass(frozen=True, slots=True)
 class CodeComparison:
-    """What ``compare_codes`` gives."""
+    """What ``compare_codes`` returns."""
 
     positions: int
-    """Positions compared."""
+    """Number of positions compared."""
     margins: Tensor
-    """For each position that differs, how clearly the reference's code was the nearer: the latent's distance from the
-    boundary between the two entries, over the distance of the entries. 0 is a tie, 0.5 lies on the reference's entry.
+    """For each position that differs, how much nearer the first tokenizer's code was: float32 [differing].
 
-    A quantizer that doesn't choose the nearest (``fsq``, ``residual``) has its ties elsewhere: its margins tell little.
+    It is the latent's distance from the boundary between the two entries, divided by the distance of the entries: 0 is
+    a tie, 0.5 is a latent on the first tokenizer's entry. A quantizer that doesn't choose the nearest entry (``fsq``,
+    ``residual``) has its ties elsewhere, so its margins mean little.
     """
 
     @property
     def differing(self) -> int:
-        """Positions whose codes differ."""
+        """Number of positions whose codes differ."""
         return len(self.margins)
 
     @property
     def largest_margin(self) -> float:
-        """The least excusable difference; 0 where nothing differs."""
+        """The largest of the margins; 0 if nothing differs."""
         return float(self.margins.max()) if self.differing else 0.0
 
 
@@ -44,13 +45,15 @@ class CodeComparison:
 def compare_codes(
     reference: ImageTokenizer, other: ImageTokenizer, images: Picture | Iterable[Picture]
 ) -> CodeComparison:
-    """Encode pictures with both, and judge each difference in the reference's latents.
+    """Encode pictures with both tokenizers, and measure each difference in the latents of ``reference``.
 
-    Small margins say that the difference is a near-tie, as between float32 and bfloat16; large ones that the two are
-    different tokenizers. Raises ``CodesError`` where they don't have the same number of codes.
+    Small margins are near-ties, as between float32 and bfloat16; large ones mean different tokenizers. Raises
+    ``CodesError`` if the two don't have the same number of codes.
     """
     if other.num_codes != reference.num_codes:
-        raise CodesError(f"the tokenizers have {reference.num_codes} and {other.num_codes} codes.")
+        raise CodesError(
+            f"the tokenizers have {reference.num_codes} and {other.num_codes} codes; expected the same number."
+        )
     pixels_BCHW = reference.pixels(images)
     model = reference.model
     weight = model.quant_conv.weight

@@ -1,7 +1,7 @@
-"""The pieces that encoder and decoder are made of, with upstream's state-dict names.
+"""The blocks of encoder and decoder, with the state-dict names of Meta's release.
 
 Source: taming-transformers, ``taming/modules/diffusionmodules/model.py``.
-Shapes: B pictures, C channels, H W of the current level, P = H·W positions.
+Shapes: B pictures, C channels, h w grid of the current level, M = h·w positions, G groups, X channels of a group.
 """
 
 from __future__ import annotations
@@ -14,63 +14,63 @@ from .config import GROUPS, ChameleonVQVAEConfig
 
 
 class GroupNorm(nn.GroupNorm):
-    """The normalisation used throughout, in the reference with 32 groups: eps 1e-6.
+    """The group norm used throughout, with eps 1e-6; ``transformers`` has 32 groups.
 
-    On a CPU and channels last, PyTorch's kernel sums a group's values one after another, which is off by 2e-4 on a
-    512² picture; there the statistics are summed row by row and the rows in float64.
+    On a CPU with channels last, PyTorch's kernel sums a group's values one by one, with an error of 2e-4 on a picture
+    of 512×512 pixels; here the statistics are summed by row, and the rows in float64.
     """
 
     def __init__(self, channels: int, *, groups: int = GROUPS) -> None:
         super().__init__(groups, channels, eps=1e-6)
 
-    def forward(self, hidden_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] to the same shape."""
-        exact = hidden_BCHW.device.type == "cpu" and hidden_BCHW.dtype == torch.float32
-        if exact and is_channels_last(hidden_BCHW):
-            return self._channels_last(hidden_BCHW)
-        # Not F.group_norm, which refuses a group of a single value: one position of a narrow level.
-        return torch.group_norm(hidden_BCHW, self.num_groups, self.weight, self.bias, self.eps)
+    def forward(self, hidden_BChw: Tensor) -> Tensor:
+        """Map [B, C, h, w] to the same shape."""
+        exact = hidden_BChw.device.type == "cpu" and hidden_BChw.dtype == torch.float32
+        if exact and is_channels_last(hidden_BChw):
+            return self._channels_last(hidden_BChw)
+        # Not F.group_norm, which refuses groups of one value: one position of a narrow level.
+        return torch.group_norm(hidden_BChw, self.num_groups, self.weight, self.bias, self.eps)
 
-    def _channels_last(self, hidden_BCHW: Tensor) -> Tensor:
-        batch, channels, height, width = hidden_BCHW.shape
-        hidden_BHWC = hidden_BCHW.permute(0, 2, 3, 1)
-        sums_BHC = hidden_BHWC.sum(dim=2)
-        norms_BHC = torch.linalg.vector_norm(hidden_BHWC, dim=2)
-        # To groups G of E channels each.
+    def _channels_last(self, hidden_BChw: Tensor) -> Tensor:
+        batch, channels, height, width = hidden_BChw.shape
+        hidden_BhwC = hidden_BChw.permute(0, 2, 3, 1)
+        sums_BhC = hidden_BhwC.sum(dim=2)
+        norms_BhC = torch.linalg.vector_norm(hidden_BhwC, dim=2)
         groups = self.num_groups
         count = height * width * channels // groups
-        mean_BG1 = sums_BHC.double().sum(dim=1).view(batch, groups, -1).sum(dim=2, keepdim=True) / count
-        square_BG1 = norms_BHC.double().square().sum(dim=1).view(batch, groups, -1).sum(dim=2, keepdim=True) / count
-        variance_BG1 = (square_BG1 - mean_BG1.square()).clamp(min=0)  # rounding makes that of a flat group negative
-        scale_BGE = torch.rsqrt(variance_BG1 + self.eps) * self.weight.view(groups, -1)
-        shift_BGE = self.bias.view(groups, -1) - mean_BG1 * scale_BGE
+        mean_BG1 = sums_BhC.double().sum(dim=1).view(batch, groups, -1).sum(dim=2, keepdim=True) / count
+        square_BG1 = norms_BhC.double().square().sum(dim=1).view(batch, groups, -1).sum(dim=2, keepdim=True) / count
+        variance_BG1 = (square_BG1 - mean_BG1.square()).clamp(min=0)  # rounding can make it negative in a flat group
+        scale_BGX = torch.rsqrt(variance_BG1 + self.eps) * self.weight.view(groups, -1)
+        shift_BGX = self.bias.view(groups, -1) - mean_BG1 * scale_BGX
         per_channel = (batch, channels, 1, 1)
-        return torch.addcmul(shift_BGE.float().view(per_channel), hidden_BCHW, scale_BGE.float().view(per_channel))
+        return torch.addcmul(shift_BGX.float().view(per_channel), hidden_BChw, scale_BGX.float().view(per_channel))
 
 
-def is_channels_last(hidden_BCHW: Tensor) -> bool:
-    """Whether the values of a pixel lie together."""
-    return hidden_BCHW.is_contiguous(memory_format=torch.channels_last) and not hidden_BCHW.is_contiguous()
+def is_channels_last(hidden_BChw: Tensor) -> bool:
+    """Return whether the channels of a position are adjacent in memory."""
+    return hidden_BChw.is_contiguous(memory_format=torch.channels_last) and not hidden_BChw.is_contiguous()
 
 
-def swish(hidden_BCHW: Tensor) -> Tensor:
-    """The activation used throughout, of a norm's output: x · sigmoid(x).
+def swish(hidden_BChw: Tensor) -> Tensor:
+    """Apply the activation used throughout, x · sigmoid(x), to a norm's output.
 
-    In two steps, as upstream does it, so that latents agree to the last digits. Channels last they don't anyway, as
-    convolutions add up in another order; there it is fused, and overwrites its input where no gradient is recorded.
+    It is computed in two steps, as in Meta's code, so that latents agree to the last digits. With channels last they
+    don't anyway, because convolutions sum in another order; there it is fused, and overwrites its input if no gradient
+    is recorded.
     """
-    if is_channels_last(hidden_BCHW):
-        return F.silu(hidden_BCHW, inplace=not torch.is_grad_enabled())
-    return hidden_BCHW * torch.sigmoid(hidden_BCHW)
+    if is_channels_last(hidden_BChw):
+        return F.silu(hidden_BChw, inplace=not torch.is_grad_enabled())
+    return hidden_BChw * torch.sigmoid(hidden_BChw)
 
 
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """A convolution that keeps height and width."""
+    """Return a 3×3 convolution that keeps height and width."""
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
 
 
 class ResnetBlock(nn.Module):
-    """Norm, swish, convolution, twice, around a shortcut; the shortcut is 1×1 where the width changes."""
+    """Norm, swish and convolution, twice, with a shortcut; a 1×1 convolution if the width changes."""
 
     def __init__(self, in_channels: int, out_channels: int, *, dropout: float, groups: int = GROUPS) -> None:
         super().__init__()
@@ -81,16 +81,16 @@ class ResnetBlock(nn.Module):
         self.conv2 = conv3x3(out_channels, out_channels)
         self.nin_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, hidden_BCHW: Tensor) -> Tensor:
-        """[B, in, H, W] to [B, out, H, W]."""
-        branch_BCHW = self.conv1(swish(self.norm1(hidden_BCHW)))
-        branch_BCHW = self.conv2(self.dropout(swish(self.norm2(branch_BCHW))))
-        shortcut_BCHW = hidden_BCHW if self.nin_shortcut is None else self.nin_shortcut(hidden_BCHW)
-        return shortcut_BCHW + branch_BCHW
+    def forward(self, hidden_BChw: Tensor) -> Tensor:
+        """Map [B, in, h, w] to [B, out, h, w]."""
+        branch_BChw = self.conv1(swish(self.norm1(hidden_BChw)))
+        branch_BChw = self.conv2(self.dropout(swish(self.norm2(branch_BChw))))
+        shortcut_BChw = hidden_BChw if self.nin_shortcut is None else self.nin_shortcut(hidden_BChw)
+        return shortcut_BChw + branch_BChw
 
 
 class AttentionBlock(nn.Module):
-    """Single-head attention between all positions, around a shortcut."""
+    """Single-head attention between all positions, with a shortcut."""
 
     def __init__(self, channels: int, *, groups: int = GROUPS) -> None:
         super().__init__()
@@ -100,47 +100,47 @@ class AttentionBlock(nn.Module):
         self.v = nn.Conv2d(channels, channels, 1)
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, hidden_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] to the same shape."""
-        normed_BCHW = self.norm(hidden_BCHW)
-        attended_BPC = F.scaled_dot_product_attention(
-            _positions(self.q(normed_BCHW)), _positions(self.k(normed_BCHW)), _positions(self.v(normed_BCHW))
+    def forward(self, hidden_BChw: Tensor) -> Tensor:
+        """Map [B, C, h, w] to the same shape."""
+        normed_BChw = self.norm(hidden_BChw)
+        attended_BMC = F.scaled_dot_product_attention(
+            _positions(self.q(normed_BChw)), _positions(self.k(normed_BChw)), _positions(self.v(normed_BChw))
         )
-        attended_BCHW = attended_BPC.transpose(1, 2).view(hidden_BCHW.shape)
-        return hidden_BCHW + self.proj_out(attended_BCHW)
+        attended_BChw = attended_BMC.transpose(1, 2).view(hidden_BChw.shape)
+        return hidden_BChw + self.proj_out(attended_BChw)
 
 
-def _positions(hidden_BCHW: Tensor) -> Tensor:
-    """[B, C, H, W] to [B, P, C]."""
-    return hidden_BCHW.flatten(2).transpose(1, 2)
+def _positions(hidden_BChw: Tensor) -> Tensor:
+    """Flatten [B, C, h, w] to [B, M, C]."""
+    return hidden_BChw.flatten(2).transpose(1, 2)
 
 
 class Downsample(nn.Module):
-    """Half the height and width. The zeros go right and below only, so that the grid starts at the first pixel."""
+    """Halves height and width. Zeros are padded only right and below, so the grid starts at the first position."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2)
 
-    def forward(self, hidden_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, C, H/2, W/2]."""
-        return self.conv(F.pad(hidden_BCHW, (0, 1, 0, 1)))
+    def forward(self, hidden_BChw: Tensor) -> Tensor:
+        """Map [B, C, h, w] to [B, C, h/2, w/2]."""
+        return self.conv(F.pad(hidden_BChw, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
-    """Twice the height and width."""
+    """Doubles height and width."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = conv3x3(channels, channels)
 
-    def forward(self, hidden_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, C, 2H, 2W]."""
-        return self.conv(F.interpolate(hidden_BCHW, scale_factor=2.0, mode="nearest"))
+    def forward(self, hidden_BChw: Tensor) -> Tensor:
+        """Map [B, C, h, w] to [B, C, 2h, 2w]."""
+        return self.conv(F.interpolate(hidden_BChw, scale_factor=2.0, mode="nearest"))
 
 
 class Middle(nn.Module):
-    """Block, attention, block at the lowest resolution."""
+    """A block, attention and a block, at the lowest resolution."""
 
     def __init__(self, channels: int, config: ChameleonVQVAEConfig) -> None:
         super().__init__()
@@ -149,13 +149,13 @@ class Middle(nn.Module):
         self.attn_1 = AttentionBlock(channels, groups=groups) if config.has_attention else nn.Identity()
         self.block_2 = ResnetBlock(channels, channels, dropout=config.dropout, groups=groups)
 
-    def forward(self, hidden_BCHW: Tensor) -> Tensor:
-        """[B, C, H, W] to the same shape."""
-        return self.block_2(self.attn_1(self.block_1(hidden_BCHW)))
+    def forward(self, hidden_BChw: Tensor) -> Tensor:
+        """Map [B, C, h, w] to the same shape."""
+        return self.block_2(self.attn_1(self.block_1(hidden_BChw)))
 
 
 class Level(nn.Module):
-    """The residual blocks of one resolution, each followed by attention where the configuration asks for it."""
+    """The residual blocks of one resolution, each followed by attention if the configuration asks for it."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, blocks: int, resolution: int, config: ChameleonVQVAEConfig
@@ -168,10 +168,10 @@ class Level(nn.Module):
         attends = config.has_attention and resolution in (config.attn_resolutions or ())
         self.attn = nn.ModuleList(AttentionBlock(out_channels, groups=groups) for _ in range(blocks if attends else 0))
 
-    def forward(self, hidden_BCHW: Tensor) -> Tensor:
-        """[B, in, H, W] to [B, out, H, W]."""
+    def forward(self, hidden_BChw: Tensor) -> Tensor:
+        """Map [B, in, h, w] to [B, out, h, w]."""
         for i, block in enumerate(self.block):
-            hidden_BCHW = block(hidden_BCHW)
+            hidden_BChw = block(hidden_BChw)
             if len(self.attn):
-                hidden_BCHW = self.attn[i](hidden_BCHW)
-        return hidden_BCHW
+                hidden_BChw = self.attn[i](hidden_BChw)
+        return hidden_BChw

@@ -1,6 +1,6 @@
-"""Weights in folders: a whole model's (the VQ-VAE under ``model.vqmodel.``) or an image tokenizer's own.
+"""Read and write the VQ-VAE's weights: a model's folder (under ``model.vqmodel.``), or an image tokenizer's own.
 
-Only safetensors is read, only the tensors of the VQ-VAE, and only after their names and shapes were found right.
+Only safetensors is read, only the tensors of the VQ-VAE, and only after their names and shapes were checked.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ DECODER_PREFIX = "decoder."
 
 
 def read_model(folder: str | os.PathLike[str], *, device: str | torch.device, dtype: torch.dtype) -> ChameleonVQVAE:
-    """The VQ-VAE of a folder, ready for inference; without a decoder where the weights have none.
+    """Read the VQ-VAE of a folder, ready for inference; without a decoder if the weights have none.
 
-    Raises ``MissingFileError``, ``FileFormatError``, ``ConfigError``, and ``WeightsError`` with every name that is
-    missing, unexpected or of another shape.
+    Raises ``MissingFileError``, ``FileFormatError``, ``ConfigError``, and ``WeightsError`` with the name of every
+    tensor that is missing, unexpected or of another shape.
     """
     root = Path(folder)
     config, prefix = _read_config(root)
     files = {name.removeprefix(prefix): path for name, path in _tensor_files(root).items() if name.startswith(prefix)}
     if not files:
-        raise FileFormatError(f"{root} has no tensors named {prefix}*, so there is no image tokenizer in it.")
+        raise FileFormatError(f"{root} has no tensors named {prefix}*, expected the weights of an image tokenizer.")
     with torch.device("meta"):
         model = ChameleonVQVAE(config, with_decoder=any(name.startswith(DECODER_PREFIX) for name in files))
     _check_codes_per_position(root, model)
     _check_shapes(root, model, dict(_read_shapes(files, prefix)))
-    # Made for real: a quantizer may hold tensors that no file has.
+    # Made again, on a real device: a quantizer may have tensors that aren't in the file.
     model.quantize = make_quantizer(config)
     model.load_state_dict(dict(_read_tensors(files, prefix, dtype)), assign=True)
     return model.to(device=device, dtype=dtype).eval()
 
 
 def write_model(model: ChameleonVQVAE, folder: str | os.PathLike[str]) -> None:
-    """The VQ-VAE into a folder of its own: the weights, then the configuration, each file whole."""
+    """Write the VQ-VAE to a folder of its own: the weights, then the configuration, each in one replacement."""
     root = Path(folder)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(root / WEIGHTS) as temporary:
@@ -61,9 +61,9 @@ def write_model(model: ChameleonVQVAE, folder: str | os.PathLike[str]) -> None:
 
 
 def config_dict(model: ChameleonVQVAE) -> dict[str, Any]:
-    """The mapping for ``config.json``, or for its ``vq_config``.
+    """Return the mapping for ``config.json``, or for its ``vq_config``.
 
-    Where a position has several codes it says how many, for readers that don't know the quantizer.
+    If a position has several codes it has their number, for readers that don't know the quantizer.
     """
     data = {**model.config.to_dict(), "model_type": MODEL_TYPE}
     data.pop(CODES_PER_POSITION, None)
@@ -73,7 +73,7 @@ def config_dict(model: ChameleonVQVAE) -> dict[str, Any]:
 
 
 def _read_config(root: Path) -> tuple[ChameleonVQVAEConfig, str]:
-    """The configuration, and what the names of its tensors begin with."""
+    """Return the configuration, and the prefix of its tensors' names."""
     path = root / CONFIG
     if not path.is_file():
         raise MissingFileError(
@@ -98,17 +98,18 @@ def _check_codes_per_position(root: Path, model: ChameleonVQVAE) -> None:
     found = config.extras.get(CODES_PER_POSITION, expected)
     if found != expected:
         raise ConfigError(
-            f"{root / CONFIG} says {CODES_PER_POSITION} {found!r}; its quantizer {config.quantizer!r} has {expected} "
-            f"with the quantizer_options {config.quantizer_options}. Restore the one that was changed."
+            f"{root / CONFIG} has {CODES_PER_POSITION} {found!r}, expected {expected}, which its quantizer "
+            f"{config.quantizer!r} has with the quantizer_options {config.quantizer_options}. Restore the one that was "
+            "changed."
         )
 
 
 def _tensor_files(root: Path) -> dict[str, Path]:
-    """The name of every tensor in the folder, and the file that holds it."""
+    """Return the file of every tensor in the folder, by the tensor's name."""
     if (root / INDEX).is_file():
         index = read_json(root / INDEX).get("weight_map")
         if not isinstance(index, dict):
-            raise FileFormatError(f"{root / INDEX} has no weight_map; fetch the file again.")
+            raise FileFormatError(f"{root / INDEX} has no weight_map, expected an object; download the file again.")
         return {name: _shard(root, file) for name, file in index.items()}
     if (root / WEIGHTS).is_file():
         with _opened(root / WEIGHTS) as file:
@@ -119,7 +120,7 @@ def _tensor_files(root: Path) -> dict[str, Path]:
 
 
 def _shard(root: Path, file: object) -> Path:
-    # An index is a stranger's file: it may name files beside it, not climb out of the folder.
+    # An index isn't trusted: it may name files beside it, but none outside the folder.
     if not isinstance(file, str) or file in ("", ".", "..") or Path(file).name != file or "\\" in file:
         raise FileFormatError(f"{root / INDEX} names {file!r}, expected the name of a file in the same folder.")
     return root / file
@@ -138,7 +139,7 @@ def _check_shapes(root: Path, model: ChameleonVQVAE, found: Mapping[str, Shape])
             missing=missing,
             unexpected=unexpected,
             mis_shaped=mis_shaped,
-            advice=f"Check that {CONFIG} and the weights belong together, and fetch what is missing.",
+            advice=f"Check that {CONFIG} and the weights belong together, and download what is missing.",
         )
 
 
@@ -166,13 +167,13 @@ def _by_file(files: Mapping[str, Path]) -> dict[Path, list[str]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file, its errors put in words."""
+    """Open a safetensors file, and convert its errors."""
     if not path.is_file():
-        raise MissingFileError(f"there is no {path}, which the index names; fetch the missing file.")
+        raise MissingFileError(f"there is no {path}, which the index names; download the missing file.")
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
         raise FileFormatError(
-            f"{path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}. Fetch it again."
+            f"{path} ({path.stat().st_size:,} bytes) is not a complete safetensors file: {error}. Download it again."
         ) from error

@@ -1,4 +1,4 @@
-"""Codes of many pictures in one file: safetensors, uint16, with what is needed to turn them back into pictures.
+"""Files of codes: those of many pictures as safetensors, uint16, with the names and the tokenizer's fingerprint.
 
 Shapes: B pictures, N codes per picture.
 """
@@ -25,38 +25,44 @@ FORMAT = "chameleon-vq-codes-1"
 
 @dataclass(frozen=True, slots=True)
 class CodesFile:
-    """What is in a file of codes."""
+    """The contents of a file of codes."""
 
     codes_BN: Tensor
-    """int64 here, uint16 in the file."""
+    """The codes, one row per picture: int64 here, uint16 in the file."""
     names: tuple[str, ...]
-    """One name per picture: a relative path, with "/" between its parts."""
+    """A name per picture: a relative path with "/" as the separator."""
     latent_size: tuple[int, int]
     """Height and width of the latent grid."""
     fingerprint: str
     """``ImageTokenizer.fingerprint`` of the tokenizer that made the codes."""
 
     def check_tokenizer(self, tokenizer: ImageTokenizer) -> None:
-        """Raises ``CodesError`` where another tokenizer made the codes: they would decode to noise."""
+        """Raise ``CodesError`` if another tokenizer made the codes, which would then decode to noise."""
         if tokenizer.fingerprint != self.fingerprint:
             raise CodesError(
-                f"these codes were made by the tokenizer {self.fingerprint[:16]}…, this one is "
-                f"{tokenizer.fingerprint[:16]}…: its encoder or its codebook is another. Decode them with the one "
-                "that made them, or encode the pictures again."
+                f"these codes were made by the tokenizer {self.fingerprint[:16]}…, but this one is "
+                f"{tokenizer.fingerprint[:16]}…, with another encoder or codebook. Decode them with the tokenizer that "
+                "made them, or encode the pictures again."
             )
 
 
 def write_codes(
     path: str | os.PathLike[str], codes_BN: Tensor, *, names: Sequence[str], tokenizer: ImageTokenizer
 ) -> None:
-    """Write codes at the tokenizer's default resolution. Raises ``CodesError`` where they don't fit the format."""
+    """Write codes [B, N] of pictures at the tokenizer's default resolution, one name per row.
+
+    Raises ``CodesError`` if the codes have another shape or don't fit into 16 bits, ``FileFormatError`` if a name isn't
+    a relative path.
+    """
     if codes_BN.ndim != 2 or codes_BN.shape != (len(names), tokenizer.tokens_per_image):
         raise CodesError(
             f"expected codes [{len(names)}, {tokenizer.tokens_per_image}], one row per name, got "
             f"{list(codes_BN.shape)}."
         )
     if tokenizer.num_codes > 2**16:
-        raise CodesError(f"the tokenizer has {tokenizer.num_codes} codes, the file holds 16 bits a code.")
+        raise CodesError(
+            f"the tokenizer has {tokenizer.num_codes} codes, expected at most 65536: a file has 16 bits a code."
+        )
     for name in names:
         _check_name(name)
     metadata = {
@@ -70,7 +76,7 @@ def write_codes(
 
 
 def read_codes(path: str | os.PathLike[str]) -> CodesFile:
-    """Read what ``write_codes`` wrote. Raises ``MissingFileError``, ``FileFormatError``."""
+    """Read a file that ``write_codes`` wrote. Raises ``MissingFileError``, ``FileFormatError``."""
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"there is no file of codes {path}.")
@@ -79,14 +85,14 @@ def read_codes(path: str | os.PathLike[str]) -> CodesFile:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT or list(file.keys()) != ["codes"]:
                 raise FileFormatError(
-                    f"{path} is a safetensors file and not one of codes: its format is {metadata.get('format')!r}, "
+                    f"{path} is a safetensors file but not one of codes: its format is {metadata.get('format')!r}, "
                     f"expected {FORMAT!r}."
                 )
             codes_BN = file.get_tensor("codes")
         names, latent_size = json.loads(metadata["names"]), json.loads(metadata["latent_size"])
         fingerprint = metadata["fingerprint"]
     except (SafetensorError, json.JSONDecodeError, KeyError) as error:
-        raise FileFormatError(f"{path} is not a whole file of codes: {error}. Encode the pictures again.") from error
+        raise FileFormatError(f"{path} is not a complete file of codes: {error}. Encode the pictures again.") from error
     if codes_BN.dtype != torch.uint16 or codes_BN.ndim != 2 or not _is_list(names, str, len(codes_BN)):
         raise FileFormatError(
             f"{path} holds {codes_BN.dtype} {list(codes_BN.shape)}, expected uint16 with one row per name."
@@ -99,7 +105,7 @@ def read_codes(path: str | os.PathLike[str]) -> CodesFile:
 
 
 def picture_names(names: Sequence[str], suffix: str = ".png") -> list[str]:
-    """A file name for each picture: its own with another suffix, which is appended where two would be the same."""
+    """Return a file name per picture: its name with another suffix, appended if two would be the same otherwise."""
     changed = [str(PurePosixPath(name).with_suffix(suffix)) for name in names]
     return [new if changed.count(new) == 1 else name + suffix for name, new in zip(names, changed, strict=True)]
 
@@ -112,4 +118,4 @@ def _check_name(name: str) -> None:
     # Names become files when codes are decoded, so they may not lead out of the folder that was asked for.
     path = PurePosixPath(name)
     if not path.name or path.is_absolute() or ".." in path.parts or "\\" in name or PureWindowsPath(name).drive:
-        raise FileFormatError(f"the name {name!r} is not a relative path inside a folder.")
+        raise FileFormatError(f"the name {name!r} is not a relative path inside a folder, such as 'cats/1.png'.")

@@ -10,15 +10,15 @@ from ._config import Config
 from .errors import ConfigError
 
 GROUPS = 32
-"""Of every GroupNorm, unless said otherwise (taming-transformers, ``Normalize``)."""
+"""Groups of every GroupNorm by default (taming-transformers, ``Normalize``)."""
 
 CODES_PER_POSITION = "codes_per_position"
-"""A key of files alone: it follows from the quantizer, and tells readers who don't have that."""
+"""A key of files only: it follows from the quantizer, for readers that don't have it."""
 
 Count = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[float, Meta(ge=0)]
 
-# What `transformers` writes into every configuration, through its versions 4 and 5.
+# What `transformers` writes into every configuration, in its versions 4 and 5.
 # fmt: off
 _WRITTEN_BY_TRANSFORMERS = frozenset({
     "model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "return_dict",
@@ -37,51 +37,71 @@ _WRITTEN_BY_TRANSFORMERS = frozenset({
 
 
 class ChameleonVQVAEConfig(Config, frozen=True, kw_only=True):
-    """The shape of the VQ-VAE; the defaults are those of Chameleon's own.
+    """The architecture of the VQ-VAE; the defaults are Chameleon's.
 
-    A picture of ``resolution`` pixels a side is halved once per entry of ``channel_multiplier`` after the first, so
-    the latent grid is ``resolution / stride`` a side.
-
-    ``embed_dim``: width of a latent, and of a codebook entry. ``num_embeddings``: how many codes there are.
-    ``latent_channels``: width of the encoder's output. ``double_latent``: the encoder gives twice as many channels,
-    a mean and a log-variance, of which the mean (the first half) is quantized.
-    ``resolution``: side of the pictures; it decides at which levels ``attn_resolutions`` asks for attention.
-    ``in_channels``: channels of a picture. ``base_channels`` times ``channel_multiplier``: width of each level.
-    ``num_res_blocks``: residual blocks per level, one more in the decoder.
-    ``attn_resolutions``: sides at which every block is followed by attention; None for none.
-    ``dropout``: inside the residual blocks, while training.
-    ``attn_type``: "vanilla", or "none" (also None) for no attention anywhere, the middle included.
-    ``initializer_range``: standard deviation of fresh convolutions and codebook entries.
-
-    Beyond the reference, and written to a file only where they differ from the default:
-    ``out_channels``: channels that the decoder draws; None for as many as ``in_channels``.
-    ``norm_num_groups``: groups of every GroupNorm. A group of one or two channels has hardly a mean of its own to keep,
-    so fewer groups let a small model learn with narrow levels.
-    ``beta``: weight of the codebook's own term in the training loss.
-    ``quantizer``: name of the vector quantizer (hook ``chameleon_vq_quantizers``); ``quantizer_options``: its settings.
+    A picture of ``resolution`` pixels a side is halved once per entry of ``channel_multiplier`` after the first, so the
+    latent grid has ``resolution / stride`` positions a side. ``transformers`` has the fields down to
+    ``initializer_range``; the others are written to a file only if they differ from their defaults.
     """
 
     embed_dim: Count = 256
+    """Width of a latent and of a codebook entry, in channels; ≥ 1, by default 256."""
     num_embeddings: Annotated[int, Meta(ge=2)] = 8192
+    """Number of codes, which are 0…``num_embeddings`` − 1; ≥ 2, by default 8192."""
     double_latent: bool = False
+    """Whether the encoder outputs a mean and a log-variance, twice ``latent_channels``; by default False.
+
+    Only the mean, the first half, is quantized.
+    """
     latent_channels: Count = 256
+    """Channels of the encoder's output and of the decoder's input; ≥ 1, by default 256."""
     resolution: Count = 512
+    """Side of the pictures, in pixels; a multiple of ``stride``, by default 512.
+
+    The network takes other sizes too; this one decides which levels ``attn_resolutions`` names.
+    """
     in_channels: Count = 3
+    """Channels of a picture; ≥ 1, by default 3 (RGB)."""
     base_channels: Count = 128
+    """Channels that ``channel_multiplier`` multiplies; ≥ 1, by default 128.
+
+    Each product must be a multiple of ``norm_num_groups``.
+    """
     channel_multiplier: Annotated[tuple[Count, ...], Meta(min_length=1)] = (1, 1, 2, 2, 4)
+    """Width of each level in units of ``base_channels``, from the full resolution down; by default (1, 1, 2, 2, 4).
+
+    At least one entry, each ≥ 1.
+    """
     num_res_blocks: Count = 2
+    """Residual blocks per level of the encoder; ≥ 1, by default 2. The decoder has one more per level."""
     attn_resolutions: tuple[Count, ...] | None = None
+    """Sides, in pixels, of the levels whose blocks are each followed by attention; None (the default) for none."""
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Dropout probability in the residual blocks during training; ≥ 0 and < 1, by default 0."""
     attn_type: Literal["vanilla", "none"] | None = "vanilla"
+    """Kind of attention: "vanilla" (the default), or "none" or None for no attention at all.
+
+    "vanilla" has attention in the middle of encoder and decoder, and at ``attn_resolutions``.
+    """
     initializer_range: NonNegative = 0.02
+    """Standard deviation of new convolutions and codebook entries; ≥ 0, by default 0.02."""
 
     out_channels: Count | None = None
+    """Channels that the decoder draws; ≥ 1, or None (the default) for as many as ``in_channels``."""
     norm_num_groups: Count = GROUPS
-    beta: NonNegative = 0.25
-    quantizer: str = "codebook"
-    quantizer_options: dict[str, Any] = {}
+    """Groups of every GroupNorm; ≥ 1, by default 32.
 
-    # Upstream's own names (taming-transformers' ddconfig), which published files carry too.
+    With one or two channels a group, a norm removes most of what the channels carry; fewer groups let a small model
+    learn with narrow levels. ``transformers`` reads only models with 32.
+    """
+    beta: NonNegative = 0.25
+    """Weight of the codebook's term in the loss of the quantizer "codebook"; ≥ 0, by default 0.25."""
+    quantizer: str = "codebook"
+    """Name of the vector quantizer, a plugin of the hook ``chameleon_vq_quantizers``; by default "codebook"."""
+    quantizer_options: dict[str, Any] = {}
+    """Options of the vector quantizer, by name; {} by default. Each quantizer documents and checks its own."""
+
+    # Upstream's own names (taming-transformers' ddconfig), which published files have, too.
     aliases = {
         "ch": "base_channels",
         "ch_mult": "channel_multiplier",
@@ -93,27 +113,28 @@ class ChameleonVQVAEConfig(Config, frozen=True, kw_only=True):
     known_extras = _WRITTEN_BY_TRANSFORMERS | {CODES_PER_POSITION}
 
     def check(self) -> None:
-        """Every width must divide into the groups of GroupNorm, and the resolution into the strides."""
+        """Raise ``ConfigError`` if a width isn't a multiple of the groups, or the resolution of the stride."""
         for multiplier in self.channel_multiplier:
             if self.base_channels * multiplier % self.norm_num_groups:
                 raise ConfigError(
                     f"base_channels {self.base_channels} times channel_multiplier {multiplier} is "
-                    f"{self.base_channels * multiplier}, not a multiple of norm_num_groups {self.norm_num_groups}."
+                    f"{self.base_channels * multiplier}, not a multiple of norm_num_groups {self.norm_num_groups}; "
+                    "change one of them."
                 )
         if self.resolution % self.stride:
             raise ConfigError(
                 f"resolution {self.resolution} is not a multiple of {self.stride}, the stride of "
-                f"{len(self.channel_multiplier)} levels."
+                f"{len(self.channel_multiplier)} levels; {max(1, self.resolution // self.stride) * self.stride} is."
             )
 
     @property
     def stride(self) -> int:
-        """Pixels per latent position, along each side."""
+        """Pixels per position of the latent grid, along each side."""
         return 2 ** (len(self.channel_multiplier) - 1)
 
     @property
     def has_attention(self) -> bool:
-        """Whether there is attention in the middle, and at ``attn_resolutions``."""
+        """Whether there is attention in the middle and at ``attn_resolutions``."""
         return self.attn_type == "vanilla"
 
     @property
@@ -122,7 +143,7 @@ class ChameleonVQVAEConfig(Config, frozen=True, kw_only=True):
         return self.in_channels if self.out_channels is None else self.out_channels
 
     def to_dict(self) -> dict[str, Any]:
-        """The mapping that ``vq_config`` holds in a checkpoint's ``config.json``, readable by `transformers`."""
+        """Return the mapping for ``vq_config`` in a checkpoint's ``config.json``, readable by ``transformers``."""
         data = super().to_dict()
         for name, default in _EXTENSIONS.items():
             if data[name] == default:

@@ -1,4 +1,7 @@
-"""Latents to pixels, the mirror of the encoder. Shapes: B pictures, C channels, h w latent grid, H W pixels."""
+"""The decoder of the VQ-VAE: latents to pixels, the mirror of the encoder.
+
+Shapes: B pictures, C channels, h w grid of the current level, at first the latent grid, H W pixels.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,18 @@ from .config import ChameleonVQVAEConfig
 
 
 class DecoderLevel(Level):
-    """A level that may double the picture at its end."""
+    """A level of the decoder, which may double the grid at its end."""
 
     upsample: Upsample | None
 
-    def forward(self, hidden_BCHW: Tensor) -> Tensor:
-        """[B, in, H, W] to [B, out, 2H, 2W], or [B, out, H, W] at the last level."""
-        hidden_BCHW = super().forward(hidden_BCHW)
-        return hidden_BCHW if self.upsample is None else self.upsample(hidden_BCHW)
+    def forward(self, hidden_BChw: Tensor) -> Tensor:
+        """Map [B, in, h, w] to [B, out, 2h, 2w], or to [B, out, h, w] at the last level."""
+        hidden_BChw = super().forward(hidden_BChw)
+        return hidden_BChw if self.upsample is None else self.upsample(hidden_BChw)
 
 
 class Decoder(nn.Module):
-    """The decoder of the VQGAN."""
+    """The decoder of the VQGAN: a middle with attention, then levels of residual blocks."""
 
     def __init__(self, config: ChameleonVQVAEConfig) -> None:
         super().__init__()
@@ -28,7 +31,7 @@ class Decoder(nn.Module):
         width = widths[-1]
         self.conv_in = conv3x3(config.latent_channels, width)
         self.mid = Middle(width, config)
-        # Made from the lowest resolution, kept in the order of the encoder: up.0 is the full resolution.
+        # Built from the lowest resolution up, stored in the encoder's order: up.0 is the full resolution.
         levels = []
         for i, out_width in reversed(list(enumerate(widths))):
             level = DecoderLevel(
@@ -42,8 +45,8 @@ class Decoder(nn.Module):
         self.conv_out = conv3x3(width, config.picture_channels)
 
     def forward(self, latents_BChw: Tensor) -> Tensor:
-        """[B, latent_channels, h, w] to [B, picture_channels, H, W]."""
-        hidden_BCHW = self.mid(self.conv_in(latents_BChw))
+        """Map latents [B, latent_channels, h, w] to pixels [B, picture_channels, H, W]."""
+        hidden_BChw = self.mid(self.conv_in(latents_BChw))
         for level in reversed(self.up):
-            hidden_BCHW = level(hidden_BCHW)
-        return self.conv_out(swish(self.norm_out(hidden_BCHW)))
+            hidden_BChw = level(hidden_BChw)
+        return self.conv_out(swish(self.norm_out(hidden_BChw)))

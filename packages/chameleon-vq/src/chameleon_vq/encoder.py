@@ -1,4 +1,7 @@
-"""Pixels to latents. Shapes: B pictures, C channels, H W pixels, h w latent grid."""
+"""The encoder of the VQ-VAE: pixels to latents.
+
+Shapes: B pictures, C channels, H W pixels, h w grid of the current level, in the end the latent grid.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,18 @@ from .config import ChameleonVQVAEConfig
 
 
 class EncoderLevel(Level):
-    """A level that may halve the picture at its end."""
+    """A level of the encoder, which may halve the grid at its end."""
 
     downsample: Downsample | None
 
-    def forward(self, hidden_BCHW: Tensor) -> Tensor:
-        """[B, in, H, W] to [B, out, H/2, W/2], or [B, out, H, W] at the last level."""
-        hidden_BCHW = super().forward(hidden_BCHW)
-        return hidden_BCHW if self.downsample is None else self.downsample(hidden_BCHW)
+    def forward(self, hidden_BChw: Tensor) -> Tensor:
+        """Map [B, in, h, w] to [B, out, h/2, w/2], or to [B, out, h, w] at the last level."""
+        hidden_BChw = super().forward(hidden_BChw)
+        return hidden_BChw if self.downsample is None else self.downsample(hidden_BChw)
 
 
 class Encoder(nn.Module):
-    """The encoder of the VQGAN."""
+    """The encoder of the VQGAN: levels of residual blocks, then a middle with attention."""
 
     def __init__(self, config: ChameleonVQVAEConfig) -> None:
         super().__init__()
@@ -40,9 +43,9 @@ class Encoder(nn.Module):
         self.conv_out = conv3x3(width, config.latent_channels * (2 if config.double_latent else 1))
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        """[B, in_channels, H, W] to [B, latent_channels (twice with double_latent), h, w]."""
-        hidden_BCHW = self.conv_in(pixels_BCHW)
+        """Map pixels to the latent grid: [B, latent_channels (twice with ``double_latent``), h, w]."""
+        hidden_BChw = self.conv_in(pixels_BCHW)
         for level in self.down:
-            hidden_BCHW = level(hidden_BCHW)
-        hidden_BChw = self.mid(hidden_BCHW)
+            hidden_BChw = level(hidden_BChw)
+        hidden_BChw = self.mid(hidden_BChw)
         return self.conv_out(swish(self.norm_out(hidden_BChw)))

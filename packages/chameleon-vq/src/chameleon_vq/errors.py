@@ -1,4 +1,4 @@
-"""What can go wrong, each with the built-in exception that fits."""
+"""The errors of this package, each derived from the built-in exception that fits."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ class ChameleonVQError(Exception):
 
 
 class ConfigError(ChameleonVQError, ValueError):
-    """A configuration has an unknown key, a value out of range, or fields that contradict each other."""
+    """A configuration has an unknown field, a value out of range, or fields that contradict each other."""
 
 
 class FileFormatError(ChameleonVQError, ValueError):
-    """A file isn't what it should be."""
+    """A file has an unexpected format, or is damaged."""
 
 
 class MissingFileError(ChameleonVQError, FileNotFoundError):
-    """A file or folder isn't there."""
+    """A file or folder doesn't exist."""
 
 
 class ImageError(ChameleonVQError, ValueError):
-    """A picture can't be read, or doesn't fit what was asked."""
+    """A picture can't be read, or has an unsuitable size or mode."""
 
 
 class CodesError(ChameleonVQError, ValueError):
@@ -32,7 +32,7 @@ class CodesError(ChameleonVQError, ValueError):
 
 
 class MissingDecoderError(ChameleonVQError, RuntimeError):
-    """The weights can only encode."""
+    """The weights have no decoder, so they can only encode."""
 
 
 class MissingPackageError(ChameleonVQError, ImportError):
@@ -44,13 +44,14 @@ class UnknownPluginError(ChameleonVQError, ValueError):
 
 
 class BrokenPluginError(ChameleonVQError, ImportError):
-    """The plugin of that name is installed and can't be used."""
+    """The plugin of that name is installed but can't be used."""
 
 
 class WeightsError(ChameleonVQError, ValueError):
-    """Weights don't fit the model. Every tensor that is missing, too many or of the wrong shape is listed.
+    """Weights don't fit the model. Every missing, unexpected and wrongly shaped tensor is listed.
 
-    ``mis_shaped`` maps a name to the shape found and the shape expected.
+    ``missing`` and ``unexpected`` have the tensors' names; ``mis_shaped`` maps a name to the shape found and the shape
+    expected.
     """
 
     def __init__(

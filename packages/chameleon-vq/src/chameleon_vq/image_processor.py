@@ -1,8 +1,7 @@
-"""Pictures to pixels: resize, crop, scale.
+"""The image processor: pictures to pixels, by resizing, cropping and scaling.
 
-Two implementations exist and round differently; the default is bit-identical to
-``ChameleonImageProcessorPil`` of `transformers` 5.23 on the pictures that it accepts.
-Shapes: B pictures, C channels, H W pixels.
+Two published implementations round differently; the default is bit-identical to ``ChameleonImageProcessorPil`` of
+``transformers`` 5.23 on the pictures that it accepts. Shapes: B pictures, C channels, H W pixels.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Never, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,7 +21,7 @@ from msgspec import Meta
 from ._config import Config
 from ._files import read_json, write_json
 from .errors import ConfigError, ImageError, MissingFileError
-from .pictures import PIXEL_LIMIT, Picture, check_pixels, list_pictures, open_picture
+from .pictures import MAX_PIXELS, Picture, check_pixels, list_pictures, open_picture
 from .transforms import Blend, Bytes, Rounding, byte_values, center_crop, target_size, to_rgb
 
 Side = Annotated[int, Meta(ge=1)]
@@ -37,7 +36,7 @@ SIZES = (
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"
 
-# What `transformers` writes beside the fields, through its versions 4 and 5.
+# What `transformers` writes beyond the fields, in its versions 4 and 5.
 # fmt: off
 _WRITTEN_BY_TRANSFORMERS = frozenset({
     "image_processor_type", "feature_extractor_type", "processor_class", "auto_map", "default_to_square",
@@ -48,38 +47,59 @@ _WRITTEN_BY_TRANSFORMERS = frozenset({
 
 
 class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
-    """Turns pictures into what the VQ-VAE reads; every field can be overridden for one call of ``preprocess``.
+    """Converts pictures to the pixels that the VQ-VAE encodes.
 
-    ``do_convert_rgb``: greyscale, palettes, CMYK and the rest to RGB, transparency onto white.
-    ``do_resize`` to ``size`` with the PIL filter ``resample`` (1 is Lanczos). ``size`` is ``{"shortest_edge": n}``
-    (an integer means that), optionally bounded by ``longest_edge``; or exact ``{"height", "width"}``; or as large as
-    fits into ``{"max_height", "max_width"}``.
-    ``do_center_crop`` to ``crop_size`` (an integer means a square); what is smaller gets black margins.
-    ``do_rescale`` multiplies by ``rescale_factor``, ``do_normalize`` subtracts ``image_mean`` and divides by
-    ``image_std``, one value or one per channel.
-
-    Beyond the reference, and written to a file only where they differ from the default:
-    ``do_exif_transpose`` turns photographs upright: always, never, or (None) those read from files, as the reference
-    does. ``pixel_limit`` bounds what is decoded or resized.
-    ``rounding``: "transformers" cuts the fraction off the longer side, and scales in float32; "meta" rounds the side,
-    blends transparency as Meta's code does, and scales in float64 (rounded to float32 once).
+    The steps are those of the fields, from top to bottom. ``preprocess`` overrides any field for one call. The last
+    three fields are extensions: ``transformers`` doesn't have them, and they are written to a file only if they differ
+    from their defaults.
     """
 
     do_resize: bool = True
+    """Whether to resize the picture to ``size``; by default True."""
     size: dict[str, Side] = msgspec.field(default_factory=lambda: {"shortest_edge": 512})
+    """Size to resize to, in pixels, each ≥ 1; by default ``{"shortest_edge": 512}``, which the integer 512 also means.
+
+    ``{"shortest_edge": n}`` keeps the aspect ratio, and an additional ``"longest_edge"`` bounds the other side;
+    ``{"height": h, "width": w}`` is exact; ``{"max_height": h, "max_width": w}`` is as large as fits.
+    """
     resample: Annotated[int, Meta(ge=0, le=5)] = 1
+    """Filter for resizing, a value of ``PIL.Image.Resampling``; 0…5, by default 1 (Lanczos)."""
     do_center_crop: bool = True
+    """Whether to crop the centre of the picture to ``crop_size``; by default True."""
     crop_size: dict[str, Side] = msgspec.field(default_factory=lambda: {"height": 512, "width": 512})
+    """Height and width to crop to, in pixels, each ≥ 1; by default 512 both, which the integer 512 also means.
+
+    A smaller picture gets black margins.
+    """
     do_rescale: bool = True
+    """Whether to multiply the bytes by ``rescale_factor``; by default True."""
     rescale_factor: float = 0.0078
+    """Factor from bytes (0…255) to values before normalisation; by default 0.0078, which makes white 1.989."""
     do_normalize: bool = True
+    """Whether to subtract ``image_mean`` and divide by ``image_std``; by default True."""
     image_mean: float | tuple[float, ...] = (1.0, 1.0, 1.0)
+    """Mean to subtract, one value or one per channel; by default 1 for each."""
     image_std: float | tuple[float, ...] = (1.0, 1.0, 1.0)
+    """Standard deviation to divide by, one value or one per channel, not 0; by default 1 for each."""
     do_convert_rgb: bool = True
+    """Whether to convert greyscale, palettes, CMYK and the like to RGB; by default True.
+
+    Transparency is blended onto white.
+    """
 
     do_exif_transpose: bool | None = None
-    pixel_limit: Side = PIXEL_LIMIT
+    """Whether to rotate pictures upright by their EXIF orientation.
+
+    None (the default) does it for files only, as ``transformers`` does; True or False hold for PIL images too.
+    """
+    pixel_limit: Side = MAX_PIXELS
+    """Largest number of pixels that a picture may have when opened or resized; ≥ 1, by default 89,478,485."""
     rounding: Rounding = "transformers"
+    """Which implementation to match: "transformers" (the default) or "meta".
+
+    "transformers" truncates the longer side and scales in float32. "meta" rounds the side, blends transparency as
+    Meta's code does, and scales in float64, rounded to float32 once.
+    """
 
     known_extras = _WRITTEN_BY_TRANSFORMERS
 
@@ -91,18 +111,18 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
         super().__post_init__()
 
     def check(self) -> None:
-        """Sizes name what they measure; nothing divides by zero."""
+        """Raise ``ConfigError`` if a size has other keys than expected, or ``image_std`` a zero."""
         if set(self.size) not in SIZES:
             allowed = ", ".join("{" + ", ".join(sorted(keys)) + "}" for keys in SIZES)
             raise ConfigError(f"size has the keys {sorted(self.size)}; expected one of {allowed}.")
         if set(self.crop_size) != {"height", "width"}:
             raise ConfigError(f"crop_size has the keys {sorted(self.crop_size)}; expected height and width.")
         if not np.all(self.image_std):
-            raise ConfigError(f"image_std {self.image_std} divides by zero.")
+            raise ConfigError(f"image_std is {self.image_std}; expected no zero, since pixels are divided by it.")
 
     @classmethod
     def meta(cls: type[P], resolution: int = 512) -> P:
-        """Meta's own preprocessing: transparency on white, sides rounded, x / 255 · 2 − 1."""
+        """Return Meta's own preprocessing: transparency on white, sides rounded, x / 255 · 2 − 1."""
         return cls(
             size={"shortest_edge": resolution},
             crop_size={"height": resolution, "width": resolution},
@@ -113,7 +133,7 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
         )
 
     def at_resolution(self: P, resolution: int) -> P:
-        """The same for square pictures of another size."""
+        """Return a copy that resizes and crops to square pictures of ``resolution`` pixels a side."""
         return self.replace(size={"shortest_edge": resolution}, crop_size={"height": resolution, "width": resolution})
 
     def preprocess(
@@ -135,12 +155,13 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
         do_exif_transpose: bool | None = None,
         pixel_limit: int | None = None,
         rounding: Rounding | None = None,
+        **unknown: Never,
     ) -> dict[str, Any]:
-        """Pictures to ``{"pixel_values": pixels}``; an argument that isn't None overrides the field of its name.
+        """Convert pictures to ``{"pixel_values": pixels}``; an argument that isn't None overrides its field.
 
-        The pixels are float32 [B, C, H, W] as a torch tensor ("pt") or an array ("np"), or a list of arrays [C, H, W]
-        (None). They stay uint8 where neither rescaling nor normalisation is wanted.
-        Raises ``ImageError`` (which picture, and what is wrong), ``MissingFileError``, ``ConfigError``.
+        The pixels are float32 [B, C, H, W] as a torch tensor (``return_tensors="pt"``) or an array ("np"), or a list
+        of arrays [C, H, W] (None). They are uint8 if neither rescaled nor normalised. Raises ``ImageError`` (which
+        picture, and what is wrong), ``MissingFileError``, and ``ConfigError`` for an unknown or impossible argument.
         """
         overrides = {
             "do_resize": do_resize,
@@ -158,7 +179,8 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
             "pixel_limit": pixel_limit,
             "rounding": rounding,
         }
-        changes = {name: value for name, value in overrides.items() if value is not None}
+        # Names that aren't fields go along, because replace() says which field was meant.
+        changes = {name: value for name, value in overrides.items() if value is not None} | unknown
         settings = self.replace(**changes) if changes else self
         if return_tensors not in ("pt", "np", None):
             raise ConfigError(f"return_tensors is {return_tensors!r}; expected 'pt', 'np' or None.")
@@ -168,8 +190,8 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
         shapes = sorted({each.shape for each in pixels})
         if len(shapes) != 1:
             raise ImageError(
-                f"can't put pictures of the shapes {[list(shape) for shape in shapes]} into one batch. Keep "
-                "do_center_crop and do_convert_rgb on, or ask for return_tensors=None."
+                f"pictures of the shapes {[list(shape) for shape in shapes]} don't fit into one batch. Turn "
+                "do_center_crop and do_convert_rgb on, or pass return_tensors=None."
                 if shapes
                 else "expected at least one picture, got an empty list."
             )
@@ -180,9 +202,9 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
 
     @classmethod
     def from_pretrained(cls: type[P], folder: str | os.PathLike[str]) -> P:
-        """Read ``preprocessor_config.json``, or ``image_processor`` of ``processor_config.json``.
+        """Load from a folder's ``preprocessor_config.json``, or ``image_processor`` of its ``processor_config.json``.
 
-        Raises ``MissingFileError`` where a folder has neither.
+        Raises ``MissingFileError`` if the folder has neither, ``FileFormatError``, ``ConfigError``.
         """
         root = Path(folder)
         if (root / PREPROCESSOR).is_file():
@@ -191,28 +213,30 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
             nested = read_json(root / PROCESSOR).get("image_processor")
             if isinstance(nested, dict):
                 return cls.from_dict(nested, source=f"{root / PROCESSOR} (image_processor)")
-        raise MissingFileError(f"{root} has no {PREPROCESSOR}, and no {PROCESSOR} with an image_processor.")
+        raise MissingFileError(
+            f"{root} has no {PREPROCESSOR}, and no {PROCESSOR} with an image_processor; expected one of them."
+        )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``preprocessor_config.json``, readable by `transformers`."""
+        """Save to a folder's ``preprocessor_config.json``, readable by ``transformers``."""
         write_json(Path(folder) / PREPROCESSOR, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """The mapping that ``preprocessor_config.json`` holds."""
+        """Return the mapping for ``preprocessor_config.json``."""
         data = super().to_dict()
-        for name, default in (("do_exif_transpose", None), ("pixel_limit", PIXEL_LIMIT), ("rounding", "transformers")):
+        for name, default in (("do_exif_transpose", None), ("pixel_limit", MAX_PIXELS), ("rounding", "transformers")):
             if data[name] == default:
                 del data[name]
         data["image_processor_type"] = "ChameleonImageProcessor"
         return {name: list(value) if isinstance(value, tuple) else value for name, value in data.items()}
 
     def _pixels(self, picture: Picture) -> npt.NDArray[Any]:
-        """One picture to [C, H, W]."""
+        """Convert one picture to pixels [C, H, W]."""
         image = open_picture(picture, pixel_limit=self.pixel_limit, exif=self.do_exif_transpose)
         if self.do_convert_rgb:
             image = to_rgb(image, blend=self._blend(picture))
         elif image.mode not in ("L", "P", "RGB", "RGBA"):
-            raise ImageError(f"a picture of mode {image.mode} needs do_convert_rgb.")
+            raise ImageError(f"got a picture of mode {image.mode}, expected L, P, RGB or RGBA; turn do_convert_rgb on.")
         if self.do_resize:
             image = self._resized(image)
         bytes_HWC = np.atleast_3d(np.asarray(image))
@@ -234,7 +258,7 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
         return image.resize((width, height), resample=PIL.Image.Resampling(self.resample))
 
     def _scaled(self, bytes_HWC: Bytes) -> npt.NDArray[Any]:
-        """[H, W, C] of bytes to [C, H, W] of what they stand for."""
+        """Scale bytes [H, W, C] to pixels [C, H, W]."""
         channels = bytes_HWC.shape[2]
         normalization = None
         if self.do_normalize:
@@ -242,20 +266,22 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
                 _per_channel("image_mean", self.image_mean, channels),
                 _per_channel("image_std", self.image_std, channels),
             )
-        values_CN = byte_values(
+        values_C256 = byte_values(
             channels,
             factor=self.rescale_factor if self.do_rescale else None,
             normalization=normalization,
             rounding=self.rounding,
         )
-        scaled_CHW = np.empty((channels, *bytes_HWC.shape[:2]), dtype=values_CN.dtype)
+        scaled_CHW = np.empty((channels, *bytes_HWC.shape[:2]), dtype=values_C256.dtype)
         for channel in range(channels):
-            np.take(values_CN[channel], bytes_HWC[:, :, channel], out=scaled_CHW[channel])
+            np.take(values_C256[channel], bytes_HWC[:, :, channel], out=scaled_CHW[channel])
         return scaled_CHW
 
 
 def _per_channel(name: str, value: float | tuple[float, ...], channels: int) -> tuple[float, ...]:
     values = value if isinstance(value, tuple) else (value,) * channels
     if len(values) != channels:
-        raise ImageError(f"{name} has {len(values)} values, the picture has {channels} channels.")
+        raise ImageError(
+            f"{name} has {len(values)} values, expected one for each of the picture's {channels} channels."
+        )
     return values

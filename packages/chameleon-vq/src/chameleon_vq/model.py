@@ -1,7 +1,8 @@
 """The VQ-VAE: pixels to codes and back.
 
 Source: "Make-A-Scene" (arXiv 2203.13131), section 3; the network is the VQGAN of taming-transformers.
-Shapes: B pictures, C channels, H W pixels, D width of a latent, h w latent grid.
+Shapes: B pictures, C channels, H W pixels, D width of a latent, h w latent grid, Z codes of the
+quantizer, Q codes per position.
 """
 
 from __future__ import annotations
@@ -19,37 +20,39 @@ from .quantizers.contract import VectorQuantizer, make_quantizer
 
 @dataclass(frozen=True, slots=True)
 class VQEncoding:
-    """What ``ChameleonVQVAE.encode`` gives."""
+    """What ``ChameleonVQVAE.encode`` returns."""
 
     codes_Bhw: Tensor
-    """int64; with a trailing axis where the quantizer gives several codes per position."""
+    """int64 [B, h, w], or [B, h, w, Q] if the quantizer has Q > 1 codes per position."""
     latents_BDhw: Tensor
-    """What was quantized."""
+    """The latents before quantization."""
     quantized_BDhw: Tensor
-    """What the codes stand for; the gradient goes straight through to ``latents_BDhw``."""
+    """The latents that the codes stand for; the gradient passes straight through to ``latents_BDhw``."""
     loss: Tensor
     """The quantizer's training loss, a scalar."""
     usage: Tensor
-    """How often each code was chosen: int64 [num_codes]."""
+    """How often each code was chosen: int64 [Z]."""
 
 
 @dataclass(frozen=True, slots=True)
 class VQReconstruction:
-    """What ``ChameleonVQVAE.forward`` gives."""
+    """What ``ChameleonVQVAE.forward`` returns."""
 
     pixels_BCHW: Tensor
+    """The decoded pixels, about −1…1."""
     encoding: VQEncoding
+    """The encoding that they were decoded from."""
 
 
 class ChameleonVQVAE(nn.Module):
-    """Encoder, vector quantizer and decoder, with upstream's state-dict names.
+    """The VQ-VAE: encoder, vector quantizer and decoder, with the state-dict names of Meta's release.
 
-    Pixels may lie in either memory layout; ``torch.channels_last`` is faster on a CPU
-    (``benchmarks/image_tokenizer.py``), and the same codes come out but for near-ties.
+    Pixels may be in either memory layout. ``torch.channels_last`` is faster on a CPU
+    (``benchmarks/image_tokenizer.py``) and gives the same codes except for near-ties.
 
-    A fresh model has normal convolutions and codebook entries of standard deviation ``config.initializer_range``, and
-    zero biases, as the reference has. ``with_decoder=False`` leaves the decoder out: checkpoints in the
-    `transformers` layout have none.
+    New weights are those of ``transformers``: convolutions and codebook entries are normal with standard deviation
+    ``config.initializer_range``, biases are zero. ``with_decoder=False`` leaves the decoder out; checkpoints in the
+    ``transformers`` layout have none.
     """
 
     def __init__(self, config: ChameleonVQVAEConfig, *, with_decoder: bool = True) -> None:
@@ -65,7 +68,7 @@ class ChameleonVQVAE(nn.Module):
         self.decoder = Decoder(config).apply(self._initialize) if with_decoder else None
 
     def encode(self, pixels_BCHW: Tensor) -> VQEncoding:
-        """Pixels in −1…1 to codes; H and W multiples of ``config.stride``."""
+        """Encode pixels [B, C, H, W] in −1…1 to codes; H and W are multiples of ``config.stride``."""
         hidden_BChw = self.encoder(pixels_BCHW)
         if self.config.double_latent:
             hidden_BChw = hidden_BChw[:, : self.config.latent_channels]  # the mean; the rest is the log-variance
@@ -74,27 +77,27 @@ class ChameleonVQVAE(nn.Module):
         return VQEncoding(quantized.codes, latents_BDhw, quantized.latents, quantized.loss, quantized.usage)
 
     def decode(self, codes_Bhw: Tensor) -> Tensor:
-        """int64 codes to pixels [B, C, H, W], about −1…1. Raises ``MissingDecoderError``."""
-        # What codes stand for needs no weights in some quantizers, and is float32 then.
+        """Decode int64 codes to pixels [B, C, H, W], about −1…1. Raises ``MissingDecoderError``."""
+        # Some quantizers look codes up without weights, in float32.
         return self.decode_latents(self.quantize.lookup(codes_Bhw).to(self.post_quant_conv.weight.dtype))
 
     def decode_latents(self, quantized_BDhw: Tensor) -> Tensor:
-        """Quantized latents to pixels [B, C, H, W], about −1…1. Raises ``MissingDecoderError``."""
+        """Decode quantized latents to pixels [B, C, H, W], about −1…1. Raises ``MissingDecoderError``."""
         decoder = self.require_decoder()
         return decoder(self.post_quant_conv(quantized_BDhw))
 
     def require_decoder(self) -> Decoder:
-        """The decoder. Raises ``MissingDecoderError`` where the weights have none."""
+        """Return the decoder. Raises ``MissingDecoderError`` if the weights have none."""
         if self.decoder is None:
             raise MissingDecoderError(
-                "these weights have no decoder, so they turn pictures into codes but not codes into pictures. "
-                "Checkpoints in the transformers layout come without one; load weights that have tensors named "
-                "'decoder.*', as Meta's own vqgan.ckpt and finetunes that draw pictures do."
+                "these weights have no decoder, so they encode pictures but can't decode codes. Checkpoints in the "
+                "transformers layout were published without one; load weights that have tensors named 'decoder.*', "
+                "such as Meta's vqgan.ckpt or a finetune that draws pictures."
             )
         return self.decoder
 
     def forward(self, pixels_BCHW: Tensor) -> VQReconstruction:
-        """Encode and decode, differentiable from end to end: what training needs."""
+        """Encode and decode pixels, differentiably from end to end."""
         encoding = self.encode(pixels_BCHW)
         return VQReconstruction(self.decode_latents(encoding.quantized_BDhw), encoding)
 

@@ -1,4 +1,4 @@
-"""Pictures beside what is left of them after encoding and decoding."""
+"""Pictures beside their reconstructions from codes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ _CAPTION = 20
 
 @dataclass(frozen=True, slots=True)
 class Reconstruction:
-    """A picture as the tokenizer saw it (resized and cropped), and as it draws it from the codes."""
+    """A picture as the tokenizer saw it, and as it is decoded from its codes."""
 
     original: PIL.Image.Image
+    """The picture, resized and cropped."""
     reconstruction: PIL.Image.Image
+    """The picture decoded from its codes, of the same size."""
     psnr: float
-    """Peak signal-to-noise ratio of the reconstruction, in dB."""
+    """Peak signal-to-noise ratio of the reconstruction, in dB; infinite for a perfect copy."""
 
     def side_by_side(self) -> PIL.Image.Image:
-        """Both in one picture, the ratio written below."""
+        """Return both in one picture, with the ratio written below."""
         width, height = self.original.size
         sheet = PIL.Image.new("RGB", (2 * width + _GAP, height + _CAPTION), "white")
         sheet.paste(self.original, (0, 0))
@@ -43,7 +45,10 @@ class Reconstruction:
 def reconstruct(
     tokenizer: ImageTokenizer, images: Picture | Iterable[Picture], *, batch_size: int = 4
 ) -> Iterator[Reconstruction]:
-    """Encode and decode pictures, a batch at a time. Raises what ``encode`` and ``decode`` raise."""
+    """Encode and decode pictures, a batch at a time, and yield each with its reconstruction.
+
+    Raises the errors of ``ImageTokenizer.encode`` and ``decode``.
+    """
     if not tokenizer.image_processor.do_center_crop:
         batch_size = 1  # their sizes differ
     stride = tokenizer.model.config.stride
@@ -56,7 +61,7 @@ def reconstruct(
 
 
 def psnr(first: PIL.Image.Image, second: PIL.Image.Image) -> float:
-    """Peak signal-to-noise ratio of two pictures of 8 bits, in dB; infinite where they are the same."""
+    """Return the peak signal-to-noise ratio of two 8-bit pictures, in dB; infinite if they are equal."""
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     error = float(np.mean(difference**2))
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)

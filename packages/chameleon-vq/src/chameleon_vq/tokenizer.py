@@ -1,6 +1,7 @@
 """The image tokenizer: pictures to codes and back.
 
-Shapes: B pictures, C channels, H W pixels, h w latent grid, Q codes per position, N = h·w·Q codes per picture.
+Shapes: B pictures, C channels, H W pixels, h w latent grid, Q codes per position, N = h·w·Q codes per picture,
+n ≤ N first codes of a picture.
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ from .registry import PRETRAINED, REGISTRY
 
 Codes = Tensor | npt.NDArray[Any] | Sequence[Any]
 
-# What decides which code a picture gets. The decoder isn't part of it: an encoder's codes fit every decoder that was
-# trained with its codebook, and published checkpoints have none.
+# The fingerprint leaves these out: an encoder's codes fit every decoder that was trained with its codebook, and
+# published checkpoints have no decoder.
 _NOT_ENCODING = ("decoder.", "post_quant_conv.")
 
 
 class ImageTokenizer:
-    """A VQ-VAE and the image processor that feeds it.
+    """Encodes pictures to codes and decodes codes to pictures: a VQ-VAE with its image processor.
 
-    ``image_processor`` defaults to the reference's, at the model's resolution. The model is switched to inference.
-    Codes lie on the CPU as int64 [B, N]: the rows of the latent grid from top to bottom, each from left to right,
-    and where the quantizer gives several codes per position, these together.
+    ``image_processor`` defaults to that of ``transformers``, at the model's resolution. The model is switched to
+    inference. Codes are int64 [B, N] on the CPU: the rows of the latent grid from top to bottom, each from left to
+    right; the codes of one position are adjacent. Raises ``ImageError`` if the model's stride doesn't divide the image
+    processor's resolution.
     """
 
     def __init__(self, model: ChameleonVQVAE, image_processor: ChameleonImageProcessor | None = None) -> None:
@@ -55,11 +57,10 @@ class ImageTokenizer:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> ImageTokenizer:
-        """Read a Chameleon model's folder, an image tokenizer's own, or one that a plugin registered by name.
+        """Load from the folder of a Chameleon model or of an image tokenizer, or by a name that a plugin registered.
 
-        Of a model only the tensors ``model.vqmodel.*`` are read. In bfloat16 some codes differ, see
-        ``compare_codes``. Raises ``UnknownPluginError``, ``MissingFileError``, ``FileFormatError``, ``ConfigError``,
-        ``WeightsError``.
+        Of a model only the tensors ``model.vqmodel.*`` are read. In bfloat16 some codes differ; see ``compare_codes``.
+        Raises ``UnknownPluginError``, ``MissingFileError``, ``FileFormatError``, ``ConfigError``, ``WeightsError``.
         """
         folder = _find(name_or_folder)
         model = checkpoint.read_model(folder, device=device, dtype=dtype)
@@ -68,18 +69,30 @@ class ImageTokenizer:
         return cls(model)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write a folder that ``from_pretrained`` reads, and `transformers`' ``ChameleonVQVAE`` too."""
+        """Save to a folder that ``from_pretrained`` reads, and ``ChameleonVQVAE`` of ``transformers`` too."""
         checkpoint.write_model(self.model, folder)
         self.image_processor.save_pretrained(folder)
 
+    def __repr__(self) -> str:
+        parameter = next(self.model.parameters())
+        height, width = self._default_resolution()
+        several = () if self.codes_per_position == 1 else (self.codes_per_position,)
+        grid = "×".join(map(str, (*self.latent_size, *several)))
+        decoder = "" if self.model.decoder is not None else ", no decoder"
+        return (
+            f"{type(self).__name__}({height}×{width} pixels, {grid} codes of {self.num_codes}, quantizer "
+            f"{self.model.config.quantizer!r}{decoder}, {str(parameter.dtype).removeprefix('torch.')} on "
+            f"{parameter.device})"
+        )
+
     @property
     def num_codes(self) -> int:
-        """Codes are 0…num_codes − 1."""
+        """Number of codes, which are 0…num_codes − 1."""
         return self.model.quantize.num_codes
 
     @property
     def codes_per_position(self) -> int:
-        """Codes for each position of the latent grid; 1 for a codebook."""
+        """Number of codes per position of the latent grid; 1 for a codebook."""
         return self.model.quantize.codes_per_position
 
     @property
@@ -90,16 +103,16 @@ class ImageTokenizer:
 
     @property
     def tokens_per_image(self) -> int:
-        """Codes of one picture at the default resolution."""
+        """Number of codes of a picture at the default resolution."""
         height, width = self.latent_size
         return height * width * self.codes_per_position
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of what decides a picture's codes: encoder and codebook, their shape included.
+        """SHA-256, in hex, of what determines a picture's codes: the encoder and the codebook.
 
-        The weights are rounded to bfloat16 first, so that one loaded in bfloat16 is recognised. Worked out anew each
-        time, since weights can change: about 0.1 s at full size.
+        The weights are rounded to bfloat16 first, so that a tokenizer loaded in bfloat16 has the same one. It is
+        computed on each access, since weights can change; that takes about 0.1 s at full size.
         """
         config = self.model.config
         digest = hashlib.sha256(json.dumps([config.quantizer, config.quantizer_options], sort_keys=True).encode())
@@ -116,10 +129,11 @@ class ImageTokenizer:
         batch_size: int = 4,
         resolution: int | None = None,
     ) -> Tensor:
-        """Pictures (files, PIL images, uint8 arrays) to codes: int64 [B, N].
+        """Encode pictures (files, PIL images, uint8 arrays) to codes: int64 [B, N].
 
-        ``resolution`` asks for square pictures of another size, a multiple of the stride; the codes are then
-        ``(resolution / stride)²``. Raises ``ImageError``, ``MissingFileError``.
+        ``batch_size`` pictures are encoded together. ``resolution`` resizes to square pictures of another size, in
+        pixels, a multiple of the stride; a picture then has ``(resolution / stride)²`` positions. Raises
+        ``ImageError``, ``MissingFileError``.
         """
         pictures = list_pictures(images)
         codes = [self.encode_pixels(self.pixels(part, resolution=resolution)) for part in batches(pictures, batch_size)]
@@ -128,7 +142,10 @@ class ImageTokenizer:
         return torch.cat(codes)
 
     def pixels(self, images: Picture | Iterable[Picture], *, resolution: int | None = None) -> Tensor:
-        """What the model reads of pictures, upright: float32 [B, C, H, W]. Raises what ``encode`` raises."""
+        """Return the pixels that ``encode`` gives to the model, upright: float32 [B, C, H, W].
+
+        Raises the errors of ``encode``.
+        """
         processor = self.image_processor
         if resolution is not None:
             self._check_resolution(resolution, resolution)
@@ -137,7 +154,7 @@ class ImageTokenizer:
         return pixels_BCHW.float()
 
     def crop(self, images: Picture | Iterable[Picture]) -> list[PIL.Image.Image]:
-        """What the model gets to see of pictures: upright, in RGB, resized and cropped. Encodes to the same codes."""
+        """Return pictures as the model sees them: upright, in RGB, resized and cropped. Their codes are the same."""
         bytes_CHW = self.image_processor.preprocess(
             images, None, do_rescale=False, do_normalize=False, do_exif_transpose=self._upright
         )["pixel_values"]
@@ -150,9 +167,10 @@ class ImageTokenizer:
         batch_size: int = 4,
         on_error: Callable[[Path, ChameleonVQError], None] | None = None,
     ) -> Iterator[tuple[Path, Tensor]]:
-        """Each picture file of a folder and its subfolders, in order, with its codes: int64 [N].
+        """Encode the picture files of a folder and its subfolders, and yield each path with its codes: int64 [N].
 
-        A file that can't be read is handed to ``on_error`` and skipped; without one it stops the loop.
+        The files are sorted, and only a batch is in memory. A file that can't be read is passed to ``on_error`` and
+        skipped; without ``on_error`` its error is raised.
         """
         yield from self.encode_files(pictures_in(folder), batch_size=batch_size, on_error=on_error)
 
@@ -163,7 +181,7 @@ class ImageTokenizer:
         batch_size: int = 4,
         on_error: Callable[[Path, ChameleonVQError], None] | None = None,
     ) -> Iterator[tuple[Path, Tensor]]:
-        """The same for given files; few are in memory at a time."""
+        """Encode picture files, and yield each path with its codes, int64 [N]; see ``encode_folder``."""
         if not self.image_processor.do_center_crop:
             batch_size = 1  # their sizes differ
         for part in batches(self._read(paths, on_error), batch_size):
@@ -172,7 +190,7 @@ class ImageTokenizer:
 
     @torch.no_grad()
     def encode_pixels(self, pixels_BCHW: Tensor) -> Tensor:
-        """Pixels as the image processor gives them to codes: int64 [B, N]. Raises ``ImageError``."""
+        """Encode pixels from the image processor, [B, C, H, W], to codes: int64 [B, N]. Raises ``ImageError``."""
         channels = self.model.config.in_channels
         if pixels_BCHW.ndim != 4 or pixels_BCHW.shape[1] != channels or not pixels_BCHW.is_floating_point():
             raise ImageError(
@@ -188,9 +206,10 @@ class ImageTokenizer:
     def decode(
         self, codes_BN: Codes, *, latent_size: tuple[int, int] | None = None, batch_size: int = 4
     ) -> list[PIL.Image.Image]:
-        """Codes to pictures. ``latent_size`` is needed for grids of another size than the default one.
+        """Decode codes to pictures.
 
-        Raises ``CodesError``, and ``MissingDecoderError`` where the weights only encode.
+        ``latent_size``, the height and width of the grid, is needed if it isn't the default one. Raises ``CodesError``,
+        and ``MissingDecoderError`` if the weights have no decoder.
         """
         self.model.require_decoder()
         height, width = latent_size or self.latent_size
@@ -198,8 +217,8 @@ class ImageTokenizer:
         count = height * width * self.codes_per_position
         if codes_BN.shape[1] != count:
             raise CodesError(
-                f"got {codes_BN.shape[1]} codes per picture, expected {count} for a grid of {height}×{width}. For "
-                "another grid say latent_size=(height, width); for a part of a picture use preview()."
+                f"got {codes_BN.shape[1]} codes per picture, expected {count} for a grid of {height}×{width}. Pass "
+                "latent_size=(height, width) for another grid; use preview() for the first codes of a picture."
             )
         device = self.model.quant_conv.weight.device
         images: list[PIL.Image.Image] = []
@@ -208,15 +227,18 @@ class ImageTokenizer:
         return images
 
     def preview(self, codes_n: Codes, *, latent_size: tuple[int, int] | None = None) -> PIL.Image.Image:
-        """A picture from its first codes: the complete rows of the latent grid drawn, the rest grey.
+        """Decode the first codes of a picture: complete rows of the latent grid are drawn, the rest is grey.
 
-        Costs as much of a whole picture as there are rows; the lowest rows change a little when more follow.
+        The cost is in proportion to the rows drawn; the lowest of them change a little when more follow. Raises
+        ``CodesError``, ``MissingDecoderError``.
         """
         height, width = latent_size or self.latent_size
         codes_n = self._checked(codes_n, ndim=1)
         per_row = width * self.codes_per_position
         if len(codes_n) > height * per_row:
-            raise CodesError(f"got {len(codes_n)} codes, a picture of {height}×{width} has {height * per_row}.")
+            raise CodesError(
+                f"got {len(codes_n)} codes, expected at most {height * per_row} for a grid of {height}×{width}."
+            )
         stride, channels = self.model.config.stride, self.model.config.picture_channels
         [image] = pixels_to_images(torch.zeros(1, channels, height * stride, width * stride))
         rows = len(codes_n) // per_row
@@ -226,16 +248,16 @@ class ImageTokenizer:
         return image
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The weights under upstream's names, without a prefix ("encoder.conv_in.weight")."""
+        """Return the weights by their names in Meta's release, without a prefix ("encoder.conv_in.weight")."""
         return {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
 
     def config_dict(self) -> dict[str, Any]:
-        """The mapping for ``vq_config`` in a model's ``config.json``."""
+        """Return the mapping for ``vq_config`` in a model's ``config.json``."""
         return checkpoint.config_dict(self.model)
 
     @property
     def _upright(self) -> bool:
-        # What people see is what is encoded: PIL images that carry an EXIF orientation are turned as files are.
+        # PIL images with an EXIF orientation are turned upright as files are, since that is what people see.
         return self.image_processor.do_exif_transpose is not False
 
     def _default_resolution(self) -> tuple[int, int]:
@@ -248,8 +270,8 @@ class ImageTokenizer:
         if height % stride or width % stride:
             below, above = min(height, width) // stride * stride, -(-max(height, width) // stride) * stride
             raise ImageError(
-                f"a picture of {height}×{width} pixels doesn't divide into positions of {stride}×{stride}: both sides "
-                f"must be multiples of {stride}, such as {max(below, stride)} or {above}."
+                f"a picture of {height}×{width} pixels doesn't divide into positions of {stride}×{stride}; expected "
+                f"both sides to be multiples of {stride}, such as {max(below, stride)} or {above}."
             )
 
     def _read(
@@ -273,8 +295,8 @@ class ImageTokenizer:
         tensor = tensor.long()
         if tensor.numel() and (tensor.min() < 0 or tensor.max() >= self.num_codes):
             raise CodesError(
-                f"codes must be 0…{self.num_codes - 1}, got {int(tensor.min())}…{int(tensor.max())}. Ids of a "
-                "vocabulary are not codes; translate them first."
+                f"got codes {int(tensor.min())}…{int(tensor.max())}, expected 0…{self.num_codes - 1}. The ids of a "
+                "vocabulary are not codes; convert them first."
             )
         return tensor
 

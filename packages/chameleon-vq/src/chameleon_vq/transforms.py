@@ -1,6 +1,6 @@
-"""The steps from a PIL image to the bytes that are scaled: RGB, size, crop.
+"""The steps from a PIL image to pixels: convert to RGB, resize, crop, scale.
 
-Each names whom it follows to the last bit. Shapes: H W pixels, C channels.
+Each says which implementation it matches to the last bit. Shapes: H W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def to_rgb(image: PIL.Image.Image, *, blend: Blend) -> PIL.Image.Image:
-    """Any mode to RGB, transparency onto white. Raises ``ImageError`` where Pillow can't convert the mode.
+    """Convert any mode to RGB, transparency blended onto white. Raises ``ImageError`` if Pillow can't convert the mode.
 
-    ``blend``: Pillow's integer arithmetic (`transformers`, for PIL images), to the nearest (`transformers`, for
-    arrays), or the fraction dropped (Meta).
+    ``blend`` is "pillow" for Pillow's integer arithmetic (``transformers``, for PIL images), "nearest" to round
+    (``transformers``, for arrays), or "truncate" (Meta).
     """
     try:
         if "A" not in image.getbands() and image.info.get("transparency") is None:
@@ -43,9 +43,9 @@ def to_rgb(image: PIL.Image.Image, *, blend: Blend) -> PIL.Image.Image:
 
 
 def target_size(height: int, width: int, size: Mapping[str, int], *, rounding: Rounding) -> tuple[int, int]:
-    """The height and width that ``size`` asks of a picture.
+    """Return the height and width to which ``size`` resizes a picture.
 
-    The arithmetic is `transformers`', which drops the fraction of a side, or Meta's, which rounds it.
+    ``rounding`` is "transformers", which truncates the longer side, or "meta", which rounds it.
     """
     if "height" in size:
         return size["height"], size["width"]
@@ -64,7 +64,7 @@ def target_size(height: int, width: int, size: Mapping[str, int], *, rounding: R
 
 
 def _bounded(short: int, long: int, new_short: int, limit: int) -> tuple[int, int]:
-    """The sides where the longer one may not exceed a limit."""
+    """Return the shorter and the longer side if the longer one may not exceed ``limit``."""
     exact = float(new_short)
     if long / short * new_short > limit:
         exact = limit * short / long
@@ -75,12 +75,12 @@ def _bounded(short: int, long: int, new_short: int, limit: int) -> tuple[int, in
 
 
 def center_crop(bytes_HWC: Bytes, height: int, width: int) -> Bytes:
-    """The middle of a picture; black margins where it is smaller. `transformers`' arithmetic for odd differences."""
+    """Crop the centre of a picture, with black margins if it is smaller, as ``transformers`` does to the pixel."""
     found_height, found_width, channels = bytes_HWC.shape
     if height <= found_height and width <= found_width:
         top, left = (found_height - height) // 2, (found_width - width) // 2
         return bytes_HWC[top : top + height, left : left + width]
-    # Pad to whichever is larger, the odd row or column before the picture, then crop.
+    # Pad to the larger of both sizes, an odd row or column before the picture, then crop.
     full_height, full_width = max(height, found_height), max(width, found_width)
     above, before = -(-(full_height - found_height) // 2), -(-(full_width - found_width) // 2)
     padded_HWC: Bytes = np.zeros((full_height, full_width, channels), dtype=np.uint8)
@@ -97,18 +97,19 @@ def byte_values(
     normalization: tuple[Any, Any] | None,
     rounding: Rounding,
 ) -> npt.NDArray[Any]:
-    """What each of the 256 bytes becomes, [C, 256]: scaling a picture is then looking its bytes up.
+    """Return the pixel value of each of the 256 bytes, [C, 256], so that a picture is scaled by look-up.
 
-    Multiplied by ``factor``; the mean subtracted and divided by the deviation, each [C]. float32, or uint8 where
-    neither is asked for. `transformers` computes the product in float64 and the rest in float32, Meta all in float64.
+    A byte is multiplied by ``factor``, then the mean is subtracted and the result divided by the deviation, each [C].
+    The table is float32, or uint8 if both are None. ``transformers`` computes the product in float64 and the rest in
+    float32, Meta everything in float64.
     """
-    bytes_N = np.arange(256, dtype=np.uint8)
+    bytes_256 = np.arange(256, dtype=np.uint8)
     if factor is None and normalization is None:
-        return np.tile(bytes_N, (channels, 1))
+        return np.tile(bytes_256, (channels, 1))
     dtype = np.float64 if rounding == "meta" else np.float32
-    values_N = bytes_N.astype(np.float64) * (1.0 if factor is None else factor)
-    values_CN = np.tile(values_N.astype(dtype), (channels, 1))
+    values_256 = bytes_256.astype(np.float64) * (1.0 if factor is None else factor)
+    values_C256 = np.tile(values_256.astype(dtype), (channels, 1))
     if normalization is not None:
         mean_C1, deviation_C1 = (np.array(each, dtype=dtype)[:, None] for each in normalization)
-        values_CN = (values_CN - mean_C1) / deviation_C1
-    return values_CN.astype(np.float32)
+        values_C256 = (values_C256 - mean_C1) / deviation_C1
+    return values_C256.astype(np.float32)

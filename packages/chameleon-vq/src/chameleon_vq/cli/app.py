@@ -1,4 +1,4 @@
-"""Three commands: pictures to a file of codes, codes to pictures, and pictures beside their reconstructions."""
+"""The commands: encode pictures to a file of codes, decode it, and compare pictures with their reconstructions."""
 
 from __future__ import annotations
 
@@ -12,50 +12,90 @@ from typing import Annotated, Any
 import PIL.Image
 import torch
 import typer
+import typer.core
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from .. import __version__
 from .._files import replacing
 from ..codes_file import picture_names, read_codes, write_codes
 from ..errors import ChameleonVQError, CodesError, ConfigError, ImageError, MissingFileError
-from ..pictures import pictures_in
+from ..pictures import SUFFIXES, pictures_in
 from ..reconstruction import reconstruct
 from ..tokenizer import ImageTokenizer
 
 app = typer.Typer(
     name="chameleon-vq",
-    help="Chameleon's image tokenizer: pictures to codes and back.",
+    help="Chameleon's image tokenizer: encode pictures to codes, and decode codes to pictures.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 out = Console()
 err = Console(stderr=True)
 
 
 class DType(StrEnum):
-    """What the weights are computed in."""
+    """The dtype of the weights and of the computation."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
 
 
-Pictures = Annotated[list[Path], typer.Argument(help="Picture files, and folders of them.", show_default=False)]
+Pictures = Annotated[list[Path], typer.Argument(help="Picture files or folders of pictures.", show_default=False)]
 Tokenizer = Annotated[
     str,
     typer.Option(
-        "--tokenizer", "-t", help="A model's folder, an image tokenizer's, or a registered name.", show_default=False
+        "--tokenizer",
+        "-t",
+        help="Folder of a model or of an image tokenizer, or a registered name such as emoji.",
+        show_default=False,
     ),
 ]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, ….")]
-Precision = Annotated[DType, typer.Option("--dtype", help="bfloat16 is faster, and changes some codes.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]
+Device = Annotated[str, typer.Option(help="Device to compute on, such as cpu or cuda.")]
+Precision = Annotated[
+    DType,
+    typer.Option(
+        "--dtype", help="Dtype to compute in. bfloat16 changes some codes, and is faster if the processor supports it."
+    ),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures to process together.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"chameleon-vq {__version__}", highlight=False)
+        raise typer.Exit
+
+
+class SuggestingCommand(typer.core.TyperCommand):
+    """A command whose errors about unknown options name the closest one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, and reword the error about an option that doesn't exist."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            # By its attributes: the class of the error isn't public.
+            if close := getattr(error, "possibilities", None):
+                error.message = f"{error.message}. Did you mean {' or '.join(map(repr, sorted(close)))}?"  # type: ignore[attr-defined]
+                error.possibilities = None  # type: ignore[attr-defined]
+            raise
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Define the options of the command itself; its help is that of the app."""
 
 
 def clear_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Print this package's errors as a sentence and exit with 1; anything else is a bug and keeps its traceback."""
+    """Print this package's errors without a traceback and exit with 1; other exceptions are bugs and keep theirs."""
 
     @wraps(command)
     def run(*args: Any, **options: Any) -> None:
@@ -68,19 +108,17 @@ def clear_errors(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-@app.command()
+@app.command(cls=SuggestingCommand)
 @clear_errors
 def encode(
     pictures: Pictures,
     tokenizer: Tokenizer,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file of codes to write.")] = Path(
-        "codes.safetensors"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="File of codes to write.")] = Path("codes.safetensors"),
     batch_size: BatchSize = 4,
     device: Device = "cpu",
     dtype: Precision = DType.float32,
 ) -> None:
-    """Turn pictures into codes, all in one file. A picture that can't be read is named and left out."""
+    """Encode pictures to one file of codes. A picture that can't be read is reported and left out."""
     named = _named(pictures)
     model = _load(tokenizer, device, dtype)
     names, codes = [], []
@@ -92,7 +130,9 @@ def encode(
             names.append(named[path])
             codes.append(codes_N)
     if len({len(codes_N) for codes_N in codes}) > 1:
-        raise CodesError("these pictures have grids of different sizes, a file of codes holds one; turn cropping on.")
+        raise CodesError(
+            "these pictures have grids of different sizes, expected one size per file of codes; turn do_center_crop on."
+        )
     if codes:
         write_codes(output, torch.stack(codes), names=names, tokenizer=model)
         grid = [*model.latent_size, model.codes_per_position][: 2 if model.codes_per_position == 1 else 3]
@@ -101,17 +141,17 @@ def encode(
     _report(failures)
 
 
-@app.command()
+@app.command(cls=SuggestingCommand)
 @clear_errors
 def decode(
-    codes: Annotated[Path, typer.Argument(help="A file that `encode` wrote.", show_default=False)],
+    codes: Annotated[Path, typer.Argument(help="File of codes that `encode` wrote.", show_default=False)],
     tokenizer: Tokenizer,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the pictures.")] = Path("pictures"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the pictures to.")] = Path("pictures"),
     batch_size: BatchSize = 4,
     device: Device = "cpu",
     dtype: Precision = DType.float32,
 ) -> None:
-    """Turn a file of codes back into pictures (PNG). Codes of another tokenizer are refused."""
+    """Decode a file of codes to pictures (PNG). Codes of another tokenizer are refused."""
     file = read_codes(codes)
     model = _load(tokenizer, device, dtype)
     file.check_tokenizer(model)
@@ -126,18 +166,18 @@ def decode(
     out.print(f"{_pictures(len(names))} → {escape(str(output))}", highlight=False)
 
 
-@app.command(name="reconstruct")
+@app.command(name="reconstruct", cls=SuggestingCommand)
 @clear_errors
 def reconstruct_command(
     pictures: Pictures,
     tokenizer: Tokenizer,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for the pictures.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the pictures to.")] = Path(
         "reconstructions"
     ),
     device: Device = "cpu",
     dtype: Precision = DType.float32,
 ) -> None:
-    """Encode and decode pictures; write each beside its reconstruction, and say how close they are."""
+    """Encode and decode pictures, write each beside its reconstruction, and print how close they are (PSNR)."""
     named = _named(pictures)
     model = _load(tokenizer, device, dtype)
     ratios: dict[str, float] = {}
@@ -161,14 +201,14 @@ def reconstruct_command(
 def _load(tokenizer: str, device: str, dtype: DType) -> ImageTokenizer:
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch raises either where a device isn't there
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that doesn't exist
         raise ConfigError(f"the device {device!r} can't be used here: {error}") from error
     with err.status("loading the image tokenizer"):
         return ImageTokenizer.from_pretrained(tokenizer, device=device, dtype=getattr(torch, dtype.value))
 
 
 def _named(sources: Sequence[Path]) -> dict[Path, str]:
-    """The picture files meant, each with the name that it keeps: relative to its folder, or its own."""
+    """Return the picture files, each with its name in the output: relative to its folder, or its own."""
     named: dict[Path, str] = {}
     for source in sources:
         if source.is_dir():
@@ -178,15 +218,18 @@ def _named(sources: Sequence[Path]) -> dict[Path, str]:
     names = list(named.values())
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise CodesError(f"two pictures would have the name {twice[0]!r}; pass the folder that holds both instead.")
+        raise CodesError(f"two pictures would have the name {twice[0]!r}; pass the folder that has both instead.")
     if not named:
-        raise ImageError(f"there are no pictures in {', '.join(str(source) for source in sources)}.")
+        raise ImageError(
+            f"there are no pictures in {', '.join(str(source) for source in sources)}; expected files named "
+            f"{', '.join(f'*{suffix}' for suffix in sorted(SUFFIXES))}."
+        )
     return named
 
 
 @contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on the error stream; the block calls what it is given after each picture."""
+    """Show a progress bar on the error stream; call what it yields after each picture."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err) as progress:
         task = progress.add_task(what, total=total)
@@ -214,7 +257,7 @@ def _print_ratios(ratios: Mapping[str, float]) -> None:
 
 
 def _report(failures: Sequence[ChameleonVQError]) -> None:
-    """Name the pictures that couldn't be read, and exit with 1 where there are any."""
+    """Print which pictures couldn't be read, and exit with 1 if there are any."""
     for error in failures:
         err.print(f"[bold red]left out:[/] {escape(str(error))}", highlight=False)
     if failures:

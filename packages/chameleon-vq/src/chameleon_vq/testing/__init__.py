@@ -1,7 +1,6 @@
-"""Helpers for tests: a small image tokenizer, strategies, and a conformance class for vector quantizers.
+"""Helpers for tests: a small image tokenizer, hypothesis strategies, and a conformance suite for vector quantizers.
 
-The small tokenizer needs nothing beyond the package. The rest needs its extra ``[testing]``, which is imported when
-one of them is first named.
+The small tokenizer needs only the package. The rest needs the extra ``[testing]``, which is imported on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Strategies for hypothesis: pictures, configurations, image processors, grids of codes and of latents."""
+"""Strategies for hypothesis: pictures, configurations, image processors, grids of codes and of latents.
+
+Shapes: B pictures, D width of a latent, h w latent grid, Q codes per position.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
 def pictures(
     draw: st.DrawFn, *, max_side: int = 64, modes: Sequence[str] = MODES, min_side: int = 1
 ) -> PIL.Image.Image:
-    """PIL images of every mode that files come in: noise, or one colour, of any size up to a limit."""
+    """Draw PIL images of every mode that files have: noise or one colour, with sides up to ``max_side`` pixels."""
     width, height = draw(st.integers(min_side, max_side)), draw(st.integers(min_side, max_side))
     mode = draw(st.sampled_from(list(modes)))
     generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -36,7 +39,7 @@ def pictures(
 
 @st.composite
 def configs(draw: st.DrawFn) -> ChameleonVQVAEConfig:
-    """Small configurations with every argument varied."""
+    """Draw small configurations with every field varied that ``transformers`` has."""
     levels = draw(st.integers(1, 3))
     resolution = draw(st.sampled_from([8, 16]))
     sides = [resolution // 2**level for level in range(levels)]
@@ -58,7 +61,7 @@ def configs(draw: st.DrawFn) -> ChameleonVQVAEConfig:
 
 @st.composite
 def image_processors(draw: st.DrawFn, *, max_side: int = 48) -> ChameleonImageProcessor:
-    """Image processors with every argument varied, of small pictures, that can stack what they get."""
+    """Draw image processors for small pictures with every field varied, whose pixels can be stacked."""
     sides = st.integers(1, max_side)
     deviations = st.floats(0.1, 2.0)
     return ChameleonImageProcessor(
@@ -79,7 +82,7 @@ def image_processors(draw: st.DrawFn, *, max_side: int = 48) -> ChameleonImagePr
 
 @st.composite
 def code_grids(draw: st.DrawFn, num_codes: int, *, codes_per_position: int = 1, max_side: int = 6) -> Tensor:
-    """int64 codes [B, h, w], or [B, h, w, Q] where there are several per position."""
+    """Draw int64 codes [B, h, w], or [B, h, w, Q] if there are several per position."""
     shape = [draw(st.integers(1, 3)), draw(st.integers(1, max_side)), draw(st.integers(1, max_side))]
     if codes_per_position > 1:
         shape.append(codes_per_position)
@@ -89,7 +92,7 @@ def code_grids(draw: st.DrawFn, num_codes: int, *, codes_per_position: int = 1, 
 
 @st.composite
 def latent_grids(draw: st.DrawFn, width: int, *, max_side: int = 6) -> Tensor:
-    """float32 latents [B, D, h, w]: all zero, small, as they come, or far out; sometimes the same in all positions."""
+    """Draw float32 latents [B, D, h, w]: zero, small, normal or large; sometimes the same in all positions."""
     batch, height, columns = draw(st.integers(1, 3)), draw(st.integers(1, max_side)), draw(st.integers(1, max_side))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**63 - 1)))
     scale = draw(st.sampled_from([0.0, 1e-3, 1.0, 1e3]))

@@ -23,10 +23,10 @@ def make_image_tokenizer(
     with_decoder: bool = True,
     seed: int = 0,
 ) -> ImageTokenizer:
-    """An image tokenizer of a few hundred thousand random weights, the same for the same arguments.
+    """Return an image tokenizer with a few hundred thousand random weights, the same for the same arguments.
 
-    Its grid has ``resolution / 2**(levels - 1)`` positions a side: 8×8 by default. It draws noise, but everything
-    else about it is as in a trained one.
+    Its grid has ``resolution / 2**(levels - 1)`` positions a side: 8×8 by default. It decodes to noise, but otherwise
+    works as a trained one does.
     """
     config = ChameleonVQVAEConfig(
         resolution=resolution,
@@ -38,7 +38,7 @@ def make_image_tokenizer(
         num_embeddings=num_codes,
         quantizer=quantizer,
         quantizer_options=dict(quantizer_options or {}),
-        initializer_range=0.1,  # larger than the reference's, so that a small model uses many of its codes
+        initializer_range=0.1,  # larger than the default, so that a small model uses many of its codes
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

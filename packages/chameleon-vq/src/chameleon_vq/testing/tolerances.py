@@ -1,4 +1,4 @@
-"""How far quantized latents may be from what their codes stand for, per dtype, and why."""
+"""Tolerances per dtype for quantized latents and what their codes stand for, each with its reason."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from torch import Tensor
 TOLERANCES: dict[torch.dtype, float] = {
     # Unit roundoff u = 2^-53. As float32.
     torch.float64: 2.0**-53 * 2**4,
-    # u = 2^-24. What a code stands for is a weight, or a function of a number that both ways share, or the sum of a few
-    # such; a straight-through estimate z + (q - z) rounds twice more. 2^4 u is for eight operations of one rounding
-    # each, at their worst.
+    # u = 2^-24. The latent of a code is a weight, a function of a number that both computations share, or a sum of a
+    # few of these; a straight-through estimate z + (q - z) rounds twice more. 2^4 u covers eight operations of one
+    # rounding each in the worst case.
     torch.float32: 2.0**-24 * 2**4,
-    # u = 2^-11 and u = 2^-9. Computed in float32 and rounded once, or twice more by a straight-through estimate that
-    # isn't.
+    # u = 2^-11 and u = 2^-9. Computed in float32 and rounded once, or twice more by a straight-through estimate.
     torch.float16: 2.0**-11 * 2**2,
     torch.bfloat16: 2.0**-9 * 2**2,
 }
-"""Allowed error of an element, relative to the absolute values that it is computed from."""
+"""Largest error of an element, relative to the absolute values that it is computed from."""
 
 
 def assert_close(what: str, actual: Tensor, expected: Tensor, magnitude: Tensor) -> None:
