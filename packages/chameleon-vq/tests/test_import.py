@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
+
+import chameleon_vq
+from chameleon_vq import pictures
 
 LIMIT_S = 0.3
 
@@ -38,3 +43,22 @@ def test_without_the_testing_packages_the_install_line_is_named() -> None:
 def test_importing_looks_for_no_plugins() -> None:
     code = "import chameleon_vq.registry as registry; print(registry.REGISTRY._registered)"
     assert run(code).strip() == "None"
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert chameleon_vq.__version__ == project["version"]
+
+
+def test_help_begins_with_what_people_come_for() -> None:
+    start = (chameleon_vq.__doc__ or "").split("- ")[1:4]
+    assert [each.split("(")[0].strip("`") for each in start] == [
+        "ImageTokenizer.from_pretrained",
+        "tokenizer.encode_folder",
+        "reconstruct",
+    ]
+
+
+def test_an_old_name_warns_and_is_the_new_thing() -> None:
+    with pytest.warns(DeprecationWarning, match=r"pictures\.PIXEL_LIMIT is deprecated; use MAX_PIXELS"):
+        assert pictures.PIXEL_LIMIT == pictures.MAX_PIXELS

@@ -67,7 +67,7 @@ def test_codes_do_not_depend_on_the_batch_size(tokenizer: ImageTokenizer, pictur
     pictures = [picture.rotate(angle) for angle in range(0, 50, 10)]
     assert torch.equal(tokenizer.encode(pictures, batch_size=2), tokenizer.encode(pictures, batch_size=5))
     for use in (tokenizer.encode, lambda _, batch_size: tokenizer.decode([[0] * 64], batch_size=batch_size)):
-        with pytest.raises(ConfigError, match="the batch size is 0, expected 1 or more"):
+        with pytest.raises(ConfigError, match="the batch size is 0, expected an integer ≥ 1"):
             use(pictures, batch_size=0)
 
 
@@ -262,3 +262,11 @@ def test_the_signal_to_noise_ratio_by_hand() -> None:
     black, grey = PIL.Image.new("RGB", (2, 2)), PIL.Image.new("RGB", (2, 2), (51, 51, 51))
     assert psnr(black, grey) == pytest.approx(13.979, abs=1e-3)  # 20 · log10(255 / 51)
     assert psnr(black, black) == float("inf")
+
+
+def test_the_repr_is_a_line_about_what_it_encodes(tokenizer: ImageTokenizer) -> None:
+    assert repr(tokenizer) == ("ImageTokenizer(32×32 pixels, 8×8 codes of 64, quantizer 'codebook', float32 on cpu)")
+    residual = make_image_tokenizer(quantizer="residual", quantizer_options={"num_quantizers": 3}, with_decoder=False)
+    assert repr(residual) == (
+        "ImageTokenizer(32×32 pixels, 8×8×3 codes of 64, quantizer 'residual', no decoder, float32 on cpu)"
+    )

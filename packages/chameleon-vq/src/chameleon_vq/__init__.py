@@ -2,8 +2,8 @@
 
 Start here:
 
-- ``ImageTokenizer.from_pretrained(folder_or_name)`` loads an image tokenizer. ``tokenizer.encode(images)`` returns codes,
-  int64 [pictures, codes of a picture], and ``tokenizer.decode(codes)`` returns PIL images.
+- ``ImageTokenizer.from_pretrained(folder_or_name)`` loads an image tokenizer. ``tokenizer.encode(images)`` returns
+  codes, int64 [pictures, codes per picture], and ``tokenizer.decode(codes)`` returns PIL images.
 - ``tokenizer.encode_folder(folder)`` encodes many files; ``write_codes`` and ``read_codes`` keep codes in a file.
 - ``reconstruct(tokenizer, images)`` yields pictures beside their reconstructions.
 - ``ChameleonVQVAE(ChameleonVQVAEConfig())`` is the network, a ``torch.nn.Module``, and ``ChameleonImageProcessor`` what

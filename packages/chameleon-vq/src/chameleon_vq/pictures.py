@@ -6,6 +6,7 @@ Shapes: B pictures, C channels, H W pixels.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -181,3 +182,10 @@ def pixels_to_images(pixels_BCHW: Tensor) -> list[PIL.Image.Image]:
 def bytes_to_image(bytes_HWC: npt.NDArray[np.uint8]) -> PIL.Image.Image:
     """Convert an array [H, W, C] of 1, 3 or 4 channels to a PIL image."""
     return PIL.Image.fromarray(bytes_HWC[:, :, 0] if bytes_HWC.shape[2] == 1 else bytes_HWC)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "PIXEL_LIMIT":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{__name__}.PIXEL_LIMIT is deprecated; use MAX_PIXELS.", DeprecationWarning, stacklevel=2)
+    return MAX_PIXELS
