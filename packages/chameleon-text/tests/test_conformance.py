@@ -375,7 +375,7 @@ def no_shrinking(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Registers a codec or a template of one's own beside the built-ins."""
+    """Registers a custom codec or template beside the built-ins."""
     monkeypatch.setenv("CHAMELEON_PLUGINS", "")
 
     def register(hook: str, spec: PluginSpec) -> None:

@@ -119,7 +119,7 @@ def test_a_segment_of_an_unknown_type_is_an_error() -> None:
         ({"type": "image_url", "image_url": {"url": "a.png"}}, "a.png"),
     ],
 )
-def test_the_ecosystems_names_of_a_picture_are_read(part: dict[str, Any], picture: object) -> None:
+def test_the_usual_names_of_a_picture_are_read(part: dict[str, Any], picture: object) -> None:
     assert document_from_parts([{"type": "image"} | part]) == [Image(picture)]
 
 

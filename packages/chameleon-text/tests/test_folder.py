@@ -1,4 +1,4 @@
-"""A processor's files."""
+"""The files of a processor."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_saving_and_reading_give_the_same_processor(tmp_path: Path) -> None:
     ]
 
 
-def test_arguments_have_the_say_over_the_files(tmp_path: Path) -> None:
+def test_arguments_win_over_the_files(tmp_path: Path) -> None:
     ChameleonProcessor(make_tokenizer(), image_seq_length=9).save_pretrained(tmp_path)
     image_tokenizer = FakeImageTokenizer()
     again = ChameleonProcessor.from_pretrained(tmp_path, image_tokenizer=image_tokenizer, padding_side="right")
@@ -45,7 +45,7 @@ def test_arguments_have_the_say_over_the_files(tmp_path: Path) -> None:
     assert ChameleonProcessor.from_pretrained(tmp_path, image_seq_length=7).image_seq_length == 7
 
 
-def test_every_special_is_named_for_the_ecosystem(tmp_path: Path) -> None:
+def test_every_special_has_its_name_in_transformers(tmp_path: Path) -> None:
     ChameleonProcessor(make_tokenizer(placeholder="<reserved08707>")).save_pretrained(tmp_path)
     config = read(tmp_path, "tokenizer_config.json")
     assert {name: config[name] for name in config if name.endswith("_token")} == {
@@ -122,7 +122,7 @@ def test_a_broken_file_is_an_error(
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "processor_config.json"])
-def test_an_interrupted_save_leaves_the_old_file_whole(
+def test_an_interrupted_save_leaves_the_old_file_intact(
     name: str, tokenizer: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ChameleonProcessor(tokenizer, image_seq_length=9).save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""A modality and a template of one's own, from a distribution made for the test."""
+"""A third-party modality and template, from a distribution made for the test."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_builtins_go_through_the_hooks() -> None:
     assert {each.distribution for each in REGISTRY.registered(SEGMENT_CODECS_HOOK)[:2]} == {"chameleon-text"}
 
 
-def test_a_segment_of_ones_own_becomes_ids_and_comes_back(audio: Any) -> None:
+def test_a_custom_segment_becomes_ids_and_comes_back(audio: Any) -> None:
     processor = ChameleonProcessor(make_tokenizer(more_specials=AUDIO))
     document = [Text("a"), audio((1, 7)), audio(()), Text("<audio_1>")]
     ids = processor.encode(document)
@@ -133,7 +133,7 @@ def test_a_segment_of_ones_own_becomes_ids_and_comes_back(audio: Any) -> None:
     assert processor.decode_document(ids[:3]) == [Text("a"), audio(())]
 
 
-def test_a_segment_of_ones_own_is_written_in_json_and_in_messages(audio: Any) -> None:
+def test_a_custom_segment_is_written_in_json_and_in_messages(audio: Any) -> None:
     processor = ChameleonProcessor(make_tokenizer(more_specials=AUDIO))
     document = [audio((1, 7))]
     assert document_to_json(document) == '[{"type": "audio", "codes": [1, 7]}]'
@@ -151,7 +151,7 @@ def test_a_vocabulary_without_a_modality_is_an_error_only_where_it_is_used(audio
         processor.encode([audio((1,))])
 
 
-def test_a_codec_that_the_caller_made_takes_the_place_of_the_installed_one(audio: Any) -> None:
+def test_a_codec_that_is_passed_replaces_the_installed_one(audio: Any) -> None:
     tokenizer = make_tokenizer(more_specials=AUDIO)
 
     class Deaf:
@@ -172,7 +172,7 @@ def test_a_codec_that_the_caller_made_takes_the_place_of_the_installed_one(audio
         ChameleonProcessor(tokenizer, segment_codecs={"audio": Deaf()})
 
 
-def test_a_template_of_ones_own_renders_and_parses(audio: Any) -> None:
+def test_a_custom_template_renders_and_parses(audio: Any) -> None:
     processor = ChameleonProcessor(make_tokenizer(), template="shout")
     assert processor.decode(processor(text="a").input_ids[0]) == "<s>a<sentinel:0>"
     turns = [Turn("user", (Text("a"),)), Turn("user", (Text("the"),))]

@@ -118,7 +118,7 @@ def test_a_special_that_is_none_is_an_error(processor: ChameleonProcessor) -> No
         processor.encode([Special("the")])
 
 
-def test_drawing_paints_the_whole_pictures(processor: ChameleonProcessor, picture: Pixels) -> None:
+def test_drawing_paints_the_complete_pictures(processor: ChameleonProcessor, picture: Pixels) -> None:
     document = processor.decode_document(processor.encode(["a", picture]))
     unfinished = Image(codes=(1, 2))
     assert processor.draw([*document, unfinished]) == [Text("a"), Image(picture, (5, 6, 7, 8)), unfinished]
@@ -185,7 +185,7 @@ def test_a_picture_becomes_placeholders_and_pixels_with_an_image_processor(
     assert processor.decode_document(batch.input_ids[0]) == [Image()]
 
 
-def test_an_image_tokenizer_has_the_say_over_an_image_processor(tokenizer: TextTokenizer, picture: Pixels) -> None:
+def test_an_image_tokenizer_wins_over_an_image_processor(tokenizer: TextTokenizer, picture: Pixels) -> None:
     processor = ChameleonProcessor(
         tokenizer, image_tokenizer=FakeImageTokenizer(), image_processor=FakeImageProcessor()
     )
@@ -253,7 +253,7 @@ def test_allowing_what_is_no_special_is_an_error(processor: ChameleonProcessor) 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @given(st.lists(texts(max_size=16), min_size=1, max_size=4))
-def test_company_in_a_batch_changes_no_row(side: Any, prompts: list[str]) -> None:
+def test_the_rest_of_the_batch_changes_no_row(side: Any, prompts: list[str]) -> None:
     prompts = [prompt.replace("<image>", "") for prompt in prompts]
     processor = ChameleonProcessor(make_tokenizer())
     batch = processor(text=prompts, padding=True, padding_side=side, return_tensors="np")

@@ -1,4 +1,4 @@
-"""Text comes back as it was, and is never anything but text."""
+"""Text comes back unchanged, and is never anything but text."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_text_that_arrives_id_by_id_is_the_text_of_all_ids(ids: list[int], skip:
     assert streamed == tokenizer.decode(ids, skip_special_tokens=skip)
 
 
-def test_a_character_is_given_out_once_it_is_complete(tokenizer: TextTokenizer) -> None:
+def test_a_character_is_returned_once_it_is_complete(tokenizer: TextTokenizer) -> None:
     stream = tokenizer.stream_decoder()
     ids = tokenizer.encode("😀")
     assert [stream.push(token_id) for token_id in ids] == ["", "", "", "😀"]

@@ -1,4 +1,4 @@
-"""Labels: what a model is trained to say."""
+"""Labels: what a model is trained to write."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_the_placeholder_may_have_its_published_name() -> None:
     assert Vocabulary.from_token_ids(small(**{"<image>": None, "<reserved08707>": 70})).image_placeholder_id == 70
 
 
-def test_the_placeholder_may_have_a_name_of_ones_own() -> None:
+def test_the_placeholder_may_have_a_custom_name() -> None:
     assert Vocabulary.from_token_ids(small(**{"[IMG]": 70}), image_token="[IMG]").image_placeholder_id == 70
     with pytest.raises(VocabularyError, match=r"lacks '\[IMG\]'"):
         Vocabulary.from_token_ids(small(), image_token="[IMG]")
