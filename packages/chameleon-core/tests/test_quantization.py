@@ -163,7 +163,7 @@ class TestSkipping:
             prompt = torch.tensor([[0, 50, 51]])
             ids = model.generate(prompt, max_new_tokens=8, modality=modality, do_sample=True, seed=1)
             assert ids.shape[1] > 3
-        with pytest.raises(ConfigError, match="the output layer is quantized, and has no rows to add"):
+        with pytest.raises(ConfigError, match="the output layer is quantized and can't be resized"):
             model.resize_token_embeddings(80)
 
     def test_a_pattern_that_fits_nothing_is_an_error(self, folder: Path) -> None:
@@ -256,9 +256,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("argument", "value", "hint"),
         [
-            ("quantization_config", object(), "it is called quantization here"),
-            ("load_in_4bit", True, "quantization='int4' or 'bnb-nf4' does that here"),
-            ("load_in_8bit", True, "quantization='int8' or 'bnb-int8' does that here"),
+            ("quantization_config", object(), "use quantization, with a name"),
+            ("load_in_4bit", True, "use quantization='int4' or quantization='bnb-nf4'"),
+            ("load_in_8bit", True, "use quantization='int8' or quantization='bnb-int8'"),
         ],
     )
     def test_what_others_call_it_is_named(self, folder: Path, argument: str, value: object, hint: str) -> None:

@@ -62,7 +62,7 @@ def test_ids_that_have_a_name_cant_go() -> None:
 
 @pytest.mark.parametrize(("size", "multiple"), [(0, 1), (-1, 1), (70, 0)])
 def test_impossible_sizes_are_refused(size: int, multiple: int) -> None:
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match="must be ≥ 1"):
         make_model().resize_token_embeddings(size, pad_to_multiple_of=multiple)
 
 

@@ -2,6 +2,14 @@
 
 from .cache import KVCache
 from .conditional_generation import CausalOutput, ChameleonForConditionalGeneration
+from .loss import IGNORE_INDEX
 from .transformer import ChameleonModel, ModelOutput
 
-__all__ = ["CausalOutput", "ChameleonForConditionalGeneration", "ChameleonModel", "KVCache", "ModelOutput"]
+__all__ = [
+    "IGNORE_INDEX",
+    "CausalOutput",
+    "ChameleonForConditionalGeneration",
+    "ChameleonModel",
+    "KVCache",
+    "ModelOutput",
+]

@@ -1,21 +1,19 @@
 """The transformer with its output layer: logits, loss, pictures in prompts, checkpoints and generation.
 
-Shapes: B batch, T query length, S key length, N codes a picture, P pictures, C channels, E hidden width,
-V vocabulary.
+Shapes: B batch, T query length, S key length, H heads, E hidden width, V vocabulary, P pictures, N tokens (codes) of a
+picture, C channels.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chameleon_backends import QuantizedLinear
@@ -32,20 +30,9 @@ from ..layout import TokenLayout, tokens_per_image
 from ..optional_packages import load_image_tokenizer
 from ..protocols import ImageTokenizerLike, TextTokenizerLike
 from .cache import KVCache
+from .ecosystem import refuse_arguments
+from .loss import next_token_loss
 from .transformer import ChameleonModel, init_weight
-
-IGNORED_LABEL = -100
-ECOSYSTEM_ARGUMENTS: Mapping[str, str] = MappingProxyType(
-    {
-        "torch_dtype": "it is called dtype here.",
-        "device_map": "device puts the whole model on one device.",
-        "low_cpu_mem_usage": "weights are always mapped and never held twice.",
-        "quantization_config": "it is called quantization here: a name such as 'bnb-nf4', or a Quantization.",
-        "load_in_4bit": "quantization='int4' or 'bnb-nf4' does that here.",
-        "load_in_8bit": "quantization='int8' or 'bnb-int8' does that here.",
-    }
-)
-"""What the arguments of other libraries' ``from_pretrained`` are here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +40,22 @@ class CausalOutput:
     """What ``ChameleonForConditionalGeneration`` returns."""
 
     logits: Tensor
-    """[B, T, V] or fewer positions (``logits_to_keep``), raw: no id is masked."""
+    """[B, T, V], or fewer positions with ``logits_to_keep``. Raw: no id is masked."""
     loss: Tensor | None
-    """The mean cross-entropy of each label given what is before it, in float32, when labels were given."""
+    """The mean cross-entropy of each label given the ids before it, a float32 scalar. None without labels."""
     hidden_states: tuple[Tensor, ...] | None
+    """As in ``ModelOutput``: layers + 1 tensors [B, T, E], or None."""
     attentions: tuple[Tensor, ...] | None
+    """As in ``ModelOutput``: a tensor [B, H, T, S] for each layer, or None."""
     cache: KVCache | None
+    """The cache that was passed, with the new positions in it."""
 
 
 class ChameleonForConditionalGeneration(nn.Module):
-    """Chameleon with its output layer.
+    """Chameleon with its output layer: logits, loss and generation.
 
-    ``image_tokenizer`` turns ``pixel_values`` into ids. A model that came from a folder loads it from there when it is
-    first needed, through chameleon-vq; set the attribute to use another.
+    ``image_tokenizer`` encodes ``pixel_values`` as ids. A model that was loaded from a folder loads it from there on
+    first use, through chameleon-vq; set the attribute to use another.
     """
 
     @translates_errors
@@ -95,22 +85,19 @@ class ChameleonForConditionalGeneration(nn.Module):
         quantization: str | Quantization | None = None,
         **unknown: object,
     ) -> Self:
-        """Load a model from a folder, by the name of an installed model, or by a Hub id (extra ``hub``), in eval mode.
+        """Load a model in eval mode from a folder, by the name of an installed model, or by a Hub id (extra ``hub``).
 
-        ``dtype`` is what floating weights become: "auto" is what the config records, where it does, and None leaves
-        each as it is stored. Weights that stay as they are stored remain views of the mapped files, and at no time are
-        there two copies.
+        ``dtype`` is what floating-point weights are cast to: "auto" is the type that the config records, if any, and
+        None keeps the stored types. Weights that need no cast stay views of the memory-mapped files, and no weight is
+        ever held twice.
 
         ``quantization`` is the name of a weight quantizer, or a ``Quantization`` with its options and the layers to
-        skip; a folder that was saved quantized loads without it.
+        skip. A folder that was saved quantized loads without it.
 
         Raises ``ModelNotFoundError``, ``FileFormatError`` for a damaged file, ``WeightsError`` with every tensor that
-        is missing, unexpected or of another shape, and ``ConfigError`` for a quantization that can't be had.
+        is missing, unexpected or of another shape, and ``ConfigError`` for a quantization that isn't available.
         """
-        for argument in unknown:
-            known = "the arguments are dtype, device, attn_implementation and quantization."
-            hint = ECOSYSTEM_ARGUMENTS.get(argument, known)
-            raise TypeError(f"from_pretrained() has no argument {argument!r}: {hint}")
+        refuse_arguments(unknown)
         folder = resolve_folder(name_or_folder)
         loaded = load_checkpoint(
             folder,
@@ -130,10 +117,11 @@ class ChameleonForConditionalGeneration(nn.Module):
 
     @translates_errors
     def save_pretrained(self, folder: str | os.PathLike[str], *, max_shard_size: int | str = "5GB") -> None:
-        """Write the model in the reference's layout, with the weights of its image tokenizer.
+        """Write the model in the layout of ``transformers``, with the weights of its image tokenizer.
 
-        A tokenizer that was set is written; without one, the weights in the folder that the model came from are passed
-        on untouched. What ``folder`` held before stays loadable until the new checkpoint is whole.
+        An image tokenizer that was set or used is written; otherwise its weights are copied from the folder that the
+        model was loaded from. The previous checkpoint in ``folder`` stays loadable until the new one is complete.
+        ``max_shard_size`` is a number of bytes, or a text such as "5GB" or "500MiB".
         """
         config = self.config
         image_weights = None
@@ -165,16 +153,18 @@ class ChameleonForConditionalGeneration(nn.Module):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> CausalOutput:
-        """Logits of new positions, and the loss where ``labels`` are given.
+        """Return the logits of new positions, and the loss if ``labels`` are given.
 
-        ``pixel_values`` [P, C, height, width] take the places of the placeholder ids of ``input_ids``, picture after
-        picture. ``labels`` int64 [B, T] are the ids themselves, shifted here; -100 marks positions without a loss.
-        ``logits_to_keep`` n computes the last n positions only (0: all), or the positions that a tensor of indices
-        names. The other arguments are those of ``ChameleonModel``. Raises ``ValueError`` where shapes don't fit.
+        ``pixel_values`` [P, C, H, W] replace the placeholder ids of ``input_ids``, picture after picture. ``labels``
+        int64 [B, T] are the ids themselves, shifted here; -100 marks positions without a loss. ``logits_to_keep``
+        restricts the logits to the last n positions (0: all), or to the positions in a tensor of indices. The other
+        arguments are those of ``ChameleonModel``. Raises ``ValueError`` where shapes don't match.
         """
         if pixel_values is not None:
             if input_ids is None:
-                raise ValueError("pixel_values take the places of placeholders in input_ids, which were not given.")
+                raise ValueError(
+                    "pixel_values replace placeholders in input_ids, and there are no input_ids; pass both."
+                )
             input_ids = self.insert_images(input_ids, pixel_values)
         output = self.model(
             input_ids,
@@ -187,7 +177,7 @@ class ChameleonForConditionalGeneration(nn.Module):
             output_attentions=output_attentions,
         )
         logits_BTV = self.lm_head(output.last_hidden_state[:, _kept_positions(logits_to_keep)])
-        loss = None if labels is None else _shifted_loss(logits_BTV, labels)
+        loss = None if labels is None else next_token_loss(logits_BTV, labels)
         return CausalOutput(logits_BTV, loss, output.hidden_states, output.attentions, output.cache)
 
     @translates_errors
@@ -202,11 +192,12 @@ class ChameleonForConditionalGeneration(nn.Module):
         should_stop: Callable[[], bool] | None = None,
         **changes: Any,
     ) -> Tensor:
-        """Continue each row of ``input_ids`` [B, T] and return prompts and continuations, int64 [B, T + new].
+        """Continue each row of ``input_ids`` [B, T] and return prompts with continuations, int64 [B, T + new].
 
-        Rows that end early are filled with the padding id. ``options`` default to the checkpoint's; ``changes`` are
-        single fields of them (``max_new_tokens=50``). ``tokenizer`` is needed for ``stop_strings``. ``should_stop`` is
-        asked before each token. Raises ``ContextLengthError`` before any work where the positions don't suffice.
+        Rows that end early are filled with the padding id. ``options`` default to those of the checkpoint; ``changes``
+        override single fields of them (``max_new_tokens=50``). ``tokenizer`` is needed for ``stop_strings``.
+        ``should_stop()`` is called before each step; true ends the generation. Raises ``ContextLengthError`` before
+        any work where the context is too short.
         """
         if pixel_values is not None:
             input_ids = self.insert_images(input_ids, pixel_values)
@@ -237,9 +228,9 @@ class ChameleonForConditionalGeneration(nn.Module):
         should_stop: Callable[[], bool] | None = None,
         **changes: Any,
     ) -> Generator[Step]:
-        """The same as ``generate``, a step at a time: each row's new id, and why a row has ended once it has.
+        """Generate as ``generate`` does, yielding a ``Step`` with each row's new id as soon as it is chosen.
 
-        Closing the iterator ends the work.
+        Arguments are checked eagerly. Closing the iterator ends the generation.
         """
         options = (options or self.generation_options).replace(**changes)
         if pixel_values is not None:
@@ -247,11 +238,11 @@ class ChameleonForConditionalGeneration(nn.Module):
         return generate_ids(self, input_ids, attention_mask, options, tokenizer=tokenizer, should_stop=should_stop)
 
     def attach_tokenizer(self, tokenizer: TextTokenizerLike) -> None:
-        """Let the model's text tokenizer say which ids are text and which are special.
+        """Let a text tokenizer decide which ids are text and which are special.
 
-        Until then the names in the config's ``vocabulary_map`` decide, and every name that begins with ``<`` is
-        special; a tokenizer knows which of them its merges build out of text, and which others its file flags.
-        ``Chameleon`` attaches its processor's tokenizer.
+        Without one the names in the config's ``vocabulary_map`` decide, and every name that begins with ``<`` is
+        special. A tokenizer knows which of these its merges produce from text, and which other ids its file flags as
+        special. ``Chameleon`` attaches the tokenizer of its processor.
         """
         self._tokenizer = tokenizer
         self.__dict__.pop("layout", None)
@@ -266,13 +257,14 @@ class ChameleonForConditionalGeneration(nn.Module):
 
     @cached_property
     def layout(self) -> TokenLayout:
-        """Which ids are picture codes', which are special and which are text.
+        """Which ids are picture codes, which are special and which are text.
 
-        It comes from the attached tokenizer, or from the config's ``vocabulary_map`` where none was attached.
+        It is built from the attached tokenizer, or without one from the config's ``vocabulary_map``. Raises
+        ``ConfigError`` where the config has none.
         """
         if self.config.vocabulary_map is None:
             raise ConfigError(
-                "the config has no vocabulary_map, so which ids stand for pictures isn't known. "
+                "the config has no vocabulary_map, so the ids of picture codes are unknown. "
                 "Build ChameleonConfig with vocabulary_map={name: id, ...}, the names and ids of the tokenizer."
             )
         if self._tokenizer is None:
@@ -281,13 +273,13 @@ class ChameleonForConditionalGeneration(nn.Module):
             self._tokenizer.token_ids,
             tokens_per_image(self.config.vq_config),
             vocab_size=self.config.vocab_size,
-            # A tokenizer of another package may not say which of its ids are special; their names do.
+            # A third-party tokenizer may not say which of its ids are special; their names do.
             special_ids=getattr(self._tokenizer, "special_ids", None),
         )
 
     @property
     def pad_token_id(self) -> int:
-        """What fills rows that end early: the padding token by name, else the config's, else the end of stream."""
+        """The id that fills rows that end early: the layout's padding, else the config's, else the end of stream."""
         if self.config.vocabulary_map is not None:
             return self.layout.pad_id
         if self.config.pad_token_id is not None:
@@ -296,14 +288,15 @@ class ChameleonForConditionalGeneration(nn.Module):
 
     @property
     def image_tokenizer(self) -> ImageTokenizerLike:
-        """What turns pictures into codes, loaded from the model's own folder unless it was set.
+        """The image tokenizer, loaded from the model's folder on first use unless it was set.
 
-        Raises ``MissingPackageError`` where chameleon-vq isn't installed, ``ConfigError`` where there is no folder.
+        Raises ``MissingPackageError`` where chameleon-vq isn't installed, ``ConfigError`` where the model wasn't loaded
+        from a folder.
         """
         if self._image_tokenizer is None:
             if self.source is None:
                 raise ConfigError(
-                    "this model has no image tokenizer: it wasn't loaded from a folder. "
+                    "this model has no image tokenizer, because it wasn't loaded from a folder. "
                     "Set model.image_tokenizer = ImageTokenizer.from_pretrained(...) of chameleon_vq."
                 )
             self._image_tokenizer = load_image_tokenizer(self.source, device=self.device)
@@ -316,54 +309,58 @@ class ChameleonForConditionalGeneration(nn.Module):
     @torch.no_grad()
     @translates_errors
     def insert_images(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
-        """``input_ids`` [B, T] with the placeholders replaced by the ids of ``pixel_values`` [P, C, height, width]."""
+        """Return ``input_ids`` [B, T] with the placeholders replaced by the ids of ``pixel_values`` [P, C, H, W].
+
+        Raises ``ValueError`` where the number of placeholders isn't that of the pictures' codes.
+        """
         placeholder = self.layout.placeholder_id
-        places_BT = input_ids == placeholder
+        is_placeholder_BT = input_ids == placeholder
         codes_PN = self.image_tokenizer.encode_pixels(pixel_values)
-        if int(places_BT.sum()) != codes_PN.numel():
+        if int(is_placeholder_BT.sum()) != codes_PN.numel():
             raise ValueError(
-                f"the prompt has {int(places_BT.sum())} placeholders (id {placeholder}) and the "
+                f"the prompt has {int(is_placeholder_BT.sum())} placeholders (id {placeholder}) and the "
                 f"{codes_PN.shape[0]} pictures give {codes_PN.numel()} codes, {codes_PN.shape[1]} each. "
                 "Build the prompt with ChameleonProcessor(image_seq_length=<codes of a picture>)."
             )
         picture_ids = self.layout.code_to_id_Z.to(input_ids.device)[codes_PN.to(input_ids.device)]
-        return input_ids.masked_scatter(places_BT, picture_ids.to(input_ids.dtype))
+        return input_ids.masked_scatter(is_placeholder_BT, picture_ids.to(input_ids.dtype))
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.model.embed_tokens.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are, those that aren't quantized."""
+        """The type of the weights that aren't quantized."""
         return self.model.embed_tokens.weight.dtype
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The table from ids to hidden states."""
+        """Return the embedding table [V, E]."""
         return self.model.embed_tokens
 
     def get_output_embeddings(self) -> nn.Linear:
-        """The output layer."""
+        """Return the output layer [V, E]."""
         return self.lm_head
 
     def tie_weights(self) -> None:
-        """Let the output layer use the embeddings' table."""
+        """Make the output layer share the weight of the embeddings."""
         self.lm_head.weight = self.model.embed_tokens.weight
 
     @torch.no_grad()
     def resize_token_embeddings(self, new_num_tokens: int, *, pad_to_multiple_of: int = 1) -> nn.Embedding:
-        """Grow or shrink the vocabulary to ``new_num_tokens`` rows, rounded up to a multiple; returns the embeddings.
+        """Grow or shrink the vocabulary to ``new_num_tokens``, rounded up to a multiple, and return the embeddings.
 
-        New rows are the mean of the old ones: a new id then starts as an average one, neither forbidden nor favoured.
+        New rows are the mean of the old ones, so that a new id starts as an average one. Raises ``ValueError`` for
+        numbers below 1, ``ConfigError`` where the output layer is quantized.
         """
         if new_num_tokens < 1 or pad_to_multiple_of < 1:
             raise ValueError(
-                f"new_num_tokens and pad_to_multiple_of must be at least 1, got {new_num_tokens}, {pad_to_multiple_of}."
+                f"new_num_tokens and pad_to_multiple_of must be ≥ 1; got {new_num_tokens} and {pad_to_multiple_of}."
             )
         if isinstance(self.lm_head, QuantizedLinear):
             raise ConfigError(
-                "the output layer is quantized, and has no rows to add. Resize the float model and quantize that."
+                "the output layer is quantized and can't be resized. Resize the float model, then quantize it."
             )
         size = -(-new_num_tokens // pad_to_multiple_of) * pad_to_multiple_of
         config = self.config.replace(vocab_size=size)
@@ -384,20 +381,8 @@ def _kept_positions(logits_to_keep: int | Tensor) -> slice | Tensor:
     if isinstance(logits_to_keep, Tensor):
         return logits_to_keep
     if logits_to_keep < 0:
-        raise ValueError(f"logits_to_keep must be 0 (all positions) or above, is {logits_to_keep}.")
+        raise ValueError(f"logits_to_keep must be ≥ 0 (0: all positions); got {logits_to_keep}.")
     return slice(-logits_to_keep or None, None)
-
-
-def _shifted_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
-    """The mean cross-entropy of each label given what is before it."""
-    if labels_BT.shape != logits_BTV.shape[:2]:
-        raise ValueError(
-            f"labels {list(labels_BT.shape)} must have the positions of the logits {list(logits_BTV.shape[:2])}; "
-            "leave logits_to_keep at 0 when training."
-        )
-    return F.cross_entropy(
-        logits_BTV[:, :-1].flatten(0, 1).float(), labels_BT[:, 1:].flatten(), ignore_index=IGNORED_LABEL
-    )
 
 
 def _resized(weight_VE: Tensor, size: int) -> Tensor:

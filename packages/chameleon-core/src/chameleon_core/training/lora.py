@@ -12,7 +12,7 @@ from torch import nn
 from chameleon_backends import QuantizedLinear
 
 from ..errors import ConfigError
-from ..model.conditional_generation import ChameleonForConditionalGeneration
+from ..model import ChameleonForConditionalGeneration
 from .extras import train_extra
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from chameleon_backends import QuantizedLinear
 
 from ..errors import ConfigError
-from ..model.conditional_generation import IGNORED_LABEL, ChameleonForConditionalGeneration
+from ..model import IGNORE_INDEX, ChameleonForConditionalGeneration
 from ..model.layers import DecoderLayer
 from .errors import DatasetError
 from .loss import target_loss
@@ -110,7 +110,7 @@ class Objective(nn.Module):
 
     def importance(self, batch: Batch) -> float:
         """What the targets of a batch weigh together: the mean loss is the total over that."""
-        targets_P = batch.targets[batch.targets != IGNORED_LABEL].to(self.is_picture_V.device)
+        targets_P = batch.targets[batch.targets != IGNORE_INDEX].to(self.is_picture_V.device)
         return float(self.importance_M[self.is_picture_V[targets_P]].sum())
 
     def forward(self, batch: Batch) -> LossSums:
@@ -118,7 +118,7 @@ class Objective(nn.Module):
             batch.input_ids, position_ids=batch.position_ids, document_ids=batch.document_ids
         ).last_hidden_state
         # The one mask of both loss terms. The output layer is multiplied with these positions only.
-        has_target_BT = batch.targets != IGNORED_LABEL
+        has_target_BT = batch.targets != IGNORE_INDEX
         targets_P = batch.targets[has_target_BT]
         modality_P = self.is_picture_V[targets_P]
         importance_P = self.importance_M[modality_P]

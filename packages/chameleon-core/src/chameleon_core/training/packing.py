@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ContextLengthError
-from ..model.conditional_generation import IGNORED_LABEL
+from ..model.loss import IGNORE_INDEX
 from .data import TokenDocument
 from .errors import DatasetError
 from .options import Rows
@@ -36,7 +36,7 @@ class Batch:
     @property
     def num_targets(self) -> int:
         """How many positions have a target."""
-        return int((self.targets != IGNORED_LABEL).sum())
+        return int((self.targets != IGNORE_INDEX).sum())
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on ``device``."""
@@ -93,7 +93,7 @@ def _fill(rows: Sequence[Sequence[TokenDocument]], *, packed: bool) -> Batch:
     width = max(sum(len(document) - 1 for document in row) for row in rows)
     # Padding comes last, where causal attention hides it from every real position; what it computes is never used.
     input_ids_BT = torch.zeros(len(rows), width, dtype=torch.int64)
-    targets_BT = torch.full_like(input_ids_BT, IGNORED_LABEL)
+    targets_BT = torch.full_like(input_ids_BT, IGNORE_INDEX)
     position_ids_BT = torch.zeros_like(input_ids_BT)
     # Padding is a document of its own, with a number that no other has.
     document_ids_BT = torch.full_like(input_ids_BT, -1)
@@ -105,7 +105,7 @@ def _fill(rows: Sequence[Sequence[TokenDocument]], *, packed: bool) -> Batch:
             input_ids_BT[index, span] = ids_T[:-1]
             targets_BT[index, span] = ids_T[1:]
             if document.trained is not None:
-                targets_BT[index, span].masked_fill_(~torch.from_numpy(document.trained[1:]), IGNORED_LABEL)
+                targets_BT[index, span].masked_fill_(~torch.from_numpy(document.trained[1:]), IGNORE_INDEX)
             position_ids_BT[index, span] = torch.arange(len(document) - 1)
             document_ids_BT[index, span] = number
             start = span.stop

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from chameleon_backends import QuantizedLinear
 
 from ..errors import ConfigError
-from ..model.conditional_generation import ChameleonForConditionalGeneration
+from ..model import ChameleonForConditionalGeneration
 
 
 class _PictureRows(nn.Module):

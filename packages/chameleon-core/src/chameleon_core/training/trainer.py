@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .._files import read_json, write_json
 from ..errors import ConfigError, FileFormatError
-from ..model.conditional_generation import ChameleonForConditionalGeneration
+from ..model import ChameleonForConditionalGeneration
 from .bar import Advance, progress_bar
 from .checkpoint import Progress, load_checkpoint, save_checkpoint
 from .curves import plot_curves
