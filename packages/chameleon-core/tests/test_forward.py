@@ -155,7 +155,7 @@ def test_a_wrong_number_of_placeholders_is_an_error_with_both_numbers(
 
 
 def test_pixels_without_ids_are_refused(model: ChameleonForConditionalGeneration) -> None:
-    with pytest.raises(ValueError, match="pass input_ids, too"):
+    with pytest.raises(ValueError, match="no input_ids; pass both"):
         model(inputs_embeds=torch.zeros(1, 1, 32), pixel_values=pixels([0, 1, 2, 3]))
 
 
