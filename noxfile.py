@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tomllib
 from pathlib import Path
 
 import nox
@@ -156,3 +157,17 @@ def benchmarks(session: nox.Session) -> None:
     install_workspace(session, "transformers", "diffusers", "peft")
     for script in sorted(Path("benchmarks").glob("[!_]*.py")):
         session.run("python", str(script), *session.posargs)
+
+
+@nox.session(default=False, venv_backend="none")
+def vendor(session: nox.Session) -> None:
+    """Copy the modules that several packages have from the package with the source (``pyproject.toml`` lists them)."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for name, (source, *others) in project["tool"]["chameleon"]["vendored"].items():
+        for package in others:
+            from_path, to_path = (
+                ROOT / f"packages/chameleon-{each}/src/chameleon_{each}/{name}" for each in (source, package)
+            )
+            if not to_path.exists() or to_path.read_bytes() != from_path.read_bytes():
+                shutil.copyfile(from_path, to_path)
+                session.log(f"{to_path.relative_to(ROOT)} is now that of chameleon-{source}")

@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,14 +80,40 @@ def test_what_a_package_imports_it_declares(package: str) -> None:
         assert at_import(path) <= declared, path
 
 
-@pytest.mark.parametrize("name", ["plugins.py", "_files.py", "_config.py", "testing/conformance.py"])
-def test_the_copies_of_a_shared_module_are_identical(name: str) -> None:
-    """Each package installs alone, so these few modules are in several."""
-    paths = [folder / "src" / package / name for package, folder in PACKAGES.items()]
-    copies = [path for path in paths if path.exists()]
-    assert len(copies) > 1
-    for copy in copies[1:]:
-        assert copy.read_text(encoding="utf-8") == copies[0].read_text(encoding="utf-8"), copy
+def vendored() -> dict[str, list[str]]:
+    """By the name of a module that several packages have: the package with the source, and those with a copy."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return {
+        name: [f"chameleon_{package}" for package in packages]
+        for name, packages in project["tool"]["chameleon"]["vendored"].items()
+    }
+
+
+@pytest.mark.parametrize("name", vendored())
+def test_the_copies_of_a_vendored_module_are_equal(name: str) -> None:
+    """Each package installs alone, so these few modules are in several; ``nox -s vendor`` copies them."""
+    source, *others = (PACKAGES[package] / "src" / package / name for package in vendored()[name])
+    assert others
+    for copy in others:
+        assert copy.read_text(encoding="utf-8") == source.read_text(encoding="utf-8"), f"{copy}: run nox -s vendor"
+
+
+@pytest.mark.parametrize("name", vendored())
+def test_a_vendored_module_says_where_its_source_is(name: str) -> None:
+    source = vendored()[name][0]
+    text = (PACKAGES[source] / "src" / source / name).read_text(encoding="utf-8")
+    head = (
+        f"# Vendored. Source: packages/{source.replace('_', '-')}. `nox -s vendor` copies it, "
+        "tests/boundaries/test_source.py compares.\n"
+    )
+    assert text.startswith(head)
+
+
+def test_every_module_that_several_packages_have_is_listed() -> None:
+    texts = [(path.read_text(encoding="utf-8"), path) for package in PACKAGES for path in sources(package)]
+    count = Counter(text for text, _ in texts)
+    listed = {PACKAGES[package] / "src" / package / name for name in vendored() for package in vendored()[name]}
+    assert {path for text, path in texts if count[text] > 1} == listed
 
 
 @pytest.mark.parametrize("package", PACKAGES)

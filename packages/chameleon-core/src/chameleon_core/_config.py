@@ -1,8 +1,5 @@
-"""The base of configuration classes: frozen, checked field by field, strict in Python and tolerant of published files.
-
-Each package installs alone, so this file is copied. Source: chameleon-core's; ``nox -s vendor`` writes the copies, and
-``tests/boundaries/test_source.py`` holds them identical.
-"""
+# Vendored. Source: packages/chameleon-core. `nox -s vendor` copies it, tests/boundaries/test_source.py compares.
+"""The base of configuration classes: frozen, checked field by field, strict in Python, tolerant of published files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Files: read them with suspicion, write them whole or not at all.
-
-This module is the same file in every package that writes files; a test holds the copies identical.
-"""
+# Vendored. Source: packages/chameleon-core. `nox -s vendor` copies it, tests/boundaries/test_source.py compares.
+"""Files: read them with suspicion, write them whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# Vendored. Source: packages/chameleon-backends. `nox -s vendor` copies it, tests/boundaries/test_source.py compares.
 """What every conformance suite shares: a standard test is left out with a stated reason, or not at all."""
 
 from __future__ import annotations
