@@ -59,8 +59,8 @@ def test_text_loads_no_torch() -> None:
 
 def test_backends_load_no_kernel_library_when_they_are_listed() -> None:
     listing = """
-from chameleon_backends import attention_backend_names, why_attention_unsupported
-reasons = {name: why_attention_unsupported(name) for name in attention_backend_names()}
+from chameleon_backends import attention_backend_names, why_attention_unavailable
+reasons = {name: why_attention_unavailable(name) for name in attention_backend_names()}
 assert reasons["eager"] is None and reasons["sdpa"] is None
 """
     assert loaded(listing, (*KERNELS, "transformers")) == []

@@ -112,7 +112,7 @@ def example(hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 def test_a_hook_s_example_works_once_it_is_installed(hook: Hook, example: str) -> None:
     (found,) = (each for each in hook.registry.registered(hook.name) if each.distribution == example)
     assert found.spec.summary
-    assert found.unsupported() is None
+    assert found.why_unavailable() is None
     uses = blocks(hook, installed=True)
     assert uses, "the example isn't used"
     for code in uses:

@@ -52,8 +52,8 @@ def test_listing_quantizers_and_using_the_plain_ones_loads_no_library() -> None:
     code = f"""
     import sys, torch
     from chameleon_backends import QuantizedLinear, find_quantizer, get_weight_quantizer
-    from chameleon_backends import weight_quantizer_names, why_quantizer_unsupported
-    reasons = {{name: why_quantizer_unsupported(name) for name in weight_quantizer_names()}}
+    from chameleon_backends import weight_quantizer_names, why_quantizer_unavailable
+    reasons = {{name: why_quantizer_unavailable(name) for name in weight_quantizer_names()}}
     assert reasons["int8"] is None and reasons["int4"] is None
     find_quantizer({{"quant_method": "bitsandbytes", "load_in_8bit": True}})
     for name in ("int8", "int4"):

@@ -51,7 +51,7 @@ def test_the_builtins_are_usable_and_described(package: str, registry: Any) -> N
             assert registered.distribution == registry.distribution
             assert registered.spec.summary, f"{registered.spec.name} has no summary for the listing"
             # What this machine lacks is said in a sentence, and nobody's check fails.
-            reason = registered.unsupported()
+            reason = registered.why_unavailable()
             assert reason is None or (" " in reason and "its own check failed" not in reason)
 
 

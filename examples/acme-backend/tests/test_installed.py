@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chameleon_backends.registry import ATTENTION_HOOK
+from chameleon_backends.registry import ATTENTION_BACKENDS_HOOK
 from chameleon_backends.registry import REGISTRY as BACKENDS
 from chameleon_text.registry import REGISTRY as TEXT
 from chameleon_text.registry import SEGMENT_CODECS_HOOK
@@ -17,7 +17,7 @@ from chameleon_vq.registry import REGISTRY as VQ
 @pytest.mark.parametrize(
     ("registry", "hook", "name"),
     [
-        (BACKENDS, ATTENTION_HOOK, "acme-blockwise"),
+        (BACKENDS, ATTENTION_BACKENDS_HOOK, "acme-blockwise"),
         (VQ, QUANTIZERS, "acme-ternary"),
         (TEXT, SEGMENT_CODECS_HOOK, "melody"),
     ],
@@ -25,4 +25,4 @@ from chameleon_vq.registry import REGISTRY as VQ
 def test_a_plugin_is_found_and_can_run(registry: Any, hook: str, name: str) -> None:
     (found,) = (each for each in registry.registered(hook) if each.distribution == "acme-backend")
     assert found.spec.name == name
-    assert found.unsupported() is None
+    assert found.why_unavailable() is None

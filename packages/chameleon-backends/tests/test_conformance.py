@@ -307,7 +307,7 @@ def test_a_refusal_must_be_the_same_in_plan_and_in_the_listing(
 ) -> None:
     class Registry:
         def get(self, hook: str, name: str) -> AttentionBackendSpec:
-            return AttentionBackendSpec(name=name, factory=lambda: backend, api_version=1, unsupported=unsupported)
+            return AttentionBackendSpec(name=name, factory=lambda: backend, api_version=2, unsupported=unsupported)
 
     monkeypatch.setattr(chameleon_backends.testing.attention, "REGISTRY", Registry())
     law = Named().test_what_it_refuses_it_refuses_by_a_sentence_and_in_plan

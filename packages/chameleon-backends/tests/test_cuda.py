@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chameleon_backends import why_attention_unsupported
+from chameleon_backends import why_attention_unavailable
 from chameleon_backends.testing import AttentionBackendConformance
 
 if not torch.cuda.is_available():
@@ -13,7 +13,7 @@ if not torch.cuda.is_available():
 
 
 def needs(name: str) -> pytest.MarkDecorator:
-    reason = why_attention_unsupported(name)
+    reason = why_attention_unavailable(name)
     return pytest.mark.skipif(reason is not None, reason=str(reason))
 
 

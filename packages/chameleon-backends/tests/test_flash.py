@@ -22,6 +22,7 @@ from chameleon_backends import (
     AttentionSpec,
     UnsupportedAttentionError,
     get_attention_backend,
+    why_attention_unavailable,
     why_attention_unsupported,
 )
 from chameleon_backends.backends import flash_package
@@ -330,7 +331,7 @@ class TestWhatIsThere:
     ) -> None:
         pretend_installed(monkeypatch, version)
         pretend_device(monkeypatch, capability)
-        found = why_attention_unsupported(f"flash_attention_{version}")
+        found = why_attention_unavailable(f"flash_attention_{version}")
         assert found is None if reason is None else reason in str(found)
 
     @pytest.mark.parametrize(
@@ -384,7 +385,7 @@ class TestWhatIsThere:
         monkeypatch.syspath_prepend(tmp_path)
         pretend_installed(monkeypatch)
         del sys.modules["flash_attn"]  # found in tmp_path, and put back as it was by monkeypatch
-        assert why_attention_unsupported("flash_attention_2") is None, "a listing imports nothing"
+        assert why_attention_unavailable("flash_attention_2") is None, "a listing imports nothing"
         with pytest.raises(UnsupportedAttentionError, match=f"'flash_attention_2' can't run here: .*{reason}"):
             get_attention_backend("flash_attention_2")
         assert re.search(reason, str(why_attention_unsupported("flash_attention_2", spec("cuda"))))

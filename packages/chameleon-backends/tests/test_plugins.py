@@ -24,6 +24,8 @@ from chameleon_backends import (
     find_quantizer,
     get_weight_quantizer,
     hookspecs,
+    why_attention_unsupported,
+    why_quantizer_unsupported,
 )
 from chameleon_backends.plugins import ENVIRONMENT_VARIABLE, PluginRegistry, Quarantined
 
@@ -75,7 +77,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> PluginRegistry:
         distribution="chameleon-backends",
         hookspecs=hookspecs,
         kinds={HOOK: "attention backend"},
-        api_version=1,
+        api_version=hookspecs.HOOK_API_VERSION,
         builtins=[_builtins],
         spec_types={HOOK: AttentionBackendSpec},
     )
@@ -181,21 +183,55 @@ BAD = {
     "takes arguments that the hook lacks": (GOOD.replace("backends():", "backends(model):"), "model"),
     "marks no function": (GOOD.replace("@hookimpl", ""), "no function in it is marked with the hookimpl"),
     "takes a built-in's name": (GOOD.replace("flare", "sdpa"), r"'sdpa' exists already \(chameleon-backends "),
-    "states another API version": (
-        GOOD.replace("=HOOK_API_VERSION", "=2"),
-        "'flare' was written for version 2 of the chameleon_backends hooks; this is version 1",
+    "was written for version 1": (
+        GOOD.replace("=HOOK_API_VERSION", "=1"),
+        r"'flare' was written for version 1 of the chameleon_backends hooks; this is version 2\. "
+        r"A spec of version 2 says in unavailable\(\) why .* Move that answer to unavailable, and state api",
+    ),
+    "was written for a later version": (
+        GOOD.replace("=HOOK_API_VERSION", "=3"),
+        r"'flare' was written for version 3 of the chameleon_backends hooks; this is version 2\. "
+        r"It needs a newer chameleon-backends\.$",
     ),
     "returns something else": (
         GOOD.replace("AttentionBackendSpec(name=", "dict(name="),
-        "must return AttentionBackendSpec objects, not dict",
+        "returned a spec of type dict without name; AttentionBackendSpec requires name, factory, api_version",
     ),
-    "returns a spec of another class": (
-        "from chameleon_backends.plugins import PluginSpec as Plain\n"
-        + textwrap.dedent(GOOD).replace("[AttentionBackendSpec(", "[Plain("),
-        "must return AttentionBackendSpec objects, not PluginSpec",
+    "returns a spec without a factory": (
+        "from types import SimpleNamespace as Spec\n"
+        + textwrap.dedent(GOOD).replace("AttentionBackendSpec(", "Spec(").replace("factory=object, ", ""),
+        "returned the spec 'flare' without factory; AttentionBackendSpec requires name, factory, api_version",
     ),
-    "returns nothing": (GOOD.replace("return [", "_ = ["), "returned None, not an iterable of PluginSpec"),
-    "names nothing": (GOOD.replace('"flare"', '""'), "whose name is a string, not ''"),
+    "returns a spec without a version": (
+        "from types import SimpleNamespace as Spec\n"
+        + textwrap.dedent(GOOD).replace("AttentionBackendSpec(", "Spec(").replace(", api_version=HOOK_API_VERSION", ""),
+        "returned the spec 'flare' without api_version",
+    ),
+    "states a version that isn't an integer": (
+        GOOD.replace("=HOOK_API_VERSION", "='2'"),
+        "returned the spec 'flare' whose api_version is '2'; it must be an integer",
+    ),
+    "has a factory that can't be called": (
+        GOOD.replace("factory=object", "factory=7"),
+        "returned the spec 'flare' whose factory is 7; it must be a callable or a string 'module:attribute'",
+    ),
+    "has a factory that is no import string": (
+        GOOD.replace("factory=object", "factory='acme.make'"),
+        "whose factory is 'acme.make'; it must be a callable or a string 'module:attribute'",
+    ),
+    "has a summary that is no text": (
+        GOOD.replace("factory=object", "factory=object, summary=b'x'"),
+        "whose summary is b'x'; it must be a string",
+    ),
+    "has nothing to ask": (
+        GOOD.replace("factory=object", "factory=object, unavailable=None"),
+        "whose unavailable is None; it must be a callable or a string 'module:attribute'",
+    ),
+    "returns nothing": (GOOD.replace("return [", "_ = ["), "returned None; it must return a list of PluginSpec"),
+    "names nothing": (
+        GOOD.replace('"flare"', '""'),
+        "whose name is ''; it must be a non-empty string",
+    ),
     "names one twice": (GOOD.replace("return [", "return 2 * ["), "names the attention backend 'flare' twice"),
     "raises in the hook": (GOOD.replace("return [", "return [1 / 0,"), "ZeroDivisionError"),
     "raises midway": (
@@ -220,7 +256,7 @@ def test_a_bad_plugin_is_quarantined_with_its_reason_and_the_others_work(
     assert registry.get(HOOK, "sdpa").name == "sdpa"
 
 
-@pytest.mark.parametrize("case", ["states another API version", "raises midway", "returns a spec of another class"])
+@pytest.mark.parametrize("case", ["was written for version 1", "raises midway", "returns a spec without a factory"])
 def test_a_quarantined_plugin_that_is_asked_for_by_its_backends_name_is_an_error(
     registry: PluginRegistry, install: Install, case: str
 ) -> None:
@@ -361,8 +397,135 @@ def test_threads_that_look_up_at_once_all_find_every_plugin(registry: PluginRegi
 
 
 def test_a_reason_is_given_where_a_plugins_own_check_fails(registry: PluginRegistry, install: Install) -> None:
-    source = "def check(request):\n    raise OSError('no driver')\n" + textwrap.dedent(GOOD)
-    install("acme-flare", source.replace("factory=object,", "factory=object, unsupported=check,"))
-    reasons = {registered.spec.name: registered.unsupported() for registered in registry.registered(HOOK)}
-    assert reasons["flare"] == "its own check failed: OSError: no driver"
-    assert reasons["sdpa"] is None
+    source = "def check(*request):\n    raise OSError('no driver')\n" + textwrap.dedent(GOOD)
+    install("acme-flare", source.replace("factory=object,", "factory=object, unavailable=check,"))
+    install(
+        "acme-glow", source.replace("factory=object,", "factory=object, unsupported=check,").replace("flare", "glow")
+    )
+    plugins = {registered.spec.name: registered for registered in registry.registered(HOOK)}
+    reason = "its own check failed: OSError: no driver"
+    assert plugins["flare"].why_unavailable() == plugins["flare"].why_unsupported("a request") == reason
+    assert plugins["glow"].why_unavailable() is None
+    assert plugins["glow"].why_unsupported("a request") == reason
+    assert plugins["sdpa"].why_unavailable() is None
+
+
+def test_what_can_not_run_here_is_not_asked_about_a_request(registry: PluginRegistry, install: Install) -> None:
+    source = GOOD.replace(
+        "factory=object,", "factory=object, unavailable=lambda: 'no GPU', unsupported=lambda r: 1 / 0,"
+    )
+    install("acme-flare", source)
+    spec = registry.get(HOOK, "flare")
+    assert spec.why_unavailable() == spec.why_unsupported("a request") == "no GPU"
+
+
+LAZY = GOOD.replace("factory=object", "factory='acme_heavy:Kernel.make', unavailable='acme_heavy:why'")
+
+
+def test_a_string_is_imported_when_it_is_first_called(
+    registry: PluginRegistry, install: Install, tmp_path: Path
+) -> None:
+    source = "class Kernel:\n    @staticmethod\n    def make(): return 'a kernel'\ndef why(): return 'no GPU'\n"
+    (tmp_path / "acme_heavy.py").write_text(source)
+    install("acme-flare", LAZY)
+    spec = registry.get(HOOK, "flare")
+    assert type(spec) is AttentionBackendSpec
+    assert "acme_heavy" not in sys.modules
+    try:
+        assert spec.make() == "a kernel"
+        assert registry.registered(HOOK)[-1].why_unavailable() == "no GPU"
+        assert repr(spec.factory) == "LazyCallable('acme_heavy:Kernel.make')"
+    finally:
+        del sys.modules["acme_heavy"]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        pytest.param(None, "ModuleNotFoundError: No module named 'acme_heavy'", id="no module"),
+        pytest.param("", "AttributeError: module 'acme_heavy' has no attribute 'Kernel'", id="no attribute"),
+        pytest.param("raise OSError('no driver')", "OSError: no driver", id="raises"),
+        pytest.param("import sys; sys.exit('bye')", "SystemExit: bye", id="exits"),
+    ],
+)
+def test_a_string_that_can_not_be_imported_is_an_error_when_it_is_asked_for(
+    registry: PluginRegistry, install: Install, tmp_path: Path, source: str | None, reason: str
+) -> None:
+    if source is not None:
+        (tmp_path / "acme_heavy.py").write_text(source)
+    install("acme-flare", LAZY)
+    assert names(registry) == [*BUILT_IN, "flare"]
+    try:
+        with pytest.raises(BrokenPluginError) as caught:
+            registry.get(HOOK, "flare").make()
+    finally:
+        sys.modules.pop("acme_heavy", None)
+    assert str(caught.value) == (
+        "the attention backend 'flare' of acme-flare 0.2 can't be used: "
+        f"its factory 'acme_heavy:Kernel.make' can't be imported: {reason}"
+    )
+    assert caught.value.__cause__ is not None
+
+
+def test_a_check_that_can_not_be_imported_is_a_reason_in_a_listing(registry: PluginRegistry, install: Install) -> None:
+    install("acme-flare", LAZY)
+    assert str(registry.registered(HOOK)[-1].why_unavailable()).startswith(
+        "the attention backend 'flare' of acme-flare 0.2 can't be used: its unavailable 'acme_heavy:why' can't be "
+    )
+
+
+def test_a_string_that_names_what_can_not_be_called_is_an_error(registry: PluginRegistry, install: Install) -> None:
+    install("acme-flare", GOOD.replace("factory=object", "factory='math:pi'"))
+    with pytest.raises(BrokenPluginError, match=r"its factory 'math:pi' is 3\.14\d+, expected a callable"):
+        registry.get(HOOK, "flare").make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        "from chameleon_backends import PluginSpec as Spec",
+        "from types import SimpleNamespace as Spec",
+        "from collections import namedtuple\nSpec = namedtuple('Spec', 'name factory api_version')",
+        "import dataclasses\nSpec = dataclasses.make_dataclass('Spec', ['name', 'factory', 'api_version'])",
+    ],
+)
+def test_a_spec_is_known_by_its_fields_whatever_its_class(
+    registry: PluginRegistry, install: Install, make: str
+) -> None:
+    install("acme-flare", f"{make}\n{textwrap.dedent(GOOD).replace('AttentionBackendSpec(', 'Spec(')}")
+    spec = registry.get(HOOK, "flare")
+    assert type(spec) is AttentionBackendSpec
+    assert (spec.name, spec.factory, spec.summary) == ("flare", object, "")
+    assert spec.why_unsupported("a request") is None
+
+
+def test_a_weight_quantizer_s_own_fields_may_be_strings(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "acme-steps")
+    install("acme-steps", QUANTIZER.replace("factory=Steps", "factory='acme_steps:Steps', from_record='builtins:dict'"))
+    REGISTRY.reload()
+    try:
+        assert get_weight_quantizer("acme-steps", step=2.0).options() == {"step": 2.0}
+        record = {"quant_method": "of another", "step": 2.0}
+        assert find_quantizer(record) == ("acme-steps", record)
+    finally:
+        monkeypatch.undo()
+        REGISTRY.reload()
+
+
+def test_a_question_without_a_request_is_deprecated() -> None:
+    with pytest.warns(
+        DeprecationWarning, match="why_attention_unsupported without a request .* why_attention_unavailable"
+    ):
+        assert why_attention_unsupported("sdpa") is None
+    with pytest.warns(
+        DeprecationWarning, match="why_quantizer_unsupported without a request .* why_quantizer_unavailable"
+    ):
+        assert why_quantizer_unsupported("int8") is None
+
+
+def test_old_names_of_the_hook_constants_work_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match=r"registry\.ATTENTION_HOOK is .*\.ATTENTION_BACKENDS_HOOK now"):
+        from chameleon_backends.registry import ATTENTION_HOOK
+    with pytest.warns(DeprecationWarning, match=r"registry\.QUANTIZERS_HOOK is .*\.WEIGHT_QUANTIZERS_HOOK now"):
+        from chameleon_backends.registry import QUANTIZERS_HOOK
+    assert (ATTENTION_HOOK, QUANTIZERS_HOOK) == ("chameleon_attention_backends", "chameleon_weight_quantizers")

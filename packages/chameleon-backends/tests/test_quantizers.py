@@ -27,6 +27,7 @@ from chameleon_backends import (
     find_quantizer,
     get_weight_quantizer,
     weight_quantizer_names,
+    why_quantizer_unavailable,
     why_quantizer_unsupported,
 )
 from chameleon_backends.quantizers import bnb, int4_kernels
@@ -306,7 +307,7 @@ class TestRegistry:
     ) -> None:
         monkeypatch.setattr(bnb.importlib.util, "find_spec", lambda name: None)
         reason = f"{package} isn't installed: pip install './packages/chameleon-backends[{package}]'"
-        assert why_quantizer_unsupported(name) == why_quantizer_unsupported(name, layer_spec()) == reason
+        assert why_quantizer_unavailable(name) == why_quantizer_unsupported(name, layer_spec()) == reason
         with pytest.raises(UnsupportedWeightError, match=f"{name!r} can't run here: {package} isn't installed"):
             get_weight_quantizer(name)
 

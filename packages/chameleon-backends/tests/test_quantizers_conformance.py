@@ -269,7 +269,7 @@ def test_a_law_whose_every_layer_is_refused_is_skipped_with_the_reason(no_shrink
 
 def test_options_that_are_lost_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     def registered(*, factory: Callable[..., WeightQuantizer] = Int4Quantizer, **changes: Any) -> None:
-        spec = WeightQuantizerSpec(name="acme", factory=factory, api_version=1, **changes)
+        spec = WeightQuantizerSpec(name="acme", factory=factory, api_version=2, **changes)
         registry = type("Registry", (), {"get": lambda self, hook, name: spec})()
         monkeypatch.setattr(chameleon_backends.testing.weight_quantizers, "REGISTRY", registry)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chameleon_backends import why_quantizer_unsupported
+from chameleon_backends import why_quantizer_unavailable
 from chameleon_backends.testing import WeightQuantizerConformance
 
 if not torch.cuda.is_available():
@@ -24,7 +24,7 @@ class TestInt4(WeightQuantizerConformance):
     relative_error = 0.13
 
 
-@pytest.mark.skipif(why_quantizer_unsupported("bnb-nf4") is not None, reason="bitsandbytes isn't installed")
+@pytest.mark.skipif(why_quantizer_unavailable("bnb-nf4") is not None, reason="bitsandbytes isn't installed")
 class TestNF4(WeightQuantizerConformance):
     quantizer_name = "bnb-nf4"
     device = "cuda"

@@ -16,7 +16,7 @@ from chameleon_backends import (
     UnsupportedAttentionError,
     attention_backend_names,
     get_attention_backend,
-    why_attention_unsupported,
+    why_attention_unavailable,
 )
 from chameleon_backends.backends.eager import EagerAttention
 from chameleon_backends.backends.sdpa import SDPAAttention
@@ -42,7 +42,7 @@ def test_the_builtins_are_registered_and_sdpa_is_the_default() -> None:
 @pytest.mark.parametrize("name", ["eager", "sdpa"])
 def test_the_builtins_keep_the_protocol_and_run_everywhere(name: str) -> None:
     assert isinstance(get_attention_backend(name), AttentionBackend)
-    assert why_attention_unsupported(name) is None
+    assert why_attention_unavailable(name) is None
 
 
 def test_an_unknown_name_is_an_error_with_the_closest() -> None:
@@ -59,14 +59,14 @@ def test_a_backend_that_can_not_run_here_is_refused_with_its_reason(monkeypatch:
                     name="gpu",
                     factory=SDPAAttention,
                     api_version=chameleon_backends.HOOK_API_VERSION,
-                    unsupported=lambda request: "there is no GPU in this machine",
+                    unavailable=lambda: "there is no GPU in this machine",
                 )
             ]
 
     monkeypatch.setattr(REGISTRY, "_builtins", (GPUBackends(),))
     REGISTRY.reload()
     assert attention_backend_names() == ("gpu",)
-    assert why_attention_unsupported("gpu") == "there is no GPU in this machine"
+    assert why_attention_unavailable("gpu") == "there is no GPU in this machine"
     with pytest.raises(UnsupportedAttentionError, match="'gpu' can't run here: there is no GPU in this machine"):
         get_attention_backend("gpu")
 

@@ -111,5 +111,5 @@ def test_a_format_without_a_way_to_know_its_folders_is_quarantined(tmp_path: Pat
     plain = textwrap.dedent(PLUGIN).replace("yield CheckpointFormatSpec(", "yield PluginSpec(")
     plain = "\n".join(line for line in plain.splitlines() if "matches=" not in line and "marks=" not in line)
     (tmp_path / "acme_chameleon.py").write_text(plain)
-    with pytest.warns(PluginWarning, match="must return CheckpointFormatSpec objects, not PluginSpec"):
+    with pytest.warns(PluginWarning, match="returned the spec 'acme' without matches"):
         assert [registered.spec.name for registered in REGISTRY.registered(FORMATS_HOOK)] == ["hf"]

@@ -206,7 +206,7 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "from chameleon_backends import AttentionBackendSpec, hookimpl\n"
         "@hookimpl\n"
         "def chameleon_attention_backends():\n"
-        "    return [AttentionBackendSpec(name='slow', factory=dict, api_version=1, unsupported=lambda _: 'no GPU')]\n"
+        "    return [AttentionBackendSpec(name='slow', factory=dict, api_version=2, unavailable=lambda: 'no GPU')]\n"
     )
     registry = importlib.import_module("chameleon_backends.registry").REGISTRY
     monkeypatch.syspath_prepend(tmp_path)

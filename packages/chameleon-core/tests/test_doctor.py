@@ -15,6 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 from chameleon_backends import (
+    HOOK_API_VERSION,
     AttentionBackendSpec,
     AttentionSpec,
     WeightQuantizerSpec,
@@ -195,7 +196,7 @@ def test_a_quantizer_that_fails_is_listed_with_its_failure(install: Callable[...
     def fail() -> Any:
         raise OSError("no kernel")
 
-    install(chameleon_weight_quantizers=[WeightQuantizerSpec(name="acme", factory=fail, api_version=1)])
+    install(chameleon_weight_quantizers=[WeightQuantizerSpec(name="acme", factory=fail, api_version=HOOK_API_VERSION)])
     acme = named(report(folder)["weight_quantizers"], "acme")
     assert (acme["status"], acme["note"]) == ("refuses", "it fails: OSError: no kernel")
 
@@ -224,18 +225,16 @@ def test_a_quantizer_that_is_not_installed_is_said_to_be_so(folder: Path, tmp_pa
 def test_a_backend_is_asked_about_everything_that_a_model_does(install: Callable[..., None], folder: Path) -> None:
     asked: list[AttentionSpec] = []
 
-    def unsupported(spec: AttentionSpec | None) -> str | None:
-        if spec is None:
-            return None
+    def unsupported(spec: AttentionSpec) -> str | None:
         asked.append(spec)
         return "it has no backward pass" if spec.requires_grad else None
 
-    picky = AttentionBackendSpec(name="picky", factory=object, api_version=1, unsupported=unsupported)  # type: ignore[arg-type]
+    picky = AttentionBackendSpec(name="picky", factory=object, api_version=HOOK_API_VERSION, unsupported=unsupported)
     sulky = AttentionBackendSpec(
         name="sulky",
         factory=object,
-        api_version=1,
-        unsupported=lambda spec: spec and "not today",  # type: ignore[arg-type]
+        api_version=HOOK_API_VERSION,
+        unsupported=lambda spec: "not today",
     )
     install(chameleon_attention_backends=[picky, sulky])
     found = report(folder)["attention_backends"]

@@ -289,8 +289,8 @@ def no_shrinking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "LAW", settings(suite.LAW, phases=[Phase.generate]))
 
 
-def only_known_options(config: ChameleonVQVAEConfig | None) -> str | None:
-    return "it has no options" if config is not None and config.quantizer_options else None
+def only_known_options(config: ChameleonVQVAEConfig) -> str | None:
+    return "it has no options" if config.quantizer_options else None
 
 
 def register(install_plugin: Install, factory: Any, **fields: Any) -> None:
@@ -343,24 +343,23 @@ def test_every_law_has_a_wrong_quantizer_that_fails_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "unsupported",
+    "fields",
     [
-        pytest.param(lambda config: "this can't be done", id="every request"),
-        pytest.param(lambda config: None if config is None else "this can't be done", id="every configuration"),
-        pytest.param(lambda config: "no such device" if config is None else None, id="this machine"),
+        pytest.param({"unsupported": lambda config: "this can't be done"}, id="every configuration"),
+        pytest.param({"unavailable": lambda: "no such device"}, id="this machine"),
     ],
 )
 def test_a_quantizer_that_refuses_everything_fails(
-    unsupported: Callable[[Any], str | None], install_plugin: Install, tmp_path: Path
+    fields: dict[str, Any], install_plugin: Install, tmp_path: Path
 ) -> None:
-    register(install_plugin, Right, unsupported=unsupported)
+    register(install_plugin, Right, **fields)
     with pytest.raises(AssertionError):
         run_law("test_it_can_run_here_and_serves_a_configuration", tmp_path)
 
 
 @pytest.mark.parametrize("reason", ["", " ", "no", 5, False])
 def test_a_refusal_that_is_no_sentence_fails(reason: Any, install_plugin: Install, tmp_path: Path) -> None:
-    register(install_plugin, Right, unsupported=lambda config: reason if config and config.quantizer_options else None)
+    register(install_plugin, Right, unsupported=lambda config: reason if config.quantizer_options else None)
     with pytest.raises(AssertionError):
         run_law("test_an_unknown_option_is_refused_with_a_sentence", tmp_path)
 

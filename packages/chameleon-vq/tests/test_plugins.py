@@ -117,7 +117,7 @@ def test_a_named_image_tokenizer_is_read_from_the_folder_that_its_plugin_gives(
 
 
 def test_a_named_image_tokenizer_that_can_not_be_had_says_why(install_plugin: Install) -> None:
-    named = [spec("acme", Path, unsupported=lambda request: "its data was not downloaded")]
+    named = [spec("acme", Path, unavailable=lambda: "its data was not downloaded")]
     install_plugin(chameleon_vq_pretrained=hookimpl(lambda: named))
     with pytest.raises(MissingFileError, match="'acme' can't be had here: its data was not downloaded"):
         ImageTokenizer.from_pretrained("acme")

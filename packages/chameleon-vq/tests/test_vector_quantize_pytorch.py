@@ -36,7 +36,7 @@ def test_without_the_package_it_is_listed_with_the_install_line(monkeypatch: pyt
         "it needs the package vector-quantize-pytorch, which isn't installed: "
         "pip install './packages/chameleon-vq[vector-quantize-pytorch]'"
     )
-    assert listed.unsupported() == reason
+    assert listed.why_unavailable() == reason
     with pytest.raises(ConfigError, match="can't be used with this configuration: it needs the package"):
         make_quantizer(config({"class": "SimVQ"}))
 

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from chameleon_backends import HOOK_API_VERSION, AttentionBackendSpec, AttentionSpec, hookimpl
 
-if TYPE_CHECKING:
-    from .blockwise import BlockwiseAttention
 
-
-def unsupported(request: AttentionSpec | None) -> str | None:
-    """Why a request can't be served, in a sentence; of None, why none can be on this machine."""
-    if request is not None and request.dropout:
-        return "acme-blockwise has no dropout"
-    return None
-
-
-def make() -> BlockwiseAttention:
-    """The backend. What is heavy, a kernel library for instance, is imported here."""
-    from .blockwise import BlockwiseAttention
-
-    return BlockwiseAttention()
+def unsupported(request: AttentionSpec) -> str | None:
+    """Return why a request can't be served, in a sentence; None where it can."""
+    return "acme-blockwise has no dropout" if request.dropout else None
 
 
 @hookimpl
@@ -30,7 +16,7 @@ def chameleon_attention_backends() -> list[AttentionBackendSpec]:
     return [
         AttentionBackendSpec(
             name="acme-blockwise",
-            factory=make,
+            factory="acme_backend.blockwise:BlockwiseAttention",  # imported when it is asked for
             api_version=HOOK_API_VERSION,
             summary="attention over blocks of keys, whose scores are never all in memory",
             unsupported=unsupported,

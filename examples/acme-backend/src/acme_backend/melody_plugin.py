@@ -7,9 +7,9 @@ from chameleon_text import HOOK_API_VERSION, CodecContext, SegmentCodecSpec, hoo
 from .melody import TOKENS, Melody, MelodyCodec, melody_fields, melody_of_fields
 
 
-def unsupported(context: CodecContext | None) -> str | None:
-    """Why a vocabulary has no room for melodies, in a sentence; of None, why this machine hasn't."""
-    missing = [] if context is None else [name for name in TOKENS if name not in context.tokenizer.token_ids]
+def unsupported(context: CodecContext) -> str | None:
+    """Return why a vocabulary has no room for melodies, in a sentence; None where it has."""
+    missing = [name for name in TOKENS if name not in context.tokenizer.token_ids]
     return f"the vocabulary lacks {len(missing)} of its tokens, {missing[0]!r} first" if missing else None
 
 

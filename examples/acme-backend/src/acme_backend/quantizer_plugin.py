@@ -10,10 +10,8 @@ if TYPE_CHECKING:
     from .ternary import TernaryQuantizer
 
 
-def unsupported(config: ChameleonVQVAEConfig | None) -> str | None:
-    """Why a configuration can't be served, in a sentence; of None, why none can be on this machine."""
-    if config is None:
-        return None
+def unsupported(config: ChameleonVQVAEConfig) -> str | None:
+    """Return why a configuration can't be served, in a sentence; None where it can."""
     if config.quantizer_options:
         return f"acme-ternary has no quantizer_options, got {sorted(config.quantizer_options)}"
     codes = 3**config.embed_dim

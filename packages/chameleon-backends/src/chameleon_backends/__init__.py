@@ -14,7 +14,7 @@ from .errors import (
 )
 from .hookspecs import HOOK_API_VERSION, hookimpl
 from .masks import KeyRanges, visible_keys, visible_ranges
-from .plugins import PluginWarning
+from .plugins import PluginSpec, PluginWarning
 from .quantized_linear import QuantizedLinear
 from .registry import (
     DEFAULT_ATTENTION_BACKEND,
@@ -24,7 +24,9 @@ from .registry import (
     get_attention_backend,
     get_weight_quantizer,
     weight_quantizer_names,
+    why_attention_unavailable,
     why_attention_unsupported,
+    why_quantizer_unavailable,
     why_quantizer_unsupported,
 )
 from .weights import LinearSpec, PreparedWeight, TensorLayout, WeightQuantizer, WeightQuantizerSpec
@@ -42,6 +44,7 @@ __all__ = [
     "KeyRanges",
     "LinearSpec",
     "MissingPackageError",
+    "PluginSpec",
     "PluginWarning",
     "PreparedWeight",
     "QuantizedLinear",
@@ -60,6 +63,8 @@ __all__ = [
     "visible_keys",
     "visible_ranges",
     "weight_quantizer_names",
+    "why_attention_unavailable",
     "why_attention_unsupported",
+    "why_quantizer_unavailable",
     "why_quantizer_unsupported",
 ]

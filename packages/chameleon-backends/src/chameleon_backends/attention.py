@@ -137,11 +137,11 @@ class WeightsBackend(AttentionBackend, Protocol):
 class AttentionBackendSpec(PluginSpec, frozen=True, kw_only=True):
     """What the hook ``chameleon_attention_backends`` returns: a backend's name and how to make it.
 
-    ``factory()`` gives an ``AttentionBackend``; heavy modules are imported in there. ``unsupported(spec)`` gives None
-    where the backend can serve the request, else a sentence why not; ``unsupported(None)`` asks whether it can run on
-    this machine at all, as far as that can be told without importing what is heavy. What only an import tells, such as
-    a library that is broken, the factory raises as ``UnsupportedAttentionError``.
+    ``factory()`` gives an ``AttentionBackend``; heavy modules are imported in there. ``unavailable()`` says why it
+    can't run on this machine, as far as that can be told without importing what is heavy. What only an import tells,
+    such as a library that is broken, the factory raises as ``UnsupportedAttentionError``. ``unsupported(spec)`` says
+    why it can't serve a request.
     """
 
-    factory: Callable[[], AttentionBackend]
-    unsupported: Callable[[AttentionSpec | None], str | None] = always_supported
+    factory: Callable[[], AttentionBackend] | str
+    unsupported: Callable[[AttentionSpec], str | None] | str = always_supported

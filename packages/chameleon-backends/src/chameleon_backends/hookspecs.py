@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PROJECT = "chameleon_backends"
 
-HOOK_API_VERSION = 1
+HOOK_API_VERSION = 2
 """Every spec states the version that it was written for. It changes only when plugins must change."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _builtins, hookspecs
+from ._moved import moved_names
 from .attention import AttentionBackend, AttentionBackendSpec, AttentionSpec
 from .errors import ConfigError, UnsupportedAttentionError, UnsupportedWeightError
-from .plugins import PluginRegistry
+from .plugins import PluginRegistry, resolve
 from .quantizers import _builtins as _quantizers
 from .weights import METHOD, LinearSpec, WeightQuantizer, WeightQuantizerSpec
 
-ATTENTION_HOOK = "chameleon_attention_backends"
-QUANTIZERS_HOOK = "chameleon_weight_quantizers"
+ATTENTION_BACKENDS_HOOK = "chameleon_attention_backends"
+WEIGHT_QUANTIZERS_HOOK = "chameleon_weight_quantizers"
 DEFAULT_ATTENTION_BACKEND = "sdpa"
 
 REGISTRY = PluginRegistry(
     hookspecs.PROJECT,
     distribution="chameleon-backends",
     hookspecs=hookspecs,
-    kinds={ATTENTION_HOOK: "attention backend", QUANTIZERS_HOOK: "weight quantizer"},
+    kinds={ATTENTION_BACKENDS_HOOK: "attention backend", WEIGHT_QUANTIZERS_HOOK: "weight quantizer"},
     api_version=hookspecs.HOOK_API_VERSION,
     builtins=[_builtins, _quantizers],
-    spec_types={ATTENTION_HOOK: AttentionBackendSpec, QUANTIZERS_HOOK: WeightQuantizerSpec},
+    spec_types={ATTENTION_BACKENDS_HOOK: AttentionBackendSpec, WEIGHT_QUANTIZERS_HOOK: WeightQuantizerSpec},
 )
 
 
@@ -34,25 +36,37 @@ def get_attention_backend(name: str = DEFAULT_ATTENTION_BACKEND) -> AttentionBac
     Raises ``UnknownPluginError`` or ``BrokenPluginError`` where there is none of that name to use, and
     ``UnsupportedAttentionError`` with its reason where it can't run on this machine.
     """
-    spec = REGISTRY.get(ATTENTION_HOOK, name)
-    reason = spec.unsupported(None)
+    spec = REGISTRY.get(ATTENTION_BACKENDS_HOOK, name)
+    reason = spec.why_unavailable()
     if reason is not None:
         raise UnsupportedAttentionError(f"the attention backend {name!r} can't run here: {reason}")
-    backend: AttentionBackend = spec.factory()
+    backend: AttentionBackend = spec.make()
     return backend
 
 
 def attention_backend_names() -> tuple[str, ...]:
     """The names of all usable attention backends, built-ins first, also of those that can't run on this machine."""
-    return tuple(registered.spec.name for registered in REGISTRY.registered(ATTENTION_HOOK))
+    return tuple(registered.spec.name for registered in REGISTRY.registered(ATTENTION_BACKENDS_HOOK))
 
 
-def why_attention_unsupported(name: str, request: AttentionSpec | None = None) -> str | None:
-    """Why the backend called ``name`` can't serve a request, or with None can't run on this machine; None if it can.
+def why_attention_unavailable(name: str) -> str | None:
+    """Return why the backend called ``name`` can't run on this machine, None where it can.
 
     Raises ``UnknownPluginError`` or ``BrokenPluginError`` as ``get_attention_backend`` does.
     """
-    return REGISTRY.get(ATTENTION_HOOK, name).unsupported(request)
+    return REGISTRY.get(ATTENTION_BACKENDS_HOOK, name).why_unavailable()
+
+
+def why_attention_unsupported(name: str, request: AttentionSpec | None = None) -> str | None:
+    """Return why the backend called ``name`` can't serve a request on this machine, None where it can.
+
+    Without a request, which is deprecated, it does what ``why_attention_unavailable`` does. Raises
+    ``UnknownPluginError`` or ``BrokenPluginError`` as ``get_attention_backend`` does.
+    """
+    if request is None:
+        _warn_of_no_request("why_attention_unsupported", "why_attention_unavailable")
+        return why_attention_unavailable(name)
+    return REGISTRY.get(ATTENTION_BACKENDS_HOOK, name).why_unsupported(request)
 
 
 def get_weight_quantizer(name: str, /, **options: Any) -> WeightQuantizer:
@@ -62,32 +76,44 @@ def get_weight_quantizer(name: str, /, **options: Any) -> WeightQuantizer:
     ``UnsupportedWeightError`` with its reason where it can't run on this machine, and ``ConfigError`` for an option
     that it doesn't have or that is impossible.
     """
-    spec = REGISTRY.get(QUANTIZERS_HOOK, name)
-    reason = spec.unsupported(None)
+    spec = REGISTRY.get(WEIGHT_QUANTIZERS_HOOK, name)
+    reason = spec.why_unavailable()
     if reason is not None:
         raise UnsupportedWeightError(f"the weight quantizer {name!r} can't run here: {reason}")
-    known = inspect.signature(spec.factory).parameters
+    known = inspect.signature(resolve(spec.factory)).parameters
     unknown = sorted(options.keys() - known.keys())
     if unknown and not any(each.kind is each.VAR_KEYWORD for each in known.values()):
         raise ConfigError(
             f"the weight quantizer {name!r} has no option {', '.join(unknown)}; "
             f"its options are: {', '.join(known) or 'none'}"
         )
-    quantizer: WeightQuantizer = spec.factory(**options)
+    quantizer: WeightQuantizer = spec.make(**options)
     return quantizer
 
 
 def weight_quantizer_names() -> tuple[str, ...]:
     """The names of all usable weight quantizers, built-ins first, also of those that can't run on this machine."""
-    return tuple(registered.spec.name for registered in REGISTRY.registered(QUANTIZERS_HOOK))
+    return tuple(registered.spec.name for registered in REGISTRY.registered(WEIGHT_QUANTIZERS_HOOK))
+
+
+def why_quantizer_unavailable(name: str) -> str | None:
+    """Return why the quantizer called ``name`` can't run on this machine, None where it can.
+
+    Raises ``UnknownPluginError`` or ``BrokenPluginError`` as ``get_weight_quantizer`` does.
+    """
+    return REGISTRY.get(WEIGHT_QUANTIZERS_HOOK, name).why_unavailable()
 
 
 def why_quantizer_unsupported(name: str, request: LinearSpec | None = None) -> str | None:
-    """Why the quantizer called ``name`` can't serve a layer, or with None can't run on this machine; None if it can.
+    """Return why the quantizer called ``name`` with its default options can't serve a layer, None where it can.
 
-    For its default options. Raises ``UnknownPluginError`` or ``BrokenPluginError`` as ``get_weight_quantizer`` does.
+    Without a request, which is deprecated, it does what ``why_quantizer_unavailable`` does. Raises
+    ``UnknownPluginError`` or ``BrokenPluginError`` as ``get_weight_quantizer`` does.
     """
-    return REGISTRY.get(QUANTIZERS_HOOK, name).unsupported(request)
+    if request is None:
+        _warn_of_no_request("why_quantizer_unsupported", "why_quantizer_unavailable")
+        return why_quantizer_unavailable(name)
+    return REGISTRY.get(WEIGHT_QUANTIZERS_HOOK, name).why_unsupported(request)
 
 
 def find_quantizer(record: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -98,10 +124,30 @@ def find_quantizer(record: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     method = record.get(METHOD) if isinstance(record, Mapping) else None
     if not isinstance(method, str):
         raise ConfigError(f"a record of quantization is a mapping with {METHOD!r}, a text; got {record!r}")
-    for registered in REGISTRY.registered(QUANTIZERS_HOOK):
+    for registered in REGISTRY.registered(WEIGHT_QUANTIZERS_HOOK):
         assert isinstance(registered.spec, WeightQuantizerSpec)
         options = registered.spec.read_record(record)
         if options is not None:
             return registered.spec.name, options
-    REGISTRY.get(QUANTIZERS_HOOK, method)  # raises, with what is installed, unless it is one whose record this isn't
+    REGISTRY.get(
+        WEIGHT_QUANTIZERS_HOOK, method
+    )  # raises, with what is installed, unless it is one whose record this isn't
     raise ConfigError(f"the weight quantizer {method!r} can't read the record {dict(record)!r}")
+
+
+def _warn_of_no_request(function: str, instead: str) -> None:
+    warnings.warn(
+        f"{function} without a request is deprecated and will need one in the next release; use {instead}.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(
+        __name__,
+        {
+            "ATTENTION_HOOK": f"{__name__}:ATTENTION_BACKENDS_HOOK",
+            "QUANTIZERS_HOOK": f"{__name__}:WEIGHT_QUANTIZERS_HOOK",
+        },
+    )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError
-from .plugins import PluginSpec, always_supported
+from .plugins import PluginSpec, always_supported, resolve
 
 METHOD = "quant_method"
 LEFT_OUT = "modules_to_not_convert"
@@ -116,8 +116,8 @@ class WeightQuantizerSpec(PluginSpec, frozen=True, kw_only=True):
     """What the hook ``chameleon_weight_quantizers`` returns: a quantizer's name and how to make it.
 
     ``factory(**options)`` gives a ``WeightQuantizer``, and raises ``ConfigError`` for an impossible option; heavy
-    modules are imported in there. ``unsupported(spec)`` answers for a quantizer with its default options;
-    ``unsupported(None)`` asks whether it can run on this machine at all.
+    modules are imported in there. ``unavailable()`` says why it can't run on this machine, ``unsupported(spec)`` why it
+    can't serve a layer with its default options.
 
     A quantized model says in its ``config.json``, under ``quantization_config``, what it was quantized with: the
     quantizer's name as ``quant_method``, its options beside it, and the layers that were left out as
@@ -126,21 +126,21 @@ class WeightQuantizerSpec(PluginSpec, frozen=True, kw_only=True):
     None.
     """
 
-    factory: Callable[..., WeightQuantizer]
-    unsupported: Callable[[LinearSpec | None], str | None] = always_supported
-    to_record: Callable[[Mapping[str, Any], Sequence[str]], Mapping[str, Any]] | None = None
-    from_record: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] | None = None
+    factory: Callable[..., WeightQuantizer] | str
+    unsupported: Callable[[LinearSpec], str | None] | str = always_supported
+    to_record: Callable[[Mapping[str, Any], Sequence[str]], Mapping[str, Any]] | str | None = None
+    from_record: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] | str | None = None
 
     def write_record(self, options: Mapping[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
         """The record of a model that was quantized with these options but for the layers ``left_out``."""
         if self.to_record is not None:
-            return dict(self.to_record(options, left_out))
+            return dict(resolve(self.to_record)(options, left_out))
         return {METHOD: self.name, **options, LEFT_OUT: list(left_out)}
 
     def read_record(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
         """The options in a record, or None where it isn't this quantizer's."""
         if self.from_record is not None:
-            options = self.from_record(record)
+            options = resolve(self.from_record)(record)
             return None if options is None else dict(options)
         if record.get(METHOD) != self.name:
             return None

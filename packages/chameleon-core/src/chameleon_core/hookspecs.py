@@ -13,7 +13,7 @@ from chameleon_backends.plugins import PluginSpec
 
 PROJECT = "chameleon_core"
 
-HOOK_API_VERSION = 1
+HOOK_API_VERSION = 2
 """Every spec states the version that it was written for. It changes only when plugins must change."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -26,7 +26,7 @@ class CheckpointFormatSpec(PluginSpec, frozen=True, kw_only=True):
     ``matches(folder)`` looks at the names of the files and doesn't raise; ``marks`` says in words what it looks for.
     """
 
-    matches: Callable[[Path], bool]
+    matches: Callable[[Path], bool] | str
     marks: str
 
 

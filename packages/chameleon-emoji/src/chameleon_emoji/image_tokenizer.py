@@ -13,7 +13,7 @@ from . import MODEL
 def chameleon_vq_pretrained() -> list[PluginSpec]:
     """The image tokenizer of the embedded model."""
     summary = "emoji of 64×64 pixels, 64 codes of 4,096 each"
-    return [PluginSpec(name="emoji", factory=_folder, api_version=1, summary=summary)]
+    return [PluginSpec(name="emoji", factory=_folder, api_version=2, summary=summary)]
 
 
 def _folder() -> Path:

@@ -14,7 +14,7 @@ from . import MODEL
 def chameleon_core_pretrained() -> list[PluginSpec]:
     """The embedded model."""
     summary = "captions and draws emoji; 4 million parameters"
-    return [PluginSpec(name="emoji", factory=_folder, api_version=1, summary=summary)]
+    return [PluginSpec(name="emoji", factory=_folder, api_version=2, summary=summary)]
 
 
 def _folder() -> Path:

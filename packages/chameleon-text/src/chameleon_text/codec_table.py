@@ -75,7 +75,7 @@ class CodecTable:
 
     def _install(self, spec: SegmentCodecSpec, context: CodecContext) -> str | None:
         try:
-            return spec.unsupported(context) or self._admit(spec, spec.factory(context))
+            return spec.why_unsupported(context) or self._admit(spec, spec.make(context))
         # Any exception: a third-party codec must not stop documents that have no such segment.
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"

@@ -159,7 +159,7 @@ class DocumentProcessor:
 
 def template_of(name: str) -> Template:
     """Return the template called ``name``. Raises ``UnknownPluginError`` or ``BrokenPluginError``."""
-    template: Template = REGISTRY.get(TEMPLATES_HOOK, name).factory()
+    template: Template = REGISTRY.get(TEMPLATES_HOOK, name).make()
     return template
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from .errors import DocumentError, ImageCountError
 from .hookspecs import SegmentCodecSpec
+from .plugins import resolve
 from .registry import segment_codec_spec, segment_codec_specs
 from .segments import Document, Image, Segment, Text, as_document
 from .templates import Turn
@@ -97,7 +98,7 @@ def spec_of(segment: Segment) -> SegmentCodecSpec:
 
 def _part(segment: Segment) -> dict[str, Any]:
     spec = spec_of(segment)
-    fields = msgspec.json.decode(msgspec.json.encode(segment)) if spec.dump is None else spec.dump(segment)
+    fields = msgspec.json.decode(msgspec.json.encode(segment)) if spec.dump is None else resolve(spec.dump)(segment)
     return {"type": spec.name, **fields}
 
 
@@ -116,7 +117,7 @@ def _segment(part: Any, position: int, images: Any) -> Segment:
             ) from None
     spec = segment_codec_spec(name)
     if spec.load is not None:
-        return spec.load(fields)
+        return resolve(spec.load)(fields)
     try:
         return msgspec.convert(fields, spec.segment)
     except msgspec.ValidationError as error:

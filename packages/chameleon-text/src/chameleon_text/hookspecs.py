@@ -31,7 +31,7 @@ from .plugins import PluginSpec
 from .segments import Segment
 
 PROJECT = "chameleon_text"
-HOOK_API_VERSION = 1
+HOOK_API_VERSION = 2
 """Grows when a hook's contract changes so that plugins written for it would break."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -48,8 +48,8 @@ class SegmentCodecSpec(PluginSpec, frozen=True, kw_only=True):
     """
 
     segment: type[Segment]
-    dump: Callable[[Any], dict[str, Any]] | None = None
-    load: Callable[[dict[str, Any]], Segment] | None = None
+    dump: Callable[[Any], dict[str, Any]] | str | None = None
+    load: Callable[[dict[str, Any]], Segment] | str | None = None
 
 
 @hookspec
@@ -57,8 +57,7 @@ def chameleon_text_segment_codecs() -> Iterable[SegmentCodecSpec]:  # type: igno
     """How segment types (text, images, a modality of one's own) become ids and come back.
 
     ``factory(context: CodecContext)`` makes an object that keeps the contract of ``codecs.SegmentCodec``.
-    ``unsupported(context)`` says why a processor can't have it, for instance which tokens the vocabulary lacks, and
-    ``unsupported(None)`` why this machine can't.
+    ``unsupported(context)`` says why a processor can't have it, for instance which tokens the vocabulary lacks.
     """
 
 
@@ -67,5 +66,5 @@ def chameleon_text_templates() -> Iterable[PluginSpec]:  # type: ignore[empty-bo
     """Prompt formats, chosen by the ``template`` of a processor or of one call.
 
     ``factory()`` makes an object that keeps the contract of ``templates.Template``.
-    ``unsupported(None)`` says why it can't be had here.
+    ``unavailable()`` says why it isn't available here.
     """

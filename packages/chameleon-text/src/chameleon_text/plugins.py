@@ -1,10 +1,8 @@
+# Vendored. Source: packages/chameleon-backends. `nox -s vendor` copies it, tests/boundaries/test_source.py compares.
 """Plugins: find them, check them, and keep a bad one from stopping a command that doesn't need it.
 
-Built-ins and third parties go through the same pluggy hooks. A hook returns light frozen specs, so that listing
+Built-ins and third-party plugins go through the same pluggy hooks. A hook returns light frozen specs, so that listing
 plugins imports nothing heavy. A plugin that can't be used is quarantined with its reason, never raised at random.
-
-This module is the same file in every package that owns hooks, so that each package installs alone;
-a test holds the copies identical.
 """
 
 from __future__ import annotations
@@ -21,34 +19,32 @@ from typing import Any
 import msgspec
 import pluggy
 
+from ._specs import LazyCallable, PluginSpec, always_available, always_supported, convert, resolve, wrong_field
 from .errors import BrokenPluginError, UnknownPluginError
 
+__all__ = [
+    "ENVIRONMENT_VARIABLE",
+    "LazyCallable",
+    "PluginRegistry",
+    "PluginSpec",
+    "PluginWarning",
+    "Quarantined",
+    "Registered",
+    "always_available",
+    "always_supported",
+    "resolve",
+]
+
 ENVIRONMENT_VARIABLE = "CHAMELEON_PLUGINS"
+CHANGES = {
+    1: "A spec of version 2 says in unavailable() why the plugin can't run on this machine, which unsupported(None) "
+    "did before; unsupported(request) always gets a request. Move that answer to unavailable, and state api_version 2."
+}
+"""What a plugin of an older version has to change, by that version."""
 
 
 class PluginWarning(UserWarning):
     """A plugin was quarantined."""
-
-
-def always_supported(request: Any) -> str | None:
-    """The default of ``PluginSpec.unsupported``: runs everywhere."""
-    return None
-
-
-class PluginSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a hook returns: the name of one thing and how to make it.
-
-    ``factory`` makes the object; each hook documents its arguments. ``unsupported(request)`` returns None where the
-    plugin can serve the request and a sentence why not where it can't; it doesn't raise. A request of None asks whether
-    the plugin can run on this machine at all. ``api_version`` is the version of the hook's contract that the plugin was
-    written for.
-    """
-
-    name: str
-    factory: Callable[..., Any]
-    api_version: int
-    summary: str = ""
-    unsupported: Callable[[Any], str | None] = always_supported
 
 
 class Registered(msgspec.Struct, frozen=True):
@@ -59,13 +55,25 @@ class Registered(msgspec.Struct, frozen=True):
     distribution: str
     version: str
 
-    def unsupported(self, request: Any = None) -> str | None:
-        """Why this plugin can't serve a request, or with None can't run on this machine; None where it can.
+    def why_unavailable(self) -> str | None:
+        """Return why this plugin can't run on this machine, None where it can.
 
         For listings: a check that fails is a reason too, so that one plugin's mistake doesn't hide the others.
         """
+        return self._answer(self.spec.why_unavailable)
+
+    def why_unsupported(self, request: Any) -> str | None:
+        """Return why this plugin can't serve a request on this machine, None where it can.
+
+        For listings, as ``why_unavailable`` is.
+        """
+        return self._answer(self.spec.why_unsupported, request)
+
+    def _answer(self, ask: Callable[..., str | None], *request: Any) -> str | None:
         try:
-            return self.spec.unsupported(request)
+            return ask(*request)
+        except BrokenPluginError as error:
+            return str(error)
         except Exception as error:
             return f"its own check failed: {type(error).__name__}: {error}"
 
@@ -95,6 +103,9 @@ class PluginRegistry:
     ``hookspecs`` is the module with the hook specifications, ``kinds`` names what each hook returns ("attention
     backend"), ``spec_types`` has the class of its specs where that isn't ``PluginSpec`` itself, and ``builtins`` are
     the package's own plugins. Nothing is loaded before the first look-up.
+
+    A spec is known by its fields. What the registry returns is always of the hook's class, and its fields can be
+    called, whatever the plugin used.
     """
 
     def __init__(
@@ -119,8 +130,11 @@ class PluginRegistry:
         self._quarantined: list[Quarantined] = []
         self._lock = threading.RLock()
 
+    def __repr__(self) -> str:
+        return f"PluginRegistry({self.project!r}, hooks: {', '.join(self.kinds)})"
+
     def get(self, hook: str, name: str) -> PluginSpec:
-        """The spec called ``name``.
+        """Return the spec called ``name``.
 
         Raises ``BrokenPluginError`` where a quarantined plugin has that name, ``UnknownPluginError`` where none has.
         """
@@ -144,11 +158,11 @@ class PluginRegistry:
         raise UnknownPluginError(message)
 
     def registered(self, hook: str) -> tuple[Registered, ...]:
-        """Every usable plugin of a hook, built-ins first."""
+        """Return every usable plugin of a hook, built-ins first."""
         return tuple(self._load()[hook].values())
 
     def quarantined(self) -> tuple[Quarantined, ...]:
-        """Every plugin that is installed and can't be used."""
+        """Return every plugin that is installed and can't be used."""
         self._load()
         return tuple(self._quarantined)
 
@@ -185,23 +199,29 @@ class PluginRegistry:
 
     def _admit(self, source: _Source, load: Callable[[], object]) -> None:
         """Load one plugin and take all its specs, or quarantine it whole."""
-        specs: list[tuple[str, PluginSpec]] = []
+        returned: list[tuple[str, Any]] = []
+        usable: list[Registered] = []
+        names = [source.plugin]
+        reason, cause = None, None
         try:
-            specs.extend(self._specs(load()))
-            reason = self._refusal(specs)
-            cause = None
-        # Any exception, a sys.exit() too: the module is a stranger's, and may stop no command that doesn't need it.
+            for hook, spec in self._specs(load()):
+                returned.append((hook, spec))
+                if isinstance(getattr(spec, "name", None), str):
+                    names.append(spec.name)
+            reason = self._refusal(returned)
+            if reason is None:
+                usable = [self._usable(hook, spec, source) for hook, spec in returned]
+        # Any exception, a sys.exit() too: third-party code may stop no command that doesn't need it.
         except (Exception, SystemExit) as error:
             reason, cause = f"{type(error).__name__}: {error}", error
-        if reason is None:
-            assert self._registered is not None
-            for hook, spec in specs:
-                self._registered[hook][spec.name] = Registered(hook, spec, source.distribution, source.version)
-            return
-        names = (source.plugin, *(spec.name for _, spec in specs if isinstance(spec, PluginSpec)))
-        self._quarantined.append(Quarantined(source.plugin, source.distribution, source.version, reason, names, cause))
+        if reason is not None:
+            bad = Quarantined(source.plugin, source.distribution, source.version, reason, tuple(names), cause)
+            self._quarantined.append(bad)
+        assert self._registered is not None
+        for plugin in usable:
+            self._registered[plugin.hook][plugin.spec.name] = plugin
 
-    def _specs(self, plugin: object) -> Iterator[tuple[str, PluginSpec]]:
+    def _specs(self, plugin: object) -> Iterator[tuple[str, Any]]:
         # A manager of its own for each plugin: what pluggy says is wrong is then wrong with this plugin.
         manager = pluggy.PluginManager(self.project)
         manager.add_hookspecs(self._hookspecs)
@@ -213,24 +233,17 @@ class PluginRegistry:
         for caller in callers:
             results = caller()
             if not results:  # pluggy leaves out what returned None
-                raise TypeError(f"{caller.name} returned None, not an iterable of PluginSpec")
+                raise TypeError(f"{caller.name} returned None; it must return a list of PluginSpec")
             for spec in results[0]:
                 yield caller.name, spec
 
-    def _refusal(self, specs: Sequence[tuple[str, PluginSpec]]) -> str | None:
+    def _refusal(self, specs: Sequence[tuple[str, Any]]) -> str | None:
         assert self._registered is not None
         seen: set[tuple[str, str]] = set()
         for hook, spec in specs:
-            wanted = self._spec_types.get(hook, PluginSpec)
-            if not isinstance(spec, wanted):
-                return f"{hook} must return {wanted.__name__} objects, not {type(spec).__name__}"
-            if not isinstance(spec.name, str) or not spec.name:
-                return f"{hook} must return specs whose name is a string, not {spec.name!r}"
-            if spec.api_version != self.api_version:
-                return (
-                    f"{spec.name!r} was written for version {spec.api_version} of the {self.project} hooks; "
-                    f"this is version {self.api_version}"
-                )
+            reason = self._wrong_version(hook, spec) or wrong_field(spec, self._spec_type(hook), hook)
+            if reason is not None:
+                return reason
             owner = self._registered[hook].get(spec.name)
             if owner is not None:
                 return f"the {self.kinds[hook]} {spec.name!r} exists already ({owner.distribution} {owner.version})"
@@ -238,6 +251,25 @@ class PluginRegistry:
                 return f"it names the {self.kinds[hook]} {spec.name!r} twice"
             seen.add((hook, spec.name))
         return None
+
+    def _wrong_version(self, hook: str, spec: Any) -> str | None:
+        found = getattr(spec, "api_version", self.api_version)
+        if found == self.api_version or type(found) is not int:
+            return None
+        reason = (
+            f"{getattr(spec, 'name', hook)!r} was written for version {found} of the {self.project} hooks; "
+            f"this is version {self.api_version}."
+        )
+        if found > self.api_version:
+            return f"{reason} It needs a newer {self.distribution}."
+        return " ".join((reason, *(CHANGES[old] for old in sorted(CHANGES) if found <= old < self.api_version)))
+
+    def _usable(self, hook: str, spec: Any, source: _Source) -> Registered:
+        plugin = f"the {self.kinds[hook]} {spec.name!r} of {source.distribution} {source.version}"
+        return Registered(hook, convert(spec, self._spec_type(hook), plugin), source.distribution, source.version)
+
+    def _spec_type(self, hook: str) -> type[PluginSpec]:
+        return self._spec_types.get(hook, PluginSpec)
 
 
 def _source(entry_point: importlib.metadata.EntryPoint) -> _Source:

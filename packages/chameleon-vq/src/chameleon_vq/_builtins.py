@@ -58,6 +58,7 @@ def chameleon_vq_quantizers() -> list[PluginSpec]:
             factory=_vector_quantize_pytorch,
             api_version=HOOK_API_VERSION,
             summary="the quantizers of the package of that name",
+            unavailable=why_not.vector_quantize_pytorch_missing,
             unsupported=why_not.vector_quantize_pytorch,
         ),
     ]

@@ -47,20 +47,18 @@ OPTIONS: dict[str, dict[str, Option]] = {
 """The ``quantizer_options`` of each."""
 
 
-def codebook(config: ChameleonVQVAEConfig | None) -> str | None:
+def codebook(config: ChameleonVQVAEConfig) -> str | None:
     """No options."""
-    return None if config is None else _wrong_option(config, OPTIONS["codebook"])
+    return _wrong_option(config, OPTIONS["codebook"])
 
 
-def ema(config: ChameleonVQVAEConfig | None) -> str | None:
+def ema(config: ChameleonVQVAEConfig) -> str | None:
     """Moving averages."""
-    return None if config is None else _wrong_option(config, OPTIONS["ema"])
+    return _wrong_option(config, OPTIONS["ema"])
 
 
-def fsq(config: ChameleonVQVAEConfig | None) -> str | None:
+def fsq(config: ChameleonVQVAEConfig) -> str | None:
     """A level for each channel, as many codes as their product."""
-    if config is None:
-        return None
     wrong = _wrong_option(config, OPTIONS["fsq"]) or wrong_levels(config)
     if wrong is not None:
         return wrong
@@ -87,10 +85,8 @@ def wrong_levels(config: ChameleonVQVAEConfig) -> str | None:
     return None
 
 
-def lfq(config: ChameleonVQVAEConfig | None) -> str | None:
+def lfq(config: ChameleonVQVAEConfig) -> str | None:
     """A bit for each channel."""
-    if config is None:
-        return None
     codes, bits = config.num_embeddings, config.num_embeddings.bit_length() - 1
     if codes != 2**bits:
         return (
@@ -105,25 +101,26 @@ def lfq(config: ChameleonVQVAEConfig | None) -> str | None:
     return _wrong_option(config, OPTIONS["lfq"])
 
 
-def residual(config: ChameleonVQVAEConfig | None) -> str | None:
+def residual(config: ChameleonVQVAEConfig) -> str | None:
     """How many levels there are, and what they are like."""
-    if config is None:
-        return None
     if "num_quantizers" not in config.quantizer_options:
         return "'residual' needs the quantizer_option num_quantizers, which says how many codes a position has"
     by_gradient = config.quantizer_options.get("update") == "gradient"
     return _wrong_option(config, OPTIONS["residual"] | OPTIONS["codebook" if by_gradient else "ema"])
 
 
-def vector_quantize_pytorch(config: ChameleonVQVAEConfig | None) -> str | None:
-    """The package, and one of its classes; what that accepts is its own affair."""
+def vector_quantize_pytorch_missing() -> str | None:
+    """The package."""
     if importlib.util.find_spec("vector_quantize_pytorch") is None:
         return (
             "it needs the package vector-quantize-pytorch, which isn't installed: "
             "pip install './packages/chameleon-vq[vector-quantize-pytorch]'"
         )
-    if config is None:
-        return None
+    return None
+
+
+def vector_quantize_pytorch(config: ChameleonVQVAEConfig) -> str | None:
+    """One of the package's classes; what that accepts is its own affair."""
     from .quantizers.vector_quantize_pytorch import why_refused
 
     return why_refused(config)

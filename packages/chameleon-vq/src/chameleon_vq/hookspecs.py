@@ -27,7 +27,7 @@ import pluggy
 from .plugins import PluginSpec
 
 PROJECT = "chameleon_vq"
-HOOK_API_VERSION = 1
+HOOK_API_VERSION = 2
 """Grows when a hook's contract changes so that plugins written for it would break."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -41,7 +41,7 @@ def chameleon_vq_quantizers() -> Iterable[PluginSpec]:  # type: ignore[empty-bod
     ``factory(config: ChameleonVQVAEConfig)`` gives an ``nn.Module`` that keeps the contract of
     ``chameleon_vq.quantizers.VectorQuantizer``; its own settings are in ``config.quantizer_options``. It is called on
     torch's meta device too, where weights are checked against files before they are read.
-    ``unsupported(config)`` says why a configuration can't be served; of None, why none can be on this machine.
+    ``unsupported(config)`` says why a configuration can't be served.
     """
 
 
@@ -50,5 +50,5 @@ def chameleon_vq_pretrained() -> Iterable[PluginSpec]:  # type: ignore[empty-bod
     """Named image tokenizers, chosen by ``ImageTokenizer.from_pretrained(name)``.
 
     ``factory()`` gives the path of a folder that ``ImageTokenizer.from_pretrained`` reads, so that a package of
-    data needs no code beyond its hook. ``unsupported(None)`` says why it can't be had here.
+    data needs no code beyond its hook. ``unavailable()`` says why it isn't available here.
     """

@@ -320,7 +320,7 @@ def _find(name_or_folder: str | os.PathLike[str]) -> Path:
             f"there is no folder {folder}. A model on a hub must be downloaded first (chameleon-core's extra [hub])."
         )
     spec = REGISTRY.get(PRETRAINED, name_or_folder)
-    reason = spec.unsupported(None)
+    reason = spec.why_unavailable()
     if reason is not None:
         raise MissingFileError(f"the image tokenizer {name_or_folder!r} can't be had here: {reason.rstrip('.')}.")
-    return Path(spec.factory())
+    return Path(spec.make())

@@ -23,8 +23,8 @@ from .flash_package import (
 from .flash_torch import TorchFlashAttention, why_torch_unsupported
 
 
-def why_flash_unsupported(spec: AttentionSpec | None) -> str | None:
-    """Why neither the package nor torch's kernel can serve the request."""
+def why_flash_unsupported(spec: AttentionSpec) -> str | None:
+    """Return why neither the package nor torch's kernel can serve the request."""
     reason = why_torch_unsupported(spec)
     if reason is None or any(why_version_unsupported(version, spec) is None for version in VERSIONS):
         return None

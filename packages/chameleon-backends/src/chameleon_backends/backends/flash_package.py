@@ -37,7 +37,10 @@ NO_WINDOW = (-1, -1)
 
 
 def why_absent(version: int) -> str | None:
-    """Why there is nothing to import of this version of the package, or no device that it could run on."""
+    """Return why there is nothing to import of this version of the package, or no device that it could run on.
+
+    Nothing is imported, so that a listing loads no kernels; what that would tell, ``load_package`` raises.
+    """
     if importlib.util.find_spec(MODULES[version]) is None:
         return f"the module {MODULES[version]!r} of flash-attn {version} isn't installed ({INSTALL[version]})"
     if not torch.cuda.is_available():
@@ -62,13 +65,8 @@ def why_broken(version: int) -> str | None:
     return None
 
 
-def why_version_unsupported(version: int, spec: AttentionSpec | None) -> str | None:
-    """Why this version of the package can't serve the request on this machine.
-
-    With None nothing is imported, so that a listing loads no kernels; what that would tell, ``load_package`` raises.
-    """
-    if spec is None:
-        return why_absent(version)
+def why_version_unsupported(version: int, spec: AttentionSpec) -> str | None:
+    """Return why this version of the package can't serve the request on this machine."""
     return why_absent(version) or why_broken(version) or why_package_unsupported(version, spec)
 
 
@@ -91,6 +89,14 @@ def load_package(version: int) -> PackageFlashAttention:
     if reason is not None:
         raise UnsupportedAttentionError(f"the attention backend 'flash_attention_{version}' can't run here: {reason}")
     return PackageFlashAttention(importlib.import_module(MODULES[version]), version)
+
+
+# What the specs of 'flash_attention_2' and 'flash_attention_3' name.
+load_version_2, load_version_3 = (functools.partial(load_package, version) for version in (2, 3))
+why_version_2_absent, why_version_3_absent = (functools.partial(why_absent, version) for version in (2, 3))
+why_version_2_unsupported, why_version_3_unsupported = (
+    functools.partial(why_version_unsupported, version) for version in (2, 3)
+)
 
 
 @dataclass(frozen=True, slots=True)

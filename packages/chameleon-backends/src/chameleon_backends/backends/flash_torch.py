@@ -19,10 +19,8 @@ CUDA_DTYPES = (torch.float16, torch.bfloat16)
 MAX_CUDA_HEAD_DIM = 256
 
 
-def why_torch_unsupported(spec: AttentionSpec | None) -> str | None:
-    """Why torch's flash kernel can't serve the request."""
-    if spec is None:
-        return None
+def why_torch_unsupported(spec: AttentionSpec) -> str | None:
+    """Return why torch's flash kernel can't serve the request."""
     if spec.device.type not in ("cpu", "cuda"):
         return f"torch has no flash kernel for the device {spec.device.type!r}"
     if spec.device.type == "cuda" and (spec.dtype not in CUDA_DTYPES or spec.head_dim > MAX_CUDA_HEAD_DIM):

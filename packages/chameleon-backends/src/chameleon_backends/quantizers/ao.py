@@ -34,6 +34,11 @@ def why_missing() -> str | None:
     return None
 
 
+def why_torchao_unsupported(spec: LinearSpec) -> str | None:
+    """Return why ``torchao`` with its default config can't serve a layer, None where it can."""
+    return TorchAOQuantizer().unsupported(spec)
+
+
 @dataclass(frozen=True)
 class TorchAOQuantizer(WeightQuantizer):
     """The quantizer. ``config`` is one of ``torchao.quantization``: an object, its class's name, or its dict form.

@@ -42,19 +42,14 @@ def why_missing() -> str | None:
     return None
 
 
-def why_unsupported(spec: LinearSpec | None) -> str | None:
-    """Why neither of the two can serve a layer."""
-    return why_missing() if spec is None else _why_not(spec.dtype) or why_missing()
+def why_nf4_unsupported(spec: LinearSpec) -> str | None:
+    """Return why ``bnb-nf4`` can't serve a layer, None where it can."""
+    return _why_odd(spec.in_features) or _why_not(spec.dtype) or why_missing()
 
 
-def why_nf4_unsupported(spec: LinearSpec | None) -> str | None:
-    """Why ``bnb-nf4`` can't serve a layer."""
-    return (spec and _why_odd(spec.in_features)) or why_unsupported(spec)
-
-
-def why_int8_unsupported(spec: LinearSpec | None) -> str | None:
-    """Why ``bnb-int8`` can't serve a layer."""
-    return why_unsupported(spec) or (_why_inexact() if spec is not None and spec.device.type == "cpu" else None)
+def why_int8_unsupported(spec: LinearSpec) -> str | None:
+    """Return why ``bnb-int8`` can't serve a layer, None where it can."""
+    return _why_not(spec.dtype) or why_missing() or (_why_inexact() if spec.device.type == "cpu" else None)
 
 
 @functools.cache

@@ -28,6 +28,11 @@ LOWEST, HIGHEST = -8, 7
 TINY = torch.finfo(torch.bfloat16).tiny
 
 
+def why_int4_unsupported(spec: LinearSpec) -> str | None:
+    """Return why ``int4`` with its default group size can't serve a layer, None where it can."""
+    return Int4Quantizer().unsupported(spec)
+
+
 @dataclass(frozen=True)
 class Int4Quantizer(WeightQuantizer):
     """The quantizer. Smaller groups are more exact and take more bytes: 4 + 16 / ``group_size`` bits a weight."""

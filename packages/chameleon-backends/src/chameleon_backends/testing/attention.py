@@ -19,7 +19,7 @@ from ..attention import AttentionBackend, AttentionBackendSpec, AttentionSpec
 from ..backends.eager import EagerAttention
 from ..errors import UnsupportedAttentionError
 from ..masks import visible_keys
-from ..registry import ATTENTION_HOOK, REGISTRY
+from ..registry import ATTENTION_BACKENDS_HOOK, REGISTRY
 from .conformance import Conformance
 from .laws import LAWS
 from .oracle import Answer, answer, assert_equals_oracle
@@ -93,11 +93,11 @@ class AttentionBackendConformance(Conformance):
         """The backend under test."""
         if not self.backend_name:
             raise ValueError(f"{type(self).__name__} must set backend_name, or override the fixture 'backend'")
-        spec = REGISTRY.get(ATTENTION_HOOK, self.backend_name)
-        reason = spec.unsupported(None)
+        spec = REGISTRY.get(ATTENTION_BACKENDS_HOOK, self.backend_name)
+        reason = spec.why_unavailable()
         if reason is not None:
             pytest.fail(f"{self.backend_name!r} can't run here, so nothing was tested: {reason}")
-        backend: AttentionBackend = spec.factory()
+        backend: AttentionBackend = spec.make()
         return backend
 
     # How it is registered, and what it refuses.
@@ -106,7 +106,7 @@ class AttentionBackendConformance(Conformance):
         """The spec is an ``AttentionBackendSpec`` with a summary, the backend has the contract's two methods."""
         assert isinstance(backend, AttentionBackend), "a backend has the methods plan and attend"
         if self.backend_name:
-            spec = REGISTRY.get(ATTENTION_HOOK, self.backend_name)
+            spec = REGISTRY.get(ATTENTION_BACKENDS_HOOK, self.backend_name)
             assert isinstance(spec, AttentionBackendSpec), f"the hook returned {type(spec).__name__}"
             assert spec.summary, "the spec has no summary for the listing"
 
@@ -128,7 +128,7 @@ class AttentionBackendConformance(Conformance):
         """``unsupported`` and ``plan`` agree, so that a listing and a run say the same."""
         if not self.backend_name:
             pytest.skip("a backend without a registered name has no unsupported() to agree with")
-        reason = REGISTRY.get(ATTENTION_HOOK, self.backend_name).unsupported(problem.spec)
+        reason = REGISTRY.get(ATTENTION_BACKENDS_HOOK, self.backend_name).why_unsupported(problem.spec)
         if reason is not None:
             assert reason.strip(), "a refusal without a reason"
             with pytest.raises(UnsupportedAttentionError, match=re.escape(reason)):

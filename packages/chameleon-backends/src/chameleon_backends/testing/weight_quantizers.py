@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedWeightError
 from ..quantized_linear import QuantizedLinear
-from ..registry import QUANTIZERS_HOOK, REGISTRY, get_weight_quantizer
+from ..registry import REGISTRY, WEIGHT_QUANTIZERS_HOOK, get_weight_quantizer
 from ..weights import LinearSpec, TensorLayout, WeightQuantizer, WeightQuantizerSpec
 from .conformance import Conformance
 from .laws import LAWS
@@ -85,7 +85,7 @@ class WeightQuantizerConformance(Conformance):
         """The quantizer under test."""
         if not self.quantizer_name:
             raise ValueError(f"{type(self).__name__} must set quantizer_name, or override the fixture 'quantizer'")
-        reason = REGISTRY.get(QUANTIZERS_HOOK, self.quantizer_name).unsupported(None)
+        reason = REGISTRY.get(WEIGHT_QUANTIZERS_HOOK, self.quantizer_name).why_unavailable()
         if reason is not None:
             pytest.fail(f"{self.quantizer_name!r} can't run here, so nothing was tested: {reason}")
         return get_weight_quantizer(self.quantizer_name, **self.options)
@@ -96,7 +96,7 @@ class WeightQuantizerConformance(Conformance):
         """The spec is a ``WeightQuantizerSpec`` with a summary, the quantizer a ``WeightQuantizer``."""
         assert isinstance(quantizer, WeightQuantizer), "a quantizer derives from WeightQuantizer"
         if self.quantizer_name:
-            spec = REGISTRY.get(QUANTIZERS_HOOK, self.quantizer_name)
+            spec = REGISTRY.get(WEIGHT_QUANTIZERS_HOOK, self.quantizer_name)
             assert isinstance(spec, WeightQuantizerSpec), f"the hook returned {type(spec).__name__}"
             assert spec.summary, "the spec has no summary for the listing"
 
@@ -123,12 +123,12 @@ class WeightQuantizerConformance(Conformance):
         assert options == quantizer.options(), "the options don't survive JSON"
         if not self.quantizer_name:
             pytest.skip("a quantizer without a registered name isn't made by options")
-        spec = REGISTRY.get(QUANTIZERS_HOOK, self.quantizer_name)
+        spec = REGISTRY.get(WEIGHT_QUANTIZERS_HOOK, self.quantizer_name)
         assert isinstance(spec, WeightQuantizerSpec)
         record = json.loads(json.dumps(spec.write_record(options, ["lm_head"])))
         assert spec.read_record(record) == options, f"the options don't survive the record {record}"
         problem = self._served(quantizer)
-        _assert_equal(spec.factory(**options).quantize(problem.weight_OI), quantizer.quantize(problem.weight_OI))
+        _assert_equal(spec.make(**options).quantize(problem.weight_OI), quantizer.quantize(problem.weight_OI))
 
     # What it stores.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from chameleon_backends.errors import ConfigError as BackendsConfigError
+from chameleon_backends.plugins import resolve
 
 from .._boundary import translates_errors
 from ..config import ChameleonConfig
@@ -48,8 +49,8 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         raise FileFormatError(f"{folder} is not a folder; a checkpoint is a folder with its configuration and weights.")
     formats = [cast(CheckpointFormatSpec, registered.spec) for registered in REGISTRY.registered(FORMATS_HOOK)]
     for spec in formats:
-        if spec.matches(folder):
-            reader: CheckpointFormat = spec.factory()
+        if resolve(spec.matches)(folder):
+            reader: CheckpointFormat = spec.make()
             return reader.read(folder)
     known = ", ".join(f"{spec.name} (by {spec.marks})" for spec in formats)
     found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"

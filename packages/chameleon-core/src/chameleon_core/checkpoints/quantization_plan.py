@@ -21,8 +21,8 @@ from chameleon_backends import (
     get_weight_quantizer,
 )
 from chameleon_backends.errors import ConfigError as BackendsConfigError
-from chameleon_backends.registry import QUANTIZERS_HOOK
 from chameleon_backends.registry import REGISTRY as BACKENDS
+from chameleon_backends.registry import WEIGHT_QUANTIZERS_HOOK
 
 from ..config import ChameleonConfig
 from ..errors import ConfigError, WeightsError
@@ -120,7 +120,7 @@ def plan_quantization(
         for name, linear in chosen.items()
     }
     _check_served(quantization.method, reasons)
-    spec = BACKENDS.get(QUANTIZERS_HOOK, quantization.method)
+    spec = BACKENDS.get(WEIGHT_QUANTIZERS_HOOK, quantization.method)
     assert isinstance(spec, WeightQuantizerSpec)
     left_out = [name for name in linears if name not in chosen]
     return QuantizationPlan(quantizer, tuple(chosen), spec.write_record(quantizer.options(), left_out), stored=False)

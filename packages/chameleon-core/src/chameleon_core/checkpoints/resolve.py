@@ -39,7 +39,7 @@ def resolve_folder(name: str | os.PathLike[str]) -> Path:
     tried = [f"no folder {str(folder)!r}" + ("" if folder.is_absolute() else f" in {Path.cwd()}")]
     if isinstance(name, str):
         try:
-            return Path(REGISTRY.get(PRETRAINED_HOOK, name).factory())
+            return Path(REGISTRY.get(PRETRAINED_HOOK, name).make())
         except UnknownPluginError as error:
             tried.append(str(error).rstrip("."))
         if _HUB_ID.fullmatch(name):

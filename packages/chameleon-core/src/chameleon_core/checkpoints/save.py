@@ -37,7 +37,7 @@ def write_checkpoint(
 
     What the folder held before stays loadable until the new checkpoint is whole.
     """
-    writer: CheckpointFormat = REGISTRY.get(FORMATS_HOOK, checkpoint_format).factory()
+    writer: CheckpointFormat = REGISTRY.get(FORMATS_HOOK, checkpoint_format).make()
     writer.write(checkpoint, Path(folder), max_shard_size=parse_size(max_shard_size))
 
 

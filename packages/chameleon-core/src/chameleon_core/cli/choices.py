@@ -25,7 +25,7 @@ from chameleon_backends import (
     find_quantizer,
 )
 from chameleon_backends.plugins import PluginSpec, Registered
-from chameleon_backends.registry import ATTENTION_HOOK, QUANTIZERS_HOOK, REGISTRY
+from chameleon_backends.registry import ATTENTION_BACKENDS_HOOK, REGISTRY, WEIGHT_QUANTIZERS_HOOK
 
 from ..checkpoints import IMAGE_PREFIX, read_checkpoint, resolve_folder, target_dtype
 from ..checkpoints.quantization_plan import RECORD
@@ -134,13 +134,15 @@ def _recorded(record: Mapping[str, Any] | None) -> tuple[str | None, str | None]
 def choose_attention(model: Model | None) -> list[Choice]:
     """Every attention backend that is installed, the chosen one first."""
     requests = {} if model is None else _attention_requests(model)
-    return _chosen_first(_attention_choice(each, requests) for each in REGISTRY.registered(ATTENTION_HOOK))
+    return _chosen_first(_attention_choice(each, requests) for each in REGISTRY.registered(ATTENTION_BACKENDS_HOOK))
 
 
 def choose_quantizer(model: Model | None) -> list[Choice]:
     """Every weight quantizer that is installed, and none, which is chosen where the checkpoint isn't quantized."""
     none = Choice("none", None, None, *_unquantized(model))
-    return _chosen_first([none, *(_quantizer_choice(each, model) for each in REGISTRY.registered(QUANTIZERS_HOOK))])
+    return _chosen_first(
+        [none, *(_quantizer_choice(each, model) for each in REGISTRY.registered(WEIGHT_QUANTIZERS_HOOK))]
+    )
 
 
 def quarantined() -> list[Choice]:
@@ -179,10 +181,12 @@ def _attention_requests(model: Model) -> dict[str, AttentionSpec]:
 
 def _attention_choice(registered: Registered, requests: Mapping[str, AttentionSpec]) -> Choice:
     name = registered.spec.name
-    reason = registered.unsupported()
+    reason = registered.why_unavailable()
     if reason is not None:
         return _choice(registered, UNSUPPORTED, reason)
-    reasons = {what: reason for what, spec in requests.items() if (reason := registered.unsupported(spec)) is not None}
+    reasons = {
+        what: reason for what, spec in requests.items() if (reason := registered.why_unsupported(spec)) is not None
+    }
     limits = "".join(f"; not for {what}: {why}" for what, why in _by_reason(reasons))
     if name == DEFAULT_ATTENTION_BACKEND:
         serves_all = ", and serves all that the model asks for" if requests and not reasons else ""
@@ -204,7 +208,7 @@ def _unquantized(model: Model | None) -> tuple[str, str]:
 
 def _quantizer_choice(registered: Registered, model: Model | None) -> Choice:
     name = registered.spec.name
-    reason = registered.unsupported()
+    reason = registered.why_unavailable()
     if reason is not None:
         return _choice(registered, UNSUPPORTED, reason)
     if model is None:
@@ -213,7 +217,7 @@ def _quantizer_choice(registered: Registered, model: Model | None) -> Choice:
         return _choice(registered, CHOSEN, f"the checkpoint is quantized with it: {size(model.num_bytes)}")
     if model.quantizer is not None or model.unreadable is not None:
         return _choice(registered, REFUSED, "the checkpoint is quantized already")
-    reasons = {part: reason for part in model.linears if (reason := registered.unsupported(_linear(model, part)))}
+    reasons = {part: reason for part in model.linears if (reason := registered.why_unsupported(_linear(model, part)))}
     if reasons:
         return _choice(registered, REFUSED, "; ".join(f"{what}: {why}" for what, why in _by_reason(reasons)))
     try:
@@ -232,7 +236,7 @@ def _linear(model: Model, part: str) -> LinearSpec:
 
 def _quantized_bytes(model: Model, spec: PluginSpec) -> int:
     """How much the model's weights take once the linear parts of each layer are quantized."""
-    quantizer: WeightQuantizer = spec.factory()
+    quantizer: WeightQuantizer = spec.make()
     saved = 0
     for part in model.linears:
         linear = _linear(model, part)

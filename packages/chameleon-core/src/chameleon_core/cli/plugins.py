@@ -102,7 +102,7 @@ def _usable(package: str, registry: Any, hook: str) -> list[Listed]:
             each.spec.name,
             each.distribution,
             each.version,
-            READY if (reason := each.unsupported()) is None else UNSUPPORTED,
+            READY if (reason := each.why_unavailable()) is None else UNSUPPORTED,
             each.spec.summary if reason is None else reason,
         )
         for each in registered

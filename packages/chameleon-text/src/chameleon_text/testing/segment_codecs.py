@@ -54,10 +54,10 @@ class SegmentCodecConformance(Conformance, Subject):
     @pytest.fixture
     def codec(self, spec: SegmentCodecSpec, context: CodecContext) -> Any:
         """The codec under test."""
-        reason = spec.unsupported(context)
+        reason = spec.why_unsupported(context)
         if reason is not None:
             pytest.fail(f"{self.name!r} can't be used with the suite's vocabulary, so nothing was tested: {reason}")
-        return spec.factory(context)
+        return spec.make(context)
 
     @pytest.fixture
     def processor(self, context: CodecContext) -> ChameleonProcessor:
@@ -70,13 +70,13 @@ class SegmentCodecConformance(Conformance, Subject):
         assert spec.api_version == HOOK_API_VERSION
         assert spec.summary, "the spec has no summary for the listing"
 
-    def test_the_spec_answers_without_a_context(self, spec: SegmentCodecSpec) -> None:
-        assert spec.unsupported(None) is None, "the suite runs where the codec can"
+    def test_it_can_run_here(self, spec: SegmentCodecSpec) -> None:
+        assert spec.why_unavailable() is None, "the suite runs where the codec can"
 
     def test_a_vocabulary_without_its_tokens_is_refused_by_a_sentence(self, spec: SegmentCodecSpec) -> None:
         if not self.more_specials:
             pytest.skip("it needs no tokens beside those of every vocabulary")
-        reason = spec.unsupported(make_context())
+        reason = spec.why_unsupported(make_context())
         assert reason is not None, "the vocabulary lacks its tokens, and unsupported() doesn't say so"
         assert reason.strip()
 
@@ -97,8 +97,8 @@ class SegmentCodecConformance(Conformance, Subject):
         assert ids
         assert ids <= context.tokenizer.names.keys(), "an id that the vocabulary doesn't have"
         for other in segment_codec_specs():
-            if other.name != self.name and other.unsupported(context) is None:
-                assert ids.isdisjoint(other.factory(context).ids), f"the codec {other.name!r} has some of its ids"
+            if other.name != self.name and other.why_unsupported(context) is None:
+                assert ids.isdisjoint(other.make(context).ids), f"the codec {other.name!r} has some of its ids"
 
     def test_every_id_that_is_written_belongs_to_the_codec(self, codec: Any) -> None:
         @LAW

@@ -48,10 +48,10 @@ class TemplateConformance(Conformance, Subject):
     @pytest.fixture
     def template(self, spec: PluginSpec) -> Any:
         """The template under test."""
-        reason = spec.unsupported(None)
+        reason = spec.why_unavailable()
         if reason is not None:
             pytest.fail(f"{self.name!r} can't be had here, so nothing was tested: {reason}")
-        return spec.factory()
+        return spec.make()
 
     @pytest.fixture
     def processor(self, context: CodecContext) -> ChameleonProcessor:

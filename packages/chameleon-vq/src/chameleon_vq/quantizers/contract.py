@@ -74,12 +74,12 @@ def make_quantizer(config: ChameleonVQVAEConfig) -> VectorQuantizer:
     ``BrokenPluginError`` where it gives something else than a layer.
     """
     spec = REGISTRY.get(QUANTIZERS, config.quantizer)
-    reason = spec.unsupported(config)
+    reason = spec.why_unsupported(config)
     if reason is not None:
         raise ConfigError(
             f"the vector quantizer {spec.name!r} can't be used with this configuration: {reason.rstrip('.')}."
         )
-    quantizer = spec.factory(config)
+    quantizer = spec.make(config)
     if not isinstance(quantizer, nn.Module):
         raise BrokenPluginError(
             f"the vector quantizer {spec.name!r} is a {type(quantizer).__name__}, expected a torch.nn.Module."

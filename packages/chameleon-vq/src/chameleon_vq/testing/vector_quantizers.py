@@ -56,13 +56,13 @@ class VectorQuantizerConformance(Conformance, Subject):
         assert REGISTRY.get(QUANTIZERS, self.name).api_version == HOOK_API_VERSION
 
     def test_it_can_run_here_and_serves_a_configuration(self, config: ChameleonVQVAEConfig) -> None:
-        unsupported = REGISTRY.get(QUANTIZERS, self.name).unsupported
-        assert unsupported(None) is None, "the suite runs where the quantizer can"
-        assert unsupported(config) is None, "the suite's config_fields must be ones that the quantizer serves"
+        spec = REGISTRY.get(QUANTIZERS, self.name)
+        assert spec.why_unavailable() is None, "the suite runs where the quantizer can"
+        assert spec.why_unsupported(config) is None, "the suite's config_fields must be ones that the quantizer serves"
 
     def test_an_unknown_option_is_refused_with_a_sentence(self, config: ChameleonVQVAEConfig) -> None:
         wrong = config.replace(quantizer_options={**config.quantizer_options, "no such option": 1})
-        reason = REGISTRY.get(QUANTIZERS, self.name).unsupported(wrong)
+        reason = REGISTRY.get(QUANTIZERS, self.name).why_unsupported(wrong)
         assert reason is None or (isinstance(reason, str) and " " in reason.strip())
         with pytest.raises(ConfigError):
             make_quantizer(wrong)
