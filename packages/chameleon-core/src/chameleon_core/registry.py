@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from chameleon_backends.plugins import PluginRegistry
+from chameleon_backends.plugins import PluginRegistry, PluginSpec
 
 from . import _builtins, hookspecs
+from ._boundary import translates_errors
 
 FORMATS_HOOK = "chameleon_core_checkpoint_formats"
 PRETRAINED_HOOK = "chameleon_core_pretrained"
 
-REGISTRY = PluginRegistry(
+
+class CoreRegistry(PluginRegistry):
+    """The registry of chameleon-backends, with core's errors."""
+
+    @translates_errors
+    def get(self, hook: str, name: str) -> PluginSpec:
+        """Return the spec called ``name``. Raises ``UnknownPluginError`` or ``BrokenPluginError``."""
+        return super().get(hook, name)
+
+
+REGISTRY = CoreRegistry(
     hookspecs.PROJECT,
     distribution="chameleon-core",
     hookspecs=hookspecs,
