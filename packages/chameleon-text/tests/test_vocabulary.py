@@ -99,6 +99,11 @@ def test_many_missing_codes_are_counted() -> None:
         Vocabulary.from_token_ids(small(**{picture_name(100): 999}))
 
 
+def test_a_huge_code_costs_no_time() -> None:
+    with pytest.raises(VocabularyError, match=r"\(code 9\), and 99999999999989 more codes"):
+        Vocabulary.from_token_ids(small(IMGIMGJJJJJJJJJJJJJJZ=999))
+
+
 def test_two_names_of_one_code_are_an_error() -> None:
     with pytest.raises(VocabularyError, match="both stand for code 1"):
         Vocabulary.from_token_ids(small(IMGIMGABZ=99))

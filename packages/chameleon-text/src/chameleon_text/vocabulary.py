@@ -19,6 +19,7 @@ Shapes: Z picture codes in all, V ids in all, N codes or ids of a row.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -141,9 +142,11 @@ class Vocabulary:
         if not code_to_name:
             missing.append(f"the names of the codes ({picture_name(0)!r}, …)")
         else:
-            gaps = sorted(set(range(max(code_to_name))) - code_to_name.keys())
-            missing += [f"{picture_name(code)!r} (code {code})" for code in gaps[:8]]
-            missing += [f"and {len(gaps) - 8} more codes"] if len(gaps) > 8 else []
+            highest = max(code_to_name)
+            gaps = itertools.islice((code for code in range(highest) if code not in code_to_name), 8)
+            missing += [f"{picture_name(code)!r} (code {code})" for code in gaps]
+            more = highest + 1 - len(code_to_name) - 8
+            missing += [f"and {more} more codes"] if more > 0 else []
         if missing:
             raise VocabularyError(
                 f"the vocabulary of {len(token_ids)} tokens lacks {', '.join(missing)}. "
