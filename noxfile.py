@@ -25,7 +25,7 @@ PACKAGES = ("vq", "text", "backends", "core", "emoji")
 # Every version that CI runs is pinned there, torch's CPU-sized 2.13.0 among them. What is never imported needs no
 # bytecode: compiling all of torch takes twice as long as installing it.
 PINNED = ("--no-compile", "-c", str(ROOT / "constraints.txt"))
-# What a package's own tests need besides the package: its published strategies, and its command line.
+# What a package's own tests need besides the package: its published strategies, its command line, its training.
 EXTRAS = {
     "vq": "testing,cli,train",
     "text": "testing",
@@ -33,7 +33,7 @@ EXTRAS = {
     "core": "testing,cli,train",
     "emoji": "testing",
 }
-# The packages that it adapts, for those tests that are about them.
+# The packages that it adapts, for the tests of the adapters.
 ADAPTED = {"vq": ",vector-quantize-pytorch", "backends": ",bitsandbytes,torchao"}
 
 
@@ -45,10 +45,10 @@ def install_workspace(session: nox.Session, *others: str) -> None:
 
 
 def run_tests(session: nox.Session, *arguments: str, workers: int = 2) -> None:
-    """Run pytest in some processes, each file in one of them; with 0 in this process.
+    """Run pytest in ``workers`` processes, each file in one of them; 0 is this process.
 
-    Each has one thread: tests use small tensors, on which threads wait for each other longer than they work. The
-    processor's instructions are printed before, the slowest tests after.
+    Each process has one thread: on small tensors, threads wait for each other longer than they work. The processor's
+    instructions are printed before, the ten slowest tests after.
     """
     session.install(*PINNED, "pytest-xdist")
     session.run("python", str(ROOT / "tests" / "machine.py"))
@@ -75,7 +75,9 @@ def lint(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The site, built from docs/ and the docstrings into docs/_build/; a warning is an error. (2 minutes.)"""
     install_workspace(session, "sphinx", "furo", "myst-parser")
-    session.run("python", "-m", "sphinx", "-W", "--keep-going", "-E", "-b", "html", "docs", "docs/_build")
+    shutil.rmtree("docs/_build", ignore_errors=True)
+    session.run("python", "-m", "sphinx", "-W", "--keep-going", "-b", "html", "docs", "docs/_build")
+    run_tests(session, "docs/tests", workers=0)
 
 
 @nox.session
@@ -88,7 +90,7 @@ def package(session: nox.Session, package: str) -> None:
     session.install(*PINNED, "build")
     output = Path(session.create_tmp()) / "dist"
     shutil.rmtree(output, ignore_errors=True)
-    # The wheel is built from the sdist, so that both are known to be whole.
+    # The wheel is built from the sdist, so that both are known to be complete.
     session.run("python", "-m", "build", "--outdir", str(output), f"packages/chameleon-{package}", silent=True)
     if package == "core":
         # The one dependency between the packages that isn't optional.
@@ -111,7 +113,7 @@ def integration(session: nox.Session) -> None:
     """
     install_workspace(session, "-r", "recipes/emoji/requirements.txt")
     check_types(session, *(f"chameleon_{package}" for package in PACKAGES))
-    # Some boundaries are times, which company would lengthen.
+    # Some of them measure time, so nothing else runs beside them.
     run_tests(session, "tests/boundaries", workers=0)
     ignored = ("--ignore", "tests/parity", "--ignore", "tests/boundaries", "--ignore", "tests/plugins")
     run_tests(session, "tests", "recipes", *ignored)
@@ -119,7 +121,7 @@ def integration(session: nox.Session) -> None:
 
 @nox.session
 def plugins(session: nox.Session) -> None:
-    """A stranger's package beside ours: the example's wheel is installed, found and held by the conformance suites.
+    """A third-party package: the example's wheel is installed, found, and checked by the conformance suites.
 
     Also broken plugins, which stop nothing, and the guide to writing one, followed from an empty folder. (3 minutes.)
     """
@@ -139,7 +141,7 @@ def plugins(session: nox.Session) -> None:
 
 @nox.session
 def parity(session: nox.Session) -> None:
-    """The same numbers as two independent implementations, transformers and diffusers. (4 minutes.)"""
+    """Numbers compared with two independent implementations, transformers and diffusers. (4 minutes.)"""
     install_workspace(session, "transformers", "diffusers", "peft", "bitsandbytes")
     run_tests(session, "tests/parity")
 
@@ -153,7 +155,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def benchmarks(session: nox.Session) -> None:
-    """Speed, ours and the peer's in one run: the scripts in benchmarks/."""
+    """Speed, side by side with other implementations: the scripts in benchmarks/."""
     install_workspace(session, "transformers", "diffusers", "peft")
     for script in sorted(Path("benchmarks").glob("[!_]*.py")):
         session.run("python", str(script), *session.posargs)

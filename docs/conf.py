@@ -16,8 +16,8 @@ copyright = "2026, The Chameleon toolkit developers"  # noqa: A001 - Sphinx's na
 release = version = "2026.11.0"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-extensions += ["api_links", "api_pages", "offline", "repository_files"]  # in _extensions
-exclude_patterns = ["_build"]
+extensions += ["api_links", "api_pages", "repository_files"]  # in _extensions
+exclude_patterns = ["_build", "tests"]
 nitpicky = True
 
 # What the pages are written in.

@@ -2,7 +2,7 @@
 
 A reference that a person writes must lead to a documented name, or the build fails. Those that signatures bring along
 may be of other projects or internal: they are shown without a link. A class, function or module that is only set as
-code, in a page or a docstring, becomes a link where the reference has exactly one of that name.
+code, in a page or a docstring, becomes a link where exactly one name of the API pages fits.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, con
     if not generated(node):
         return None if ours else content
     if ours:
-        # Where the signature has the module that defines the name, the reference may have the package that exports it.
+        # Where the signature has the module that defines the name, the pages may have the package that exports it.
         ending = "." + target.rpartition(".")[2]
         objects = env.get_domain("py").data["objects"]
         matches = [full for full in objects if full.endswith(ending) and not objects[full].aliased]
@@ -57,7 +57,7 @@ NAME = re.compile(r"(?:chameleon_\w+(?:\.\w+)+|(?:\w+\.)*[A-Z]\w*[a-z]\w*(?:\.\w
 
 
 def link_code(app: Sphinx, doctree: nodes.document, document: str) -> None:
-    """Make names of the reference that are set as code links to it."""
+    """Turn code that names something on an API page into a link."""
     objects = app.env.get_domain("py").data["objects"]
     endings: dict[str, list[str]] = {}
     for full, entry in objects.items():
@@ -70,7 +70,7 @@ def link_code(app: Sphinx, doctree: nodes.document, document: str) -> None:
         if not NAME.fullmatch(text) or isinstance(code.parent, nodes.reference | addnodes.pending_xref | nodes.title):
             continue
         matches = endings.get(text.removesuffix("()"), [])
-        # On a page of the reference, a name is that of the page's own package.
+        # On an API page, a name is that of the page's own package.
         own = [full for full in matches if document == f"api/{full.partition('.')[0]}"]
         if len(own or matches) == 1:
             (full,) = own or matches

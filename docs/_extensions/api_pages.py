@@ -61,7 +61,7 @@ def group(value: Any) -> str:
 
 def constant(module: str, name: str, value: Any) -> list[str]:
     """Return the description of a constant or type, with the docstring below its definition, wherever that is."""
-    lines = [f".. py:data:: {module}.{name}"]
+    lines = [f".. py:data:: {name}"]  # in the module that the page is at
     if isinstance(value, str | int | float):
         lines.append(f"   :value: {value!r}")
     while True:
