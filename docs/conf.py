@@ -6,14 +6,16 @@ Nothing is fetched: no inventories of other projects, no fonts, no scripts; the 
 from __future__ import annotations
 
 import sys
+import tomllib
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "Chameleon toolkit"
 author = "The Chameleon toolkit developers"
 copyright = "2026, The Chameleon toolkit developers"  # noqa: A001 - Sphinx's name
-release = version = "2026.11.0"
+release = version = tomllib.loads((ROOT / "packages/chameleon-core/pyproject.toml").read_text())["project"]["version"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 extensions += ["api_links", "api_pages", "repository_files"]  # in _extensions
