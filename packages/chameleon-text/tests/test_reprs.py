@@ -130,7 +130,7 @@ def test_the_package_knows_its_version() -> None:
 )
 def test_old_names_still_work_with_a_warning(module: str, old: str, new: str) -> None:
     holder = getattr(chameleon_text, module)
-    with pytest.warns(DeprecationWarning, match=f"{old} is now called {new}"):
+    with pytest.warns(DeprecationWarning, match=f"{old} is chameleon_text.{module}.{new} now"):
         value = getattr(holder, old)
     with warnings.catch_warnings():
         assert value == getattr(holder, new)

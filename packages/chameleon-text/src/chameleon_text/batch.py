@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import difflib
 import operator
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from ._moved import moved_names
 from .errors import ConfigError, MissingPackageError
 
 TensorKind: TypeAlias = Literal["np", "pt"]
@@ -117,13 +117,6 @@ def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     raise ConfigError(f"{message} Did you mean {close[0]!r}?" if close else message)
 
 
-def __getattr__(name: str) -> Any:
-    if name == "IGNORED":
-        warnings.warn("chameleon_text.batch.IGNORED is now called IGNORE_INDEX.", DeprecationWarning, stacklevel=2)
-        return IGNORE_INDEX
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 def _as_tensor(values: list[list[int]], kind: TensorKind | None) -> Any:
     if kind is None:
         return values
@@ -148,3 +141,7 @@ def _torch() -> Any:
     except ImportError as error:
         raise MissingPackageError("tensors need PyTorch: pip install torch, or use return_tensors='np'.") from error
     return torch
+
+
+if not TYPE_CHECKING:  # or type checkers would believe that the module has every name
+    __getattr__ = moved_names(__name__, {"IGNORED": f"{__name__}:IGNORE_INDEX"})

@@ -10,16 +10,18 @@ Shapes: B pictures, N codes of a picture, H W pixels, C channels.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from .errors import DocumentError, MissingPackageError
 from .segments import Image, Segment, Text
 from .tokenizer import TextTokenizer
 from .vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 NO_IMAGE_READER = (
     "this processor can't read pictures. Pass image_tokenizer=ImageTokenizer.from_pretrained(...) to get their ids, "

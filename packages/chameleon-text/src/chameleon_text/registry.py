@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 from . import _builtins, hookspecs
+from ._moved import moved_names
 from .hookspecs import SegmentCodecSpec
 from .plugins import PluginRegistry
 
@@ -33,9 +33,8 @@ def segment_codec_spec(name: str) -> SegmentCodecSpec:
     return cast(SegmentCodecSpec, REGISTRY.get(SEGMENT_CODECS_HOOK, name))
 
 
-def __getattr__(name: str) -> Any:
-    renamed = {"SEGMENT_CODECS": SEGMENT_CODECS_HOOK, "TEMPLATES": TEMPLATES_HOOK}
-    if name not in renamed:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"{__name__}.{name} is now called {name}_HOOK.", DeprecationWarning, stacklevel=2)
-    return renamed[name]
+if not TYPE_CHECKING:  # or type checkers would believe that the module has every name
+    __getattr__ = moved_names(
+        __name__,
+        {"SEGMENT_CODECS": f"{__name__}:SEGMENT_CODECS_HOOK", "TEMPLATES": f"{__name__}:TEMPLATES_HOOK"},
+    )

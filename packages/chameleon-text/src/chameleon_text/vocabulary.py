@@ -23,11 +23,14 @@ import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from .errors import VocabularyError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 BEGIN_OF_STREAM = "<s>"
 END_OF_STREAM = "</s>"

@@ -1,4 +1,4 @@
-"""The tests that every segment codec passes. Inherit the class, name the codec, give some segments, run pytest."""
+"""The tests that every segment codec passes: inherit the class, name the codec, return some segments, run pytest."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from .subject import LAW, Subject, make_context
 class SegmentCodecConformance(Conformance, Subject):
     """The contract of ``SegmentCodec``, as tests.
 
-    A subclass says which codec it is about: its name, the special tokens that it needs, and some segments in their
-    normal form::
+    A subclass says which codec it tests: its name, the special tokens that it needs, and some segments in their normal
+    form::
 
         class TestAudioCodec(SegmentCodecConformance):
             name = "audio"
@@ -39,16 +39,16 @@ class SegmentCodecConformance(Conformance, Subject):
     """
 
     def segments(self) -> Sequence[Segment]:
-        """Segments of the codec's type in their normal form: typical ones, the smallest one, odd ones."""
-        raise TypeError(f"{type(self).__name__} must have a method segments() that gives some to test with")
+        """Return segments of the codec's type in their normal form: typical ones, the smallest one, odd ones."""
+        raise TypeError(f"{type(self).__name__} must have a method segments() that returns some to test with.")
 
     def drawn_segments(self) -> st.SearchStrategy[Segment]:
-        """A hypothesis strategy of segments in their normal form; without one, those of ``segments``."""
+        """Return a hypothesis strategy of segments in their normal form, by default those of ``segments``."""
         return st.sampled_from(self.segments())
 
     @pytest.fixture
     def spec(self) -> SegmentCodecSpec:
-        """What the hook returned."""
+        """The spec that the hook returned."""
         return segment_codec_spec(self.name)
 
     @pytest.fixture
@@ -171,7 +171,7 @@ class SegmentCodecConformance(Conformance, Subject):
         law()
 
     def _streams(self, codec: Any) -> st.SearchStrategy[list[int]]:
-        """Ids of the codec in any order, and segments that were cut off."""
+        """Return a strategy of ids of the codec in any order, and of segments that were cut off."""
         anything = st.lists(st.sampled_from(sorted(codec.ids)), min_size=1, max_size=12)
         whole = self.drawn_segments().map(lambda segment: list(codec.encode([segment])[0]))
         cut_off = whole.filter(len).flatmap(lambda ids: st.integers(1, len(ids)).map(lambda end: ids[:end]))

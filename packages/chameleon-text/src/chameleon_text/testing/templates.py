@@ -1,4 +1,4 @@
-"""The tests that every template passes. Inherit the class, name the template, run pytest."""
+"""The tests that every template passes: inherit the class, name the template, run pytest."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from .subject import LAW, Subject
 class TemplateConformance(Conformance, Subject):
     """The contract of ``Template``, as tests.
 
-    A subclass names the template, as it is registered through the hook::
+    A subclass has the name under which the template is registered::
 
         class TestAcme(TemplateConformance):
             name = "acme"
 
-    A format with roles beyond the usual two lists them in ``roles``; one that takes turns in some orders only has a
-    ``conversations`` of its own.
+    A format with roles beyond the usual two lists them in ``roles``. One that accepts only some orders of turns
+    overrides ``conversations``.
     """
 
     roles: ClassVar[Sequence[str]] = (USER, ASSISTANT)
 
     def conversations(self) -> st.SearchStrategy[list[Turn]]:
-        """Conversations that the format can hold."""
+        """Return a strategy of conversations that the format can express."""
         return conversations(roles=self.roles)
 
     @pytest.fixture
     def spec(self) -> PluginSpec:
-        """What the hook returned."""
+        """The spec that the hook returned."""
         return REGISTRY.get(TEMPLATES_HOOK, self.name)
 
     @pytest.fixture
@@ -50,7 +50,7 @@ class TemplateConformance(Conformance, Subject):
         """The template under test."""
         reason = spec.why_unavailable()
         if reason is not None:
-            pytest.fail(f"{self.name!r} can't be had here, so nothing was tested: {reason}")
+            pytest.fail(f"{self.name!r} isn't available here, so nothing was tested: {reason}")
         return spec.make()
 
     @pytest.fixture
@@ -91,14 +91,14 @@ class TemplateConformance(Conformance, Subject):
         law()
 
     def test_what_ends_an_answer_is_trained_on(self, template: Any) -> None:
-        """Or the model would never stop."""
+        """Without it, the model would never stop."""
         answer = Text("An answer.")
         pieces = template.render([Turn(USER, (Text("A question?"),)), Turn(ASSISTANT, (answer,))])
         assert pieces[-1].answer
         assert pieces[-1].segment != answer, "nothing ends the answer"
 
     def test_a_prompt_is_rendered_as_what_stands_before_its_answer(self, template: Any) -> None:
-        """Generation goes on from what training has before an answer."""
+        """Generation continues what training has before an answer."""
 
         @LAW
         @given(self.conversations(), documents().map(tuple))
@@ -123,7 +123,7 @@ class TemplateConformance(Conformance, Subject):
             pieces = template.render([Turn("no such role", (unknown,))])
         except DocumentError:
             return
-        assert None not in _places([unknown], _stream(pieces)), "the turn is lost without a word"
+        assert None not in _places([unknown], _stream(pieces)), "the turn is dropped silently"
 
     # And back.
 
@@ -163,7 +163,7 @@ class TemplateConformance(Conformance, Subject):
 
 
 def _tagged(turns: Iterable[Turn]) -> list[Turn]:
-    """The turns with a number before each text, so that it can't be taken for what a format puts around it."""
+    """Put a number before each text, so that it can't be taken for what a format puts around it."""
     tagged: list[Turn] = []
     for turn in turns:
         document = (
@@ -183,7 +183,7 @@ def _stream(pieces: Iterable[Piece]) -> list[Segment]:
 
 
 def _places(segments: Iterable[Segment], stream: Sequence[Segment]) -> list[int | None]:
-    """Where each segment is in the stream, one after the other; a text may have more text around it."""
+    """Return where each segment is in the stream, in order; a text may have more text around it."""
     places: list[int | None] = []
     start = 0
     for segment in segments:
