@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[2]
 READMES = [path for place in ("", "packages/*/", "examples/*/") for path in ROOT.glob(f"{place}README.md")]
 DOCUMENTS = sorted({*READMES, *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")})
 # A block that needs what a test doesn't have says what that is, as in `no-run (a GPU)`; it is compiled and not run.
-FENCE = re.compile(
-    r"^```python(?P<no_run> no-run(?: \((?P<reason>[^)]+)\))?)?\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL
-)
+FENCE = re.compile(r"^```python(?P<no_run> no-run \([^\n]+\))?\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+# Blocks of plugin-hooks.md that say `installed` are run by its own test.
+KINDS = re.compile(r"python|python no-run \(.+\)|python installed")
 # A block that begins with the name of a file is that file, which other tests write and run.
 FILE = re.compile(r"# [\w/]+\.py\n")
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:|#|mailto:)(?P<target>[^)#\s]+)")
@@ -32,6 +32,12 @@ def test_the_blocks_of_a_document_run_one_after_the_other(
         code = compile("\n" * line + block["code"], str(document), "exec")
         if block["no_run"] is None and not FILE.match(block["code"]):
             exec(code, namespace)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_block_runs_or_says_why_not(document: Path) -> None:
+    fences = re.findall(r"^```(python.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    assert not [fence for fence in fences if not KINDS.fullmatch(fence)]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
