@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chameleon_core import ConfigError, FileFormatError
-from chameleon_core.training import DatasetError, DocumentOrder, TokenDataset, TokenDatasetWriter, TokenDocument
+from chameleon_core.training import BatchOrder, DatasetError, TokenDataset, TokenDatasetWriter, TokenDocument
 
 
 @st.composite
@@ -122,7 +122,7 @@ def test_negative_indices_count_from_the_end(tmp_path: Path) -> None:
     ("document", "message"),
     [
         (TokenDocument.of("a", [1]), "already has a document 'a'"),
-        (TokenDocument.of("b", [1, 65_536]), "ids from 1 to 65536; they must be 0 to 65535"),
+        (TokenDocument.of("b", [1, 65_536]), "ids from 1 to 65536; expected 0…65535"),
         (TokenDocument.of("b", [-1]), "ids from -1"),
     ],
     ids=["a key twice", "an id too large", "a negative id"],
@@ -136,16 +136,16 @@ def test_documents_that_cant_be_stored_are_refused(tmp_path: Path, document: Tok
 
 def test_another_tokenizers_ids_are_refused(tmp_path: Path) -> None:
     write(tmp_path, [])
-    with pytest.raises(DatasetError, match="of the tokenizer 't', not of 'other'"):
+    with pytest.raises(DatasetError, match="of the tokenizer 't', expected 'other'"):
         TokenDatasetWriter(tmp_path, tokenizer_hash="other", vocab_size=2**16)
-    with pytest.raises(DatasetError, match="of the tokenizer 't', not of 'other'"):
+    with pytest.raises(DatasetError, match="of the tokenizer 't', expected 'other'"):
         TokenDataset(tmp_path, tokenizer_hash="other")
-    with pytest.raises(DatasetError, match="written for 65536 ids, not for 100"):
+    with pytest.raises(DatasetError, match="vocabulary of 65536 ids, not 100"):
         TokenDatasetWriter(tmp_path, tokenizer_hash="t", vocab_size=100)
 
 
 def test_a_vocabulary_of_more_than_two_bytes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="two bytes: vocab_size must be 1 to 65536; got 65537"):
+    with pytest.raises(DatasetError, match="two bytes: vocab_size must be 1…65536; got 65537"):
         TokenDatasetWriter(tmp_path, tokenizer_hash="t", vocab_size=65_537)
 
 
@@ -158,7 +158,7 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
         TokenDataset(tmp_path)
     tensors = safetensors.torch.load(whole)
     safetensors.torch.save_file({**tensors, "offsets": torch.tensor([0, 2])}, shard)
-    with pytest.raises(FileFormatError, match="don't belong together"):
+    with pytest.raises(FileFormatError, match="are inconsistent"):
         TokenDataset(tmp_path)
     shard.rename(tmp_path / "tokens-00001.safetensors")
     with pytest.raises(FileFormatError, match="lacks tokens-00000"):
@@ -172,7 +172,7 @@ def test_a_folder_that_isnt_a_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="doesn't describe a dataset"):
         TokenDataset(tmp_path)
     (tmp_path / "dataset.json").write_text('{"format": 9, "tokenizer_hash": "t", "vocab_size": 5}')
-    with pytest.raises(FileFormatError, match="has format 9, this version reads 1"):
+    with pytest.raises(FileFormatError, match="has format 9; this version reads 1"):
         TokenDataset(tmp_path)
 
 
@@ -197,38 +197,37 @@ def test_masks_that_dont_fit_are_refused() -> None:
 
 @given(num_documents=st.integers(1, 20), batch_size=st.integers(1, 12), seed=st.integers(0, 3))
 def test_every_document_comes_once_in_each_pass(num_documents: int, batch_size: int, seed: int) -> None:
-    order = DocumentOrder(num_documents, batch_size=batch_size, seed=seed)
-    stream = [index for step in range(3 * num_documents) for index in order.step(step)]
+    order = BatchOrder(num_documents, batch_size=batch_size, seed=seed)
+    stream = [index for step in range(3 * num_documents) for index in order.batch(step)]
     for start in range(0, len(stream) - num_documents + 1, num_documents):
         assert sorted(stream[start : start + num_documents]) == list(range(num_documents))
 
 
 def test_the_order_differs_from_pass_to_pass_and_by_the_seed() -> None:
-    first, second = DocumentOrder(50, batch_size=50, seed=0), DocumentOrder(50, batch_size=50, seed=1)
-    assert first.step(0) != first.step(1)
-    assert first.step(0) != second.step(0)
+    first, second = BatchOrder(50, batch_size=50, seed=0), BatchOrder(50, batch_size=50, seed=1)
+    assert first.batch(0) != first.batch(1)
+    assert first.batch(0) != second.batch(0)
 
 
 @given(st.integers(0, 30))
 def test_a_step_is_the_same_from_wherever_one_starts(step: int) -> None:
-    order = DocumentOrder(7, batch_size=3, seed=0)
+    order = BatchOrder(7, batch_size=3, seed=0)
     for earlier in range(step):
-        order.step(earlier)
-    assert order.step(step) == DocumentOrder(7, batch_size=3, seed=0).step(step)
+        order.batch(earlier)
+    assert order.batch(step) == BatchOrder(7, batch_size=3, seed=0).batch(step)
 
 
 @given(step=st.integers(0, 9), world_size=st.sampled_from([1, 2, 3, 6]))
 def test_the_ranks_of_a_step_deal_out_its_documents(step: int, world_size: int) -> None:
-    whole = DocumentOrder(10, batch_size=6, seed=0).step(step)
+    whole = BatchOrder(10, batch_size=6, seed=0).batch(step)
     shares = [
-        DocumentOrder(10, batch_size=6, seed=0, rank=rank, world_size=world_size).step(step)
-        for rank in range(world_size)
+        BatchOrder(10, batch_size=6, seed=0, rank=rank, world_size=world_size).batch(step) for rank in range(world_size)
     ]
     assert [index for dealt in zip(*shares, strict=True) for index in dealt] == whole
 
 
 def test_orders_that_cant_be_are_refused() -> None:
     with pytest.raises(ConfigError, match="no documents"):
-        DocumentOrder(0, batch_size=1, seed=0)
+        BatchOrder(0, batch_size=1, seed=0)
     with pytest.raises(ConfigError, match="multiple of world_size"):
-        DocumentOrder(4, batch_size=3, seed=0, world_size=2)
+        BatchOrder(4, batch_size=3, seed=0, world_size=2)

@@ -1,6 +1,6 @@
 """The loss: its two terms, its gradients, its one mask, its modalities.
 
-Shapes: P targets, V vocabulary, E hidden width.
+Shapes: M positions that have a target, V vocabulary, E hidden width.
 """
 
 from __future__ import annotations
@@ -30,61 +30,61 @@ OPTIONS = TrainingOptions(steps=1, warmup_steps=0, dropout=0.0)
 
 def tensors(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    hidden_PE = torch.randn(7, 5, generator=generator, dtype=dtype, requires_grad=True)
+    hidden_ME = torch.randn(7, 5, generator=generator, dtype=dtype, requires_grad=True)
     weight_VE = torch.randn(11, 5, generator=generator, dtype=dtype, requires_grad=True)
-    return hidden_PE, weight_VE, torch.tensor([3, 0, 10, 3, 7, 1, 9])
+    return hidden_ME, weight_VE, torch.tensor([3, 0, 10, 3, 7, 1, 9])
 
 
 def test_the_loss_of_uniform_logits_is_known_by_hand() -> None:
     loss = target_loss(torch.zeros(2, 3), torch.zeros(8, 3), torch.tensor([1, 5]), z_loss=0.1)
-    assert loss.cross_entropy_P.tolist() == pytest.approx([math.log(8)] * 2)
-    assert loss.log_normalizer_P.tolist() == pytest.approx([math.log(8)] * 2)
+    assert loss.cross_entropy_M.tolist() == pytest.approx([math.log(8)] * 2)
+    assert loss.log_normalizer_M.tolist() == pytest.approx([math.log(8)] * 2)
     assert loss.total.item() == pytest.approx(2 * math.log(8) + 0.1 * 2 * math.log(8) ** 2)
 
 
-IMPORTANCE_P = torch.tensor([1.0, 0.25, 1.0, 0.5, 2.0, 0.25, 1.0], dtype=torch.float64)
+IMPORTANCE_M = torch.tensor([1.0, 0.25, 1.0, 0.5, 2.0, 0.25, 1.0], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("z_loss", [0.0, 0.3], ids=["cross-entropy alone", "with z-loss"])
-@pytest.mark.parametrize("importance_P", [None, IMPORTANCE_P], ids=["all alike", "weighed"])
+@pytest.mark.parametrize("importance_M", [None, IMPORTANCE_M], ids=["all alike", "weighted"])
 @pytest.mark.parametrize("chunk_size", [1, 3, 100])
-def test_gradients_are_those_of_finite_differences(z_loss: float, importance_P: Tensor | None, chunk_size: int) -> None:
-    hidden_PE, weight_VE, targets_P = tensors()
+def test_gradients_are_those_of_finite_differences(z_loss: float, importance_M: Tensor | None, chunk_size: int) -> None:
+    hidden_ME, weight_VE, targets_M = tensors()
 
     def total(hidden: Tensor, weight: Tensor) -> Tensor:
-        loss = target_loss(hidden, weight, targets_P, z_loss=z_loss, importance_P=importance_P, chunk_size=chunk_size)
+        loss = target_loss(hidden, weight, targets_M, z_loss=z_loss, importance_M=importance_M, chunk_size=chunk_size)
         return loss.total
 
-    torch.autograd.gradcheck(total, (hidden_PE, weight_VE))
+    torch.autograd.gradcheck(total, (hidden_ME, weight_VE))
 
 
 def test_both_terms_of_a_target_weigh_what_it_is_given() -> None:
-    hidden_PE, weight_VE, targets_P = tensors()
-    found = target_loss(hidden_PE, weight_VE, targets_P, z_loss=0.3, importance_P=IMPORTANCE_P)
-    alone = [target_loss(hidden_PE[p : p + 1], weight_VE, targets_P[p : p + 1], z_loss=0.3).total for p in range(7)]
-    torch.testing.assert_close(found.total, (IMPORTANCE_P * torch.stack(alone)).sum())
-    plain = target_loss(hidden_PE, weight_VE, targets_P, z_loss=0.3)
-    torch.testing.assert_close(found.cross_entropy_P, plain.cross_entropy_P)
+    hidden_ME, weight_VE, targets_M = tensors()
+    found = target_loss(hidden_ME, weight_VE, targets_M, z_loss=0.3, importance_M=IMPORTANCE_M)
+    alone = [target_loss(hidden_ME[p : p + 1], weight_VE, targets_M[p : p + 1], z_loss=0.3).total for p in range(7)]
+    torch.testing.assert_close(found.total, (IMPORTANCE_M * torch.stack(alone)).sum())
+    plain = target_loss(hidden_ME, weight_VE, targets_M, z_loss=0.3)
+    torch.testing.assert_close(found.cross_entropy_M, plain.cross_entropy_M)
 
 
 def test_the_gradient_of_the_z_term_alone_is_that_of_finite_differences() -> None:
-    hidden_PE, weight_VE, targets_P = tensors()
+    hidden_ME, weight_VE, targets_M = tensors()
 
     def z_term(hidden: Tensor, weight: Tensor) -> Tensor:
         # The total is linear in z_loss, so the difference is the term alone.
-        with_z, without = (target_loss(hidden, weight, targets_P, z_loss=z_loss).total for z_loss in (1.0, 0.0))
+        with_z, without = (target_loss(hidden, weight, targets_M, z_loss=z_loss).total for z_loss in (1.0, 0.0))
         return with_z - without
 
-    torch.autograd.gradcheck(z_term, (hidden_PE, weight_VE))
+    torch.autograd.gradcheck(z_term, (hidden_ME, weight_VE))
 
 
 @pytest.mark.parametrize("trains", [(True, False), (False, True)], ids=["frozen output layer", "frozen transformer"])
 def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same(trains: tuple[bool, bool]) -> None:
     inputs = tensors()[:2]
-    targets_P = tensors()[2]
-    expected = torch.autograd.grad(target_loss(*inputs, targets_P, z_loss=0.1).total, inputs)
+    targets_M = tensors()[2]
+    expected = torch.autograd.grad(target_loss(*inputs, targets_M, z_loss=0.1).total, inputs)
     frozen = [value.detach().requires_grad_(needs) for value, needs in zip(inputs, trains, strict=True)]
-    target_loss(*frozen, targets_P, z_loss=0.1).total.backward()
+    target_loss(*frozen, targets_M, z_loss=0.1).total.backward()
     for value, needs, gradient in zip(frozen, trains, expected, strict=True):
         assert (value.grad is not None) == needs
         if needs:
@@ -103,14 +103,14 @@ def test_no_gradient_is_computed_where_none_is_wanted(monkeypatch: pytest.Monkey
 
 
 def test_under_autocast_products_are_bfloat16_and_statistics_float32() -> None:
-    hidden_PE, weight_VE, targets_P = tensors(torch.float32)
+    hidden_ME, weight_VE, targets_M = tensors(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = target_loss(hidden_PE, weight_VE, targets_P, z_loss=0.0)
+        loss = target_loss(hidden_ME, weight_VE, targets_M, z_loss=0.0)
     loss.total.backward()
-    logits_PV = (hidden_PE.bfloat16() @ weight_VE.bfloat16().T).float()
-    torch.testing.assert_close(loss.cross_entropy_P, F.cross_entropy(logits_PV, targets_P, reduction="none"))
-    assert hidden_PE.grad is not None
-    assert hidden_PE.grad.dtype == torch.float32
+    logits_MV = (hidden_ME.bfloat16() @ weight_VE.bfloat16().T).float()
+    torch.testing.assert_close(loss.cross_entropy_M, F.cross_entropy(logits_MV, targets_M, reduction="none"))
+    assert hidden_ME.grad is not None
+    assert hidden_ME.grad.dtype == torch.float32
 
 
 def documents() -> list[TokenDocument]:
@@ -139,10 +139,10 @@ def test_both_terms_are_over_the_targets_and_nothing_else() -> None:
     cross_entropy = F.cross_entropy(logits_BTV[mask_BT], batch.targets[mask_BT], reduction="sum")
     squared = logits_BTV.logsumexp(dim=-1)[mask_BT].square().sum()
     found = sums(batch)
-    torch.testing.assert_close(found.cross_entropy_M.sum(), cross_entropy)
+    torch.testing.assert_close(found.cross_entropy_J.sum(), cross_entropy)
     torch.testing.assert_close(found.squared_log_normalizer, squared)
     torch.testing.assert_close(found.total, cross_entropy + 1e-5 * squared)
-    assert found.num_targets_M.sum() == batch.num_targets == mask_BT.sum()
+    assert found.num_targets_J.sum() == batch.num_targets == mask_BT.sum()
 
 
 def test_padding_has_no_influence() -> None:
@@ -160,7 +160,7 @@ def test_losses_are_told_apart_by_the_modality_of_the_target() -> None:
     found = sums(collate(documents(), 32))
     targets = [id_ for document in documents() for id_ in document.ids[trained(document)].tolist()]
     pictures = sum(id_ in layout.picture_ids for id_ in targets)
-    assert found.num_targets_M.tolist() == [len(targets) - pictures, pictures] == [18, 4]
+    assert found.num_targets_J.tolist() == [len(targets) - pictures, pictures] == [18, 4]
     losses = Losses.of(found)
     assert losses.text_loss is not None
     assert losses.picture_loss is not None
@@ -172,7 +172,7 @@ def test_pictures_weigh_in_the_loss_what_the_options_say() -> None:
     batch = collate(documents(), 32)
     objective = Objective(make_model().double(), options)
     found, plain = objective(batch), sums(batch, OPTIONS.replace(z_loss=0.0))
-    text, pictures = plain.cross_entropy_M
+    text, pictures = plain.cross_entropy_J
     torch.testing.assert_close(found.total, text + 0.25 * pictures)
     assert objective.importance(batch) == 18 + 0.25 * 4
     # What is logged stays comparable between runs.
@@ -192,11 +192,11 @@ def test_a_modality_without_targets_has_no_loss() -> None:
 def test_without_a_vocabulary_all_ids_are_text() -> None:
     model = make_model(make_config(vocabulary_map=None))
     found = Objective(model, OPTIONS)(collate(documents(), 32))
-    assert found.num_targets_M.tolist() == [22, 0]
+    assert found.num_targets_J.tolist() == [22, 0]
 
 
 def test_an_output_layer_that_isnt_one_matrix_is_refused() -> None:
     model = make_model()
     model.lm_head = torch.nn.Sequential(model.lm_head)  # type: ignore[assignment]
-    with pytest.raises(ConfigError, match="Leave lm_head out of the adapters' targets"):
+    with pytest.raises(ConfigError, match="Leave lm_head out of the targets of adapters"):
         Objective(model, OPTIONS)

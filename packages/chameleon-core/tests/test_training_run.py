@@ -115,16 +115,16 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 import test_training_run as run
-from chameleon_core.training import checkpoint
+from chameleon_core.training import checkpoints
 
 saved = []
-write_json = checkpoint.write_json
+write_json = checkpoints.write_json
 def write(path, data):
     saved.append(path)
     if len(saved) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     write_json(path, data)
-checkpoint.write_json = write
+checkpoints.write_json = write
 run.train(Path(sys.argv[2]))
 """
 
@@ -161,7 +161,7 @@ def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
 def test_a_run_may_go_on_with_other_costs_but_not_as_another_run(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, on_step=kill_at(4))
-    with pytest.raises(ConfigError, match=r"of another run: learning_rate was 0\.01, is 0\.5"):
+    with pytest.raises(ConfigError, match=r"describes another run: learning_rate was 0\.01, is 0\.5"):
         train(tmp_path, OPTIONS.replace(learning_rate=0.5))
     with pytest.raises(ConfigError, match="num_documents was 12, is 5"):
         Trainer(make_model(), documents(5), OPTIONS, tmp_path).run(draw_curves=False)
@@ -211,7 +211,7 @@ def test_the_log_has_a_line_a_step_and_measures_held_out_documents(tmp_path: Pat
         assert 0 < line["learning_rate"] <= options.learning_rate
     assert lines[-1]["held_out_loss"] == trainer.evaluate(documents(3)).loss
     assert progress.num_tokens == sum(
-        len(documents()[index]) for step in range(8) for index in trainer.order.step(step)
+        len(documents()[index]) for step in range(8) for index in trainer.order.batch(step)
     )
 
 
@@ -294,7 +294,7 @@ def test_picture_rows_of_a_tied_output_layer_cant_train_alone() -> None:
     with pytest.raises(ConfigError, match="tied to the embeddings"):
         train_picture_rows(make_model(make_config(tie_word_embeddings=True)))
     model = make_model()
-    with pytest.raises(ConfigError, match="aren't apart"):
+    with pytest.raises(ConfigError, match="aren't separate"):
         merge_picture_rows(model)
     train_picture_rows(model)
     with pytest.raises(ConfigError, match="train already"):

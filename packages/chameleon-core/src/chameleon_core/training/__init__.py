@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from .checkpoint import Progress
+import warnings
+from typing import Any
+
+from .checkpoints import Progress
 from .curves import plot_curves
 from .data import TokenDataset, TokenDatasetWriter, TokenDocument
 from .errors import DatasetError, DivergenceError
-from .log import read_log
+from .log import TrainingLog, read_log
 from .lora import LORA_TARGETS, add_lora, load_lora
 from .loss import TargetLoss, target_loss
 from .objective import Losses, LossSums, Objective
 from .optim import build_optimizer, learning_rate, parameter_groups
 from .options import TrainingOptions
-from .order import DocumentOrder
+from .order import BatchOrder
 from .packing import Batch, collate
 from .picture_rows import merge_picture_rows, train_picture_rows
 from .trainer import Documents, StepReport, Trainer, TrainingResult
@@ -20,9 +23,9 @@ from .trainer import Documents, StepReport, Trainer, TrainingResult
 __all__ = [
     "LORA_TARGETS",
     "Batch",
+    "BatchOrder",
     "DatasetError",
     "DivergenceError",
-    "DocumentOrder",
     "Documents",
     "LossSums",
     "Losses",
@@ -34,6 +37,7 @@ __all__ = [
     "TokenDatasetWriter",
     "TokenDocument",
     "Trainer",
+    "TrainingLog",
     "TrainingOptions",
     "TrainingResult",
     "add_lora",
@@ -48,3 +52,14 @@ __all__ = [
     "target_loss",
     "train_picture_rows",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "DocumentOrder":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ._old_names import DocumentOrder
+
+    warnings.warn(
+        f"{__name__}.DocumentOrder is deprecated; use {__name__}.BatchOrder.", DeprecationWarning, stacklevel=2
+    )
+    return DocumentOrder

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="import-not-found"
-"""The curves of a run as a picture."""
+"""The curves of a run, as a PNG file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._files import replacing
-from .extras import train_extra
+from .errors import requires_extra
 from .log import read_log
 
-# In each panel: the field of a log line and its label.
+# For each panel, the fields of a log entry and their labels.
 _PANELS: dict[str, dict[str, str]] = {
     "cross-entropy (nats)": {
         "text_loss": "text",
@@ -23,16 +23,16 @@ _PANELS: dict[str, dict[str, str]] = {
     "norm of the gradients": {"gradient_norm": "before clipping"},
     "learning rate": {"learning_rate": "learning rate"},
 }
-# Lines with fewer points than this are drawn as they are; others as means over a fiftieth of the run.
+# Longer curves are also drawn as means over this many parts of the run.
 _POINTS = 50
 
 
 def plot_curves(log: str | os.PathLike[str], picture: str | os.PathLike[str]) -> None:
-    """Draw the losses, log²Z, the gradients' norm and the rate of a log over its steps, as PNG.
+    """Plot the losses, log²Z, the norm of the gradients and the learning rate of a log, as PNG.
 
     Raises ``MissingPackageError`` without matplotlib.
     """
-    with train_extra("drawing curves"):
+    with requires_extra("drawing curves"):
         from matplotlib.figure import Figure
     entries = read_log(log)
     figure = Figure(figsize=(10, 7), layout="constrained")

@@ -1,10 +1,10 @@
-"""Token documents, in memory and on disk.
+"""Documents of token ids, in memory and on disk.
 
-A dataset is a folder of shards, each a safetensors file that is there whole or not at all. It holds documents to train
-on, and as well the codes of pictures, each read once by the image tokenizer and looked up by the picture's key when
-documents are put together.
+A dataset is a folder of shards, each a safetensors file that is written completely or not at all. It holds documents
+to train on, or the codes of pictures, each encoded once by the image tokenizer and looked up by key when documents are
+composed.
 
-Shapes: T ids of a document, X ids of a shard, D documents of a shard.
+Shapes: T ids of a document, M ids of all documents of a shard.
 """
 
 from __future__ import annotations
@@ -33,18 +33,22 @@ SHARD_NAME = "tokens-{:05d}.safetensors"
 FORMAT = 1
 MAX_VOCABULARY = 1 << 16
 SHARD_SIZE = 1 << 24
-"""How many ids a shard holds before the next one begins: 32 MiB of them."""
+"""Ids of a shard before the next one begins: 32 MiB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenDocument:
-    """The ids of one document under a key of its own, and which of them a model learns to write."""
+    """The ids of one document, and which of them are targets of the loss.
+
+    Raises ``DatasetError`` for arrays of other shapes or types.
+    """
 
     key: str
+    """Unique in a dataset."""
     ids: np.ndarray
     """Integers [T]; uint16 when read from disk."""
     trained: np.ndarray | None = None
-    """bool [T], True for ids that are targets of the loss; None for all. The first id is never one."""
+    """bool [T], True for ids that are targets of the loss; None for all. The first id is never a target."""
 
     def __post_init__(self) -> None:
         if self.ids.ndim != 1 or not np.issubdtype(self.ids.dtype, np.integer):
@@ -62,21 +66,21 @@ class TokenDocument:
 
     @classmethod
     def of(cls, key: str, ids: Sequence[int]) -> TokenDocument:
-        """A document of which all ids are learned."""
+        """Return a document of which all ids are targets."""
         return cls(key, np.asarray(ids, dtype=np.int64))
 
     @classmethod
     def with_answer(cls, key: str, ids: Sequence[int], *, separator_id: int) -> TokenDocument:
-        """A document in the form of instructions: what follows the separator is learned, the prompt is only read.
+        """Return a document of a prompt, the separator and an answer, of which only the answer's ids are targets.
 
-        Raises ``DatasetError`` unless the separator is there just once.
+        Raises ``DatasetError`` unless the separator occurs exactly once.
         """
         ids_T = np.asarray(ids, dtype=np.int64)
         places = np.flatnonzero(ids_T == separator_id)
         if len(places) != 1:
             raise DatasetError(
                 f"document {key!r} has {len(places)} separators (id {separator_id}), expected one between prompt and "
-                "answer. For several turns, build TokenDocument with a mask of your own."
+                "answer. For several turns, construct TokenDocument with a mask."
             )
         return cls(key, ids_T, np.arange(len(ids_T)) > places[0])
 
@@ -84,8 +88,8 @@ class TokenDocument:
 class TokenDataset(Sequence[TokenDocument]):
     """The documents of a folder, memory-mapped, in the order in which they were written.
 
-    ``tokenizer_hash`` says what the ids mean; given here, it must be the folder's. Raises ``FileFormatError`` for files
-    that aren't what they should be, ``DatasetError`` for another tokenizer's ids.
+    ``tokenizer_hash`` identifies what the ids mean; if it is given, it must be that of the folder. Raises
+    ``FileFormatError`` for damaged files, ``DatasetError`` for the ids of another tokenizer.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, tokenizer_hash: str | None = None) -> None:
@@ -99,31 +103,31 @@ class TokenDataset(Sequence[TokenDocument]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, index: int) -> TokenDocument:  # type: ignore[override]  # a slice would hold no folder
+    def __getitem__(self, index: int) -> TokenDocument:  # type: ignore[override]  # no slices
         if index < 0:
             index += len(self)
         if not 0 <= index < len(self):
-            raise IndexError(f"{self.folder} has {len(self)} documents, none at {index}.")
+            raise IndexError(f"{self.folder} has {len(self)} documents; index {index} is out of range.")
         number = int(np.searchsorted(self._ends, index, side="right"))
         shard = self._shards[number]
         return shard.document(index - self._ends[number] + len(shard))
 
     def find(self, key: str) -> TokenDocument:
-        """The document with this key. Raises ``KeyError``."""
+        """Return the document with this key. Raises ``KeyError``."""
         try:
             return self[self._index_of[key]]
         except KeyError:
             raise KeyError(f"{self.folder} has no document {key!r}.") from None
 
     def keys(self) -> Iterator[str]:
-        """The keys, in the order of the documents."""
+        """Yield the keys, in the order of the documents."""
         for shard in self._shards:
             yield from shard.keys
 
     @property
     def num_tokens(self) -> int:
-        """How many ids all documents have together."""
-        return sum(len(shard.ids_X) for shard in self._shards)
+        """The number of ids of all documents."""
+        return sum(len(shard.ids_M) for shard in self._shards)
 
     @cached_property
     def _index_of(self) -> dict[str, int]:
@@ -131,23 +135,21 @@ class TokenDataset(Sequence[TokenDocument]):
 
 
 class TokenDatasetWriter:
-    """Writes documents into a folder, and goes on where an earlier run stopped.
+    """Writes documents into a folder, and continues where an earlier process stopped.
 
-    Use it in a ``with`` block. What was added since the last whole shard is lost if the process is killed, so ask
-    ``key in writer`` before the work for a document is done again. One writer at a time.
+    Use it in a ``with`` block. Documents that were added after the last complete shard are lost if the process is
+    killed; check ``key in writer`` before computing a document. A folder takes one writer at a time.
 
-    Ids take two bytes each, so ``vocab_size`` may be at most 65,536. ``tokenizer_hash`` is any text that changes when
-    the ids' meaning does: ``ImageTokenizer.fingerprint`` for codes, the hash of ``tokenizer.json`` for ids.
-    Raises ``DatasetError`` where the folder has another tokenizer's ids.
+    Ids take two bytes each, so ``vocab_size`` is at most 65,536. ``tokenizer_hash`` is any text that changes with the
+    meaning of the ids: ``ImageTokenizer.fingerprint`` for codes, the hash of ``tokenizer.json`` for ids.
+    Raises ``DatasetError`` where the folder has the ids of another tokenizer.
     """
 
     def __init__(
         self, folder: str | os.PathLike[str], *, tokenizer_hash: str, vocab_size: int, shard_size: int = SHARD_SIZE
     ) -> None:
         if not 1 <= vocab_size <= MAX_VOCABULARY:
-            raise DatasetError(
-                f"ids are stored in two bytes: vocab_size must be 1 to {MAX_VOCABULARY}; got {vocab_size}."
-            )
+            raise DatasetError(f"ids are stored in two bytes: vocab_size must be 1…{MAX_VOCABULARY}; got {vocab_size}.")
         self.folder = Path(folder)
         self.vocab_size = vocab_size
         self.shard_size = shard_size
@@ -156,7 +158,9 @@ class TokenDatasetWriter:
             found = _read_meta(self.folder)
             _check_hash(self.folder, found.tokenizer_hash, tokenizer_hash)
             if found.vocab_size != vocab_size:
-                raise DatasetError(f"{self.folder} was written for {found.vocab_size} ids, not for {vocab_size}.")
+                raise DatasetError(
+                    f"{self.folder} was written for a vocabulary of {found.vocab_size} ids, not {vocab_size}."
+                )
         else:
             write_json(self.folder / META_FILE, msgspec.to_builtins(meta))
         paths = _shard_paths(self.folder)
@@ -171,7 +175,7 @@ class TokenDatasetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Documents that were added are whole, whatever happened after.
+        # Documents that were added are complete, even if the block raised.
         self.flush()
 
     def __contains__(self, key: str) -> bool:
@@ -181,13 +185,13 @@ class TokenDatasetWriter:
         return len(self._known)
 
     def add(self, document: TokenDocument) -> None:
-        """Add a document. Raises ``DatasetError`` for a key that is there, or an id beyond the vocabulary."""
+        """Add a document. Raises ``DatasetError`` for a key that exists or an id outside the vocabulary."""
         if document.key in self._known:
-            raise DatasetError(f"{self.folder} already has a document {document.key!r}; ask `key in writer` first.")
+            raise DatasetError(f"{self.folder} already has a document {document.key!r}; check `key in writer` first.")
         if len(document) and not 0 <= document.ids.min() <= document.ids.max() < self.vocab_size:
             raise DatasetError(
                 f"document {document.key!r} has ids from {document.ids.min()} to {document.ids.max()}; "
-                f"they must be 0 to {self.vocab_size - 1}."
+                f"expected 0…{self.vocab_size - 1}."
             )
         self._known.add(document.key)
         self._pending.append(document)
@@ -196,7 +200,7 @@ class TokenDatasetWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was added since the last shard as a shard of its own."""
+        """Write the documents that were added since the last shard as a shard of their own."""
         if not self._pending:
             return
         ends = np.cumsum([0, *(len(document) for document in self._pending)], dtype=np.int64)
@@ -225,33 +229,35 @@ class _Meta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Shard:
-    """One file: ids [X] uint16, offsets [D + 1], keys as JSON, and where not all ids are learned, a bit for each."""
+    """One file: ids uint16 [M], offsets int64 [documents + 1], keys as JSON, and a target bit per id if some aren't."""
 
     def __init__(self, path: Path) -> None:
         try:
-            # torch maps the file into memory, safetensors' numpy reader would copy it.
+            # The reader for torch maps the file into memory; the one for numpy copies it.
             with safetensors.safe_open(path, framework="pt") as file:
                 arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
-            self.ids_X = arrays["ids"]
+            self.ids_M = arrays["ids"]
             self.offsets = arrays["offsets"]
             self.keys: list[str] = json.loads(arrays["keys"].tobytes())
             self.trained_bits = arrays.get("trained")
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
-            raise FileFormatError(f"{path} is not a shard of tokens: {error}. Remove it and write it again.") from error
-        self.ids_X.flags.writeable = False
+            raise FileFormatError(
+                f"{path} is not a shard of token ids: {error}. Remove it and write it again."
+            ) from error
+        self.ids_M.flags.writeable = False
         consistent = (
-            self.ids_X.dtype == np.uint16
+            self.ids_M.dtype == np.uint16
             and self.offsets.dtype == np.int64
             and len(self.offsets) == len(self.keys) + 1
             and self.offsets[0] == 0
-            and self.offsets[-1] == len(self.ids_X)
+            and self.offsets[-1] == len(self.ids_M)
             and bool((np.diff(self.offsets) >= 0).all())
-            and (self.trained_bits is None or len(self.trained_bits) == -(-len(self.ids_X) // 8))
+            and (self.trained_bits is None or len(self.trained_bits) == -(-len(self.ids_M) // 8))
         )
         if not consistent:
             raise FileFormatError(
-                f"{path}: {len(self.ids_X)} ids of {self.ids_X.dtype}, {len(self.keys)} keys and "
-                f"{len(self.offsets)} offsets don't belong together. Remove it and write it again."
+                f"{path}: {len(self.ids_M)} ids of {self.ids_M.dtype}, {len(self.keys)} keys and "
+                f"{len(self.offsets)} offsets are inconsistent. Remove it and write it again."
             )
 
     def __len__(self) -> int:
@@ -263,7 +269,7 @@ class _Shard:
         if self.trained_bits is not None:
             bits = np.unpackbits(self.trained_bits[start // 8 : -(-end // 8)])
             trained_T = bits[start % 8 : start % 8 + end - start].astype(np.bool_)
-        return TokenDocument(self.keys[index], self.ids_X[start:end], trained_T)
+        return TokenDocument(self.keys[index], self.ids_M[start:end], trained_T)
 
 
 def _read_meta(folder: Path) -> _Meta:
@@ -271,24 +277,28 @@ def _read_meta(folder: Path) -> _Meta:
     try:
         meta = msgspec.convert(read_json(path), _Meta)
     except msgspec.ValidationError as error:
-        raise FileFormatError(f"{path} doesn't describe a dataset of tokens: {error}.") from error
+        raise FileFormatError(
+            f"{path} doesn't describe a dataset of token ids: {error}. Write the dataset again."
+        ) from error
     if meta.format != FORMAT:
-        raise FileFormatError(f"{path} has format {meta.format}, this version reads {FORMAT}. Write the dataset anew.")
+        raise FileFormatError(f"{path} has format {meta.format}; this version reads {FORMAT}. Write the dataset again.")
     return meta
 
 
 def _check_hash(folder: Path, found: str, expected: str) -> None:
     if found != expected:
         raise DatasetError(
-            f"{folder} holds ids of the tokenizer {found!r}, not of {expected!r}: they mean something else. "
-            "Write them anew into another folder."
+            f"{folder} holds ids of the tokenizer {found!r}, expected {expected!r}. "
+            "Encode the documents again, into another folder."
         )
 
 
 def _shard_paths(folder: Path) -> list[Path]:
-    """The shards, which are numbered from 0. Raises ``FileFormatError`` where one is missing."""
+    """Return the shards, which are numbered from 0. Raises ``FileFormatError`` where one is missing."""
     paths = sorted(folder.glob("tokens-*.safetensors"))
     for number, path in enumerate(paths):
         if path.name != SHARD_NAME.format(number):
-            raise FileFormatError(f"{folder} lacks {SHARD_NAME.format(number)}, but has {path.name}.")
+            raise FileFormatError(
+                f"{folder} lacks {SHARD_NAME.format(number)}, but has {path.name}. Restore the missing file."
+            )
     return paths

@@ -1,13 +1,28 @@
-"""The errors that only training raises."""
+"""The errors that only training raises, and the one for a package of the extra ``[train]`` that is missing."""
 
 from __future__ import annotations
 
-from ..errors import ChameleonCoreError
+import contextlib
+from collections.abc import Iterator
+
+from ..errors import ChameleonCoreError, MissingPackageError
 
 
 class DatasetError(ChameleonCoreError, ValueError):
-    """A document, or a folder of documents, that can't be trained on as asked."""
+    """A document, or a folder of documents, can't be trained on as requested."""
 
 
 class DivergenceError(ChameleonCoreError, ArithmeticError):
-    """The loss or the gradients are no longer finite."""
+    """The loss or the gradients became NaN or infinite."""
+
+
+@contextlib.contextmanager
+def requires_extra(purpose: str, *, extra: str = "train") -> Iterator[None]:
+    """Turn a failing import in the block into a ``MissingPackageError`` with the install line."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{purpose} needs {error.name}, which can't be imported ({error}). "
+            f"From the toolkit's folder: python -m pip install './packages/chameleon-core[{extra}]'"
+        ) from error

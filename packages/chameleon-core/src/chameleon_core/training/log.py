@@ -1,4 +1,4 @@
-"""The log of a run: a JSON object a line, one line a logged step."""
+"""The log of a run: a JSON object per line, one line per logged step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import FileFormatError
 
 
 class TrainingLog:
-    """Appends lines to a file. Of an earlier run's lines, those up to ``steps_done`` stay."""
+    """Appends entries to a file. Of an earlier run's entries, those up to ``steps_done`` are kept."""
 
     def __init__(self, path: str | os.PathLike[str], *, steps_done: int = 0) -> None:
         self.path = Path(path)
@@ -22,13 +22,16 @@ class TrainingLog:
             temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Write one line, at once, so that another program can follow the run."""
+        """Add an entry; it is on disk when this returns, so that another program can follow the run."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(entry))
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of a log. A last line that was cut off is left out; any other fault is a ``FileFormatError``."""
+    """Read the entries of a log, without a last line that was cut short.
+
+    Raises ``FileFormatError`` where any other line isn't one of a log.
+    """
     lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
     entries = []
     for number, line in enumerate(lines, start=1):
@@ -39,7 +42,10 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             if not isinstance(entry["step"], int):
                 raise TypeError
         except (json.JSONDecodeError, TypeError, KeyError) as error:
-            raise FileFormatError(f"{path}:{number} is not a line of a training log: {line[:80]!r}.") from error
+            raise FileFormatError(
+                f"{path}:{number} is not a line of a training log: {line[:80]!r}. "
+                "Expected a JSON object with the integer 'step'; delete the line."
+            ) from error
         entries.append(entry)
     return entries
 

@@ -1,5 +1,5 @@
 # mypy: disable-error-code="import-not-found"
-"""LoRA (arXiv 2106.09685) through peft, which takes our modules as they are."""
+"""LoRA (arXiv 2106.09685) through peft, which adapts our modules as they are."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from chameleon_backends import QuantizedLinear
 
 from ..errors import ConfigError
 from ..model import ChameleonForConditionalGeneration
-from .extras import train_extra
+from .errors import requires_extra
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""All linear layers of the transformer but the output layer."""
+"""All linear layers of the transformer except the output layer."""
 
 
 def add_lora(
@@ -30,22 +30,22 @@ def add_lora(
     dropout: float = 0.0,
     targets: Sequence[str] = LORA_TARGETS,
 ) -> PeftModel:
-    """Freeze ``model`` and add low-rank adapters to its linear layers, in place; train ``model`` as any other.
+    """Freeze ``model`` and add low-rank adapters to its linear layers, in place; return peft's handle on them.
 
-    The layers may be quantized (QLoRA, arXiv 2305.14314): the adapters are of the model's dtype, and stay apart from
-    weights that they can't be added to.
+    ``model`` itself is then trained as any other. Its layers may be quantized (QLoRA, arXiv 2305.14314): the adapters
+    have the dtype of the model and can't be merged into quantized weights. ``targets`` are names among
+    ``LORA_TARGETS``.
 
-    What comes back is peft's handle on the adapters: ``save_pretrained(folder)`` writes them as safetensors,
-    ``load_lora`` reads them, ``merge_and_unload()`` adds them to the weights and gives the plain model. Raises
-    ``ConfigError`` for a target that the model hasn't or that can't be one, ``MissingPackageError`` without the extra
-    ``[lora]``.
+    Of the handle, ``save_pretrained(folder)`` writes the adapters as safetensors for ``load_lora``, and
+    ``merge_and_unload()`` adds them to the weights and returns the plain model. Raises ``ConfigError`` for another
+    target, ``MissingPackageError`` without the extra ``[lora]``.
     """
     unknown = sorted(set(targets) - set(LORA_TARGETS))
     if unknown or not targets:
         raise ConfigError(
             f"LoRA's targets must be among {', '.join(LORA_TARGETS)}; got {', '.join(targets) or 'none'}."
         )
-    with train_extra("LoRA", extra="lora"):
+    with requires_extra("LoRA", extra="lora"):
         from peft import LoraConfig, get_peft_model
     options = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))
     options._register_custom_module(_adapted_layers())
@@ -54,12 +54,12 @@ def add_lora(
 
 
 def load_lora(model: ChameleonForConditionalGeneration, folder: str | os.PathLike[str]) -> PeftModel:
-    """Freeze ``model`` and add the adapters in ``folder`` to it, in place, as ``add_lora`` does.
+    """Freeze ``model`` and add the adapters in ``folder`` to it, in place; return peft's handle as ``add_lora`` does.
 
-    ``model`` may be quantized where the one that they were trained on wasn't, and the other way round. Raises
+    ``model`` may be quantized where the model that they were trained on wasn't, and vice versa. Raises
     ``MissingPackageError`` without the extra ``[lora]``.
     """
-    with train_extra("LoRA", extra="lora"):
+    with requires_extra("LoRA", extra="lora"):
         from peft import LoraConfig, PeftModel
     options = LoraConfig.from_pretrained(os.fspath(folder))
     options._register_custom_module(_adapted_layers())
@@ -68,7 +68,7 @@ def load_lora(model: ChameleonForConditionalGeneration, folder: str | os.PathLik
 
 
 def _adapted_layers() -> dict[type[nn.Module], type[nn.Module]]:
-    """A layer for quantized ones, which peft doesn't know."""
+    """Return the adapted layer for each class of layer that peft doesn't know."""
     from peft.tuners.lora import Linear
 
     class LoraQuantizedLinear(Linear):  # type: ignore[misc]

@@ -1,9 +1,10 @@
-"""What is minimised: the model and its loss as one module, whose forward pass is all that a step computes.
+"""The objective: the model and its loss as one module, whose forward pass is all that a step computes.
 
-So ``torch.compile``, and wrappers that gather a module's weights around its forward pass (FSDP2), take it as a whole,
-the output layer included.
+``torch.compile``, and wrappers that gather a module's weights around its forward pass (FSDP2), are applied to this
+module, so that they include the output layer.
 
-Shapes: B rows, T positions, E hidden width, P targets, M modalities, V vocabulary.
+Shapes: B batch, T positions of a row, M positions that have a target, E hidden width, V vocabulary, J modalities (text,
+pictures).
 """
 
 from __future__ import annotations
@@ -26,44 +27,48 @@ from .options import TrainingOptions
 from .packing import Batch
 
 MODALITIES = ("text", "picture")
-"""The index of a target's modality: specials count as text, picture codes as pictures."""
+"""The modalities of targets, by index. Special ids count as text."""
 
 
 class LossSums(NamedTuple):
-    """Sums over the targets of a batch, so that those of several batches add up."""
+    """Sums over the targets of a batch; those of several batches can be added."""
 
     total: Tensor
-    """Scalar, with gradients: cross-entropy + z_loss · log²Z, each target's weighed by its importance."""
-    cross_entropy_M: Tensor
+    """Scalar with gradients: cross-entropy + z_loss · log²Z, weighted by each target's importance."""
+    cross_entropy_J: Tensor
+    """Cross-entropy in nats by modality, unweighted."""
     squared_log_normalizer: Tensor
-    """Scalar: log²Z."""
-    num_targets_M: Tensor
+    """Scalar: the sum of log²Z, unweighted."""
+    num_targets_J: Tensor
+    """int64: the number of targets by modality."""
 
     def detach(self) -> LossSums:
-        """The same sums without gradients."""
+        """Return the sums without gradients."""
         return LossSums(*(value.detach() for value in self))
 
     @classmethod
     def add(cls, parts: Sequence[LossSums]) -> LossSums:
-        """The sums over all parts."""
+        """Return the sums over several batches."""
         return cls(*(torch.stack(values).sum(dim=0) for values in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Means over targets, in nats; None for a modality that had no target."""
+    """Means over targets."""
 
     loss: float
-    """The cross-entropy of all targets, each counted once whatever it weighs."""
+    """Cross-entropy of all targets in nats, unweighted."""
     text_loss: float | None
+    """Cross-entropy of text in nats; None without such targets."""
     picture_loss: float | None
+    """Cross-entropy of picture codes in nats; None without such targets."""
     z: float
-    """log²Z, before it is weighed."""
+    """log²Z, without the weight ``z_loss``."""
 
     @classmethod
     def of(cls, sums: LossSums) -> Losses:
-        """The means behind the sums. Raises ``DatasetError`` where there were no targets at all."""
-        counts, totals = sums.num_targets_M.tolist(), sums.cross_entropy_M.tolist()
+        """Return the means of sums. Raises ``DatasetError`` where there were no targets."""
+        counts, totals = sums.num_targets_J.tolist(), sums.cross_entropy_J.tolist()
         if not sum(counts):
             raise DatasetError("none of the documents has a target: their masks are empty.")
         text_loss, picture_loss = (
@@ -73,26 +78,27 @@ class Losses:
 
 
 class Objective(nn.Module):
-    """A model and its loss. ``forward`` takes a ``Batch`` and gives the sums over its targets.
+    """A model and its loss: ``forward`` takes a ``Batch`` and returns the sums over its targets.
 
-    Sets the model's residual dropout and gradient checkpointing as ``options`` say.
+    Sets the model's residual dropout and gradient checkpointing from ``options``. Raises ``ConfigError`` where the
+    output layer isn't a plain linear layer, or quantized layers would train.
     """
 
     is_picture_V: Tensor
-    importance_M: Tensor
+    importance_J: Tensor
 
     def __init__(self, model: ChameleonForConditionalGeneration, options: TrainingOptions) -> None:
         super().__init__()
         if not isinstance(model.lm_head, nn.Linear):
             raise ConfigError(
-                f"the output layer is a {type(model.lm_head).__name__}, and the loss needs its weight as one matrix. "
-                "Leave lm_head out of the adapters' targets, and out of what is quantized."
+                f"the output layer is a {type(model.lm_head).__name__}; the loss needs the weight of an nn.Linear. "
+                "Leave lm_head out of the targets of adapters and of quantization."
             )
         quantized = any(isinstance(module, QuantizedLinear) for module in model.modules())
         if quantized and all(parameter.requires_grad for parameter in model.parameters()):
             raise ConfigError(
-                "the model's linear layers are quantized and can't train. Give it adapters with add_lora, freeze what "
-                "shouldn't train, or load it without quantization."
+                "the model's linear layers are quantized and can't train. Add adapters with add_lora, freeze the "
+                "parameters that shouldn't train, or load the model without quantization."
             )
         self.model = model
         self.z_loss = options.z_loss
@@ -104,35 +110,35 @@ class Objective(nn.Module):
         if model.config.vocabulary_map is not None:
             is_picture_V[model.layout.code_to_id_Z] = 1
         self.register_buffer("is_picture_V", is_picture_V, persistent=False)
-        # By modality: text, picture.
-        importance_M = torch.tensor([1.0, options.picture_weight], device=model.device)
-        self.register_buffer("importance_M", importance_M, persistent=False)
+        # In the order of MODALITIES.
+        importance_J = torch.tensor([1.0, options.picture_weight], device=model.device)
+        self.register_buffer("importance_J", importance_J, persistent=False)
 
     def importance(self, batch: Batch) -> float:
-        """What the targets of a batch weigh together: the mean loss is the total over that."""
-        targets_P = batch.targets[batch.targets != IGNORE_INDEX].to(self.is_picture_V.device)
-        return float(self.importance_M[self.is_picture_V[targets_P]].sum())
+        """Return the sum of the weights of a batch's targets, by which the total is divided for the mean loss."""
+        targets_M = batch.targets[batch.targets != IGNORE_INDEX].to(self.is_picture_V.device)
+        return float(self.importance_J[self.is_picture_V[targets_M]].sum())
 
     def forward(self, batch: Batch) -> LossSums:
         hidden_BTE = self.model.model(
             batch.input_ids, position_ids=batch.position_ids, document_ids=batch.document_ids
         ).last_hidden_state
-        # The one mask of both loss terms. The output layer is multiplied with these positions only.
+        # Both terms of the loss share this mask, and logits are computed for these positions only.
         has_target_BT = batch.targets != IGNORE_INDEX
-        targets_P = batch.targets[has_target_BT]
-        modality_P = self.is_picture_V[targets_P]
-        importance_P = self.importance_M[modality_P]
+        targets_M = batch.targets[has_target_BT]
+        modality_M = self.is_picture_V[targets_M]
+        importance_M = self.importance_J[modality_M]
         loss = target_loss(
             hidden_BTE[has_target_BT],
             self.model.lm_head.weight,
-            targets_P,
+            targets_M,
             z_loss=self.z_loss,
-            importance_P=importance_P,
+            importance_M=importance_M,
         )
-        sums_M = loss.cross_entropy_P.new_zeros(len(MODALITIES))
+        sums_J = loss.cross_entropy_M.new_zeros(len(MODALITIES))
         return LossSums(
             total=loss.total,
-            cross_entropy_M=sums_M.index_add(0, modality_P, loss.cross_entropy_P),
-            squared_log_normalizer=loss.log_normalizer_P.square().sum(),
-            num_targets_M=targets_P.new_zeros(len(MODALITIES)).index_add(0, modality_P, torch.ones_like(targets_P)),
+            cross_entropy_J=sums_J.index_add(0, modality_M, loss.cross_entropy_M),
+            squared_log_normalizer=loss.log_normalizer_M.square().sum(),
+            num_targets_J=targets_M.new_zeros(len(MODALITIES)).index_add(0, modality_M, torch.ones_like(targets_M)),
         )

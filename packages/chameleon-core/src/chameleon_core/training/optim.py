@@ -1,4 +1,4 @@
-"""The optimizer: what decays, how the learning rate moves."""
+"""The optimizer: which parameters decay, and the schedule of the learning rate."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from torch.optim import AdamW
 from ..model.layers import HeadNorm, RMSNorm
 from .options import TrainingOptions
 
-# The exponential decay reaches 0 at the last step by having this share of the peak taken off it all along. The paper
-# says "exponential decay to 0" and no rate; a hundredth is what schedules usually end at.
+# The exponential decay falls to this share of the peak and is shifted so that it ends at 0. The paper states an
+# "exponential decay to 0" without a rate; schedules usually end at a hundredth.
 EXPONENTIAL_END = 0.01
 
 _WITHOUT_DECAY = (RMSNorm, HeadNorm, nn.Embedding)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups of the parameters that train: those that decay, and those that don't.
+    """Return two groups of the parameters that train: those with weight decay and those without.
 
-    Decay holds for the matrices of linear layers, the output layer included. It spares norms and biases, as nearly all
-    published code does, and the embeddings: decay makes them small, and the gradients behind the first norm large,
-    against the very stability that this recipe is for (OLMo 2, arXiv 2501.00656). The Chameleon paper
-    states a decay of 0.1 and no exception. The qk-norm's weights are matrices by shape and norms by nature, so the
-    kind of the module decides and not the number of dimensions. A table tied to the output layer counts as embeddings.
+    The matrices of linear layers decay, the output layer included. Norms and biases don't, as in nearly all published
+    code, and neither do embeddings: decay makes them small and the gradients before the first norm large, which costs
+    the stability that this recipe aims at (OLMo 2, arXiv 2501.00656). The Chameleon paper states a decay of 0.1 and no
+    exception. The weights of the qk-norm are matrices, so the class of the module decides and not the number of
+    dimensions. A table that is tied to the output layer counts as embeddings.
     """
-    decaying: list[nn.Parameter] = []
-    sparing: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
     seen: set[int] = set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen or not parameter.requires_grad:
                 continue
             seen.add(id(parameter))
-            spared = isinstance(module, _WITHOUT_DECAY) or name == "bias"
-            (sparing if spared else decaying).append(parameter)
-    return [{"params": decaying, "weight_decay": weight_decay}, {"params": sparing, "weight_decay": 0.0}]
+            exempt = isinstance(module, _WITHOUT_DECAY) or name == "bias"
+            (undecayed if exempt else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
 
 
 def build_optimizer(model: nn.Module, options: TrainingOptions) -> AdamW:
-    """AdamW over the parameters of ``model`` that train, in one fused pass over each."""
+    """Return a fused AdamW over the parameters of ``model`` that train."""
     return AdamW(
         parameter_groups(model, options.weight_decay),
         lr=options.learning_rate,
@@ -52,9 +52,9 @@ def build_optimizer(model: nn.Module, options: TrainingOptions) -> AdamW:
 
 
 def learning_rate(step: int, options: TrainingOptions) -> float:
-    """The rate of a step, counted from 0: linear to the peak at the end of the warm-up, then down to 0 after the last.
+    """Return the learning rate of a step, counted from 0: linear warm-up to the peak, then decay to 0 after the last.
 
-    "cosine" is half a wave; "exponential" falls by the same factor each step, shifted so that it ends at 0.
+    "cosine" decays along half a wave; "exponential" by the same factor each step, shifted so that it ends at 0.
     """
     if step < options.warmup_steps:
         return options.learning_rate * (step + 1) / options.warmup_steps

@@ -1,4 +1,4 @@
-"""The recipe of a training run: what is published, and what this machine needs."""
+"""The options of a training run: the published recipe, and how this machine runs it."""
 
 from __future__ import annotations
 
@@ -21,50 +21,63 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class TrainingOptions(Config, frozen=True, kw_only=True):
-    """Options of one run; the defaults are those of the 7B model's pre-training (Chameleon, section 2.3).
+    """The options of one run; the defaults are those of the 7B model's pre-training (Chameleon paper, section 2.3).
 
-    **The recipe.** ``steps`` updates of ``batch_size`` documents each. ``learning_rate`` is the peak, after a linear
-    warm-up of ``warmup_steps``; ``schedule`` takes it to 0 at the end. AdamW with ``betas``, ``epsilon`` and
-    ``weight_decay`` (``parameter_groups`` says of what); gradients are clipped to a global norm of ``gradient_clip``.
-    ``z_loss`` weighs log²Z; ``picture_weight`` is what the code of a picture weighs in the loss beside an id of text.
-    ``dropout`` drops what attention and feed-forward add to the residual stream. ``seed`` decides the order of
-    documents and the dropout. ``precision`` is that of the matrix products, weights are float32.
-
-    **The rows.** No document has more than ``sequence_length`` + 1 ids. ``rows`` says how documents share a batch:
-    "packed" several in a row of up to ``sequence_length``, "padded" one in each, "auto" whichever costs less. The loss
-    is the same (``packing``).
-
-    **The work.** ``micro_batch_size`` documents are computed at a time, None: all. ``gradient_checkpointing`` saves
-    memory, ``compile`` hands the model to ``torch.compile``. The state is saved every ``save_every`` steps and at the
-    end; a line is logged every ``log_every``; held-out documents are measured every ``evaluate_every``, 0: at the end
-    only. After ``max_seconds`` the run saves and stops, to be resumed. These may change when a run is resumed.
+    The options in ``changeable`` may differ when a run is resumed; all others must be those of the run.
     """
 
     steps: Count
+    """Updates of the weights; ≥ 1."""
     batch_size: Count = 64
+    """Documents per step; ≥ 1, by default 64."""
     learning_rate: Positive = 1e-4
+    """Peak learning rate of AdamW, reached after ``warmup_steps``; > 0, by default 1e-4."""
     warmup_steps: Natural = 4000
+    """Steps of linear warm-up; 0…``steps``, by default 4,000."""
     schedule: Schedule = "exponential"
+    """Decay of the learning rate to 0 after the warm-up: "exponential" (the default) or "cosine"; see
+    ``learning_rate``."""
     betas: tuple[Share, Share] = (0.9, 0.95)
+    """Decay rates of AdamW's first and second moments; each ≥ 0 and < 1, by default (0.9, 0.95)."""
     epsilon: Positive = 1e-5
+    """Term added to AdamW's denominator; > 0, by default 1e-5."""
     weight_decay: Amount = 0.1
+    """Decoupled weight decay of the parameters that ``parameter_groups`` selects; ≥ 0, by default 0.1."""
     gradient_clip: Positive = 1.0
+    """Largest norm of all gradients together; > 0, by default 1."""
     z_loss: Amount = 1e-5
+    """Weight of log²Z in the loss; ≥ 0, by default 1e-5."""
     picture_weight: Positive = 1.0
+    """Weight of a picture code in the loss, where an id of text has 1; > 0, by default 1."""
     dropout: Share = 0.1
+    """Probability of dropping what attention and feed-forward add to the residual stream; ≥ 0 and < 1, by default
+    0.1."""
     seed: Natural = 0
+    """Seed of the order of documents and of dropout; ≥ 0, by default 0."""
     precision: Precision = "float32"
+    """Type of the matrix products: "float32" (the default), or "bfloat16" by autocast. Weights are float32 in both."""
 
     sequence_length: Count = 4096
+    """Positions of a row; ≥ 1, by default 4,096. A document has at most one id more."""
     rows: Rows = "auto"
+    """How documents share a batch: "packed" puts several in a row, "padded" one in each, "auto" (the default) whichever
+    costs less. The loss is the same."""
 
     micro_batch_size: Count | None = None
+    """Documents per forward and backward pass; 1…``batch_size``, None (the default) for the whole batch. A smaller
+    number takes less memory."""
     gradient_checkpointing: bool = False
+    """Whether activations are recomputed in the backward pass, which saves memory for time; by default False."""
     compile: bool = False
+    """Whether the model is compiled with ``torch.compile``; by default False."""
     save_every: Count = 500
+    """Steps between saves of the state, which is also saved at the end; ≥ 1, by default 500."""
     log_every: Count = 1
+    """Steps between lines of the log; ≥ 1, by default 1."""
     evaluate_every: Natural = 0
+    """Steps between evaluations of the held-out documents; ≥ 0, by default 0: at the end only."""
     max_seconds: Positive | None = None
+    """Seconds after which the run saves its state and stops, to be resumed; > 0, None (the default) for no limit."""
 
     changeable: ClassVar[frozenset[str]] = frozenset(
         {
@@ -77,16 +90,16 @@ class TrainingOptions(Config, frozen=True, kw_only=True):
             "max_seconds",
         }
     )
-    """The fields that may change when a run is resumed: they change its cost, and no more than the rounding."""
+    """The options that may change when a run is resumed: they change its cost, and its result only by rounding."""
 
     @classmethod
     def pretraining(cls, *, steps: int, **changes: Any) -> TrainingOptions:
-        """The published pre-training of the 7B model. The 34B model had ``dropout=0.0`` and ``swin_norm``."""
+        """Return the published options of the 7B model's pre-training. The 34B model had ``dropout=0.0``."""
         return cls(steps=steps, **changes)
 
     @classmethod
     def finetuning(cls, *, steps: int, **changes: Any) -> TrainingOptions:
-        """The published fine-tuning (section 3): documents whose answers alone are trained on, cosine from 1e-5."""
+        """Return the published options of fine-tuning (section 3), for documents of which only the answers train."""
         published: dict[str, Any] = {
             "batch_size": 128,
             "learning_rate": 1e-5,
@@ -98,7 +111,7 @@ class TrainingOptions(Config, frozen=True, kw_only=True):
 
     @classmethod
     def picture_rows(cls, *, steps: int, **changes: Any) -> TrainingOptions:
-        """Fine-tuning of the picture rows of the output layer alone, at 1e-3; for ``train_picture_rows``."""
+        """Return options for ``train_picture_rows``: those of fine-tuning with a learning rate of 1e-3."""
         return cls.finetuning(steps=steps, **{"learning_rate": 1e-3, **changes})
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""Which documents a step takes: a function of the seed and the step, so that there is no position to save."""
+"""Which documents a step takes: a function of the seed and the step, so no state is saved."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ import numpy as np
 from ..errors import ConfigError
 
 
-class DocumentOrder:
-    """Passes over ``num_documents`` documents, each in an order of its own, cut into steps of ``batch_size``.
+class BatchOrder:
+    """Passes over ``num_samples`` documents, each pass in an order of its own, cut into steps of ``batch_size``.
 
-    Every document comes once in a pass; a step may take the end of one pass and the beginning of the next. Of each
-    step, ``rank`` of ``world_size`` processes takes every ``world_size``-th document, all of them together the step.
+    Every document occurs once in a pass; a step may take the end of one pass and the beginning of the next. Each of
+    ``world_size`` processes takes every ``world_size``-th document of a step, beginning with the one at ``rank``.
+    Raises ``ConfigError`` where there are no documents, or the processes can't share a batch evenly.
     """
 
-    def __init__(self, num_documents: int, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        if num_documents < 1:
+    def __init__(self, num_samples: int, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        if num_samples < 1:
             raise ConfigError("there are no documents to train on.")
         if not 0 <= rank < world_size or batch_size % world_size:
             raise ConfigError(
                 f"batch_size ({batch_size}) must be a multiple of world_size ({world_size}), "
-                f"and rank from 0 to {world_size - 1}; got {rank}."
+                f"and rank 0…{world_size - 1}; got {rank}."
             )
-        self.num_documents = num_documents
+        self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        # A step touches at most a few passes, almost always one.
-        self._permutation = lru_cache(maxsize=2)(self._draw)
+        # A step touches one pass or two; more only where it is larger than a pass.
+        self._permutation = lru_cache(maxsize=2)(self._permute)
 
-    def step(self, step: int) -> list[int]:
-        """The indices of the documents of a step, counted from 0."""
+    def batch(self, step: int) -> list[int]:
+        """Return the indices of the documents of a step, counted from 0."""
         first = step * self.batch_size
         places = range(first + self.rank, first + self.batch_size, self.world_size)
-        return [int(self._permutation(place // self.num_documents)[place % self.num_documents]) for place in places]
+        return [int(self._permutation(place // self.num_samples)[place % self.num_samples]) for place in places]
 
-    def _draw(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, epoch)).permutation(self.num_documents)
+    def _permute(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, epoch)).permutation(self.num_samples)

@@ -1,9 +1,9 @@
-"""Documents to rows: several packed into one row that don't see each other, or one in each row.
+"""From documents to rows: several documents packed into a row without attention across them, or one in each row.
 
-A document of n ids takes n - 1 positions: every id but the last is read, and every id but the first is a target, where
-the document's mask says so. So no target ever crosses from one document into the next.
+A document of n ids takes n − 1 positions: every id but the last is an input, and every id but the first a target if the
+document's mask says so. No target crosses from one document into the next.
 
-Shapes: B rows, T positions.
+Shapes: B batch, T positions of a row.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from .options import Rows
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows to train on, all tensors int64 [B, T]."""
+    """Rows to train on; all tensors are int64 [B, T]."""
 
     input_ids: Tensor
+    """The ids of the documents but their last ones; 0 at padding."""
     targets: Tensor
-    """The id that follows; -100 where no loss is taken: prompts that are masked, and padding."""
+    """The id that follows each position; -100 at masked targets and at padding."""
     position_ids: Tensor | None
-    """Counting from 0 in each document; None where each row is one document."""
+    """Positions within each document, from 0; None where each row is one document."""
     document_ids: Tensor | None
-    """Which document of the row a position belongs to; None where each row is one document."""
+    """The index in the row of each position's document; None where each row is one document."""
 
     @property
     def num_targets(self) -> int:
-        """How many positions have a target."""
+        """The number of positions that have a target."""
         return int((self.targets != IGNORE_INDEX).sum())
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on ``device``."""
+        """Return the batch on ``device``."""
         return Batch(
             self.input_ids.to(device),
             self.targets.to(device),
@@ -49,11 +50,11 @@ class Batch:
 
 
 def collate(documents: Sequence[TokenDocument], sequence_length: int, *, rows: Rows = "auto") -> Batch:
-    """A batch of documents, in rows of at most ``sequence_length`` positions.
+    """Return a batch of documents, in rows of at most ``sequence_length`` positions.
 
-    "auto" pads where at least half of the positions are then real, since rows of one document need no mask, and packs
-    otherwise. Raises ``ContextLengthError`` for a document that is too long, ``DatasetError`` for one without a target
-    to predict.
+    "auto" pads where at least half of the positions are then real, because rows of one document need no mask, and packs
+    otherwise. Raises ``ContextLengthError`` for a document that is too long, ``DatasetError`` for one of fewer than two
+    ids.
     """
     for document in documents:
         if len(document) - 1 > sequence_length:
@@ -62,7 +63,9 @@ def collate(documents: Sequence[TokenDocument], sequence_length: int, *, rows: R
                 "Split it, or raise sequence_length."
             )
         if len(document) < 2:
-            raise DatasetError(f"document {document.key!r} has {len(document)} ids: nothing follows to be predicted.")
+            raise DatasetError(
+                f"document {document.key!r} has {len(document)} ids; expected at least 2, an input and a target."
+            )
     if not documents:
         raise DatasetError("a batch needs at least one document.")
     if rows == "auto":
@@ -91,11 +94,11 @@ def _share_rows(documents: Sequence[TokenDocument], sequence_length: int) -> lis
 
 def _fill(rows: Sequence[Sequence[TokenDocument]], *, packed: bool) -> Batch:
     width = max(sum(len(document) - 1 for document in row) for row in rows)
-    # Padding comes last, where causal attention hides it from every real position; what it computes is never used.
+    # Padding comes last, where causal attention hides it from every real position; its outputs are never used.
     input_ids_BT = torch.zeros(len(rows), width, dtype=torch.int64)
     targets_BT = torch.full_like(input_ids_BT, IGNORE_INDEX)
     position_ids_BT = torch.zeros_like(input_ids_BT)
-    # Padding is a document of its own, with a number that no other has.
+    # Padding counts as a document of its own.
     document_ids_BT = torch.full_like(input_ids_BT, -1)
     for index, row in enumerate(rows):
         start = 0

@@ -1,4 +1,4 @@
-"""The loop of training: steps, the log, checkpoints, and going on where a run stopped."""
+"""The loop of training: steps, the log, checkpoints, and resuming a run."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from torch import Tensor, nn
 from .._files import read_json, write_json
 from ..errors import ConfigError, FileFormatError
 from ..model import ChameleonForConditionalGeneration
-from .bar import Advance, progress_bar
-from .checkpoint import Progress, load_checkpoint, save_checkpoint
+from .checkpoints import Progress, load_checkpoint, save_checkpoint
 from .curves import plot_curves
 from .data import TokenDocument
-from .errors import DatasetError, DivergenceError
-from .extras import train_extra
+from .errors import DatasetError, DivergenceError, requires_extra
 from .log import TrainingLog
 from .objective import Losses, LossSums, Objective
 from .optim import build_optimizer, learning_rate
 from .options import TrainingOptions
-from .order import DocumentOrder
+from .order import BatchOrder
 from .packing import Batch, collate
+from .progress import Advance, progress_bar
 
 RUN_FILE = "run.json"
 LOG_FILE = "log.jsonl"
@@ -37,9 +36,9 @@ CHECKPOINT_FOLDER = "checkpoint"
 
 
 class Documents(Protocol):
-    """What is trained on: a list of ``TokenDocument``, a ``TokenDataset``, or anything that makes them by index.
+    """Documents to train on: a list of ``TokenDocument``, a ``TokenDataset``, or any object that returns them by index.
 
-    An index must give the same document whenever it is asked for, or a resumed run is another run.
+    An index must always return the same document; otherwise a resumed run differs from one that wasn't stopped.
     """
 
     def __len__(self) -> int: ...
@@ -49,18 +48,21 @@ class Documents(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One step of training."""
+    """The figures of one step."""
 
     sums: LossSums
-    """Over all targets of the step, before the update; tensors, so that nobody waits for a device who doesn't ask."""
+    """Over all targets of the step, before the update; tensors, so that only reading them waits for the device."""
     gradient_norm: Tensor
-    """Of all gradients together, before clipping."""
+    """Scalar: the norm of all gradients together, before clipping."""
     learning_rate: float
+    """The learning rate of the step."""
     num_tokens: int
+    """Ids in the documents of the step."""
     seconds: float
+    """Wall-clock time of the step."""
 
     def log_entry(self) -> dict[str, Any]:
-        """The fields of a log line."""
+        """Return the fields of a log entry."""
         return {
             **asdict(Losses.of(self.sums)),
             "gradient_norm": float(self.gradient_norm),
@@ -72,27 +74,29 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """How a run ended."""
+    """The end of a run."""
 
     progress: Progress
+    """How much is done."""
     finished: bool
-    """False where ``max_seconds`` ended it before its last step."""
+    """False where ``max_seconds`` ended the run before its last step."""
 
 
 class Trainer:
     """One run of training, in ``folder``: ``run.json``, ``log.jsonl``, ``checkpoint/`` and, at the end, ``curves.png``.
 
-    A run that was stopped or killed goes on from its last checkpoint when the same trainer is made again and ``run``
-    is called. It ends with the same weights, bit for bit, as a run that wasn't, given the same machine and number of
-    threads. ``model`` must be built as it was: parameters that don't train aren't saved. Where the folder is of a run
-    with other options, but for the fields in ``TrainingOptions.changeable``, that is a ``ConfigError``.
+    A run that was stopped or killed resumes from its last checkpoint when the same trainer is constructed again and
+    ``run`` is called. On the same machine with the same number of threads it ends with the same weights, bit for bit,
+    as a run that wasn't stopped. ``model`` must be constructed as before, since parameters that don't train aren't
+    saved. Raises ``ConfigError`` where the folder holds a run with other options, except those in
+    ``TrainingOptions.changeable``.
 
-    ``on_step`` is called with the number of steps done, after each. The model itself holds the result; save it with
-    ``model.save_pretrained``.
+    ``on_step`` is called after each step with the number of steps that are done. The trained weights are those of
+    ``model``; save them with ``model.save_pretrained``.
 
-    This is one process. What several would share stands apart: ``DocumentOrder`` deals out a step's documents by rank,
-    ``Objective`` is the one module to wrap, ``build_optimizer`` comes after that, and ``compute_gradients`` divides by
-    what the targets of the whole step weigh, which ranks would add up.
+    The trainer runs in one process. Several processes would use the same parts: ``BatchOrder`` selects a step's
+    documents by rank, ``Objective`` is the module to wrap, ``build_optimizer`` follows the wrapping, and the divisor in
+    ``compute_gradients`` is the sum over all ranks.
     """
 
     def __init__(
@@ -111,7 +115,7 @@ class Trainer:
         self.folder = Path(folder)
         self.held_out = held_out
         self.on_step = on_step
-        self.order = DocumentOrder(len(documents), batch_size=options.batch_size, seed=options.seed)
+        self.order = BatchOrder(len(documents), batch_size=options.batch_size, seed=options.seed)
         objective = Objective(model, options)
         self._importance = objective.importance
         self.objective: nn.Module = torch.compile(objective) if options.compile else objective  # type: ignore[assignment]
@@ -121,11 +125,12 @@ class Trainer:
     def run(self, *, show_progress: bool = False, draw_curves: bool = True) -> TrainingResult:
         """Train to the last step, or until ``max_seconds`` have passed. Seeds torch's generators.
 
-        Raises ``DivergenceError`` where the loss or a gradient is no longer finite; the last checkpoint is from before.
+        Raises ``DivergenceError`` where the loss or a gradient becomes NaN or infinite; the last checkpoint is from an
+        earlier step. Raises ``MissingPackageError`` where the progress bar or the curves need a package.
         """
         if draw_curves:
-            # Not after hours of work.
-            with train_extra("drawing curves"):
+            # A missing package is an error now, not after hours of work.
+            with requires_extra("drawing curves"):
                 import matplotlib  # noqa: F401
         began = time.monotonic()
         options = self.options
@@ -134,7 +139,7 @@ class Trainer:
         progress = load_checkpoint(self.folder / CHECKPOINT_FOLDER, self.model, self.optimizer) or Progress()
         log = TrainingLog(self.folder / LOG_FILE, steps_done=progress.step)
         out_of_time = False
-        with _mode(self.model, training=True), self._bar(progress.step, shown=show_progress) as advance:
+        with _mode(self.model, training=True), self._progress_bar(progress.step, shown=show_progress) as advance:
             while progress.step < options.steps and not out_of_time:
                 report = self.step(progress.step)
                 progress = progress.after(report.num_tokens, report.seconds)
@@ -151,9 +156,9 @@ class Trainer:
         return TrainingResult(progress, finished)
 
     def step(self, step: int) -> StepReport:
-        """One update of the weights: the gradients of the step's documents, clipped, at the step's rate."""
+        """Update the weights once, with the clipped gradients of the step's documents at the step's learning rate."""
         began = time.monotonic()
-        documents = [self.documents[index] for index in self.order.step(step)]
+        documents = [self.documents[index] for index in self.order.batch(step)]
         sums = self.compute_gradients(documents)
         gradient_norm = nn.utils.clip_grad_norm_(self.parameters, self.options.gradient_clip)
         rate = learning_rate(step, self.options)
@@ -165,14 +170,15 @@ class Trainer:
         return StepReport(sums, gradient_norm, rate, num_tokens, time.monotonic() - began)
 
     def compute_gradients(self, documents: Sequence[TokenDocument]) -> LossSums:
-        """Add the gradients of the mean loss over all targets of ``documents``, some documents at a time.
+        """Accumulate the gradients of the mean loss over all targets of ``documents``, a micro-batch at a time.
 
-        A target weighs the same, however many of them its part of the documents has.
+        The weight of a target doesn't depend on the number of targets in its micro-batch. Raises ``DatasetError`` where
+        no document has a target.
         """
         batches = self._batches(documents)
         importance = sum(self._importance(batch) for batch in batches)
         if not importance:
-            raise DatasetError(f"none of the {len(documents)} documents of a step has a target: their masks are empty.")
+            raise DatasetError(f"none of the {len(documents)} documents of a step has a target; their masks are empty.")
         parts = []
         for batch in batches:
             sums = self._forward(batch)
@@ -182,7 +188,7 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, documents: Documents) -> Losses:
-        """The mean losses of documents, without dropout."""
+        """Return the mean losses of documents, without dropout."""
         size = self.options.micro_batch_size or self.options.batch_size
         parts = []
         with _mode(self.model, training=False):
@@ -192,7 +198,7 @@ class Trainer:
         return Losses.of(LossSums.add(parts))
 
     def _batches(self, documents: Sequence[TokenDocument]) -> list[Batch]:
-        """The documents in batches, those of like lengths together, which leaves the least padding."""
+        """Return micro-batches of documents of similar lengths, which need the least padding."""
         options = self.options
         size = options.micro_batch_size or len(documents)
         ordered = sorted(documents, key=len)
@@ -219,24 +225,24 @@ class Trainer:
         advance(step, f"loss {entry['loss']:.3f}, {entry['tokens_per_second']:.0f} tokens/s")
 
     def _due(self, step: int, every: int) -> bool:
-        """Whether what comes every so many steps (0: never), and after the last, comes after this one."""
+        """Return whether something is due after this step: every ``every`` steps (0: never), and after the last."""
         return step == self.options.steps or (every > 0 and step % every == 0)
 
-    def _bar(self, steps_done: int, *, shown: bool) -> contextlib.AbstractContextManager[Advance]:
+    def _progress_bar(self, steps_done: int, *, shown: bool) -> contextlib.AbstractContextManager[Advance]:
         if not shown:
             return contextlib.nullcontext(lambda done, words: None)
         return progress_bar(total=self.options.steps, completed=steps_done)
 
 
 def _claim_folder(folder: Path, options: TrainingOptions, num_documents: int) -> None:
-    """Write down what the run in this folder is, or raise ``ConfigError`` where it is another one."""
+    """Record the options of the run in its folder. Raises ``ConfigError`` where the folder holds another run."""
     path = folder / RUN_FILE
     if path.exists():
         found = read_json(path)
         try:
             before = TrainingOptions.from_dict(found["options"], source=str(path)).to_dict()
         except (KeyError, TypeError, AttributeError) as error:
-            raise FileFormatError(f"{path} doesn't describe a run: {error!r}. Remove it to start anew.") from error
+            raise FileFormatError(f"{path} doesn't describe a run: {error!r}. Remove it to start over.") from error
         differing = {
             name: (before[name], value)
             for name, value in options.to_dict().items()
@@ -246,7 +252,7 @@ def _claim_folder(folder: Path, options: TrainingOptions, num_documents: int) ->
             differing["num_documents"] = (found.get("num_documents"), num_documents)
         if differing:
             listed = "; ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in differing.items())
-            raise ConfigError(f"{path} is of another run: {listed}. Go on with its options, or in another folder.")
+            raise ConfigError(f"{path} describes another run: {listed}. Use its options, or another folder.")
     write_json(path, {"num_documents": num_documents, "options": options.to_dict()})
 
 
@@ -254,8 +260,8 @@ def _check_finite(report: StepReport, step: int) -> None:
     loss, norm = float(report.sums.total), float(report.gradient_norm)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise DivergenceError(
-            f"step {step}: the loss is {loss} and the gradients' norm {norm}. Lower the learning rate, warm up longer, "
-            "or keep qk_norm and the z-loss on; the checkpoint before this step is whole."
+            f"step {step}: the loss is {loss} and the norm of the gradients {norm}. Lower the learning rate, warm up "
+            "longer, or keep qk_norm and the z-loss enabled. The last checkpoint is from an earlier step."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from .extras import train_extra
+from .errors import requires_extra
 
 Advance = Callable[[int, str], None]
 """Shows how many steps are done, and a few words."""
@@ -13,8 +13,11 @@ Advance = Callable[[int, str], None]
 
 @contextlib.contextmanager
 def progress_bar(*, total: int, completed: int) -> Iterator[Advance]:
-    """A bar on the standard error, with the time that remains. Raises ``MissingPackageError`` without rich."""
-    with train_extra("the progress bar"):
+    """Show a bar on standard error, with the remaining time.
+
+    ``total`` and ``completed`` are numbers of steps. Raises ``MissingPackageError`` without rich.
+    """
+    with requires_extra("the progress bar"):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))

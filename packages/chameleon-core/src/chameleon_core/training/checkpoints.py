@@ -1,7 +1,7 @@
-"""The state of a run on disk: what trains as safetensors, the rest as tensors that load without pickle's code.
+"""The state of a run on disk: the parameters that train as safetensors, the rest as tensors that load without pickle.
 
-A checkpoint is a pair of files and ``checkpoint.json``, which names them and is replaced last. So a run that is killed
-while it saves goes on from the state before.
+A checkpoint is a pair of files and ``checkpoint.json``, which names them and is replaced last, so that a run that is
+killed while it saves resumes from the previous state.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ POINTER_FILE = "checkpoint.json"
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a run has come."""
+    """How much of a run is done."""
 
     step: int = 0
-    """How many steps are done."""
+    """Steps that are done."""
     num_tokens: int = 0
-    """How many ids were read in them, prompts included and padding not."""
+    """Ids in the documents of these steps: prompts included, padding not."""
     seconds: float = 0.0
-    """How long the steps took, in all processes one after the other that worked on the run."""
+    """Seconds that these steps took, added up over all resumptions of the run."""
 
     def after(self, num_tokens: int, seconds: float) -> Progress:
-        """The progress after one more step."""
+        """Return the progress after one more step."""
         return Progress(step=self.step + 1, num_tokens=self.num_tokens + num_tokens, seconds=self.seconds + seconds)
 
 
@@ -48,9 +48,9 @@ class _Pointer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
-    """Save the parameters that train, the optimizer, the random generators and ``progress``, and drop the last save."""
+    """Save the parameters that train, the optimizer, the generators and ``progress``; remove the previous save."""
     folder = Path(folder)
-    # A name of its own even when a step is saved again: what the pointer names is never overwritten.
+    # Unique even when a step is saved again, so that files which the pointer names are never overwritten.
     suffix = f"{progress.step:07d}-{secrets.token_hex(4)}"
     pointer = _Pointer(weights=f"weights-{suffix}.safetensors", state=f"state-{suffix}.pt", progress=progress)
     with replacing(folder / pointer.weights) as temporary:
@@ -60,7 +60,7 @@ def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, optimizer:
     with replacing(folder / pointer.state) as temporary:
         torch.save({"optimizer": optimizer.state_dict(), "generators": _generators()}, temporary)
     write_json(folder / POINTER_FILE, msgspec.to_builtins(pointer))
-    # The state before, and what killed runs left behind.
+    # The previous state, and what killed runs left behind.
     for pattern in ("weights-*.safetensors", "state-*.pt", ".*.tmp"):
         for path in folder.glob(pattern):
             if path.name not in (pointer.weights, pointer.state):
@@ -68,10 +68,10 @@ def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, optimizer:
 
 
 def load_checkpoint(folder: str | os.PathLike[str], model: nn.Module, optimizer: Optimizer) -> Progress | None:
-    """Bring ``model``, ``optimizer`` and torch's generators to the state in ``folder``; None where there is none.
+    """Restore ``model``, ``optimizer`` and torch's generators from ``folder``; return None where it has no state.
 
     Raises ``WeightsError`` where the parameters that train aren't those of the checkpoint, ``FileFormatError`` for
-    files that aren't what they should be.
+    damaged files.
     """
     folder = Path(folder)
     pointer = _read_pointer(folder)
@@ -84,7 +84,7 @@ def load_checkpoint(folder: str | os.PathLike[str], model: nn.Module, optimizer:
         optimizer_state = state["optimizer"]
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
         raise FileFormatError(
-            f"the checkpoint {folder / POINTER_FILE} can't be read: {error}. Remove the folder to start anew."
+            f"the checkpoint {folder / POINTER_FILE} can't be read: {error}. Remove the folder to start over."
         ) from error
     _load_weights(model, weights, source=folder / pointer.weights)
     optimizer.load_state_dict(optimizer_state)
@@ -132,4 +132,4 @@ def _read_pointer(folder: Path) -> _Pointer | None:
     try:
         return msgspec.convert(read_json(path), _Pointer)
     except msgspec.ValidationError as error:
-        raise FileFormatError(f"{path} doesn't name a checkpoint: {error}.") from error
+        raise FileFormatError(f"{path} doesn't name a checkpoint: {error}. Remove the folder to start over.") from error
