@@ -15,7 +15,7 @@ from chameleon_backends import PluginWarning
 from chameleon_core.checkpoints import Checkpoint, StoredTensor, read_checkpoint, resolve_folder, write_checkpoint
 from chameleon_core.config import ChameleonConfig
 from chameleon_core.errors import BrokenPluginError, UnknownPluginError
-from chameleon_core.registry import FORMATS_HOOK, PRETRAINED_HOOK, REGISTRY
+from chameleon_core.registry import CHECKPOINT_FORMATS_HOOK, PRETRAINED_HOOK, REGISTRY
 
 PLUGIN = """
     from pathlib import Path
@@ -84,7 +84,7 @@ def test_a_strangers_format_is_read_and_written_like_a_built_in(tmp_path: Path) 
 
 
 def test_the_built_in_format_comes_first() -> None:
-    assert [each.spec.name for each in REGISTRY.registered(FORMATS_HOOK)] == ["hf", "acme"]
+    assert [each.spec.name for each in REGISTRY.registered(CHECKPOINT_FORMATS_HOOK)] == ["hf", "acme"]
 
 
 def test_a_strangers_model_is_found_by_name(tmp_path: Path) -> None:
@@ -112,4 +112,4 @@ def test_a_format_without_a_way_to_know_its_folders_is_quarantined(tmp_path: Pat
     plain = "\n".join(line for line in plain.splitlines() if "matches=" not in line and "marks=" not in line)
     (tmp_path / "acme_chameleon.py").write_text(plain)
     with pytest.warns(PluginWarning, match="returned the spec 'acme' without matches"):
-        assert [registered.spec.name for registered in REGISTRY.registered(FORMATS_HOOK)] == ["hf"]
+        assert [registered.spec.name for registered in REGISTRY.registered(CHECKPOINT_FORMATS_HOOK)] == ["hf"]

@@ -457,9 +457,7 @@ class TestTraining:
         model = make_model(wide_config())
         quantize_model(model, "int8")
         options = TrainingOptions(steps=1, warmup_steps=1, batch_size=1, sequence_length=8)
-        with pytest.raises(
-            ConfigError, match=r"the model's linear layers are quantized and can't train. Give it adapters"
-        ):
+        with pytest.raises(ConfigError, match=r"the model's linear layers are quantized and can't train. Add adapters"):
             Objective(model, options)
         model.requires_grad_(False)
         assert Objective(model, options).model is model

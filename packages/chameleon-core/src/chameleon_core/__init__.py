@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ._moved import moved_modules
+
 if TYPE_CHECKING:
     from chameleon_backends.plugins import PluginSpec, PluginWarning
 
@@ -137,6 +139,25 @@ _MODULES = {
     "save_document": ".pipeline",
     "write_checkpoint": ".checkpoints",
 }
+
+moved_modules(
+    {
+        "chameleon_core.cache": "chameleon_core.model.cache",
+        "chameleon_core.checkpoints.contract": "chameleon_core.formats.contract",
+        "chameleon_core.checkpoints.hf": "chameleon_core.formats.hf",
+        "chameleon_core.checkpoints.safetensors_files": "chameleon_core.formats.safetensors_files",
+        "chameleon_core.conditional_generation": "chameleon_core.model.conditional_generation",
+        "chameleon_core.convert": "chameleon_core.checkpoints.convert",
+        "chameleon_core.generation.head": "chameleon_core.generation.repacked_head",
+        "chameleon_core.layers": "chameleon_core.model.layers",
+        "chameleon_core.locate": "chameleon_core.checkpoints.resolve",
+        "chameleon_core.quantization_quality": "chameleon_core.quantization",
+        "chameleon_core.rope": "chameleon_core.model.rope",
+        "chameleon_core.training.bar": "chameleon_core.training.progress",
+        "chameleon_core.training.checkpoint": "chameleon_core.training.checkpoints",
+        "chameleon_core.training.extras": "chameleon_core.training.errors",
+    }
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,33 +1,28 @@
-"""What this package registers through its own hooks."""
+"""The built-in plugins of this package, registered through its own hooks like third-party ones."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from .config import CONFIG_FILE
 from .hookspecs import HOOK_API_VERSION, CheckpointFormatSpec, hookimpl
 
-if TYPE_CHECKING:
-    from .formats import CheckpointFormat
-
 
 @hookimpl
 def chameleon_core_checkpoint_formats() -> Iterable[CheckpointFormatSpec]:
-    """The built-in formats."""
+    """Return the built-in checkpoint formats."""
     return [
         CheckpointFormatSpec(
             name="hf",
-            factory=_hf,
+            factory="chameleon_core.formats.hf:HFFormat",
             api_version=HOOK_API_VERSION,
-            summary="the reference's layout: config.json and model*.safetensors",
-            matches=lambda folder: (folder / CONFIG_FILE).is_file(),
+            summary="the layout of transformers: config.json and model*.safetensors",
+            matches=_has_config,
             marks=CONFIG_FILE,
         )
     ]
 
 
-def _hf() -> CheckpointFormat:
-    from .formats import HFFormat
-
-    return HFFormat()
+def _has_config(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).is_file()

@@ -1,5 +1,6 @@
-"""The hooks of this package. A plugin implements them with ``hookimpl`` and is found by an entry point in the group
-``chameleon_core``.
+"""The hooks of this package.
+
+A plugin implements them with ``hookimpl`` and is found by an entry point in the group ``chameleon_core``.
 """
 
 from __future__ import annotations
@@ -14,27 +15,26 @@ from chameleon_backends.plugins import PluginSpec
 PROJECT = "chameleon_core"
 
 HOOK_API_VERSION = 2
-"""Every spec states the version that it was written for. It changes only when plugins must change."""
+"""The version of the hooks, which every spec states. It changes only when plugins must change."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class CheckpointFormatSpec(PluginSpec, frozen=True, kw_only=True):
-    """A checkpoint format and how to know its folders.
-
-    ``matches(folder)`` looks at the names of the files and doesn't raise; ``marks`` says in words what it looks for.
-    """
+    """A checkpoint format and how to recognize its folders."""
 
     matches: Callable[[Path], bool] | str
+    """Returns whether a folder has this format, by the names of its files. It raises nothing."""
     marks: str
+    """What ``matches`` looks for, in words, for error messages."""
 
 
 @hookspec
 def chameleon_core_checkpoint_formats() -> Iterable[CheckpointFormatSpec]:  # type: ignore[empty-body]
-    """Formats of checkpoints on disk. ``factory()`` makes a ``CheckpointFormat``."""
+    """Return formats of checkpoints on disk. ``factory()`` makes a ``CheckpointFormat``."""
 
 
 @hookspec
 def chameleon_core_pretrained() -> Iterable[PluginSpec]:  # type: ignore[empty-body]
-    """Named models. ``factory()`` returns the folder with the model's checkpoint, a ``str`` or a ``Path``."""
+    """Return named models. ``factory()`` returns the folder of the checkpoint, a ``str`` or a ``Path``."""

@@ -6,6 +6,7 @@ Shapes: B batch, T positions of a row, M positions of all rows that aren't paddi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from chameleon_backends import QuantizedLinear
 
 from ._boundary import translates_errors
-from .checkpoints.quantization_plan import RECORD, Quantization, naming, plan_quantization
+from ._moved import moved_names
+from .checkpoints.quantization_plan import QUANTIZATION_RECORD, Quantization, naming, plan_quantization
 from .errors import ConfigError
 from .model import ChameleonForConditionalGeneration
 
@@ -27,8 +29,8 @@ def quantize_model(model: ChameleonForConditionalGeneration, quantization: str |
     To load a large model, give ``from_pretrained`` its argument ``quantization`` instead: the float weights are then
     never in memory as a whole. Raises ``ConfigError`` as ``plan_quantization`` does, and where it is quantized already.
     """
-    if RECORD in model.config.extras:
-        raise ConfigError(f"the model is quantized already: {model.config.extras[RECORD]}.")
+    if QUANTIZATION_RECORD in model.config.extras:
+        raise ConfigError(f"the model is quantized already: {model.config.extras[QUANTIZATION_RECORD]}.")
     plan = plan_quantization(model, Quantization.of(quantization), dtype=None, device=model.device)
     for name in plan.names:
         linear = model.get_submodule(name)
@@ -101,7 +103,7 @@ def quantization_report(
     compared one after the other; a float model that is mapped from its files takes next to no memory of its own. Raises
     ``ConfigError`` where the second model isn't quantized, or isn't made of the first.
     """
-    if RECORD not in quantized.config.extras:
+    if QUANTIZATION_RECORD not in quantized.config.extras:
         raise ConfigError("the second model isn't quantized: load it with from_pretrained(folder, quantization=...).")
     layers = tuple(
         _compare(name, reference, layer)
@@ -117,7 +119,7 @@ def quantization_report(
     )
     divergence_M, agrees_M = torch.cat(divergences), torch.cat(agreements)
     return QuantizationReport(
-        record=", ".join(f"{name}={value}" for name, value in quantized.config.extras[RECORD].items()),
+        record=", ".join(f"{name}={value}" for name, value in quantized.config.extras[QUANTIZATION_RECORD].items()),
         float_bytes=_num_bytes(reference),
         quantized_bytes=_num_bytes(quantized),
         layers=layers,
@@ -170,3 +172,14 @@ def _num_bytes(model: nn.Module) -> int:
 def _readable(count: int) -> str:
     unit, name = next(((size, name) for size, name in ((1e9, "GB"), (1e6, "MB")) if count >= size), (1e3, "kB"))
     return f"{count / unit:.3g} {name}"
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(
+        __name__,
+        {
+            "RECORD": "chameleon_core.checkpoints.quantization_plan:QUANTIZATION_RECORD",
+            "QuantizationPlan": "chameleon_core.checkpoints.quantization_plan:QuantizationPlan",
+            "read_plan": "chameleon_core.checkpoints.quantization_plan:read_plan",
+        },
+    )

@@ -1,13 +1,16 @@
-"""The checkpoint formats and the named models that are installed."""
+"""The registry of the checkpoint formats and named models that are installed."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from chameleon_backends.plugins import PluginRegistry, PluginSpec
 
 from . import _builtins, hookspecs
 from ._boundary import translates_errors
+from ._moved import moved_names
 
-FORMATS_HOOK = "chameleon_core_checkpoint_formats"
+CHECKPOINT_FORMATS_HOOK = "chameleon_core_checkpoint_formats"
 PRETRAINED_HOOK = "chameleon_core_pretrained"
 
 
@@ -24,8 +27,11 @@ REGISTRY = CoreRegistry(
     hookspecs.PROJECT,
     distribution="chameleon-core",
     hookspecs=hookspecs,
-    kinds={FORMATS_HOOK: "checkpoint format", PRETRAINED_HOOK: "pretrained model"},
+    kinds={CHECKPOINT_FORMATS_HOOK: "checkpoint format", PRETRAINED_HOOK: "pretrained model"},
     api_version=hookspecs.HOOK_API_VERSION,
     builtins=[_builtins],
-    spec_types={FORMATS_HOOK: hookspecs.CheckpointFormatSpec},
+    spec_types={CHECKPOINT_FORMATS_HOOK: hookspecs.CheckpointFormatSpec},
 )
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(__name__, {"FORMATS_HOOK": f"{__name__}:CHECKPOINT_FORMATS_HOOK"})

@@ -1,5 +1,10 @@
 """Checkpoints: find a model's folder, load a model from it, save a model to it."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._moved import moved_names
 from ..formats import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
 from ..hookspecs import CheckpointFormatSpec
 from .load import LoadedCheckpoint, load_checkpoint, read_checkpoint, target_dtype
@@ -20,3 +25,12 @@ __all__ = [
     "target_dtype",
     "write_checkpoint",
 ]
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(
+        __name__,
+        {
+            "GENERATION_FILE": "chameleon_core.formats:GENERATION_FILE",
+        },
+    )

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..config import ChameleonConfig
 from ..errors import ConfigError
 from ..formats import Checkpoint, StoredTensor
-from .quantization_plan import RECORD
+from .quantization_plan import QUANTIZATION_RECORD
 
 # The norm has a row for each head; the projections have head_dim rows for each.
 _POOLED = re.compile(r"model\.layers\.\d+\.self_attn\.(k_proj|v_proj|k_norm)\.(weight|bias)")
@@ -57,7 +57,7 @@ def pool_checkpoint(checkpoint: Checkpoint, num_key_value_heads: int) -> Checkpo
     ``ConfigError`` as ``pool_key_value_heads`` does, and for a quantized checkpoint.
     """
     config = checkpoint.config
-    if RECORD in config.extras:
+    if QUANTIZATION_RECORD in config.extras:
         raise ConfigError("heads of a quantized checkpoint can't be pooled; pool the float one, and quantize that.")
     converted = _converted_config(config, num_key_value_heads)
     tensors = {

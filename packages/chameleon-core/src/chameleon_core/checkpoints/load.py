@@ -20,9 +20,9 @@ from ..config import ChameleonConfig
 from ..errors import ConfigError, FileFormatError
 from ..formats import Checkpoint, CheckpointFormat
 from ..hookspecs import CheckpointFormatSpec
-from ..registry import FORMATS_HOOK, REGISTRY
+from ..registry import CHECKPOINT_FORMATS_HOOK, REGISTRY
 from .assign import StoredWeights, assign
-from .quantization_plan import RECORD, Quantization, QuantizationPlan, plan_quantization, read_plan
+from .quantization_plan import QUANTIZATION_RECORD, Quantization, QuantizationPlan, plan_quantization, read_plan
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -47,7 +47,9 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileFormatError(f"{folder} is not a folder; a checkpoint is a folder with its configuration and weights.")
-    formats = [cast(CheckpointFormatSpec, registered.spec) for registered in REGISTRY.registered(FORMATS_HOOK)]
+    formats = [
+        cast(CheckpointFormatSpec, registered.spec) for registered in REGISTRY.registered(CHECKPOINT_FORMATS_HOOK)
+    ]
     for spec in formats:
         if resolve(spec.matches)(folder):
             reader: CheckpointFormat = spec.make()
@@ -93,7 +95,7 @@ def load_checkpoint(
 def _plan(model: nn.Module, weights: StoredWeights, quantization: str | Quantization | None) -> QuantizationPlan | None:
     """What is to be quantized, or is so in the checkpoint."""
     asked = None if quantization is None else Quantization.of(quantization)
-    record = weights.checkpoint.config.extras.get(RECORD)
+    record = weights.checkpoint.config.extras.get(QUANTIZATION_RECORD)
     if record is None:
         if asked is None:
             return None
@@ -101,7 +103,7 @@ def _plan(model: nn.Module, weights: StoredWeights, quantization: str | Quantiza
     try:
         plan = read_plan(model, record, weights.float_names)
     except BackendsConfigError as error:
-        raise ConfigError(f"{weights.source} has a {RECORD} that can't be used: {error}.") from error
+        raise ConfigError(f"{weights.source} has a {QUANTIZATION_RECORD} that can't be used: {error}.") from error
     if asked is not None and not plan.answers(asked):
         raise ConfigError(
             f"{weights.source} is quantized already, as its config records: {record!r}. "

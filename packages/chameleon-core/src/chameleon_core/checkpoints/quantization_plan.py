@@ -27,7 +27,7 @@ from chameleon_backends.registry import WEIGHT_QUANTIZERS_HOOK
 from ..config import ChameleonConfig
 from ..errors import ConfigError, WeightsError
 
-RECORD = "quantization_config"
+QUANTIZATION_RECORD = "quantization_config"
 """Where a config says what its model was quantized with; other libraries look there, too."""
 OUTPUT_LAYER = "lm_head"
 
@@ -85,7 +85,7 @@ class QuantizationPlan:
 
     def recorded_in(self, config: ChameleonConfig) -> ChameleonConfig:
         """The config of the quantized model."""
-        return config.replace(extras={**config.extras, RECORD: dict(self.record)})
+        return config.replace(extras={**config.extras, QUANTIZATION_RECORD: dict(self.record)})
 
 
 def plan_quantization(

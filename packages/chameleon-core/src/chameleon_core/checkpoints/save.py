@@ -18,7 +18,7 @@ from ..config import ChameleonConfig
 from ..errors import WeightsError
 from ..formats import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
 from ..formats.safetensors_files import parse_size
-from ..registry import FORMATS_HOOK, REGISTRY
+from ..registry import CHECKPOINT_FORMATS_HOOK, REGISTRY
 from .load import read_checkpoint
 
 _EMBEDDINGS = "model.embed_tokens.weight"
@@ -37,7 +37,7 @@ def write_checkpoint(
 
     What the folder held before stays loadable until the new checkpoint is whole.
     """
-    writer: CheckpointFormat = REGISTRY.get(FORMATS_HOOK, checkpoint_format).make()
+    writer: CheckpointFormat = REGISTRY.get(CHECKPOINT_FORMATS_HOOK, checkpoint_format).make()
     writer.write(checkpoint, Path(folder), max_shard_size=parse_size(max_shard_size))
 
 

@@ -28,7 +28,7 @@ from chameleon_backends.plugins import PluginSpec, Registered
 from chameleon_backends.registry import ATTENTION_BACKENDS_HOOK, REGISTRY, WEIGHT_QUANTIZERS_HOOK
 
 from ..checkpoints import IMAGE_PREFIX, read_checkpoint, resolve_folder, target_dtype
-from ..checkpoints.quantization_plan import RECORD
+from ..checkpoints.quantization_plan import QUANTIZATION_RECORD
 from .machine import size
 
 CHOSEN = "chosen"
@@ -93,7 +93,7 @@ def read_model(name: str, *, device: str, dtype: str | None) -> Model:
         floating[each.dtype] += each.num_bytes if each.dtype.is_floating_point and each.dtype.itemsize > 1 else 0
     stored = max(floating, key=floating.__getitem__, default=torch.float32)
     target = target_dtype(dtype or "auto", config) or stored
-    record = config.extras.get(RECORD)
+    record = config.extras.get(QUANTIZATION_RECORD)
     quantizer, unreadable = _recorded(record)
     return Model(
         name=name,

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from .._moved import moved_names
 
 FORBIDDEN = float("-inf")
 
@@ -87,3 +90,12 @@ def _nucleus(probabilities_RA: Tensor, mass: float) -> Tensor:
     # A choice is kept while those before it hold less than the mass.
     before_RA = sorted_RA.cumsum(dim=-1) - sorted_RA
     return torch.zeros_like(probabilities_RA, dtype=torch.bool).scatter(-1, order_RA, before_RA < mass)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(
+        __name__,
+        {
+            "draw": "chameleon_core.generation.sampling:sample",
+        },
+    )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from chameleon_backends import QuantizedLinear
 
 from .._boundary import translates_errors
+from .._moved import moved_names
 from ..checkpoints import load_checkpoint, resolve_folder, save_checkpoint
 from ..checkpoints.quantization_plan import Quantization
 from ..config import ChameleonConfig
@@ -389,3 +390,13 @@ def _resized(weight_VE: Tensor, size: int) -> Tensor:
     kept_VE = weight_VE[:size]
     mean_1E = weight_VE.mean(dim=0, keepdim=True)
     return torch.cat((kept_VE, mean_1E.expand(size - len(kept_VE), -1)))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(
+        __name__,
+        {
+            "IGNORED_LABEL": "chameleon_core.model.loss:IGNORE_INDEX",
+            "ECOSYSTEM_ARGUMENTS": "chameleon_core.model.ecosystem:ECOSYSTEM_ARGUMENTS",
+        },
+    )

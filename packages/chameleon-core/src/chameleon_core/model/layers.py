@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from chameleon_backends import WeightsBackend
 
+from .._moved import moved_names
 from ..config import ChameleonConfig
 from .attention_context import AttentionContext
 from .rope import apply_rotary
@@ -140,3 +142,12 @@ class DecoderLayer(nn.Module):
 
     def _drop(self, branch_BTE: Tensor) -> Tensor:
         return F.dropout(branch_BTE, self.residual_dropout) if self.training else branch_BTE
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(
+        __name__,
+        {
+            "Pass": "chameleon_core.model.attention_context:AttentionContext",
+        },
+    )

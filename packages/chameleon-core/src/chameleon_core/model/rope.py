@@ -5,11 +5,12 @@ Shapes: B batch, T query length, H heads, D head width.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .._moved import moved_names
 from ..config import ChameleonConfig
 
 
@@ -54,3 +55,14 @@ def _inverse_frequencies(config: ChameleonConfig, position_ids_BT: Tensor) -> Te
     exponents_D = torch.arange(0, width, 2, dtype=torch.float32, device=position_ids_BT.device) / width
     frequencies_D = 1.0 / (base**exponents_D)
     return frequencies_D / config.rope_factor if config.rope_type == "linear" else frequencies_D
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(
+        __name__,
+        {
+            "Rotation": "chameleon_core.model.rope:RotaryEmbedding",
+            "rotation": "chameleon_core.model.rope:rotary_embedding",
+            "rotate": "chameleon_core.model.rope:apply_rotary",
+        },
+    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from typing import TYPE_CHECKING
 
+from .._moved import moved_names
 from .checkpoints import Progress
 from .curves import plot_curves
 from .data import TokenDataset, TokenDatasetWriter, TokenDocument
@@ -53,13 +53,5 @@ __all__ = [
     "train_picture_rows",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name != "DocumentOrder":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ._old_names import DocumentOrder
-
-    warnings.warn(
-        f"{__name__}.DocumentOrder is deprecated; use {__name__}.BatchOrder.", DeprecationWarning, stacklevel=2
-    )
-    return DocumentOrder
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(__name__, {"DocumentOrder": f"{__name__}.order:BatchOrder"})

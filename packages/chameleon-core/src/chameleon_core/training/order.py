@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._moved import moved_names
 from ..errors import ConfigError
 
 
@@ -39,5 +42,14 @@ class BatchOrder:
         places = range(first + self.rank, first + self.batch_size, self.world_size)
         return [int(self._permutation(place // self.num_samples)[place % self.num_samples]) for place in places]
 
+    def step(self, step: int) -> list[int]:
+        """Return ``batch(step)``. Deprecated: use ``batch``."""
+        warnings.warn("BatchOrder.step is batch now; the old name works until the next release.", DeprecationWarning, 2)
+        return self.batch(step)
+
     def _permute(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.seed, epoch)).permutation(self.num_samples)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(__name__, {"DocumentOrder": f"{__name__}:BatchOrder"})

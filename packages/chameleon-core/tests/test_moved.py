@@ -1,0 +1,69 @@
+"""Old names of what moved or was renamed: they work for one release, with a warning that says the new one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+import chameleon_core  # noqa: F401 - installs the finder
+
+(MODULES,) = (finder.moved for finder in sys.meta_path if "chameleon_core.layers" in getattr(finder, "moved", ()))
+NAMES = {
+    "checkpoints.GENERATION_FILE": "formats.GENERATION_FILE",
+    "generation.sampling.draw": "generation.sampling.sample",
+    "model.conditional_generation.ECOSYSTEM_ARGUMENTS": "model.ecosystem.ECOSYSTEM_ARGUMENTS",
+    "model.conditional_generation.IGNORED_LABEL": "model.IGNORE_INDEX",
+    "model.layers.Pass": "model.attention_context.AttentionContext",
+    "model.rope.Rotation": "model.rope.RotaryEmbedding",
+    "model.rope.rotate": "model.rope.apply_rotary",
+    "model.rope.rotation": "model.rope.rotary_embedding",
+    "quantization.QuantizationPlan": "checkpoints.quantization_plan.QuantizationPlan",
+    "quantization.RECORD": "checkpoints.quantization_plan.QUANTIZATION_RECORD",
+    "quantization.read_plan": "checkpoints.quantization_plan.read_plan",
+    "registry.FORMATS_HOOK": "registry.CHECKPOINT_FORMATS_HOOK",
+    "training.DocumentOrder": "training.BatchOrder",
+    "training.order.DocumentOrder": "training.BatchOrder",
+}
+
+
+@pytest.fixture(autouse=True)
+def _as_if_never_imported() -> Iterator[None]:
+    before = dict(sys.modules)
+    for name in MODULES:
+        sys.modules.pop(name, None)
+    yield
+    for name in MODULES:
+        sys.modules.pop(name, None)
+    sys.modules.update(before)
+
+
+@pytest.mark.parametrize("old", MODULES)
+def test_a_module_that_moved_is_found_under_its_old_name(old: str) -> None:
+    new = MODULES[old]
+    with pytest.warns(DeprecationWarning, match=f"{old} is {new} now"):
+        module = importlib.import_module(old)
+    moved = importlib.import_module(new)
+    assert all(getattr(module, name) is value for name, value in vars(moved).items() if not name.startswith("_"))
+
+
+def public(path: str) -> object:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(f"chameleon_core.{module}"), name)
+
+
+@pytest.mark.parametrize("old", NAMES)
+def test_a_name_that_changed_is_found_under_its_old_name(old: str) -> None:
+    with pytest.warns(DeprecationWarning, match="works until the next release"):
+        found = public(old)
+    assert found is public(NAMES[old])
+
+
+def test_a_step_of_an_order_is_its_batch() -> None:
+    from chameleon_core.training import BatchOrder
+
+    order = BatchOrder(5, batch_size=2, seed=0)
+    with pytest.warns(DeprecationWarning, match="step is batch now"):
+        assert order.step(3) == order.batch(3)
