@@ -10,7 +10,7 @@ from chameleon_backends.registry import ATTENTION_BACKENDS_HOOK
 from chameleon_backends.registry import REGISTRY as BACKENDS
 from chameleon_text.registry import REGISTRY as TEXT
 from chameleon_text.registry import SEGMENT_CODECS_HOOK
-from chameleon_vq.registry import QUANTIZERS
+from chameleon_vq.registry import VECTOR_QUANTIZERS_HOOK
 from chameleon_vq.registry import REGISTRY as VQ
 
 
@@ -18,7 +18,7 @@ from chameleon_vq.registry import REGISTRY as VQ
     ("registry", "hook", "name"),
     [
         (BACKENDS, ATTENTION_BACKENDS_HOOK, "acme-blockwise"),
-        (VQ, QUANTIZERS, "acme-ternary"),
+        (VQ, VECTOR_QUANTIZERS_HOOK, "acme-ternary"),
         (TEXT, SEGMENT_CODECS_HOOK, "melody"),
     ],
 )

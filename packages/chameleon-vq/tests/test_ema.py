@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from chameleon_vq import ChameleonVQVAEConfig, Codebook, ConfigError
-from chameleon_vq.quantizers import make_quantizer
 from chameleon_vq.quantizers.ema import EMACodebook
+from chameleon_vq.registry import make_quantizer
 from chameleon_vq.testing import VectorQuantizerConformance
 
 
@@ -76,9 +76,9 @@ def test_the_entries_serve_in_the_plain_codebook(corners: EMACodebook) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"decoy": 0.9}, "'ema' has the quantizer_options decay and smoothing, got 'decoy'"),
-        ({"decay": 1.0}, "'ema' needs decay between 0 and 1, got 1.0"),
-        ({"smoothing": "little"}, "'ema' needs smoothing between 0 and 1, got 'little'"),
+        ({"decoy": 0.9}, r"'ema' has no quantizer_option 'decoy', only decay, smoothing\. Did you mean 'decay'\?$"),
+        ({"decay": 1.0}, r"'ema' expects decay to be a number > 0 and < 1; got 1\.0\.$"),
+        ({"smoothing": "little"}, "'ema' expects smoothing to be a number > 0 and < 1; got 'little'"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, object], message: str) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from chameleon_vq import ChameleonVQVAEConfig, ConfigError
-from chameleon_vq.quantizers import make_quantizer
 from chameleon_vq.quantizers.fsq import FSQ
+from chameleon_vq.registry import make_quantizer
 from chameleon_vq.testing import VectorQuantizerConformance
 
 LEVELS = [[2], [3], [5, 2], [3, 4, 2], [8, 5, 5, 5], [2] * 8, [1000]]
@@ -97,18 +97,21 @@ def test_what_is_infinite_or_no_number_gets_a_code_too() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, r"levels has to be a list of whole numbers from 2, such as \[8, 5, 5, 5\] for 1000 codes; got None"),
-        ({"quantizer_options": {"levels": [8, 1]}}, r"needs levels to be a list of whole numbers from 2, got \[8, 1\]"),
-        ({"quantizer_options": {"levels": "8,5"}}, "needs levels to be a list of whole numbers from 2, got '8,5'"),
-        ({"quantizer_options": {"levels": [8, True]}}, r"whole numbers from 2, got \[8, True\]"),
-        ({"quantizer_options": {"lewels": [8]}}, "'fsq' has the quantizer_options levels, got 'lewels'"),
+        ({}, r"needs the quantizer_option levels, a list of integers ≥ 2, such as \[8, 5, 5, 5\]"),
+        ({"quantizer_options": {"levels": [8, 1]}}, r"expects levels to be a list of integers ≥ 2, .*; got \[8, 1\]"),
+        ({"quantizer_options": {"levels": "8,5"}}, "expects levels to be a list of integers ≥ 2, .*; got '8,5'"),
+        ({"quantizer_options": {"levels": [8, True]}}, r"integers ≥ 2, .*; got \[8, True\]"),
+        (
+            {"quantizer_options": {"lewels": [8]}},
+            r"has no quantizer_option 'lewels', only levels\. Did you mean 'levels'\?$",
+        ),
         (
             {"quantizer_options": {"levels": [8, 5, 5, 5]}, "num_embeddings": 8192, "embed_dim": 4},
-            r"the levels \[8, 5, 5, 5\] make 1000 codes and num_embeddings is 8192; they must be the same number",
+            r"the levels \[8, 5, 5, 5\] make 1000 codes and num_embeddings is 8192; expected the same number",
         ),
         (
             {"quantizer_options": {"levels": [8, 5]}, "num_embeddings": 40, "embed_dim": 256},
-            "there are levels for 2 channels and embed_dim is 256; they must be the same number",
+            "there are levels for 2 channels and embed_dim is 256; expected the same number",
         ),
     ],
 )

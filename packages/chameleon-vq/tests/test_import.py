@@ -60,5 +60,5 @@ def test_help_begins_with_what_people_come_for() -> None:
 
 
 def test_an_old_name_warns_and_is_the_new_thing() -> None:
-    with pytest.warns(DeprecationWarning, match=r"pictures\.PIXEL_LIMIT is deprecated; use MAX_PIXELS"):
+    with pytest.warns(DeprecationWarning, match=r"pictures\.PIXEL_LIMIT is chameleon_vq\.pictures\.MAX_PIXELS now"):
         assert pictures.PIXEL_LIMIT == pictures.MAX_PIXELS

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from chameleon_vq import ChameleonVQVAEConfig, ConfigError
-from chameleon_vq.quantizers import make_quantizer
 from chameleon_vq.quantizers.lfq import LFQ, entropy_penalty
+from chameleon_vq.registry import make_quantizer
 from chameleon_vq.testing import VectorQuantizerConformance
 
 
@@ -114,15 +114,15 @@ def test_the_loss_s_gradient_is_its_slope() -> None:
         ({}, "embed_dim is 256 and num_embeddings 8192, which is 2 to the power of 13; .* embed_dim must be 13"),
         (
             {"embed_dim": 13, "quantizer_options": {"temperature": 0}},
-            "'lfq' needs temperature to be a number above 0, got 0",
+            "'lfq' expects temperature to be a finite number > 0; got 0",
         ),
         (
             {"embed_dim": 13, "quantizer_options": {"entropy_weight": -1}},
-            "'lfq' needs entropy_weight to be a number from 0, got -1",
+            "'lfq' expects entropy_weight to be a finite number ≥ 0; got -1",
         ),
         (
             {"embed_dim": 13, "quantizer_options": {"gamma": 1}},
-            "'lfq' has the quantizer_options entropy_weight, commitment_weight and temperature, got 'gamma'",
+            "'lfq' has no quantizer_option 'gamma', only entropy_weight, commitment_weight, temperature",
         ),
     ],
 )

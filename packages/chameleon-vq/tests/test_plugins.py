@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,16 @@ from chameleon_vq import (
     UnknownPluginError,
     hookimpl,
     hookspecs,
+    quantizers,
+    registry,
 )
 from chameleon_vq.plugins import PluginWarning
-from chameleon_vq.quantizers.contract import count_codes, make_quantizer
-from chameleon_vq.registry import PRETRAINED, QUANTIZERS, REGISTRY
+from chameleon_vq.quantizers import LFQ, EMACodebook, ResidualCodebooks, contract
+from chameleon_vq.quantizers.contract import count_codes
+from chameleon_vq.quantizers.ema import EMAOptions
+from chameleon_vq.quantizers.lfq import LFQOptions
+from chameleon_vq.quantizers.residual import ResidualOptions
+from chameleon_vq.registry import PRETRAINED_HOOK, REGISTRY, VECTOR_QUANTIZERS_HOOK, make_quantizer
 
 Install = Callable[..., None]
 README = Path(__file__).parents[1] / "README.md"
@@ -119,13 +126,13 @@ def test_a_named_image_tokenizer_is_read_from_the_folder_that_its_plugin_gives(
 def test_a_named_image_tokenizer_that_can_not_be_had_says_why(install_plugin: Install) -> None:
     named = [spec("acme", Path, unavailable=lambda: "its data was not downloaded")]
     install_plugin(chameleon_vq_pretrained=hookimpl(lambda: named))
-    with pytest.raises(MissingFileError, match="'acme' can't be had here: its data was not downloaded"):
+    with pytest.raises(MissingFileError, match="'acme' isn't available here: its data was not downloaded"):
         ImageTokenizer.from_pretrained("acme")
 
 
 def test_the_built_in_plugins_come_through_the_hooks_and_can_run() -> None:
-    assert "codebook" in [each.spec.name for each in REGISTRY.registered(QUANTIZERS)]
-    assert REGISTRY.registered(PRETRAINED) == ()
+    assert "codebook" in [each.spec.name for each in REGISTRY.registered(VECTOR_QUANTIZERS_HOOK)]
+    assert REGISTRY.registered(PRETRAINED_HOOK) == ()
     assert REGISTRY.quarantined() == ()
 
 
@@ -139,3 +146,33 @@ def test_every_hook_is_registered_and_documented_with_its_exact_signature() -> N
     readme = README.read_text(encoding="utf-8")
     for name, function in hooks.items():
         assert f"{name}{inspect.signature(function)}".replace("'", "") in readme
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "new"),
+    [
+        (quantizers, "make_quantizer", make_quantizer),
+        (contract, "make_quantizer", make_quantizer),
+        (registry, "QUANTIZERS", VECTOR_QUANTIZERS_HOOK),
+        (registry, "PRETRAINED", PRETRAINED_HOOK),
+    ],
+)
+def test_an_old_name_warns_and_is_the_new_thing(module: Any, name: str, new: object) -> None:
+    with pytest.warns(DeprecationWarning, match=rf"{name} is chameleon_vq\.registry\..* now"):
+        assert getattr(module, name) is new
+
+
+@pytest.mark.parametrize(
+    ("options", "layer"),
+    [
+        (EMAOptions, EMACodebook),
+        (LFQOptions, LFQ),
+        (ResidualOptions, ResidualCodebooks),
+    ],
+)
+def test_the_options_of_a_quantizer_have_the_defaults_of_its_layer(options: type, layer: type) -> None:
+    defaults = {field.name: field.default for field in msgspec.structs.fields(options)}
+    parameters = inspect.signature(layer).parameters.values()
+    shared = {each.name: each.default for each in parameters if each.name in defaults}
+    assert shared
+    assert shared == {name: defaults[name] for name in shared}

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from chameleon_vq import ChameleonVQVAEConfig, Codebook, ConfigError
-from chameleon_vq.quantizers import make_quantizer
 from chameleon_vq.quantizers.ema import EMACodebook
 from chameleon_vq.quantizers.residual import ResidualCodebooks
+from chameleon_vq.registry import make_quantizer
 from chameleon_vq.testing import VectorQuantizerConformance
 
 Slope = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
@@ -185,15 +185,15 @@ def test_codebooks_are_given_what_the_ones_before_leave_as_they_are_by_then() ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "'residual' needs the quantizer_option num_quantizers, which says how many codes a position has"),
-        ({"num_quantizers": 0}, "needs num_quantizers to be a whole number from 2, got 0"),
-        ({"num_quantizers": 2, "update": "adam"}, "needs update to be 'ema' or 'gradient', got 'adam'"),
-        ({"num_quantizers": 2, "quantizer_dropout": 2}, "needs quantizer_dropout from 0 to 1, got 2"),
+        ({}, "'residual' needs the quantizer_option num_quantizers, an integer ≥ 2, the number of codebooks"),
+        ({"num_quantizers": 0}, "expects num_quantizers to be an integer ≥ 2, the number of codebooks; got 0"),
+        ({"num_quantizers": 2, "update": "adam"}, "expects update to be 'ema' or 'gradient'; got 'adam'"),
+        ({"num_quantizers": 2, "quantizer_dropout": 2}, "expects quantizer_dropout to be a number from 0 to 1; got 2"),
         (
             {"num_quantizers": 2, "update": "gradient", "decay": 0.9},
-            "has the quantizer_options num_quantizers, quantizer_dropout and update, got 'decay'",
+            "'residual' has the quantizer_option 'decay' only with update='ema'; leave it out",
         ),
-        ({"num_quantizers": 2, "decay": 1}, "needs decay between 0 and 1, got 1"),
+        ({"num_quantizers": 2, "decay": 1}, "expects decay to be a number > 0 and < 1; got 1"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, object], message: str) -> None:

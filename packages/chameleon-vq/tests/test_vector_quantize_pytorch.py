@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from chameleon_vq import ChameleonVQVAEConfig, ConfigError, ImageTokenizer
-from chameleon_vq.quantizers import make_quantizer
 from chameleon_vq.quantizers.vector_quantize_pytorch import CLASSES, REFUSED
-from chameleon_vq.registry import QUANTIZERS, REGISTRY
+from chameleon_vq.registry import REGISTRY, VECTOR_QUANTIZERS_HOOK, make_quantizer
 from chameleon_vq.testing import VectorQuantizerConformance, make_image_tokenizer
 
 NAME = "vector-quantize-pytorch"
@@ -31,7 +30,7 @@ def config(options: dict[str, Any], **fields: Any) -> ChameleonVQVAEConfig:
 
 def test_without_the_package_it_is_listed_with_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    [listed] = [each for each in REGISTRY.registered(QUANTIZERS) if each.spec.name == NAME]
+    [listed] = [each for each in REGISTRY.registered(VECTOR_QUANTIZERS_HOOK) if each.spec.name == NAME]
     reason = (
         "it needs the package vector-quantize-pytorch, which isn't installed: "
         "pip install './packages/chameleon-vq[vector-quantize-pytorch]'"
@@ -188,16 +187,16 @@ def test_the_package_s_fsq_as_it_comes_does_not_give_its_codes_back() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "the quantizer_option class says which of its classes is meant, VectorQuantize, .*; got None"),
-        ({"class": "ResidualVq"}, "got 'ResidualVq'"),
-        ({"class": "EvoLFQ"}, "EvoLFQ can't serve as a vector quantizer here: it has an encoder"),
+        ({}, "the quantizer_option class must be one of the package's classes, VectorQuantize, .*; got None"),
+        ({"class": "ResidualVq"}, r"got 'ResidualVq'\. Did you mean 'ResidualVQ'\?$"),
+        ({"class": "EvoLFQ"}, "EvoLFQ can't be used as a vector quantizer here: it has an encoder"),
         ({"class": "SimVQ", "dim": 3}, "the option dim of SimVQ follows from embed_dim; leave it out"),
         ({"class": "SimVQ", "channel_first": True}, "the option channel_first of SimVQ follows from the latent grid"),
         (
             {"class": "ResidualVQ", "num_quantizers": 2, "quantize_dropout": True},
             "ResidualVQ can't have quantize_dropout=True here: it gives codes of -1; .*quantizer_dropout",
         ),
-        ({"class": "FSQ", "levels": [4, 4, 4], "return_indices": False}, "it would give no codes"),
+        ({"class": "FSQ", "levels": [4, 4, 4], "return_indices": False}, "it would return no codes"),
         ({"class": "ResidualVQ", "num_quantizers": 2, "shared_codebook": True}, "its levels are one tensor"),
         ({"class": "FSQ", "levels": [4, 4]}, r"the levels \[4, 4\] make 16 codes and num_embeddings is 64"),
         ({"class": "SimVQ", "decoy": 1}, r"vector_quantize_pytorch\.SimVQ refuses the arguments .*'decoy'"),

@@ -20,7 +20,7 @@ from ._files import read_json, replacing, write_json
 from .config import CODES_PER_POSITION, ChameleonVQVAEConfig
 from .errors import ConfigError, FileFormatError, MissingFileError, Shape, WeightsError
 from .model import ChameleonVQVAE
-from .quantizers import make_quantizer
+from .registry import make_quantizer
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

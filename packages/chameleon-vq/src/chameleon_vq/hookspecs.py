@@ -1,4 +1,4 @@
-"""The hooks of this package. A plugin implements one or more of them and is found by its entry point.
+"""The hooks of this package. A plugin implements one or more of them, and is found by its entry point.
 
 In a plugin's ``pyproject.toml``::
 
@@ -28,7 +28,7 @@ from .plugins import PluginSpec
 
 PROJECT = "chameleon_vq"
 HOOK_API_VERSION = 2
-"""Grows when a hook's contract changes so that plugins written for it would break."""
+"""The version of the hooks' contracts. It is raised when a contract changes in a way that breaks plugins."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -36,19 +36,19 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def chameleon_vq_quantizers() -> Iterable[PluginSpec]:  # type: ignore[empty-body]
-    """Vector quantizers, chosen by ``ChameleonVQVAEConfig.quantizer``.
+    """Return vector quantizers, chosen by ``ChameleonVQVAEConfig.quantizer``.
 
-    ``factory(config: ChameleonVQVAEConfig)`` gives an ``nn.Module`` that keeps the contract of
-    ``chameleon_vq.quantizers.VectorQuantizer``; its own settings are in ``config.quantizer_options``. It is called on
-    torch's meta device too, where weights are checked against files before they are read.
-    ``unsupported(config)`` says why a configuration can't be served.
+    ``factory(config: ChameleonVQVAEConfig)`` returns an ``nn.Module`` that keeps the contract of
+    ``chameleon_vq.VectorQuantizer``; its options are in ``config.quantizer_options``. It is called on torch's meta
+    device too, because weights are compared with files before they are read. ``unsupported(config)`` returns why it
+    can't serve a configuration, for instance an unknown option, or None.
     """
 
 
 @hookspec
 def chameleon_vq_pretrained() -> Iterable[PluginSpec]:  # type: ignore[empty-body]
-    """Named image tokenizers, chosen by ``ImageTokenizer.from_pretrained(name)``.
+    """Return named image tokenizers, chosen by ``ImageTokenizer.from_pretrained(name)``.
 
-    ``factory()`` gives the path of a folder that ``ImageTokenizer.from_pretrained`` reads, so that a package of
-    data needs no code beyond its hook. ``unavailable()`` says why it isn't available here.
+    ``factory()`` returns the path of a folder that ``ImageTokenizer.from_pretrained`` reads, so a package of data needs
+    no code beyond its hook. ``unavailable()`` returns why it isn't available here, or None.
     """

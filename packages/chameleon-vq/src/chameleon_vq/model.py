@@ -15,7 +15,8 @@ from .config import ChameleonVQVAEConfig
 from .decoder import Decoder
 from .encoder import Encoder
 from .errors import MissingDecoderError
-from .quantizers.contract import VectorQuantizer, make_quantizer
+from .quantizers.contract import VectorQuantizer
+from .registry import make_quantizer
 
 
 @dataclass(frozen=True, slots=True)

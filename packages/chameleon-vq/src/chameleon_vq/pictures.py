@@ -6,11 +6,10 @@ Shapes: B pictures, C channels, H W pixels.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ import PIL.ImageOps
 import torch
 from torch import Tensor
 
+from ._moved import moved_names
 from .errors import ConfigError, ImageError, MissingFileError
 
 T = TypeVar("T")
@@ -184,8 +184,5 @@ def bytes_to_image(bytes_HWC: npt.NDArray[np.uint8]) -> PIL.Image.Image:
     return PIL.Image.fromarray(bytes_HWC[:, :, 0] if bytes_HWC.shape[2] == 1 else bytes_HWC)
 
 
-def __getattr__(name: str) -> Any:
-    if name != "PIXEL_LIMIT":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"{__name__}.PIXEL_LIMIT is deprecated; use MAX_PIXELS.", DeprecationWarning, stacklevel=2)
-    return MAX_PIXELS
+if not TYPE_CHECKING:  # or type checkers would believe that the module has every name
+    __getattr__ = moved_names(__name__, {"PIXEL_LIMIT": "chameleon_vq.pictures:MAX_PIXELS"})

@@ -1,18 +1,80 @@
-"""The plugins of this package. Nothing is searched for before the first look-up."""
+"""The plugins of this package, and what they provide by name. Nothing is loaded before the first look-up."""
 
 from __future__ import annotations
 
-from . import _builtins, hookspecs
-from .plugins import PluginRegistry
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-QUANTIZERS = "chameleon_vq_quantizers"
-PRETRAINED = "chameleon_vq_pretrained"
+from torch import nn
+
+from . import _builtins, hookspecs
+from ._moved import moved_names
+from .config import ChameleonVQVAEConfig
+from .errors import BrokenPluginError, ConfigError, MissingFileError
+from .plugins import PluginRegistry
+from .quantizers.contract import VectorQuantizer
+
+VECTOR_QUANTIZERS_HOOK = "chameleon_vq_quantizers"
+"""The hook whose plugins provide vector quantizers."""
+PRETRAINED_HOOK = "chameleon_vq_pretrained"
+"""The hook whose plugins provide named image tokenizers."""
 
 REGISTRY = PluginRegistry(
     hookspecs.PROJECT,
     distribution="chameleon-vq",
     hookspecs=hookspecs,
-    kinds={QUANTIZERS: "vector quantizer", PRETRAINED: "image tokenizer"},
+    kinds={VECTOR_QUANTIZERS_HOOK: "vector quantizer", PRETRAINED_HOOK: "image tokenizer"},
     api_version=hookspecs.HOOK_API_VERSION,
     builtins=[_builtins],
 )
+
+
+def make_quantizer(config: ChameleonVQVAEConfig) -> VectorQuantizer:
+    """Make the vector quantizer that ``config.quantizer`` names.
+
+    Raises ``UnknownPluginError`` if there is none, ``ConfigError`` if it can't serve the configuration, and
+    ``BrokenPluginError`` if what it makes isn't a ``torch.nn.Module``.
+    """
+    spec = REGISTRY.get(VECTOR_QUANTIZERS_HOOK, config.quantizer)
+    reason = spec.why_unsupported(config)
+    if reason is not None:
+        raise ConfigError(
+            f"the vector quantizer {spec.name!r} can't be used with this configuration: {_sentence(reason)}"
+        )
+    quantizer = spec.make(config)
+    if not isinstance(quantizer, nn.Module):
+        raise BrokenPluginError(
+            f"the vector quantizer {spec.name!r} is a {type(quantizer).__name__}, expected a torch.nn.Module."
+        )
+    return quantizer  # type: ignore[return-value]  # the conformance suite checks the rest of the contract
+
+
+def find_pretrained(name_or_folder: str | os.PathLike[str]) -> Path:
+    """Return the folder of an image tokenizer: the one given if it exists, or that of a registered name.
+
+    Raises ``UnknownPluginError``, and ``MissingFileError`` if there is no such folder or the name isn't available here.
+    """
+    folder = Path(name_or_folder)
+    if folder.is_dir():
+        return folder
+    if not isinstance(name_or_folder, str) or len(folder.parts) != 1:
+        raise MissingFileError(
+            f"there is no folder {folder}. Download a model from a hub first (chameleon-core's extra [hub])."
+        )
+    spec = REGISTRY.get(PRETRAINED_HOOK, name_or_folder)
+    reason = spec.why_unavailable()
+    if reason is not None:
+        raise MissingFileError(f"the image tokenizer {name_or_folder!r} isn't available here: {_sentence(reason)}")
+    return Path(spec.make())
+
+
+def _sentence(reason: str) -> str:
+    return reason if reason.endswith((".", "?", "!")) else f"{reason}."
+
+
+if not TYPE_CHECKING:  # or type checkers would believe that the module has every name
+    __getattr__ = moved_names(
+        __name__,
+        {"QUANTIZERS": f"{__name__}:VECTOR_QUANTIZERS_HOOK", "PRETRAINED": f"{__name__}:PRETRAINED_HOOK"},
+    )

@@ -24,7 +24,7 @@ from .errors import ChameleonVQError, CodesError, ImageError, MissingFileError
 from .image_processor import PREPROCESSOR, PROCESSOR, ChameleonImageProcessor
 from .model import ChameleonVQVAE
 from .pictures import Picture, batches, bytes_to_image, list_pictures, pictures_in, pixels_to_images
-from .registry import PRETRAINED, REGISTRY
+from .registry import find_pretrained
 
 Codes = Tensor | npt.NDArray[Any] | Sequence[Any]
 
@@ -62,7 +62,7 @@ class ImageTokenizer:
         Of a model only the tensors ``model.vqmodel.*`` are read. In bfloat16 some codes differ; see ``compare_codes``.
         Raises ``UnknownPluginError``, ``MissingFileError``, ``FileFormatError``, ``ConfigError``, ``WeightsError``.
         """
-        folder = _find(name_or_folder)
+        folder = find_pretrained(name_or_folder)
         model = checkpoint.read_model(folder, device=device, dtype=dtype)
         if (folder / PREPROCESSOR).is_file() or (folder / PROCESSOR).is_file():
             return cls(model, ChameleonImageProcessor.from_pretrained(folder))
@@ -308,19 +308,3 @@ class ImageTokenizer:
 
 def _fastest_layout(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type == "cpu" else torch.preserve_format
-
-
-def _find(name_or_folder: str | os.PathLike[str]) -> Path:
-    """The folder that is meant: an existing one, or a registered name's."""
-    folder = Path(name_or_folder)
-    if folder.is_dir():
-        return folder
-    if not isinstance(name_or_folder, str) or len(folder.parts) != 1:
-        raise MissingFileError(
-            f"there is no folder {folder}. A model on a hub must be downloaded first (chameleon-core's extra [hub])."
-        )
-    spec = REGISTRY.get(PRETRAINED, name_or_folder)
-    reason = spec.why_unavailable()
-    if reason is not None:
-        raise MissingFileError(f"the image tokenizer {name_or_folder!r} can't be had here: {reason.rstrip('.')}.")
-    return Path(spec.make())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from .._moved import moved_names
 from .codebook import Codebook
-from .contract import Quantized, VectorQuantizer, make_quantizer
+from .contract import Quantized, VectorQuantizer
 from .ema import EMACodebook
 from .fsq import FSQ
 from .lfq import LFQ
@@ -17,5 +20,7 @@ __all__ = [
     "Quantized",
     "ResidualCodebooks",
     "VectorQuantizer",
-    "make_quantizer",
 ]
+
+if not TYPE_CHECKING:  # or type checkers would believe that the module has every name
+    __getattr__ = moved_names(__name__, {"make_quantizer": "chameleon_vq.registry:make_quantizer"})

@@ -1,6 +1,6 @@
-"""Chameleon's quantizer: the nearest entry of a learned codebook.
+"""Chameleon's quantizer ``codebook``: the nearest entry of a learned codebook.
 
-Shapes: B pictures, D width of a latent, h w latent grid, P = B·h·w positions, N entries.
+Shapes: B pictures, D width of a latent, h w latent grid, M = B·h·w positions, Z entries.
 """
 
 from __future__ import annotations
@@ -8,18 +8,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..config import ChameleonVQVAEConfig
+from ..hookspecs import HOOK_API_VERSION
+from ..plugins import PluginSpec
 from .contract import Quantized, at_least_float32, count_codes, straight_through, without_autocast
+from .options import QuantizerOptions
 
 POSITIONS_AT_ONCE = 4096
 """Bounds the table of distances: 4,096 positions and 8,192 entries are 128 MiB in float32."""
 
 
-class Codebook(nn.Module):
-    """Each latent becomes the entry nearest by squared distance; of equally near ones the first.
+class CodebookOptions(QuantizerOptions, frozen=True, kw_only=True):
+    """The options of ``codebook``: none. Its loss is weighted by ``ChameleonVQVAEConfig.beta``."""
 
-    The loss is the published one (van den Oord et al. 2017, eq. 3, with taming-transformers' placement of beta):
-    ``mean((sg(q) - z)²) + beta · mean((q - sg(z))²)``, sg stopping the gradient. The gradient of the quantized latents
-    goes straight through to the input.
+
+class Codebook(nn.Module):
+    """Replaces each latent by the entry nearest in squared distance, by the first of equally near ones.
+
+    The loss is that of van den Oord et al. 2017, eq. 3, with beta placed as in taming-transformers:
+    ``mean((sg(q) - z)²) + beta · mean((q - sg(z))²)``, where sg stops the gradient. The gradient of the quantized
+    latents passes straight through to the input.
     """
 
     codes_per_position = 1
@@ -32,11 +40,11 @@ class Codebook(nn.Module):
         nn.init.normal_(self.embedding.weight, std=initializer_range)
 
     def forward(self, latents_BDhw: Tensor) -> Quantized:
-        """Latents to their nearest entries."""
+        """Quantize latents [B, D, h, w] to their nearest entries."""
         return self.quantize(latents_BDhw, self.nearest(latents_BDhw))
 
     def quantize(self, latents_BDhw: Tensor, codes_Bhw: Tensor) -> Quantized:
-        """What ``forward`` gives, for codes that ``nearest`` chose."""
+        """Return what ``forward`` returns, given the codes [B, h, w] that ``nearest`` chose."""
         entries_BDhw = self.lookup(codes_Bhw)
         commitment = torch.mean((entries_BDhw.detach() - latents_BDhw) ** 2)
         codebook = torch.mean((entries_BDhw - latents_BDhw.detach()) ** 2)
@@ -50,19 +58,35 @@ class Codebook(nn.Module):
     @torch.no_grad()
     @without_autocast
     def nearest(self, latents_BDhw: Tensor) -> Tensor:
-        """The code of each latent: int64 [B, h, w]."""
+        """Return the code of each latent: int64 [B, h, w]."""
         batch, width, height, columns = latents_BDhw.shape
-        latents_PD = latents_BDhw.permute(0, 2, 3, 1).reshape(-1, width)
-        # |z - e|² = |z|² - 2 z·e + |e|², of which |z|² is the same for every entry.
-        entries_DN = at_least_float32(self.embedding.weight).T
-        norms_N = entries_DN.square().sum(dim=0)
+        latents_MD = latents_BDhw.permute(0, 2, 3, 1).reshape(-1, width)
+        # |z - e|² = |z|² - 2 z·e + |e|², where |z|² is the same for every entry.
+        entries_DZ = at_least_float32(self.embedding.weight).T
+        norms_Z = entries_DZ.square().sum(dim=0)
         codes = [
-            torch.addmm(norms_N, part_PD.to(norms_N.dtype), entries_DN, alpha=-2).argmin(dim=1)
-            for part_PD in torch.split(latents_PD, POSITIONS_AT_ONCE)
+            torch.addmm(norms_Z, part_MD.to(norms_Z.dtype), entries_DZ, alpha=-2).argmin(dim=1)
+            for part_MD in torch.split(latents_MD, POSITIONS_AT_ONCE)
         ]
         return torch.cat(codes).view(batch, height, columns)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """The entries of codes [B, h, w]: latents [B, D, h, w]."""
+        """Return the entries of codes [B, h, w]: latents [B, D, h, w]."""
         entries_BhwD: Tensor = self.embedding(codes)
         return entries_BhwD.permute(0, 3, 1, 2)
+
+
+def make(config: ChameleonVQVAEConfig) -> Codebook:
+    """Make the codebook of a configuration."""
+    return Codebook(
+        config.num_embeddings, config.embed_dim, beta=config.beta, initializer_range=config.initializer_range
+    )
+
+
+SPEC = PluginSpec(
+    name="codebook",
+    factory=make,
+    api_version=HOOK_API_VERSION,
+    summary="the nearest of learned entries, trained by gradient (Chameleon's own)",
+    unsupported=CodebookOptions.problem,
+)

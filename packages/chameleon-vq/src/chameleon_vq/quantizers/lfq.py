@@ -1,29 +1,51 @@
-"""Lookup-free quantization: each channel of a latent becomes its sign, one bit of the code.
+"""The quantizer ``lfq``, lookup-free quantization: each channel of a latent becomes its sign, one bit of the code.
 
 Source: Yu et al. 2023 (arXiv 2310.05737), section 3.1.
-Shapes: B pictures, D channels of a latent, h w latent grid, P = B·h·w positions, N = 2^D codes.
+Shapes: B pictures, D channels of a latent, h w latent grid, M = B·h·w positions, Z = 2^D codes, X and Y values of the
+lower and of the upper half of the bits.
 """
 
 from __future__ import annotations
 
 import math
+import sys
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor, nn
 
+from ..config import ChameleonVQVAEConfig
+from ..hookspecs import HOOK_API_VERSION
+from ..plugins import PluginSpec
 from .contract import Quantized, at_least_float32, count_codes, straight_through, without_autocast
+from .options import QuantizerOptions
+
+LARGEST = sys.float_info.max
+Weight = Annotated[float, Meta(ge=0, le=LARGEST, description="a finite number ≥ 0")]
+
+
+class LFQOptions(QuantizerOptions, frozen=True, kw_only=True):
+    """The options of ``lfq``."""
+
+    entropy_weight: Weight = 0.1
+    """Weight of the entropy penalty, in nats; finite, ≥ 0, by default 0.1."""
+    commitment_weight: Weight = 0.25
+    """Weight of the commitment loss, which keeps channels near ±1; finite, ≥ 0, by default 0.25."""
+    temperature: Annotated[float, Meta(gt=0, le=LARGEST, description="a finite number > 0")] = 0.01
+    """Temperature of the soft choice in the entropy penalty; finite, > 0, by default 0.01."""
 
 
 class LFQ(nn.Module):
-    """A latent of D channels becomes one of the 2^D corners ±1; the first channel is the code's lowest bit.
+    """Replaces a latent of D channels by one of the 2^D corners ±1; the first channel is the code's lowest bit.
 
-    The loss is ``commitment_weight · mean((z − sg(q))²) + entropy_weight · (H(code | latent) + log N − H(code))``,
-    sg stopping the gradient. The entropies, in nats, are those of a soft choice, by which a channel z is above zero
-    with probability sigmoid(4z / temperature): small for each latent, so that it is sure of its code, and large over
-    the batch, so that all codes are used. The constant log N, which the paper leaves out, makes 0 the least.
+    The loss is ``commitment_weight · mean((z − sg(q))²) + entropy_weight · (H(code | latent) + log Z − H(code))``,
+    where sg stops the gradient. The entropies, in nats, are those of a soft choice in which a channel z is above zero
+    with probability sigmoid(4z / temperature). The first is small if each latent is sure of its code, the second large
+    if all codes are used. The constant log Z, which the paper leaves out, makes the minimum 0.
 
-    The gradient of the quantized latents goes straight through to the input.
+    The gradient of the quantized latents passes straight through to the input.
     """
 
     codes_per_position = 1
@@ -37,52 +59,88 @@ class LFQ(nn.Module):
         self.entropy_weight = entropy_weight
         self.commitment_weight = commitment_weight
         self.temperature = temperature
-        # They follow from the configuration, and are no weights.
+        # They follow from the configuration, so they aren't saved.
         self.register_buffer("place_values_D", 2 ** torch.arange(bits), persistent=False)
 
     @without_autocast
     def forward(self, latents_BDhw: Tensor) -> Quantized:
-        """Latents to their signs."""
+        """Quantize latents [B, D, h, w] to their signs."""
         exact_BDhw = at_least_float32(latents_BDhw)
         bits_BDhw = (exact_BDhw > 0).long()
         signs_BDhw = 2 * bits_BDhw - 1
         codes_Bhw = (bits_BDhw * self.place_values_D[:, None, None]).sum(dim=1)
         commitment = torch.mean((exact_BDhw - signs_BDhw) ** 2)
-        logits_PD = exact_BDhw.movedim(1, -1).flatten(0, 2) * (4 / self.temperature)
+        logits_MD = exact_BDhw.movedim(1, -1).flatten(0, 2) * (4 / self.temperature)
         return Quantized(
             latents=straight_through(latents_BDhw, signs_BDhw),
             codes=codes_Bhw,
-            loss=self.commitment_weight * commitment + self.entropy_weight * entropy_penalty(logits_PD),
+            loss=self.commitment_weight * commitment + self.entropy_weight * entropy_penalty(logits_MD),
             usage=count_codes(codes_Bhw, self.num_codes),
         )
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """The corners of codes [B, h, w]: float32 latents [B, D, h, w]."""
+        """Return the corners of codes [B, h, w]: float32 latents [B, D, h, w]."""
         bits_BDhw = codes[:, None] // self.place_values_D[:, None, None] % 2
         return (2 * bits_BDhw - 1).float()
 
 
-def entropy_penalty(logits_PD: Tensor) -> Tensor:
-    """``H(code | latent) + log N − H(code)`` in nats, a bit being 1 with the probability sigmoid(logit): a scalar ≥ 0.
+def entropy_penalty(logits_MD: Tensor) -> Tensor:
+    """Return ``H(code | latent) + log Z − H(code)`` in nats, a scalar ≥ 0; a bit is 1 with probability sigmoid(logit).
 
-    The entropy of the codes is exact at a small part of the cost: the bits of a latent are independent, so that the
-    table of its codes' probabilities is the product of one for the lower half of the bits and one for the upper, and
-    the sum of such products over all latents is one product of matrices.
+    The entropy of the codes is exact at a small part of the cost: the bits of a latent are independent, so the table of
+    its codes' probabilities is the product of one for the lower half of the bits and one for the upper, and the sum of
+    such products over all latents is one matrix product.
     """
-    ones_PD, zeros_PD = logits_PD.sigmoid(), (-logits_PD).sigmoid()
-    of_each_latent = (ones_PD * F.softplus(-logits_PD) + zeros_PD * F.softplus(logits_PD)).sum(dim=1).mean()
-    positions, bits = logits_PD.shape
-    lower_PL = _joint(zeros_PD[:, : bits // 2], ones_PD[:, : bits // 2])
-    upper_PU = _joint(zeros_PD[:, bits // 2 :], ones_PD[:, bits // 2 :])
-    mean_UL = upper_PU.T @ lower_PL / positions
-    # Clamped inside of the logarithm alone: a code without probability adds nothing, and has a finite gradient.
-    of_all = -(mean_UL * mean_UL.clamp(min=torch.finfo(mean_UL.dtype).tiny).log()).sum()
+    ones_MD, zeros_MD = logits_MD.sigmoid(), (-logits_MD).sigmoid()
+    of_each_latent = (ones_MD * F.softplus(-logits_MD) + zeros_MD * F.softplus(logits_MD)).sum(dim=1).mean()
+    positions, bits = logits_MD.shape
+    lower_MX = _joint(zeros_MD[:, : bits // 2], ones_MD[:, : bits // 2])
+    upper_MY = _joint(zeros_MD[:, bits // 2 :], ones_MD[:, bits // 2 :])
+    mean_YX = upper_MY.T @ lower_MX / positions
+    # Clamped only in the logarithm: a code of probability 0 adds nothing, and its gradient is finite.
+    of_all = -(mean_YX * mean_YX.clamp(min=torch.finfo(mean_YX.dtype).tiny).log()).sum()
     return of_each_latent + bits * math.log(2) - of_all
 
 
-def _joint(zeros_PD: Tensor, ones_PD: Tensor) -> Tensor:
-    """The probability of each number that D bits can be, the first the lowest: [P, 2^D]."""
-    joint = zeros_PD.new_ones(len(zeros_PD), 1)
-    for zero_P, one_P in zip(zeros_PD.unbind(1), ones_PD.unbind(1), strict=True):
-        joint = torch.cat([joint * zero_P[:, None], joint * one_P[:, None]], dim=1)
+def _joint(zeros_MD: Tensor, ones_MD: Tensor) -> Tensor:
+    """Return the probability of each value of D bits, the first the lowest: [M, 2^D]."""
+    joint = zeros_MD.new_ones(len(zeros_MD), 1)
+    for zero_M, one_M in zip(zeros_MD.unbind(1), ones_MD.unbind(1), strict=True):
+        joint = torch.cat([joint * zero_M[:, None], joint * one_M[:, None]], dim=1)
     return joint
+
+
+def unsupported(config: ChameleonVQVAEConfig) -> str | None:
+    """Return why the options don't fit the configuration: a bit per channel."""
+    codes, bits = config.num_embeddings, config.num_embeddings.bit_length() - 1
+    if codes != 2**bits:
+        return (
+            f"num_embeddings is {codes}; each channel is a bit, so it must be a power of two, such as {2**bits} or "
+            f"{2 ** (bits + 1)}"
+        )
+    if config.embed_dim != bits:
+        return (
+            f"embed_dim is {config.embed_dim} and num_embeddings {codes}, which is 2 to the power of {bits}; each "
+            f"channel is a bit, so embed_dim must be {bits}"
+        )
+    return LFQOptions.problem(config)
+
+
+def make(config: ChameleonVQVAEConfig) -> LFQ:
+    """Make the quantizer of a configuration."""
+    options = LFQOptions.of(config)
+    return LFQ(
+        config.embed_dim,
+        entropy_weight=options.entropy_weight,
+        commitment_weight=options.commitment_weight,
+        temperature=options.temperature,
+    )
+
+
+SPEC = PluginSpec(
+    name="lfq",
+    factory=make,
+    api_version=HOOK_API_VERSION,
+    summary="the sign of each channel, kept in use by an entropy penalty; no codebook",
+    unsupported=unsupported,
+)

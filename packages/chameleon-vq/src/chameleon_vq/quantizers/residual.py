@@ -1,4 +1,4 @@
-"""Residual quantization: several codebooks one after the other, each for what those before it left.
+"""The quantizer ``residual``: several codebooks, each for the residual that those before it leave.
 
 Source: Zeghidour et al. 2021, SoundStream (arXiv 2107.03312), section III-C.
 Shapes: B pictures, D width of a latent, h w latent grid, Q codes per position, one of each level.
@@ -7,36 +7,53 @@ Shapes: B pictures, D width of a latent, h w latent grid, Q codes per position, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
+from ..config import ChameleonVQVAEConfig
+from ..hookspecs import HOOK_API_VERSION
+from ..plugins import PluginSpec
+from . import codebook, ema
 from .codebook import Codebook
 from .contract import Quantized, at_least_float32, count_codes, straight_through
 
 
+class ResidualOptions(ema.EMAOptions, frozen=True, kw_only=True):
+    """The options of ``residual``; those of ``ema`` only with ``update="ema"``."""
+
+    num_quantizers: Annotated[int, Meta(ge=2, description="an integer ≥ 2, the number of codebooks")]
+    """Number of codebooks, which is that of the codes per position; ≥ 2, required."""
+    quantizer_dropout: Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")] = 0.0
+    """Share of the pictures that use only their first codebooks during training; 0…1, by default 0."""
+    update: Annotated[Literal["ema", "gradient"], Meta(description="'ema' or 'gradient'")] = "ema"
+    """How the codebooks learn: "ema" (the default) as those of ``ema``, "gradient" as those of ``codebook``."""
+
+
 class ResidualCodebooks(nn.Module):
-    """A latent becomes the sum of one entry of each level, each the nearest to what the levels before it left.
+    """Replaces a latent by a sum of entries, one per level, each the nearest to the residual of the levels before it.
 
-    The levels have codebooks of their own, of the same size, so that a code of any level is one of ``num_codes``.
-    The loss is the mean of the levels' own; the gradient of the quantized latents goes straight through to the input.
+    Each level has a codebook of its own, all of the same size, so a code of any level is 0…num_codes − 1. The loss is
+    the mean of the levels' losses; the gradient of the quantized latents passes straight through to the input.
 
-    ``quantizer_dropout``: while training, this share of the pictures uses only its first levels, 1…Q of them at random,
-    so that the first levels alone say as much as they can. The levels left out see nothing of those pictures and add
-    nothing; their codes are what they would have been.
+    ``quantizer_dropout`` is the share of the pictures that, in training mode, use only their first 1…Q levels, a number
+    drawn at random, so that the first levels alone carry as much as they can. The levels left out neither see those
+    pictures nor add to their latents; their codes are what they would have been.
     """
 
     levels: Sequence[Codebook]
 
     def __init__(self, levels: Sequence[Codebook], *, quantizer_dropout: float = 0.0) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(levels)  # type: ignore[assignment]  # a sequence of what was put in
+        self.levels = nn.ModuleList(levels)  # type: ignore[assignment]  # a ModuleList isn't a Sequence for type checkers
         self.num_codes = levels[0].num_codes
         self.codes_per_position = len(levels)
         self.quantizer_dropout = quantizer_dropout
 
     def forward(self, latents_BDhw: Tensor) -> Quantized:
-        """Latents to sums of entries; in training mode levels of moving averages then move."""
+        """Quantize latents [B, D, h, w] to sums of entries; in training mode, update levels of moving averages."""
         residual_BDhw = at_least_float32(latents_BDhw)
         sum_BDhw = torch.zeros_like(residual_BDhw)
         loss = residual_BDhw.new_zeros(())
@@ -60,26 +77,57 @@ class ResidualCodebooks(nn.Module):
         )
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """The sums of the entries of codes [B, h, w, Q]: latents [B, D, h, w]."""
+        """Return the sums of the entries of codes [B, h, w, Q]: latents [B, D, h, w]."""
         return torch.stack(
             [level.lookup(codes_Bhw) for level, codes_Bhw in zip(self.levels, codes.unbind(-1), strict=True)]
         ).sum(dim=0)
 
     @torch.no_grad()
     def codebooks_for(self, latents_BDhw: Tensor) -> Iterator[tuple[Codebook, Tensor]]:
-        """Each level with what it gets to quantize of some latents: what training places and revives entries by.
+        """Yield each level with the latents that it quantizes, for training to place and revive its entries.
 
-        A level's entries may be moved before the next is asked for, which then gets what the new ones leave.
+        If a level's entries are changed before the next level is asked for, that level sees what the new ones leave.
         """
         for level in self.levels:
             yield level, latents_BDhw
             latents_BDhw = latents_BDhw - level.lookup(level.nearest(latents_BDhw))
 
     def _depth(self, latents_BDhw: Tensor) -> Tensor:
-        """How many levels each picture uses: int64 [B]."""
+        """Return how many levels each picture uses: int64 [B]."""
         batch, most = len(latents_BDhw), len(self.levels)
         depth_B = torch.full((batch,), most)
         if self.training and self.quantizer_dropout:
             drops_B = torch.rand(batch) < self.quantizer_dropout
             depth_B = torch.where(drops_B, torch.randint(1, most + 1, (batch,)), depth_B)
         return depth_B.to(latents_BDhw.device)
+
+
+def unsupported(config: ChameleonVQVAEConfig) -> str | None:
+    """Return why the options don't fit each other, or None."""
+    problem = ResidualOptions.problem(config)
+    if problem is not None:
+        return problem
+    unused = [name for name in ("decay", "smoothing") if name in config.quantizer_options]
+    if ResidualOptions.of(config).update == "gradient" and unused:
+        return f"{config.quantizer!r} has the quantizer_option {unused[0]!r} only with update='ema'; leave it out"
+    return None
+
+
+def make(config: ChameleonVQVAEConfig) -> ResidualCodebooks:
+    """Make the quantizer of a configuration."""
+    options = ResidualOptions.of(config)
+    of_a_level = config.replace(quantizer_options={})
+    if options.update == "ema":
+        of_a_level = config.replace(quantizer_options={"decay": options.decay, "smoothing": options.smoothing})
+    make_level = ema.make if options.update == "ema" else codebook.make
+    levels = [make_level(of_a_level) for _ in range(options.num_quantizers)]
+    return ResidualCodebooks(levels, quantizer_dropout=options.quantizer_dropout)
+
+
+SPEC = PluginSpec(
+    name="residual",
+    factory=make,
+    api_version=HOOK_API_VERSION,
+    summary="several codes per position, each of a codebook for what those before it left",
+    unsupported=unsupported,
+)

@@ -1,21 +1,26 @@
-"""An adapter for the quantizers of the package vector-quantize-pytorch, which brings none of them along itself.
+"""The quantizer ``vector-quantize-pytorch``: an adapter for the classes of the package of that name.
 
-Shapes: B pictures, D width of a latent, h w latent grid, P = h·w positions, Q codes per position.
+It has no options class: beyond ``class``, its options are the arguments of the class that this names.
+Shapes: B pictures, D width of a latent, h w latent grid, M = h·w positions of a picture, Q codes per position.
 """
 
 from __future__ import annotations
 
-import importlib
+import difflib
+import importlib.util
 import math
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
-from .._requirements import wrong_levels
 from ..config import ChameleonVQVAEConfig
 from ..errors import ConfigError
+from ..hookspecs import HOOK_API_VERSION
+from ..plugins import PluginSpec
 from .contract import Quantized, count_codes, without_autocast
+from .fsq import Levels, wrong_product
 
 BY_SIZE = (
     "VectorQuantize",
@@ -27,25 +32,27 @@ BY_SIZE = (
     "GroupedResidualVQ",
     "GroupedResidualLFQ",
 )
-"""Classes that are told how many codes they have."""
+"""Classes with a ``codebook_size``."""
 BY_LEVELS = ("FSQ", "FSP", "ResidualFSQ", "GroupedResidualFSQ")
-"""Classes whose levels say how many codes they have."""
+"""Classes with ``levels``, whose product is the number of codes."""
 CLASSES = (*BY_SIZE, *BY_LEVELS)
+"""Every class that can be used here."""
 REFUSED = {
     "BinaryMapper": "it draws its bits at random",
     "EvoLFQ": "it has an encoder and a decoder of its own",
-    "HierarchicalVQ": "its codes lie on several grids",
-    "LatentQuantize": "its codes are looked up without the values that it has learned",
+    "HierarchicalVQ": "its codes are on several grids",
+    "LatentQuantize": "it looks codes up without the values that it has learned",
     "RandomProjectionQuantizer": "its codes can't be looked up",
 }
+"""Classes that can't be used here, each with the reason."""
 
 _REFUSED_VALUES = {
     "quantize_dropout": (True, "it gives codes of -1; the quantizer 'residual' has a quantizer_dropout without them"),
-    "return_indices": (False, "it would give no codes"),
-    "shared_codebook": (True, "its levels are one tensor, which a safetensors file can't hold under several names"),
+    "return_indices": (False, "it would return no codes"),
+    "shared_codebook": (True, "its levels are one tensor, which a safetensors file can't have under several names"),
 }
-# What follows from the configuration, and from the order of the axes here.
-_OURS = {
+# Arguments that follow from the configuration, or from the order of the axes here.
+_DERIVED = {
     "dim": "embed_dim",
     "codebook_size": "num_embeddings",
     **dict.fromkeys(
@@ -54,29 +61,50 @@ _OURS = {
 }
 
 
-def why_refused(config: ChameleonVQVAEConfig) -> str | None:
-    """What is wrong with a configuration before the package gets to see it."""
-    options = config.quantizer_options
-    name = options.get("class")
-    if name in REFUSED:
-        return f"{name} can't serve as a vector quantizer here: {REFUSED[name]}"
-    if name not in CLASSES:
-        return f"the quantizer_option class says which of its classes is meant, {', '.join(CLASSES)}; got {name!r}"
-    for option, value in options.items():
-        if option in _OURS:
-            return f"the option {option} of {name} follows from {_OURS[option]}; leave it out"
-        refused, reason = _REFUSED_VALUES.get(option, (None, ""))
-        if refused is not None and value == refused:
-            return f"{name} can't have {option}={value!r} here: {reason}"
-    if name in BY_LEVELS:
-        return wrong_levels(config)
+def unavailable() -> str | None:
+    """Return that the package isn't installed, or None."""
+    if importlib.util.find_spec("vector_quantize_pytorch") is None:
+        return (
+            "it needs the package vector-quantize-pytorch, which isn't installed: "
+            "pip install './packages/chameleon-vq[vector-quantize-pytorch]'"
+        )
     return None
 
 
-def make(config: ChameleonVQVAEConfig) -> VectorQuantizePytorch:
-    """The class that ``quantizer_options["class"]`` names, with the other options as its arguments.
+def unsupported(config: ChameleonVQVAEConfig) -> str | None:
+    """Return what is wrong with a configuration as far as it is known here; the class itself checks the rest."""
+    options = config.quantizer_options
+    name = options.get("class")
+    if name in REFUSED:
+        return f"{name} can't be used as a vector quantizer here: {REFUSED[name]}"
+    if name not in CLASSES:
+        close = difflib.get_close_matches(str(name), CLASSES, n=1)
+        return (
+            f"the quantizer_option class must be one of the package's classes, {', '.join(CLASSES)}; got {name!r}."
+            + (f" Did you mean {close[0]!r}?" if close else "")
+        )
+    for option, value in options.items():
+        if option in _DERIVED:
+            return f"the option {option} of {name} follows from {_DERIVED[option]}; leave it out"
+        refused, reason = _REFUSED_VALUES.get(option, (None, ""))
+        if refused is not None and value == refused:
+            return f"{name} can't have {option}={value!r} here: {reason}"
+    return _wrong_levels(config) if name in BY_LEVELS else None
 
-    Raises ``ConfigError`` where the class refuses them.
+
+def _wrong_levels(config: ChameleonVQVAEConfig) -> str | None:
+    given = config.quantizer_options.get("levels")
+    try:
+        levels = msgspec.convert(given, Levels)
+    except msgspec.ValidationError:
+        return f"the quantizer_option levels must be a list of integers ≥ 2, such as [8, 5, 5, 5]; got {given!r}"
+    return wrong_product(levels, config)
+
+
+def make(config: ChameleonVQVAEConfig) -> VectorQuantizePytorch:
+    """Make the class that ``quantizer_options["class"]`` names, with the other options as its arguments.
+
+    Raises ``ConfigError`` if the class refuses them.
     """
     package = importlib.import_module("vector_quantize_pytorch")
     arguments = {"dim": config.embed_dim, **config.quantizer_options}
@@ -85,7 +113,7 @@ def make(config: ChameleonVQVAEConfig) -> VectorQuantizePytorch:
         arguments["codebook_size"] = config.num_embeddings
     device = torch.get_default_device()
     try:
-        # Its modules ask their tensors for values when they are made, of which the meta device has none.
+        # Its modules read values of their tensors while they are made; the meta device has none.
         with torch.device("cpu" if device.type == "meta" else device):
             module = getattr(package, name)(**arguments)
     except (TypeError, ValueError, AssertionError) as error:
@@ -96,10 +124,10 @@ def make(config: ChameleonVQVAEConfig) -> VectorQuantizePytorch:
 
 
 class VectorQuantizePytorch(nn.Module):
-    """One of the package's modules, which take [B, P, D], under the contract of ``VectorQuantizer``.
+    """Adapts one of the package's modules, which take [B, M, D], to the contract of ``VectorQuantizer``.
 
-    Its gradient is the module's own: that of VectorQuantize, for instance, is rotated rather than left unchanged, and
-    flows in training mode only. Where a module gives a loss for each of several levels, theirs is the mean.
+    The gradient is the module's own: that of VectorQuantize, for instance, is rotated, and exists only in training
+    mode. If a module returns a loss per level, the mean is used.
     """
 
     module: Any
@@ -113,34 +141,34 @@ class VectorQuantizePytorch(nn.Module):
 
     @without_autocast
     def forward(self, latents_BDhw: Tensor) -> Quantized:
-        """Latents to what the module makes of them."""
+        """Quantize latents [B, D, h, w] with the module."""
         grid = latents_BDhw.shape[2:]
-        quantized_BPD, indices, *rest = self.module(latents_BDhw.float().flatten(2).transpose(1, 2))
+        quantized_BMD, indices, *rest = self.module(latents_BDhw.float().flatten(2).transpose(1, 2))
         if self._is_grouped:
             indices = indices.movedim(0, 2)
         several = (self.codes_per_position,) if self.codes_per_position > 1 else ()
         codes = indices.long().reshape(len(latents_BDhw), *grid, *several)
         return Quantized(
-            latents=quantized_BPD.transpose(1, 2).unflatten(2, grid).to(latents_BDhw.dtype),
+            latents=quantized_BMD.transpose(1, 2).unflatten(2, grid).to(latents_BDhw.dtype),
             codes=codes,
-            loss=rest[0].mean() if rest else quantized_BPD.new_zeros(()),
+            loss=rest[0].mean() if rest else quantized_BMD.new_zeros(()),
             usage=count_codes(codes, self.num_codes),
         )
 
     @without_autocast
     def lookup(self, codes: Tensor) -> Tensor:
-        """What codes [B, h, w], or [B, h, w, Q], stand for: latents [B, D, h, w]."""
+        """Return the latents [B, D, h, w] of codes [B, h, w] or [B, h, w, Q]."""
         grid = codes.shape[1:3]
         indices = codes.reshape(len(codes), -1, *self.places)
         if self._is_grouped:
             indices = indices.movedim(2, 0)
         look_up = getattr(self.module, "get_output_from_indices", None) or self.module.indices_to_codes
-        latents_BPD: Tensor = look_up(indices)
-        return latents_BPD.transpose(1, 2).reshape(len(codes), -1, *grid)
+        latents_BMD: Tensor = look_up(indices)
+        return latents_BMD.transpose(1, 2).reshape(len(codes), -1, *grid)
 
     def _apply(self, fn: Any, recurse: bool = True) -> VectorQuantizePytorch:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        # Some of the modules compute in the dtype of their weights, in which distances would tie.
+        # Some modules compute in the dtype of their weights, in which distances would tie.
         self.module.float()
         return self
 
@@ -150,7 +178,7 @@ class VectorQuantizePytorch(nn.Module):
 
 
 def _places(module: Any) -> tuple[int, ...]:
-    """The axes of a position's codes, as the module has them: none, or one, or groups and levels."""
+    """Return the axes of a position's codes in the module: none, one, or groups and levels."""
     if hasattr(module, "rvqs"):
         return len(module.rvqs), module.rvqs[0].num_quantizers
     if hasattr(module, "num_quantizers"):
@@ -159,3 +187,13 @@ def _places(module: Any) -> tuple[int, ...]:
         return (module.num_codebooks,)
     heads = getattr(module, "heads", 1)
     return (heads,) if heads > 1 else ()
+
+
+SPEC = PluginSpec(
+    name="vector-quantize-pytorch",
+    factory=make,
+    api_version=HOOK_API_VERSION,
+    summary="the quantizers of the package of that name",
+    unavailable=unavailable,
+    unsupported=unsupported,
+)

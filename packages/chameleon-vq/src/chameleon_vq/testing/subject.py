@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..config import ChameleonVQVAEConfig
 from ..model import ChameleonVQVAE
-from ..quantizers import Quantized, VectorQuantizer, make_quantizer
+from ..quantizers import Quantized, VectorQuantizer
+from ..registry import make_quantizer
 from .strategies import code_grids, latent_grids
 from .tolerances import assert_close
 

@@ -1,6 +1,6 @@
-"""The tests that every vector quantizer passes. Inherit the class, say which quantizer, run pytest.
+"""The conformance suite for vector quantizers: inherit the class, name the quantizer, run pytest.
 
-Shapes: B pictures, C channels, H W pixels, D width of a latent, h w latent grid, N codes, Q codes per position.
+Shapes: B pictures, C channels, H W pixels, D width of a latent, h w latent grid, Q codes per position.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from ..config import ChameleonVQVAEConfig
 from ..errors import ConfigError
 from ..hookspecs import HOOK_API_VERSION
 from ..image_processor import ChameleonImageProcessor
-from ..quantizers import make_quantizer
-from ..registry import QUANTIZERS, REGISTRY
+from ..registry import REGISTRY, VECTOR_QUANTIZERS_HOOK, make_quantizer
 from ..tokenizer import ImageTokenizer
 from .conformance import Conformance
 from .subject import Subject
@@ -38,8 +37,8 @@ class VectorQuantizerConformance(Conformance, Subject):
             name = "acme"
             config_fields = {"embed_dim": 4, "quantizer_options": {"levels": [8, 8, 8, 8]}}
 
-    A test that doesn't apply is named in ``not_applicable`` with the reason. That codes come back from their latents
-    can be left out by quantizers of several codes per position alone. ``device`` is where it all runs.
+    A test that doesn't apply is named in ``not_applicable`` with the reason. Only quantizers of several codes per
+    position may leave out that codes come back from their latents. ``device`` is where the tests run.
     """
 
     @pytest.fixture
@@ -50,29 +49,29 @@ class VectorQuantizerConformance(Conformance, Subject):
     def quantizer(self, config: ChameleonVQVAEConfig) -> Any:
         return self.make_quantizer(config)
 
-    # How it is registered, and what it refuses.
+    # Its registration, and what it refuses.
 
     def test_the_spec_states_this_version_of_the_hooks(self) -> None:
-        assert REGISTRY.get(QUANTIZERS, self.name).api_version == HOOK_API_VERSION
+        assert REGISTRY.get(VECTOR_QUANTIZERS_HOOK, self.name).api_version == HOOK_API_VERSION
 
     def test_it_can_run_here_and_serves_a_configuration(self, config: ChameleonVQVAEConfig) -> None:
-        spec = REGISTRY.get(QUANTIZERS, self.name)
+        spec = REGISTRY.get(VECTOR_QUANTIZERS_HOOK, self.name)
         assert spec.why_unavailable() is None, "the suite runs where the quantizer can"
         assert spec.why_unsupported(config) is None, "the suite's config_fields must be ones that the quantizer serves"
 
     def test_an_unknown_option_is_refused_with_a_sentence(self, config: ChameleonVQVAEConfig) -> None:
         wrong = config.replace(quantizer_options={**config.quantizer_options, "no such option": 1})
-        reason = REGISTRY.get(QUANTIZERS, self.name).why_unsupported(wrong)
+        reason = REGISTRY.get(VECTOR_QUANTIZERS_HOOK, self.name).why_unsupported(wrong)
         assert reason is None or (isinstance(reason, str) and " " in reason.strip())
         with pytest.raises(ConfigError):
             make_quantizer(wrong)
 
     def test_what_may_be_left_out(self, quantizer: Any) -> None:
-        """Several codes per position are the only excuse for codes that don't come back."""
+        """Codes that don't come back are allowed only with several codes per position."""
         left_out = "test_codes_to_latents_to_codes" in self.not_applicable
         assert quantizer.codes_per_position > 1 or not left_out, "with one code per position every code comes back"
 
-    # What it gives.
+    # The shapes and ranges of its results.
 
     def test_it_is_a_layer_that_says_how_many_codes_it_has(self, quantizer: Any) -> None:
         assert type(quantizer.num_codes) is int
@@ -118,7 +117,7 @@ class VectorQuantizerConformance(Conformance, Subject):
             assert torch.equal(together[1:2, row : row + 1, column : column + 1], alone)
 
     def test_codes_are_those_of_float32_in_bfloat16(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        """As the latents come from a convolution under autocast."""
+        """Latents are bfloat16 when they come from a convolution under autocast."""
         latents_BDhw = self.many_latents(config).bfloat16()
         rounded, exact = quantizer(latents_BDhw), quantizer(latents_BDhw.float())
         assert torch.equal(rounded.codes, exact.codes)
@@ -127,7 +126,7 @@ class VectorQuantizerConformance(Conformance, Subject):
         assert_close("quantized latents in bfloat16", rounded.latents, exact.latents, magnitude)
 
     def test_autocast_changes_no_code(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        """Neither which entry is the nearest nor the loss may be computed in bfloat16."""
+        """Neither the choice of the nearest entry nor the loss may be computed in bfloat16."""
         latents_BDhw = self.many_latents(config)
         outside = quantizer(latents_BDhw)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
@@ -136,7 +135,7 @@ class VectorQuantizerConformance(Conformance, Subject):
         torch.testing.assert_close(inside.loss, outside.loss)
         assert torch.equal(inside.latents, outside.latents)
 
-    # What codes stand for.
+    # The latents of codes.
 
     def test_codes_to_latents_to_codes(self, quantizer: Any) -> None:
         every_code = self.every_code(quantizer)
@@ -150,8 +149,8 @@ class VectorQuantizerConformance(Conformance, Subject):
         law()
 
     def test_every_code_can_be_looked_up_in_every_place(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        """Whatever a transformer writes stands for something, which doesn't depend on its neighbours."""
-        assert torch.isfinite(self.largest_value(quantizer)), "a code stands for what is no number"
+        """Whatever codes a transformer writes can be decoded, each without regard to its neighbours."""
+        assert torch.isfinite(self.largest_value(quantizer)), "the latent of a code is NaN or infinite"
 
         @LAW
         @given(self.codes(quantizer))
@@ -174,7 +173,7 @@ class VectorQuantizerConformance(Conformance, Subject):
     # Training.
 
     def test_the_gradient_reaches_the_latents(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        """Those of the same position alone; on the whole it points where that of the quantized latents does."""
+        """Only the latents of the same position, and in the direction of the quantized latents' gradient on average."""
         latents_BDhw = self.make_latents(config).requires_grad_()
         quantized_BDhw = quantizer.train()(latents_BDhw).latents
         weights_BDhw = torch.zeros_like(quantized_BDhw)
@@ -185,7 +184,7 @@ class VectorQuantizerConformance(Conformance, Subject):
         weights_BDhw = self.make_weights(config)
         (gradient_BDhw,) = torch.autograd.grad(quantized_BDhw, latents_BDhw, weights_BDhw)
         assert torch.isfinite(gradient_BDhw).all()
-        assert (gradient_BDhw * weights_BDhw).sum() > 0, "the gradient points the other way"
+        assert (gradient_BDhw * weights_BDhw).sum() > 0, "the gradient points in the opposite direction"
 
     def test_the_gradient_goes_straight_through(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
         latents_BDhw = self.make_latents(config).requires_grad_()
@@ -230,7 +229,7 @@ class VectorQuantizerConformance(Conformance, Subject):
         assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
     def test_the_state_carries_the_codes(self, config: ChameleonVQVAEConfig, quantizer: Any) -> None:
-        quantizer.train()(self.make_latents(config))  # so that what training changes is in it
+        quantizer.train()(self.make_latents(config))  # so that it contains what training changes
         quantizer.eval()
         other = self.make_quantizer(config, seed=1)
         other.load_state_dict(quantizer.state_dict())
@@ -259,14 +258,14 @@ class VectorQuantizerConformance(Conformance, Subject):
         self, config: ChameleonVQVAEConfig, tmp_path: Path
     ) -> None:
         model = self.make_model(config)
-        model.encode(self.make_pixels(config))  # so that what training changes is in it
+        model.encode(self.make_pixels(config))  # so that it contains what training changes
         saved = ImageTokenizer(model, ChameleonImageProcessor.meta(config.resolution))
         saved.save_pretrained(tmp_path)
         loaded = ImageTokenizer.from_pretrained(tmp_path, device=self.device)
         assert loaded.fingerprint == saved.fingerprint
         codes_BN = saved.encode_pixels(self.make_pixels(config))
         assert codes_BN.shape == (2, saved.tokens_per_image)
-        assert codes_BN.min() < codes_BN.max(), "one code in all places can't tell whether the tokenizers differ"
+        assert codes_BN.min() < codes_BN.max(), "one code in all places wouldn't show that the tokenizers differ"
         assert torch.equal(loaded.encode_pixels(self.make_pixels(config)), codes_BN)
         pictures = [[image.tobytes() for image in tokenizer.decode(codes_BN)] for tokenizer in (saved, loaded)]
         assert pictures[0] == pictures[1]

@@ -5,9 +5,9 @@ It needs the extra ``[train]``: scikit-image for the metrics, rich for the progr
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from typing import TYPE_CHECKING
 
+from .._moved import moved_names
 from .codebooks import with_plain_codebook
 from .curves import plot_curves
 from .discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
@@ -41,11 +41,5 @@ __all__ = [
     "with_plain_codebook",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name != "DivergedError":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(
-        f"{__name__}.DivergedError is deprecated; use {__name__}.DivergenceError.", DeprecationWarning, stacklevel=2
-    )
-    return DivergenceError
+if not TYPE_CHECKING:  # or type checkers would believe that the module has every name
+    __getattr__ = moved_names(__name__, {"DivergedError": "chameleon_vq.training.errors:DivergenceError"})

@@ -11,12 +11,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._moved import moved_names
 from ..errors import ConfigError
 from ..model import ChameleonVQVAE, VQReconstruction
 from .checkpoints import LOG_FILE, load_checkpoint, save_checkpoint
@@ -323,12 +324,5 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
 
 
-def __getattr__(name: str) -> Any:
-    if name != "DivergedError":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(
-        f"{__name__}.DivergedError is deprecated; use chameleon_vq.training.DivergenceError.",
-        DeprecationWarning,
-        stacklevel=2,
-    )
-    return DivergenceError
+if not TYPE_CHECKING:  # or type checkers would believe that the module has every name
+    __getattr__ = moved_names(__name__, {"DivergedError": "chameleon_vq.training.errors:DivergenceError"})
