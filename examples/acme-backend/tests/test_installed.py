@@ -10,8 +10,8 @@ from chameleon_backends.registry import ATTENTION_BACKENDS_HOOK
 from chameleon_backends.registry import REGISTRY as BACKENDS
 from chameleon_text.registry import REGISTRY as TEXT
 from chameleon_text.registry import SEGMENT_CODECS_HOOK
-from chameleon_vq.registry import VECTOR_QUANTIZERS_HOOK
 from chameleon_vq.registry import REGISTRY as VQ
+from chameleon_vq.registry import VECTOR_QUANTIZERS_HOOK
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is in the package: pictures, weights, licences; nothing else is needed to find them."""
+"""The contents of the package: pictures, weights and licences, which are found without other packages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+import tomllib
 from collections import Counter
+from pathlib import Path
 
 import chameleon_emoji
 from chameleon_emoji import MODEL, SIDE, pictures
@@ -18,6 +20,11 @@ STYLES = {"noto", "twemoji", "fluent"}
 def test_importing_the_package_loads_nothing() -> None:
     code = "import chameleon_emoji, sys; assert not {'torch', 'chameleon_vq', 'numpy', 'PIL'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert chameleon_emoji.__version__ == project["version"]
 
 
 def test_the_package_is_small() -> None:

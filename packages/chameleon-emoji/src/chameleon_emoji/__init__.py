@@ -1,7 +1,7 @@
-"""The embedded model of the Chameleon toolkit: its weights, and the drawings that it learned from or is tested on.
+"""The embedded model of the Chameleon toolkit: its weights, and the pictures that it was trained and tested on.
 
-It is found by name once installed: ``Chameleon.from_pretrained("emoji")`` of chameleon-core, and
-``ImageTokenizer.from_pretrained("emoji")`` of chameleon-vq.
+Once installed, it is found by name: ``Chameleon.from_pretrained("emoji")`` of chameleon-core, and
+``ImageTokenizer.from_pretrained("emoji")`` of chameleon-vq. ``pictures()`` returns the pictures, each with its licence.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MODEL", "SIDE", "Picture", "pictures"]
+__version__ = "2026.11.0"
+
+__all__ = ["MODEL", "SIDE", "Picture", "__version__", "pictures"]
 
 _ROOT = Path(__file__).parent
 _PICTURES = _ROOT / "pictures"
 
 MODEL = _ROOT / "model"
-"""The folder of the checkpoint, which ``from_pretrained`` of either package reads."""
+"""The folder of the checkpoint, which ``from_pretrained`` of both packages reads."""
 
 SIDE = 64
 """Width and height of every picture, in pixels."""
@@ -29,36 +31,39 @@ SIDE = 64
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One emoji of one style, on white."""
+    """An emoji in one style, on a white background."""
 
     name: str
-    """What it shows, by Unicode's English short name: "red apple"."""
+    """Unicode's English short name of what it shows, such as "red apple"."""
     style: str
-    """Whose drawing it is: "noto", "twemoji" or "fluent"."""
+    """The set that it is from: "noto", "twemoji" or "fluent"."""
     split: str
-    """"train"; "withheld-style" for drawings of things that the model knows in other styles only; "withheld-shape" for
-    those whose colour and shape it knows apart only."""
+    """"train", or how it was withheld from training.
+
+    "withheld-style": the model has seen the thing in other styles only. "withheld-shape": it has seen the colour and
+    the shape, but not together.
+    """
     licence: str
-    """SPDX identifier; ``NOTICE.md`` has the attribution."""
+    """SPDX identifier of its licence; ``NOTICE.md`` has the attribution."""
     place: tuple[int, int]
-    """Column and row in its style's sheet."""
+    """Column and row in the sheet of its style, counted from 0."""
 
     @property
     def image(self) -> Image:
-        """64×64 pixels, RGB. Needs Pillow, with WebP as it comes."""
+        """The picture: RGB, 64×64 pixels. Needs Pillow with WebP, which its wheels have."""
         left, top = (SIDE * index for index in self.place)
         return _sheet(self.style).crop((left, top, left + SIDE, top + SIDE))
 
 
 def pictures() -> list[Picture]:
-    """All pictures that come with the package, in a fixed order."""
+    """Return all pictures of the package, in a fixed order."""
     records = json.loads((_PICTURES / "pictures.json").read_text(encoding="utf-8"))
     return [Picture(**{**record, "place": tuple(record["place"])}) for record in records]
 
 
 @functools.cache
 def _sheet(style: str) -> Image:
-    from PIL import Image  # so that finding the weights needs nothing
+    from PIL import Image  # here, so that finding the weights needs no package
 
     with Image.open(_PICTURES / f"{style}.webp") as sheet:
         return sheet.convert("RGB")

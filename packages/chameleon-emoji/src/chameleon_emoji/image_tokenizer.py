@@ -1,4 +1,7 @@
-"""The plugin of chameleon-vq: ``ImageTokenizer.from_pretrained("emoji")``. Nothing but chameleon-vq imports it."""
+"""The plugin of chameleon-vq, apart from the package so that only chameleon-vq imports it.
+
+It makes ``ImageTokenizer.from_pretrained("emoji")`` work.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from . import MODEL
 
 @hookimpl
 def chameleon_vq_pretrained() -> list[PluginSpec]:
-    """The image tokenizer of the embedded model."""
+    """Return the image tokenizer of the embedded model."""
     summary = "emoji of 64×64 pixels, 64 codes of 4,096 each"
     return [PluginSpec(name="emoji", factory=_folder, api_version=2, summary=summary)]
 

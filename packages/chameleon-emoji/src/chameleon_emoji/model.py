@@ -1,4 +1,7 @@
-"""The plugin of chameleon-core: ``Chameleon.from_pretrained("emoji")``. Nothing but chameleon-core imports it."""
+"""The plugin of chameleon-core, apart from the package so that only chameleon-core imports it.
+
+It makes ``Chameleon.from_pretrained("emoji")`` work.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from . import MODEL
 
 @hookimpl
 def chameleon_core_pretrained() -> list[PluginSpec]:
-    """The embedded model."""
+    """Return the embedded model."""
     summary = "captions and draws emoji; 4 million parameters"
     return [PluginSpec(name="emoji", factory=_folder, api_version=2, summary=summary)]
 
