@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import sys
 import typing
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,24 @@ def group(value: Any) -> str:
     if inspect.isclass(value) and typing.get_origin(value) is None:
         return "Errors and warnings" if issubclass(value, Exception) else "Classes"
     return "Functions" if inspect.isroutine(value) else "Types and constants"
+
+
+def options(value: Any) -> list[str]:
+    """Return the options for a class: to show ``__call__``, and what it inherits from a base that has no place here."""
+    if not inspect.isclass(value):
+        return []
+    lines = ["   :special-members: __call__"] if "__call__" in vars(value) else []
+    inner = [base for base in value.__mro__[1:] if _is_inner(base)]
+    if inner:
+        shown = [base.__name__ for base in value.__mro__[1:] if base not in inner]
+        lines.append(f"   :inherited-members: {', '.join(shown)}")
+    return lines
+
+
+def _is_inner(base: type) -> bool:
+    """Return whether a class is of one of the packages, which don't make it public but in its own module."""
+    package = base.__module__.partition(".")[0]
+    return package in PACKAGES and "._" not in base.__module__ and base.__name__ not in sys.modules[package].__all__
 
 
 def constant(module: str, name: str, value: Any) -> list[str]:
@@ -108,7 +127,7 @@ def page(package: str, source: Path, described: dict[int, str]) -> str:
                     others.append(f":py:obj:`{described[id(value)]}`")
                 else:
                     described[id(value)] = f"{name}.{public}"
-                    members += [f".. {DIRECTIVES[heading]}:: {name}.{public}", ""]
+                    members += [f".. {DIRECTIVES[heading]}:: {name}.{public}", *options(value), ""]
             if members:
                 lines += [f".. rubric:: {heading}", "", *members]
         if others:

@@ -33,6 +33,11 @@ def test_every_public_name_is_on_the_page_of_its_package(package: str) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("method", ["__call__", "encode", "decode_document", "from_pretrained"])
+def test_a_class_is_shown_with_what_it_inherits_from_a_base_that_is_not_public(method: str) -> None:
+    assert f'id="chameleon_text.ChameleonProcessor.{method}"' in text("api/chameleon_text.html")
+
+
 def test_a_name_is_found_by_the_search() -> None:
     index = text("searchindex.js")
     assert "quickstart" in index
