@@ -113,6 +113,8 @@ def integration(session: nox.Session) -> None:
     """
     install_workspace(session, "-r", "recipes/emoji/requirements.txt")
     check_types(session, *(f"chameleon_{package}" for package in PACKAGES))
+    # For tests/typing. The extra brings Node.js as a wheel; without it pyright would download one.
+    session.install(*PINNED, "pyright[nodejs]")
     # Some of them measure time, so nothing else runs beside them.
     run_tests(session, "tests/boundaries", workers=0)
     ignored = ("--ignore", "tests/parity", "--ignore", "tests/boundaries", "--ignore", "tests/plugins")

@@ -193,6 +193,25 @@ def test_the_folder_serves_each_package_alone(chameleon: Chameleon, folder: Path
     assert processor.encode(prompt) == chameleon.processor.encode(prompt, template="completion")
 
 
+def test_a_loaded_processor_reads_pictures(folder: Path, chameleon: Chameleon) -> None:
+    loaded = Chameleon.from_pretrained(folder)
+    assert "not loaded yet" in repr(loaded)
+    loaded.processor(text="What is this?")
+    assert "not loaded yet" in repr(loaded)
+    batch = loaded.processor(text="What is this?<image>", images=[photograph()], return_tensors="pt")
+    expected = chameleon.processor(text="What is this?<image>", images=[photograph()], return_tensors="pt")
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert loaded.generate("A ", **INTERLEAVED) == chameleon.generate("A ", **INTERLEAVED)  # type: ignore[arg-type]
+
+
+def test_a_loaded_pipeline_moves(folder: Path) -> None:
+    loaded = Chameleon.from_pretrained(folder)
+    assert isinstance(loaded.image_tokenizer, ImageTokenizer)
+    assert loaded.to("cpu", dtype=torch.bfloat16).model.dtype == torch.bfloat16
+    assert {each.dtype for each in loaded.image_tokenizer.model.parameters()} == {torch.float32}
+    assert loaded.caption(photograph(), max_new_tokens=2) is not None
+
+
 # What doesn't fit.
 
 

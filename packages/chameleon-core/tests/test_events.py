@@ -134,3 +134,17 @@ def test_ids_without_a_meaning_for_the_reader_say_nothing() -> None:
     row = reader()
     assert events(row, [LAYOUT.eos_id, LAYOUT.separator_id, LAYOUT.bos_id]) == []
     assert list(row.finish("stop")) == [Finished(7, "stop", [])]
+
+
+def test_reprs_are_short() -> None:
+    picture: Any = SimpleNamespace(size=(512, 256))
+    codes = tuple(range(1024))
+    assert (
+        repr(ImageFinished(0, picture, codes)) == "ImageFinished(row=0, image=<512 × 256 pixels>, codes=<1024 codes>)"
+    )
+    progress = "ImageProgress(row=0, codes_done=3, num_codes=4, preview="
+    assert repr(ImageProgress(0, 3, 4, None)) == f"{progress}None)"
+    assert repr(ImageProgress(0, 3, 4, picture)) == f"{progress}<512 × 256 pixels>)"
+    document: Any = [Text("A picture: "), Image(picture, codes)]
+    assert repr(Finished(0, "stop", document)) == "Finished(row=0, reason='stop', document=<Text, Image>)"
+    assert repr(Finished(1, "length", [])) == "Finished(row=1, reason='length', document=<empty>)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from chameleon_core import (
+    ArgumentError,
     Chameleon,
     ChameleonForConditionalGeneration,
     ConfigError,
@@ -113,9 +114,13 @@ class Pictures:
         self.tokens_per_image = tokens_per_image
         self.draws = draws
         self.read: list[list[Any]] = []
+        self.moves: list[Any] = []
         self.image_processor = SimpleNamespace(
             save_pretrained=lambda folder: (folder / "preprocessor_config.json").write_text("{}")
         )
+
+    def to(self, device: Any) -> None:
+        self.moves.append(device)
 
     def encode(self, images: Sequence[Any]) -> Tensor:
         self.read.append(list(images))
@@ -223,6 +228,43 @@ def test_rows_say_whose_events_they_are_and_each_ends_once() -> None:
 
 def test_no_prompts_give_no_documents() -> None:
     assert make_pipeline().generate_batch([]) == []
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [
+        lambda pipeline: pipeline.draw("word1", modality="text"),
+        lambda pipeline: pipeline.caption("cat.png", modality="image"),
+    ],
+)
+def test_the_short_forms_have_no_modality(misuse: Callable[[Chameleon], object]) -> None:
+    with pytest.raises(GenerationError, match=r"has no modality; got modality=.*Use generate\(prompt, modality="):
+        misuse(make_pipeline())
+
+
+def test_a_pipeline_moves_with_its_image_tokenizer_which_keeps_its_dtype() -> None:
+    pipeline = make_pipeline()
+    assert isinstance(pipeline.image_tokenizer, Pictures)
+    assert pipeline.to("cpu", torch.bfloat16) is pipeline
+    assert (pipeline.model.dtype, pipeline.image_tokenizer.moves) == (torch.bfloat16, ["cpu"])
+    assert pipeline.to(dtype=torch.float32).model.dtype == torch.float32
+    assert pipeline.image_tokenizer.moves == ["cpu"]
+    assert pipeline.generate("word1", max_new_tokens=1)
+
+
+def test_a_repr_has_the_sizes_of_the_parts() -> None:
+    lines = repr(make_pipeline()).splitlines()
+    parameters = sum(each.numel() for each in make_model().parameters())
+    assert lines == [
+        "Chameleon(",
+        f"    model: {parameters / 1000:.3g} thousand parameters, float32, on cpu",
+        "    layers: 2, 32 wide; context: 128",
+        "    pictures: 2 × 2 codes of 16; image tokenizer: Pictures",
+        "    processor: Processor, 64 names",
+        ")",
+    ]
+    text_alone = Chameleon(make_model(), Processor(make_vocabulary()))
+    assert "image tokenizer: not loaded yet" in repr(text_alone)
 
 
 # Prompts.
@@ -413,6 +455,13 @@ def test_the_constants_of_an_image_tokenizer_that_was_not_needed_are_passed_on(t
 def test_an_argument_of_another_library_is_answered_with_ours(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="dtype"):
         Chameleon.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+
+
+def test_an_unknown_argument_is_an_error_with_the_closest_name(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="no argument 'attn_implementaton': did you mean 'attn_implementation'"):
+        Chameleon.from_pretrained(tmp_path, attn_implementaton="eager")
+    with pytest.raises(ArgumentError, match="no argument 'xyz': the arguments are dtype, device, "):
+        Chameleon.from_pretrained(tmp_path, xyz=1)
 
 
 @pytest.mark.parametrize(

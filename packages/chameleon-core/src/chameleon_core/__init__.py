@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         VocabularyError,
         WeightsError,
     )
-    from .generation import GenerationOptions, Step
+    from .generation import GenerationChanges, GenerationOptions, Modality, Step
     from .hookspecs import HOOK_API_VERSION, CheckpointFormatSpec, hookimpl
     from .layout import TokenLayout
     from .model import CausalOutput, ChameleonForConditionalGeneration, ChameleonModel, KVCache, ModelOutput
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
         ImageFinished,
         ImageProgress,
         ImageStarted,
+        Picture,
+        Prompt,
+        PromptPart,
         TextDelta,
         save_document,
     )
@@ -62,6 +65,7 @@ __all__ = [
     "Event",
     "FileFormatError",
     "Finished",
+    "GenerationChanges",
     "GenerationError",
     "GenerationOptions",
     "ImageFinished",
@@ -69,10 +73,14 @@ __all__ = [
     "ImageStarted",
     "KVCache",
     "MissingPackageError",
+    "Modality",
     "ModelNotFoundError",
     "ModelOutput",
+    "Picture",
     "PluginSpec",
     "PluginWarning",
+    "Prompt",
+    "PromptPart",
     "Quantization",
     "QuantizationReport",
     "Step",
@@ -109,6 +117,7 @@ _MODULES = {
     "Event": ".pipeline",
     "FileFormatError": ".errors",
     "Finished": ".pipeline",
+    "GenerationChanges": ".generation",
     "GenerationError": ".errors",
     "GenerationOptions": ".generation",
     "ImageFinished": ".pipeline",
@@ -116,10 +125,14 @@ _MODULES = {
     "ImageStarted": ".pipeline",
     "KVCache": ".model",
     "MissingPackageError": ".errors",
+    "Modality": ".generation",
     "ModelNotFoundError": ".errors",
     "ModelOutput": ".model",
+    "Picture": ".pipeline",
     "PluginSpec": "chameleon_backends.plugins",
     "PluginWarning": "chameleon_backends.plugins",
+    "Prompt": ".pipeline",
+    "PromptPart": ".pipeline",
     "Quantization": ".quantization",
     "QuantizationReport": ".quantization",
     "Step": ".generation",

@@ -111,8 +111,12 @@ class ProcessorLike(Protocol):
         """What reads its pictures, or None."""
         ...
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a batch of prompts for ``generate`` of the model; the pipeline's users call it, core doesn't."""
+        ...
+
     def encode(self, document: Any, /, *, template: str) -> list[int]:
-        """The ids of a prompt, in the named format."""
+        """Return the ids of a prompt, in the named format."""
         ...
 
     def decode_document(self, ids: Sequence[int], /) -> Any:

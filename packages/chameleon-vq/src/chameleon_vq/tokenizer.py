@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,11 @@ class ImageTokenizer:
         """Save to a folder that ``from_pretrained`` reads, and ``ChameleonVQVAE`` of ``transformers`` too."""
         checkpoint.write_model(self.model, folder)
         self.image_processor.save_pretrained(folder)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the weights to a device and return the tokenizer; their dtype stays, because codes depend on it."""
+        self.model.to(device)
+        return self
 
     def __repr__(self) -> str:
         parameter = next(self.model.parameters())

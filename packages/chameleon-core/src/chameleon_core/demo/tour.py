@@ -20,7 +20,7 @@ from chameleon_text import Document, Image, Text
 
 from .._files import replacing
 from ..optional_packages import emoji_package
-from ..pipeline import Chameleon, save_document
+from ..pipeline import Chameleon, Prompt, save_document
 from .sheet import draw_sheet
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def caption(chameleon: Chameleon, pictures: Sequence[Picture]) -> list[Caption]:
     captions: list[Caption] = []
     for start in range(0, len(pictures), ROWS):
         part = pictures[start : start + ROWS]
-        prompts = [[picture.image, QUESTION] for picture in part]
+        prompts: list[Prompt] = [[picture.image, QUESTION] for picture in part]
         answers = chameleon.generate_batch(
             prompts, modality="text", template="chat", do_sample=False, max_new_tokens=32
         )

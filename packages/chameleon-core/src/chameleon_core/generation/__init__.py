@@ -2,6 +2,15 @@
 
 from .decoder import Decoder, LaneCache, TextDecoder
 from .engine import Step, generate_ids
-from .options import GenerationOptions
+from .options import GenerationChanges, GenerationOptions, Modality
 
-__all__ = ["Decoder", "GenerationOptions", "LaneCache", "Step", "TextDecoder", "generate_ids"]
+__all__ = [
+    "Decoder",
+    "GenerationChanges",
+    "GenerationOptions",
+    "LaneCache",
+    "Modality",
+    "Step",
+    "TextDecoder",
+    "generate_ids",
+]

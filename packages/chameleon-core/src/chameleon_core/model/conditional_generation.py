@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from ..checkpoints.quantization_plan import Quantization
 from ..config import ChameleonConfig
 from ..errors import ConfigError
 from ..formats import GENERATION_FILE
-from ..generation import GenerationOptions, Step, TextDecoder, generate_ids
+from ..generation import GenerationChanges, GenerationOptions, Step, TextDecoder, generate_ids
 from ..generation.repacked_head import RepackedHead
 from ..layout import TokenLayout, tokens_per_image
 from ..optional_packages import load_image_tokenizer
@@ -181,6 +181,11 @@ class ChameleonForConditionalGeneration(nn.Module):
         loss = None if labels is None else next_token_loss(logits_BTV, labels)
         return CausalOutput(logits_BTV, loss, output.hidden_states, output.attentions, output.cache)
 
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: Any, **kwargs: Any) -> CausalOutput:
+            """Run ``forward``, and hooks; torch's own has no type."""
+
     @translates_errors
     def generate(
         self,
@@ -191,7 +196,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         options: GenerationOptions | None = None,
         tokenizer: TextDecoder | None = None,
         should_stop: Callable[[], bool] | None = None,
-        **changes: Any,
+        **changes: Unpack[GenerationChanges],
     ) -> Tensor:
         """Continue each row of ``input_ids`` [B, T] and return prompts with continuations, int64 [B, T + new].
 
@@ -227,7 +232,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         options: GenerationOptions | None = None,
         tokenizer: TextDecoder | None = None,
         should_stop: Callable[[], bool] | None = None,
-        **changes: Any,
+        **changes: Unpack[GenerationChanges],
     ) -> Generator[Step]:
         """Generate as ``generate`` does, yielding a ``Step`` with each row's new id as soon as it is chosen.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
@@ -20,8 +21,13 @@ ECOSYSTEM_ARGUMENTS: Mapping[str, str] = MappingProxyType(
 """What replaces each argument, as a clause for an error message."""
 
 
+ARGUMENTS = ("dtype", "device", "attn_implementation", "quantization")
+"""The keyword arguments of ``from_pretrained``."""
+
+
 def refuse_arguments(names: Iterable[str]) -> None:
     """Raise ``ArgumentError`` for the first of these arguments, which ``from_pretrained`` doesn't have."""
     for name in names:
-        known = "the arguments are dtype, device, attn_implementation and quantization."
-        raise ArgumentError(f"from_pretrained() has no argument {name!r}: {ECOSYSTEM_ARGUMENTS.get(name, known)}")
+        close = difflib.get_close_matches(name, ARGUMENTS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the arguments are {', '.join(ARGUMENTS)}."
+        raise ArgumentError(f"from_pretrained() has no argument {name!r}: {ECOSYSTEM_ARGUMENTS.get(name, hint)}")

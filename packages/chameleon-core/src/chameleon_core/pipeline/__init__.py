@@ -3,6 +3,7 @@
 from .chameleon import Chameleon
 from .documents import save_document
 from .events import Event, Finished, ImageFinished, ImageProgress, ImageStarted, Reason, TextDelta
+from .prompts import Picture, Prompt, PromptPart
 
 __all__ = [
     "Chameleon",
@@ -11,6 +12,9 @@ __all__ = [
     "ImageFinished",
     "ImageProgress",
     "ImageStarted",
+    "Picture",
+    "Prompt",
+    "PromptPart",
     "Reason",
     "TextDelta",
     "save_document",

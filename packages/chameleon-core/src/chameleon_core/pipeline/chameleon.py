@@ -1,7 +1,4 @@
-"""The pipeline: documents in, documents out.
-
-A prompt's pictures become codes, the prompt becomes ids, the model goes on with them, and what it wrote becomes a
-document again, whole or as events while it is written.
+"""The pipeline ``Chameleon``: pictures to codes, the prompt to ids, the continuation to a document.
 
 Shapes: B rows, T length of the longest prompt, N codes a picture.
 """
@@ -9,38 +6,38 @@ Shapes: B rows, T length of the longest prompt, N codes a picture.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self, Unpack, cast
 
 import torch
+
+from chameleon_backends import QuantizedLinear
 
 from .._boundary import translates_errors
 from .._files import read_json, write_json
 from ..checkpoints.quantization_plan import Quantization
-from ..errors import ConfigError, GenerationError, VocabularyError
+from ..errors import GenerationError
 from ..generation import GenerationOptions, Step
-from ..generation.options import Modality
-from ..generation.rows import start_row
-from ..layout import PLACEHOLDERS
+from ..generation.options import Modality, PipelineChanges
 from ..model import ChameleonForConditionalGeneration
 from ..optional_packages import load_processor, text_package
 from ..protocols import ImageTokenizerLike, ProcessorLike
 from .events import Event, Finished
+from .parts import DeferredImageTokenizer, check_image_tokenizer, check_vocabularies
+from .prompts import Picture, Prompt, encode_prompts
 from .row_reader import RowReader
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-    from chameleon_text import Document
+    from chameleon_text import Document, Image
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 
 CAPTION_QUESTION = "what is this?"
-
-# How many wrong names an error lists.
-LISTED = 5
 
 
 class Chameleon:
@@ -50,7 +47,8 @@ class Chameleon:
     ``image_tokenizer`` reads and draws pictures; without one it is the processor's, else the one in the folder that the
     model came from, loaded when the first picture needs it. It is attached to the model, too.
 
-    Raises ``ConfigError`` or ``VocabularyError`` where the parts don't fit each other.
+    Raises ``ConfigError`` or ``VocabularyError`` where the parts don't fit each other. Every error of its methods is a
+    ``ChameleonCoreError``.
     """
 
     @translates_errors
@@ -62,13 +60,14 @@ class Chameleon:
     ) -> None:
         self.model = model
         self.processor = processor
-        _check_vocabularies(model, processor)
+        check_vocabularies(model, processor)
         model.attach_tokenizer(processor.tokenizer)
         self.layout = model.layout
-        self._image_tokenizer = processor.image_tokenizer if image_tokenizer is None else image_tokenizer
-        if self._image_tokenizer is not None:
-            self._check_image_tokenizer(self._image_tokenizer)
-            model.image_tokenizer = self._image_tokenizer
+        given = processor.image_tokenizer if image_tokenizer is None else image_tokenizer
+        self._image_tokenizer: ImageTokenizerLike | None = None
+        if given is not None and not isinstance(given, DeferredImageTokenizer):
+            check_image_tokenizer(given, self.layout)
+            self._image_tokenizer = model.image_tokenizer = given
 
     @classmethod
     @translates_errors
@@ -81,10 +80,11 @@ class Chameleon:
         attn_implementation: str = "sdpa",
         quantization: str | Quantization | None = None,
         **unknown: object,
-    ) -> Chameleon:
+    ) -> Self:
         """Load the model and the processor of a folder, of an installed model's name or of a Hub id.
 
-        The arguments and errors are those of ``ChameleonForConditionalGeneration.from_pretrained``.
+        The arguments and errors are those of ``ChameleonForConditionalGeneration.from_pretrained``. The processor reads
+        pictures with the folder's image tokenizer, which is loaded when the first picture needs it.
         """
         model = ChameleonForConditionalGeneration.from_pretrained(
             name_or_folder,
@@ -95,19 +95,32 @@ class Chameleon:
             **unknown,
         )
         assert model.source is not None
-        return cls(model, load_processor(model.source))
+        deferred = cast(ImageTokenizerLike, DeferredImageTokenizer(model))
+        return cls(model, load_processor(model.source, image_tokenizer=deferred))
 
     @translates_errors
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write everything that ``from_pretrained`` reads, in the reference's layout."""
+        """Write everything that ``from_pretrained`` reads, in the layout of ``transformers``."""
         folder = Path(folder)
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)
         if self._image_tokenizer is not None:
             self._image_tokenizer.image_processor.save_pretrained(folder)
         elif self.model.source is not None and (self.model.source / PREPROCESSOR_FILE).is_file():
-            # The weights of an image tokenizer that was never needed are passed on, and so are its constants.
+            # The weights of an image tokenizer that was never needed are copied, and so are its constants.
             write_json(folder / PREPROCESSOR_FILE, read_json(self.model.source / PREPROCESSOR_FILE))
+
+    @translates_errors
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move the model to a device, a dtype or both, and the image tokenizer to the device; return the pipeline.
+
+        The image tokenizer keeps its dtype, because codes depend on it.
+        """
+        self.model.to(device=device, dtype=dtype)
+        move = getattr(self._image_tokenizer, "to", None)
+        if device is not None and move is not None:
+            move(device)
+        return self
 
     @property
     def image_tokenizer(self) -> ImageTokenizerLike:
@@ -117,30 +130,28 @@ class Chameleon:
         is none, or one of another model.
         """
         if self._image_tokenizer is None:
-            image_tokenizer = self.model.image_tokenizer
-            self._check_image_tokenizer(image_tokenizer)
-            self._image_tokenizer = image_tokenizer
+            self._image_tokenizer = DeferredImageTokenizer(self.model).load()
         return self._image_tokenizer
 
     @translates_errors
     def generate(
         self,
-        prompt: Any,
+        prompt: Prompt,
         *,
         modality: Modality | None = None,
         options: GenerationOptions | None = None,
         template: str = "completion",
         should_stop: Callable[[], bool] | None = None,
-        **changes: Any,
+        **changes: Unpack[PipelineChanges],
     ) -> Document:
-        """Go on with a prompt and return what was written, without the prompt.
+        """Continue a prompt and return what was written as a document, without the prompt.
 
         ``modality`` is "text", "image" or "interleaved". ``options`` are the model's own unless given, and ``changes``
         are single fields of them (``max_new_tokens=50``). ``template`` "chat" makes the prompt the user's turn.
-        ``should_stop`` is asked before each id; once it is true, what there is comes back.
+        ``should_stop`` is called before each id; once it returns true, the partial document is returned.
 
-        Pictures come back drawn, with their codes. Raises ``ContextLengthError`` before any work where the positions
-        don't suffice.
+        Pictures are returned drawn, with their codes. Raises ``ContextLengthError`` before any work where the context
+        is too short.
         """
         (document,) = self.generate_batch(
             [prompt], modality=modality, options=options, template=template, should_stop=should_stop, **changes
@@ -150,15 +161,18 @@ class Chameleon:
     @translates_errors
     def generate_batch(
         self,
-        prompts: Sequence[Any],
+        prompts: Sequence[Prompt],
         *,
         modality: Modality | None = None,
         options: GenerationOptions | None = None,
         template: str = "completion",
         should_stop: Callable[[], bool] | None = None,
-        **changes: Any,
+        **changes: Unpack[PipelineChanges],
     ) -> list[Document]:
-        """The same for several prompts at once; the documents are in the prompts' order."""
+        """Continue several prompts in one batch and return a document for each, in the prompts' order.
+
+        The arguments are those of ``generate``.
+        """
         events = self.stream_batch(
             prompts, modality=modality, options=options, template=template, should_stop=should_stop, **changes
         )
@@ -168,19 +182,19 @@ class Chameleon:
     @translates_errors
     def stream(
         self,
-        prompt: Any,
+        prompt: Prompt,
         *,
         modality: Modality | None = None,
         options: GenerationOptions | None = None,
         template: str = "completion",
         preview_every: int | None = None,
         should_stop: Callable[[], bool] | None = None,
-        **changes: Any,
-    ) -> Iterator[Event]:
-        """The same as ``generate``, as events while it is written; the last is ``Finished`` with the document.
+        **changes: Unpack[PipelineChanges],
+    ) -> Generator[Event]:
+        """Continue a prompt and yield events while the document is written; the last, ``Finished``, has the document.
 
-        ``preview_every`` is after how many codes of a picture ``ImageProgress`` shows it as far as it is drawn; None
-        shows none. Closing the iterator ends the work.
+        Every ``preview_every`` codes of a picture, ``ImageProgress`` has the picture as far as it is drawn; None or 0
+        gives no such previews. The other arguments are those of ``generate``. Closing the iterator stops generation.
         """
         return self.stream_batch(
             [prompt],
@@ -195,40 +209,39 @@ class Chameleon:
     @translates_errors
     def stream_batch(
         self,
-        prompts: Sequence[Any],
+        prompts: Sequence[Prompt],
         *,
         modality: Modality | None = None,
         options: GenerationOptions | None = None,
         template: str = "completion",
         preview_every: int | None = None,
         should_stop: Callable[[], bool] | None = None,
-        **changes: Any,
-    ) -> Iterator[Event]:
-        """The same for several prompts at once; each event says its row, and each row ends with ``Finished``.
+        **changes: Unpack[PipelineChanges],
+    ) -> Generator[Event]:
+        """Continue several prompts in one batch and yield the events of all; a row's last event is ``Finished``.
 
-        Prompts and options are checked at once, before the first event is asked for.
+        Prompts and options are checked eagerly, before the first event is asked for. The arguments are those of
+        ``stream``.
         """
         if isinstance(prompts, str):
-            raise GenerationError("stream_batch and generate_batch take a list of prompts, and got one str.")
+            raise GenerationError(
+                "stream_batch and generate_batch take a list of prompts; got one str. Use stream or generate for it."
+            )
         if preview_every is not None and preview_every < 0:
             raise GenerationError(
-                f"preview_every must be a number of codes, 0 or None for no previews; got {preview_every}."
+                f"preview_every must be a number of codes, or 0 or None for no previews; got {preview_every}."
             )
-        if modality is not None:
-            changes["modality"] = modality
         options = (options or self.model.generation_options).replace(**changes)
-        rows = self._encode(prompts, template, options)
-        if not rows:
-            return iter(())
-        width = max(map(len, rows))
-        padded = [[self.layout.pad_id] * (width - len(ids)) + ids for ids in rows]
-        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in rows]
-        steps = self.model.stream_ids(
-            torch.tensor(padded, device=self.model.device),
-            torch.tensor(mask, device=self.model.device),
+        if modality is not None:
+            options = options.replace(modality=modality)
+        rows = encode_prompts(
+            prompts,
+            template=template,
             options=options,
-            tokenizer=self.processor.tokenizer,
-            should_stop=should_stop,
+            processor=self.processor,
+            layout=self.layout,
+            context_length=self.model.config.context_length,
+            image_tokenizer=lambda: self.image_tokenizer,
         )
         readers = [
             RowReader(
@@ -242,83 +255,57 @@ class Chameleon:
             )
             for row in range(len(rows))
         ]
-        return _events(steps, readers)
+        return _events(self._steps(rows, options, should_stop), readers)
 
     @translates_errors
-    def draw(self, prompt: Any, *, template: str = "chat", **changes: Any) -> PILImage:
-        """One picture of what the prompt asks for.
+    def draw(self, prompt: Prompt, *, template: str = "chat", **changes: Unpack[PipelineChanges]) -> PILImage:
+        """Draw one picture of what a prompt asks for, and return it as a PIL image.
 
-        ``draw("a red apple")`` is short for ``generate`` with modality "image": ``changes`` are its options.
+        ``draw("a red apple")`` is short for ``generate`` with modality "image"; ``changes`` are its options.
         """
+        _check_no_modality("draw() draws one picture", changes)
         document = self.generate(prompt, modality="image", template=template, **changes)
         (image,) = (segment.image for segment in document if isinstance(segment, text_package().Image))
-        return image
+        return cast("PILImage", image)
 
     @translates_errors
-    def caption(self, image: Any, question: str = CAPTION_QUESTION, *, template: str = "chat", **changes: Any) -> str:
-        """What the model answers to a question about a picture.
+    def caption(
+        self,
+        image: str | Picture | Image,
+        question: str = CAPTION_QUESTION,
+        *,
+        template: str = "chat",
+        **changes: Unpack[PipelineChanges],
+    ) -> str:
+        """Answer a question about a picture, and return the text without spaces around it.
 
-        ``caption("cat.png")`` is short for ``generate`` with modality "text", without spaces around the answer.
-        ``image`` is a path (a str, too), a PIL image, a uint8 array or an ``Image`` segment. ``changes`` are options:
-        the answer is the likeliest one unless they have ``do_sample=True``.
+        ``caption("cat.png")`` is short for ``generate`` with modality "text". ``image`` is a path (a str, too), a PIL
+        image, a uint8 array or an ``Image`` segment. ``changes`` are options: the answer is the likeliest one unless
+        they have ``do_sample=True``.
         """
+        _check_no_modality("caption() answers in text", changes)
         # In a prompt a str is text.
         picture = Path(image) if isinstance(image, str) else image
-        changes = {"do_sample": False, **changes}
-        document = self.generate([picture, question], modality="text", template=template, **changes)
+        likeliest: PipelineChanges = {"do_sample": False, **changes}
+        document = self.generate([picture, question], modality="text", template=template, **likeliest)
         return "".join(segment.text for segment in document if isinstance(segment, text_package().Text)).strip()
 
-    def _encode(self, prompts: Sequence[Any], template: str, options: GenerationOptions) -> list[list[int]]:
-        """The ids of each prompt, once it is sure that they fit and that what may be asked for can be drawn.
-
-        All pictures that have no codes yet are read as one batch.
-        """
-        text = text_package()
-        documents = [text.as_document(prompt) for prompt in prompts]
-        unread: list[tuple[list[Any], int]] = []
-        for row, document in enumerate(documents):
-            for place, segment in enumerate(document):
-                if isinstance(segment, text.Image) and segment.codes is not None:
-                    self._check_whole(row, len(segment.codes))
-                elif isinstance(segment, text.Image) and segment.image is not None:
-                    unread.append((document, place))
-        pictures = [document[place].image for document, place in unread]
-        # Any codes will do to see whether the prompts fit the context, which reading pictures should wait for.
-        for document, place in unread:
-            document[place] = text.Image(codes=(0,) * self.layout.tokens_per_image)
-        rows = [self.processor.encode(document, template=template) for document in documents]
-        for row, ids in enumerate(rows):
-            self._check_length(row, ids, options)
-        if options.modality != "text":
-            # No picture at all, so that what can't draw says so now and not after the first picture's codes.
-            self.image_tokenizer.decode(torch.empty(0, self.layout.tokens_per_image, dtype=torch.int64))
-        if not pictures:
-            return rows
-        codes_BN = self.image_tokenizer.encode(pictures)
-        for (document, place), codes in zip(unread, codes_BN.tolist(), strict=True):
-            document[place] = text.Image(codes=codes)
-        return [self.processor.encode(document, template=template) for document in documents]
-
-    def _check_length(self, row: int, ids: Sequence[int], options: GenerationOptions) -> None:
-        context_length = self.model.config.context_length
-        start_row(row, ids, options, layout=self.layout, context_length=context_length, stop_ids=frozenset())
-
-    def _check_whole(self, row: int, num_codes: int) -> None:
-        if num_codes != self.layout.tokens_per_image:
-            raise GenerationError(
-                f"a picture of prompt {row} has {num_codes} codes; this model's pictures have "
-                f"{self.layout.tokens_per_image}. (One whose generation was stopped can't be part of a prompt.)"
-            )
-
-    def _check_image_tokenizer(self, image_tokenizer: ImageTokenizerLike) -> None:
-        theirs = (image_tokenizer.num_codes, image_tokenizer.tokens_per_image)
-        ours = (self.layout.num_codes, self.layout.tokens_per_image)
-        if theirs != ours:
-            raise ConfigError(
-                f"the image tokenizer has {theirs[0]} codes and takes {theirs[1]} for a picture; the model has "
-                f"{ours[0]} (picture names in vocabulary_map) and takes {ours[1]} (resolution in vq_config). "
-                "Use the image tokenizer that the model was trained with, and its config_dict() as vq_config."
-            )
+    def _steps(
+        self, rows: Sequence[Sequence[int]], options: GenerationOptions, should_stop: Callable[[], bool] | None
+    ) -> Generator[Step] | None:
+        """Start generation of rows of ids, padded on the left; None where there are none."""
+        if not rows:
+            return None
+        width = max(map(len, rows))
+        ids_BT = [[self.layout.pad_id] * (width - len(ids)) + list(ids) for ids in rows]
+        mask_BT = [[0] * (width - len(ids)) + [1] * len(ids) for ids in rows]
+        return self.model.stream_ids(
+            torch.tensor(ids_BT, device=self.model.device),
+            torch.tensor(mask_BT, device=self.model.device),
+            options=options,
+            tokenizer=self.processor.tokenizer,
+            should_stop=should_stop,
+        )
 
     def _draw(self, codes: Sequence[int]) -> PILImage:
         (image,) = self.image_tokenizer.decode(torch.tensor([codes]))
@@ -327,11 +314,32 @@ class Chameleon:
     def _preview(self, codes: Sequence[int]) -> PILImage:
         return self.image_tokenizer.preview(torch.tensor(codes, dtype=torch.int64))
 
+    def __repr__(self) -> str:
+        config, layout = self.model.config, self.layout
+        quantized = [each for each in self.model.modules() if isinstance(each, QuantizedLinear)]
+        parameters = sum(each.numel() for each in self.model.parameters())
+        parameters += sum(each.in_features * each.out_features for each in quantized)
+        side = math.isqrt(layout.tokens_per_image)
+        grid = f"{side} × {side}" if side**2 == layout.tokens_per_image else f"{layout.tokens_per_image}"
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        tokenizer = "not loaded yet" if self._image_tokenizer is None else type(self._image_tokenizer).__name__
+        return "\n".join(
+            (
+                "Chameleon(",
+                f"    model: {_count(parameters)} parameters, {dtype}{', quantized' if quantized else ''}, "
+                f"on {self.model.device}",
+                f"    layers: {config.num_hidden_layers}, {config.hidden_size} wide; context: {config.context_length}",
+                f"    pictures: {grid} codes of {layout.num_codes}; image tokenizer: {tokenizer}",
+                f"    processor: {type(self.processor).__name__}, {len(self.processor.tokenizer.token_ids)} names",
+                ")",
+            )
+        )
 
-def _events(steps: Generator[Step], readers: Sequence[RowReader]) -> Iterator[Event]:
+
+def _events(steps: Generator[Step] | None, readers: Sequence[RowReader]) -> Generator[Event]:
     running = dict(enumerate(readers))
-    with contextlib.closing(steps):
-        for step in steps:
+    with contextlib.ExitStack() as stack:
+        for step in () if steps is None else stack.enter_context(contextlib.closing(steps)):
             for row, reader in list(running.items()):
                 token_id, reason = step.ids[row], step.finish_reasons[row]
                 if token_id is not None:
@@ -342,30 +350,16 @@ def _events(steps: Generator[Step], readers: Sequence[RowReader]) -> Iterator[Ev
         yield from reader.finish("cancelled")
 
 
-def _check_vocabularies(model: ChameleonForConditionalGeneration, processor: ProcessorLike) -> None:
-    """Every id that the model may write must have the same name in the processor, and its ids a place in the model."""
-    of_model = _named_as_now(model.config.vocabulary_map or {})
-    of_processor = _named_as_now(processor.tokenizer.token_ids)
-    wrong = [
-        f"{name!r} ({id_} and {of_processor.get(name, 'none')})"
-        for name, id_ in of_model.items()
-        if of_processor.get(name) != id_
-    ]
-    if wrong:
-        more = f" and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
-        raise VocabularyError(
-            f"the model and the processor don't belong together: {len(wrong)} of the {len(of_model)} names in the "
-            f"model's vocabulary_map have another id in the processor's tokenizer: {', '.join(wrong[:LISTED])}{more}. "
-            "Load both from one folder, or build the config with vocabulary_map=processor.tokenizer.token_ids."
-        )
-    beyond = max(of_processor.values())
-    if beyond >= model.config.vocab_size:
-        raise VocabularyError(
-            f"the processor's tokenizer has ids up to {beyond}, the model's vocabulary ends at "
-            f"{model.config.vocab_size - 1}. Resize it: model.resize_token_embeddings({beyond + 1})."
+def _check_no_modality(does: str, changes: Mapping[str, object]) -> None:
+    if "modality" in changes:
+        raise GenerationError(
+            f"{does} and has no modality; got modality={changes['modality']!r}. Use generate(prompt, modality=...)."
         )
 
 
-def _named_as_now(token_ids: Mapping[str, int]) -> dict[str, int]:
-    # Meta's file and the reference's call the placeholder differently.
-    return {PLACEHOLDERS[0] if name in PLACEHOLDERS else name: id_ for name, id_ in token_ids.items()}
+def _count(parameters: int) -> str:
+    """Return a number of parameters for people: ``_count(7_034_000_000) == "7.03 billion"``."""
+    for unit, name in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
+        if parameters >= unit:
+            return f"{parameters / unit:.3g} {name}"
+    return str(parameters)

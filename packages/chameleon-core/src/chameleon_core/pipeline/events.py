@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from chameleon_text import Document
 
 Reason = Literal["stop", "length", "cancelled"]
-"""Why a row ended: it came to its end; the limit of new ids came first; the caller stopped it."""
+"""Why a row ended: it was finished (the end of the stream, a stop id or string, a complete picture), it reached the
+most new ids, or the caller stopped it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """New text, whole characters only; a document's text is its deltas put together."""
+    """New text, in whole characters; the text of a document is its deltas put together."""
 
     row: int
+    """The index of the prompt, ≥ 0."""
     text: str
 
 
@@ -27,28 +29,42 @@ class ImageStarted:
     """A picture begins."""
 
     row: int
+    """The index of the prompt, ≥ 0."""
     num_codes: int
-    """N: how many codes it will have."""
+    """How many codes the picture will have."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageProgress:
-    """One more code of the picture is there."""
+    """One more code of the picture was written."""
 
     row: int
+    """The index of the prompt, ≥ 0."""
     codes_done: int
+    """How many codes the picture has, ≥ 1."""
     num_codes: int
+    """How many codes the picture will have."""
     preview: PILImage | None
     """The picture as far as it is drawn, every ``preview_every`` codes; None between them."""
+
+    def __repr__(self) -> str:
+        preview = _shown(self.preview)
+        return f"ImageProgress(row={self.row}, codes_done={self.codes_done}, num_codes={self.num_codes}, {preview=!s})"
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFinished:
-    """A picture is whole."""
+    """A picture is complete."""
 
     row: int
+    """The index of the prompt, ≥ 0."""
     image: PILImage
+    """The picture, drawn."""
     codes: tuple[int, ...]
+    """Its codes, in reading order."""
+
+    def __repr__(self) -> str:
+        return f"ImageFinished(row={self.row}, image={_shown(self.image)}, codes=<{len(self.codes)} codes>)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +72,22 @@ class Finished:
     """A row has ended; its last event."""
 
     row: int
+    """The index of the prompt, ≥ 0."""
     reason: Reason
+    """Why it ended."""
     document: Document
-    """The continuation, without the prompt. A picture that was cut off is there with the codes that it has."""
+    """The continuation, without the prompt. A picture that was cut off is in it with the codes that it has."""
+
+    def __repr__(self) -> str:
+        segments = ", ".join(type(segment).__name__ for segment in self.document)
+        return f"Finished(row={self.row}, reason={self.reason!r}, document=<{segments or 'empty'}>)"
 
 
 Event: TypeAlias = TextDelta | ImageStarted | ImageProgress | ImageFinished | Finished
+"""What a stream yields; each has the ``row`` of its prompt."""
+
+
+def _shown(image: Any) -> str:
+    """Return a picture as a repr shows it: by its size in pixels."""
+    size = getattr(image, "size", None)
+    return f"<{size[0]} × {size[1]} pixels>" if isinstance(size, tuple) else repr(image)

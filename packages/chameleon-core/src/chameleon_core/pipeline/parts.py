@@ -1,0 +1,90 @@
+"""The parts of a pipeline: whether they belong together, and an image tokenizer that is loaded when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ConfigError, VocabularyError
+from ..layout import PLACEHOLDERS, TokenLayout
+from ..model import ChameleonForConditionalGeneration
+from ..protocols import ImageTokenizerLike, ProcessorLike
+
+# How many names an error lists.
+MOST_LISTED = 5
+
+
+class DeferredImageTokenizer:
+    """The image tokenizer of a model's folder, loaded when a picture is first read or drawn.
+
+    A processor that has it reads pictures; one that gets text alone needs neither the weights nor chameleon-vq.
+    """
+
+    def __init__(self, model: ChameleonForConditionalGeneration) -> None:
+        self._model = model
+
+    @property
+    def num_codes(self) -> int:
+        """How many different codes there are."""
+        return self._model.layout.num_codes
+
+    @property
+    def tokens_per_image(self) -> int:
+        """How many codes a picture takes."""
+        return self._model.layout.tokens_per_image
+
+    def load(self) -> ImageTokenizerLike:
+        """Return the image tokenizer. Raises ``ConfigError`` where it is another model's."""
+        image_tokenizer = self._model.image_tokenizer
+        check_image_tokenizer(image_tokenizer, self._model.layout)
+        return image_tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # copy and pickle ask for these, which nothing should be loaded for
+            raise AttributeError(name)
+        return getattr(self.load(), name)
+
+    def __repr__(self) -> str:
+        return f"<the image tokenizer of {self._model.source}, loaded when a picture needs it>"
+
+
+def check_image_tokenizer(image_tokenizer: ImageTokenizerLike, layout: TokenLayout) -> None:
+    """Raise ``ConfigError`` where the number of codes, or of those of a picture, isn't the model's."""
+    found = (image_tokenizer.num_codes, image_tokenizer.tokens_per_image)
+    expected = (layout.num_codes, layout.tokens_per_image)
+    if found != expected:
+        raise ConfigError(
+            f"the image tokenizer has {found[0]} codes and takes {found[1]} for a picture; the model has "
+            f"{expected[0]} (picture names in vocabulary_map) and takes {expected[1]} (resolution in vq_config). "
+            "Use the image tokenizer that the model was trained with, and its config_dict() as vq_config."
+        )
+
+
+def check_vocabularies(model: ChameleonForConditionalGeneration, processor: ProcessorLike) -> None:
+    """Raise ``VocabularyError`` where model and processor give a name different ids, or an id has no embedding."""
+    of_model = _with_one_placeholder(model.config.vocabulary_map or {})
+    of_processor = _with_one_placeholder(processor.tokenizer.token_ids)
+    wrong = [
+        f"{name!r} ({id_} and {of_processor.get(name, 'none')})"
+        for name, id_ in of_model.items()
+        if of_processor.get(name) != id_
+    ]
+    if wrong:
+        more = f" and {len(wrong) - MOST_LISTED} more" if len(wrong) > MOST_LISTED else ""
+        raise VocabularyError(
+            f"the model and the processor don't belong together: {len(wrong)} of the {len(of_model)} names in the "
+            f"model's vocabulary_map have another id in the processor's tokenizer: {', '.join(wrong[:MOST_LISTED])}"
+            f"{more}. Load both from one folder, or build the config with "
+            "vocabulary_map=processor.tokenizer.token_ids."
+        )
+    largest = max(of_processor.values())
+    if largest >= model.config.vocab_size:
+        raise VocabularyError(
+            f"the processor's tokenizer has ids up to {largest}, the model's vocabulary ends at "
+            f"{model.config.vocab_size - 1}. Resize it: model.resize_token_embeddings({largest + 1})."
+        )
+
+
+def _with_one_placeholder(token_ids: Mapping[str, int]) -> dict[str, int]:
+    # Meta's file and transformers' have different names for the placeholder.
+    return {PLACEHOLDERS[0] if name in PLACEHOLDERS else name: id_ for name, id_ in token_ids.items()}
