@@ -190,7 +190,7 @@ def test_a_bpe_over_characters_is_refused() -> None:
 
 
 def test_a_bpe_that_the_library_refuses_is_an_error() -> None:
-    with pytest.raises(FileFormatError, match="is JSON, and not a tokenizer"):
+    with pytest.raises(FileFormatError, match="is JSON but not a tokenizer"):
         changed(normalizer={"type": "NoSuchNormalizer"})
 
 

@@ -238,7 +238,7 @@ def _load(data: Mapping[str, Any], source: str) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(data))
     except Exception as error:  # the library raises plain Exception for every fault in the file
-        raise FileFormatError(f"{source} is JSON, and not a tokenizer: {error}") from error
+        raise FileFormatError(f"{source} is JSON but not a tokenizer: {error}") from error
 
 
 def _added_tokens(data: Mapping[str, Any], source: str) -> list[_AddedToken]:
