@@ -92,5 +92,5 @@ def test_a_folder_is_converted_tensor_by_tensor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("heads", [0, 3, 8])
 def test_a_number_that_does_not_divide_the_heads_is_refused(heads: int) -> None:
-    with pytest.raises(ConfigError, match=f"must divide the 4 that the model has; got {heads}"):
+    with pytest.raises(ConfigError, match=f"must divide that of the model, 4; got {heads}"):
         pool_key_value_heads(SMALL, {}, heads)

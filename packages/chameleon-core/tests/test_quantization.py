@@ -167,7 +167,7 @@ class TestSkipping:
             model.resize_token_embeddings(80)
 
     def test_a_pattern_that_fits_nothing_is_an_error(self, folder: Path) -> None:
-        with pytest.raises(ConfigError, match=r"'lm_heed', which fits no module of the model. Did you mean 'lm_head'"):
+        with pytest.raises(ConfigError, match=r"'lm_heed', which matches no module of the model. Did you mean 'lm_head'"):
             load(folder, quantization=Quantization("int8", skip=["lm_heed"]))
 
     def test_nothing_left_is_an_error(self, folder: Path) -> None:
@@ -175,7 +175,7 @@ class TestSkipping:
             load(folder, quantization=Quantization("int8", skip=["*"]))
 
     def test_a_text_is_no_list(self) -> None:
-        with pytest.raises(ConfigError, match=r"Quantization.skip must be a list .*; got the text 'lm_head'"):
+        with pytest.raises(ConfigError, match=r"Quantization.skip must be a list .*; got the str 'lm_head'"):
             Quantization("int8", skip="lm_head")
 
     def test_tied_embeddings_stay_floats_or_are_refused(self, tmp_path: Path) -> None:
@@ -410,9 +410,9 @@ class TestReport:
         report = quantization_report(float_model, load(folder, quantization="int8"), text())
         lines = str(report).splitlines()
         assert lines[0] == "quant_method=int8, modules_to_not_convert=['lm_head']"
-        assert lines[1] == "89.7 kB where the float model has 157 kB (57.0%)"
-        assert lines[2] == f"the likeliest id is the same in {report.top1_agreement:.2%} of 24 positions"
-        assert lines[3].startswith(f"KL divergence {report.mean_divergence:.2e} nats, ")
+        assert lines[1] == "89.7 kB; the float model has 157 kB (57.0%)"
+        assert lines[2] == f"the likeliest id is the same at {report.top1_agreement:.2%} of 24 positions"
+        assert lines[3].startswith(f"KL divergence: mean {report.mean_divergence:.2e} nats, ")
         assert lines[-1].split() == [
             "model.layers.1.mlp.down_proj",
             "6.27",

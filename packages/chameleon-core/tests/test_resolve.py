@@ -84,5 +84,5 @@ def test_a_path_is_never_taken_for_a_hub_id(hub: list[Any]) -> None:
 
 def test_a_file_is_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ModelNotFoundError, match=r"model\.safetensors is a file; a model is a folder"):
+    with pytest.raises(ModelNotFoundError, match=r"model\.safetensors is a file; expected a folder"):
         resolve_folder("model.safetensors")

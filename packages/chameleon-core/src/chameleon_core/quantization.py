@@ -15,7 +15,7 @@ from chameleon_backends import QuantizedLinear
 
 from ._boundary import translates_errors
 from ._moved import moved_names
-from .checkpoints.quantization_plan import QUANTIZATION_RECORD, Quantization, naming, plan_quantization
+from .checkpoints.quantization_plan import QUANTIZATION_RECORD, Quantization, name_layer_in_errors, plan_quantization
 from .errors import ConfigError
 from .model import ChameleonForConditionalGeneration
 
@@ -24,10 +24,11 @@ __all__ = ["LayerReport", "Quantization", "QuantizationReport", "quantization_re
 
 @translates_errors
 def quantize_model(model: ChameleonForConditionalGeneration, quantization: str | Quantization) -> None:
-    """Quantize a model that is in memory, in place, a layer at a time; ``save_pretrained`` then writes it quantized.
+    """Quantize a model in memory, in place, a layer at a time. ``save_pretrained`` then writes it quantized.
 
-    To load a large model, give ``from_pretrained`` its argument ``quantization`` instead: the float weights are then
-    never in memory as a whole. Raises ``ConfigError`` as ``plan_quantization`` does, and where it is quantized already.
+    For a large model use ``from_pretrained(..., quantization=...)`` instead, which never holds all float weights in
+    memory. ``quantization`` is the name of a weight quantizer or a ``Quantization``. Raises ``ConfigError`` where the
+    model is quantized already, a pattern of ``skip`` matches no module, or the quantizer can't serve a layer.
     """
     if QUANTIZATION_RECORD in model.config.extras:
         raise ConfigError(f"the model is quantized already: {model.config.extras[QUANTIZATION_RECORD]}.")
@@ -35,50 +36,54 @@ def quantize_model(model: ChameleonForConditionalGeneration, quantization: str |
     for name in plan.names:
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        with naming(name):
+        with name_layer_in_errors(name):
             model.set_submodule(name, QuantizedLinear.from_linear(linear, plan.quantizer))
     model.config = model.model.config = plan.recorded_in(model.config)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
-    """One quantized layer."""
+    """One quantized layer beside the float layer."""
 
     name: str
+    """The name of the module."""
     num_bytes: int
+    """The size of its stored tensors in bytes."""
     relative_error: float
     """‖quantized − float‖ / ‖float‖ of its weight."""
     largest_error: float
-    """Of a single weight."""
+    """The largest absolute error of an element of its weight."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizationReport:
-    """A quantized model beside the float model that it was made of. ``str`` gives it as a text."""
+    """What the quantization of a model costs and saves. ``str`` returns it as a table."""
 
     record: str
-    """What it was quantized with."""
+    """The quantizer and its options, as the config records them."""
     float_bytes: int
-    """Of all weights of the float model."""
+    """The size of all weights of the float model in bytes."""
     quantized_bytes: int
-    """Of all weights of the quantized model, those that stayed floats included."""
+    """The size of all weights of the quantized model in bytes, its float weights included."""
     layers: tuple[LayerReport, ...]
+    """The quantized layers."""
     num_positions: int
+    """The number of positions that the predictions were compared at."""
     mean_divergence: float
-    """The Kullback-Leibler divergence of the quantized model's predictions from the float model's, in nats."""
+    """The mean Kullback-Leibler divergence of the quantized model's predictions from the float model's, in nats."""
     largest_divergence: float
-    """Of a single position."""
+    """The largest divergence of a position, in nats."""
     top1_agreement: float
-    """The share of positions where both think the same id the likeliest."""
+    """The share of positions, 0…1, at which both models predict the same id."""
 
     def __str__(self) -> str:
         width = max(len(layer.name) for layer in self.layers)
         lines = [
             self.record,
-            f"{_readable(self.quantized_bytes)} where the float model has {_readable(self.float_bytes)} "
+            f"{_readable(self.quantized_bytes)}; the float model has {_readable(self.float_bytes)} "
             f"({self.quantized_bytes / self.float_bytes:.1%})",
-            f"the likeliest id is the same in {self.top1_agreement:.2%} of {self.num_positions} positions",
-            f"KL divergence {self.mean_divergence:.2e} nats, {self.largest_divergence:.2e} where it is largest",
+            f"the likeliest id is the same at {self.top1_agreement:.2%} of {self.num_positions} positions",
+            f"KL divergence: mean {self.mean_divergence:.2e} nats, largest {self.largest_divergence:.2e} nats",
             "",
             f"{'layer':{width}}  {'bytes':>9}  error of the weight, largest",
         ]
@@ -97,11 +102,11 @@ def quantization_report(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
 ) -> QuantizationReport:
-    """Compare a quantized model with the float model that it was made of, on given ids.
+    """Compare a quantized model with its float model on given ids.
 
-    ``input_ids`` int64 [B, T], ``attention_mask`` [B, T] as for the model. Rows are run one after the other, and layers
-    compared one after the other; a float model that is mapped from its files takes next to no memory of its own. Raises
-    ``ConfigError`` where the second model isn't quantized, or isn't made of the first.
+    ``input_ids`` int64 [B, T] and ``attention_mask`` [B, T] are as for the model. Rows are run and layers compared one
+    after the other; a float model that stays memory-mapped takes hardly any memory. Raises ``ConfigError`` where
+    ``quantized`` isn't quantized or ``reference`` isn't its float model, and where there are no ids.
     """
     if QUANTIZATION_RECORD not in quantized.config.extras:
         raise ConfigError("the second model isn't quantized: load it with from_pretrained(folder, quantization=...).")
@@ -112,7 +117,7 @@ def quantization_report(
     )
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     if not mask.any():
-        raise ConfigError("there are no ids to compare the models on: input_ids is empty, or padding alone.")
+        raise ConfigError("there are no ids to compare the models on: input_ids is empty or all padding.")
     divergences, agreements = zip(
         *(_predictions(reference, quantized, ids[None], real[None]) for ids, real in zip(input_ids, mask, strict=True)),
         strict=True,
@@ -134,9 +139,11 @@ def _compare(name: str, reference: nn.Module, layer: QuantizedLinear) -> LayerRe
     try:
         weight = reference.get_submodule(name).weight
     except AttributeError as cause:
-        raise ConfigError(f"the first model has no linear layer {name!r}; is it the other's float model?") from cause
+        raise ConfigError(
+            f"the first model has no linear layer {name!r}; is it the float model of the second?"
+        ) from cause
     if type(weight) is not nn.Parameter or weight.shape != (layer.out_features, layer.in_features):
-        raise ConfigError(f"{name!r} of the first model isn't the float layer that the second quantizes.")
+        raise ConfigError(f"{name!r} of the first model isn't the float layer of the second model's.")
     error = layer.dequantize().sub_(weight)
     return LayerReport(
         name,
@@ -152,12 +159,12 @@ def _predictions(
     ids_1T: Tensor,
     mask_1T: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The divergence of each position that is no padding, and whether the likeliest ids agree: [M] each."""
+    """Return the divergence at each position that isn't padding, and whether the likeliest ids agree: [M] each."""
     expected_MV, actual_MV = (
         model(ids_1T.to(model.device), mask_1T.to(model.device)).logits[mask_1T.bool()].float().log_softmax(-1).cpu()
         for model in (reference, quantized)
     )
-    # Never below zero, but for rounding.
+    # Negative only by rounding.
     divergence_M = (expected_MV.exp() * (expected_MV - actual_MV)).sum(-1).clamp(min=0)
     return divergence_M, expected_MV.argmax(-1) == actual_MV.argmax(-1)
 

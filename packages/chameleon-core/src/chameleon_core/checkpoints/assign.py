@@ -1,4 +1,4 @@
-"""Give a model without memory the weights of a checkpoint, one after the other."""
+"""Assign the weights of a checkpoint to a model on the meta device, one after the other."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from chameleon_backends import QuantizedLinear, TensorLayout
 
 from ..errors import WeightsError
 from ..formats import IMAGE_PREFIX, Checkpoint, StoredTensor
-from .quantization_plan import QuantizationPlan, naming
+from .quantization_plan import QuantizationPlan, name_layer_in_errors
 
-# Old releases of the reference stored this buffer, which follows from the config.
+# Old releases of transformers stored this buffer, which follows from the config.
 _DERIVED_SUFFIX = "rotary_emb.inv_freq"
 
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """The model's own tensors in a checkpoint, and what is to become of them."""
+    """The model's own tensors in a checkpoint, and how to load them."""
 
     checkpoint: Checkpoint
     dtype: torch.dtype | None
-    """What floats become; None leaves each as it is."""
+    """The type that floating-point weights are cast to; None keeps the stored types."""
     device: torch.device
+    """Where the weights are moved."""
     source: str
-    """The folder, for errors."""
+    """The folder, for error messages."""
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
-        """Those that the model has, by name."""
+        """The tensors of the model by name, without those of the image tokenizer."""
         return {
             name: tensor
             for name, tensor in self.checkpoint.tensors.items()
@@ -42,7 +43,7 @@ class StoredWeights:
 
     @cached_property
     def float_names(self) -> list[str]:
-        """Those that are weights as they are. Floats of a byte may be the codes of a quantizer."""
+        """The names of floating-point weights, without types of one byte, which may be codes of a quantizer."""
         return [
             name
             for name, tensor in self.tensors.items()
@@ -51,29 +52,29 @@ class StoredWeights:
 
     @property
     def activations(self) -> torch.dtype:
-        """The type of what goes through the layers."""
+        """The type of the activations."""
         stored = (self.tensors[name].dtype for name in self.float_names)
         return self.dtype or next(stored, torch.float32)
 
     def load(self, name: str) -> Tensor:
-        """A tensor as it is stored, on the device."""
+        """Return a tensor in its stored type, on the device."""
         return self.tensors[name].load().to(self.device)
 
 
 def assign(model: nn.Module, weights: StoredWeights, plan: QuantizationPlan | None = None) -> None:
-    """Replace the model's meta tensors by those of a checkpoint, and linear layers by quantized ones as ``plan`` says.
+    """Replace the meta tensors of a model by those of a checkpoint, and linear layers by quantized ones as planned.
 
-    Raises ``WeightsError`` before any work where the checkpoint's tensors aren't those of the model.
+    Raises ``WeightsError``, before anything is loaded, where the tensors of the checkpoint don't match the model.
     """
     quantized = {f"{name}.weight" for name in plan.names} if plan else set()
     slots = _slots(model)
     plain = [slot for slot in slots if quantized.isdisjoint(slot.names)]
     if plan is not None and plan.stored:
-        _check_fit([*map(_Wanted.by, plain), *_wanted_of_quantized(model, plan)], weights)
+        _check_fit([*map(_Wanted.for_slot, plain), *_wanted_of_quantized(model, plan)], weights)
     else:
-        _check_fit([*map(_Wanted.by, slots)], weights)
+        _check_fit([*map(_Wanted.for_slot, slots)], weights)
     for slot in plain:
-        # A file may hold a tied tensor under each of its names; the first is that of the embeddings.
+        # A file may hold a tied tensor under each of its names; the first name is that of the embeddings.
         value = weights.load(next(name for name in slot.names if name in weights.tensors))
         if value.is_floating_point():
             value = value.to(weights.dtype)
@@ -86,16 +87,19 @@ def assign(model: nn.Module, weights: StoredWeights, plan: QuantizationPlan | No
             _quantize(model, name, weights, plan)
     empty = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     if empty:
-        raise WeightsError(f"the model keeps buffers that no checkpoint has and that stay empty: {', '.join(empty)}.")
+        raise WeightsError(
+            f"no checkpoint has the model's persistent=False buffers, which stay empty: {', '.join(empty)}. "
+            "Compute them in forward, or make them persistent."
+        )
 
 
 def _quantize(model: nn.Module, name: str, weights: StoredWeights, plan: QuantizationPlan) -> None:
-    """Replace a linear layer, whose weight is the only one that is there in both forms."""
+    """Replace a linear layer by a quantized one. Only this layer's weight exists in both forms meanwhile."""
     linear = cast(nn.Linear, model.get_submodule(name))
     layer = QuantizedLinear(
         plan.quantizer, linear.in_features, linear.out_features, dtype=weights.activations, bias=linear.bias
     )
-    with naming(name):
+    with name_layer_in_errors(name):
         if plan.stored:
             layer.load({part: weights.load(f"{name}.{part}") for part in layer.layout()})
         else:
@@ -105,7 +109,7 @@ def _quantize(model: nn.Module, name: str, weights: StoredWeights, plan: Quantiz
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """A tensor of a model with all its names and places: several where tensors are tied."""
+    """A tensor of a model with its names and places, of which tied tensors have several."""
 
     tensor: Tensor
     names: list[str]
@@ -124,27 +128,27 @@ def _slots(model: nn.Module) -> list[_Slot]:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What a checkpoint must have, under one of these names."""
+    """A tensor that the checkpoint must have, under one of several names."""
 
     names: list[str]
     layout: TensorLayout
     any_float: bool = False
 
     @classmethod
-    def by(cls, slot: _Slot) -> _Wanted:
-        """A tensor of the model; a float may be stored in any type of floats."""
+    def for_slot(cls, slot: _Slot) -> _Wanted:
+        """Return what a tensor of the model needs; floating-point tensors may be stored in any floating type."""
         layout = TensorLayout(slot.tensor.dtype, tuple(slot.tensor.shape))
         return cls(slot.names, layout, any_float=layout.dtype.is_floating_point)
 
     def problem(self, stored: StoredTensor) -> str | None:
-        """Whether a stored tensor is of another shape or another type."""
+        """Return how a stored tensor differs: by its shape, by its type, or None."""
         if not self.layout.fits(TensorLayout(self.layout.dtype, stored.shape)):
             return "of another shape"
         same = stored.dtype.is_floating_point if self.any_float else stored.dtype == self.layout.dtype
         return None if same else "of another type"
 
     def mismatch(self, problem: str, stored: StoredTensor) -> str:
-        """What is stored, and what should be."""
+        """Return a description of what is stored and what is expected."""
         if problem == "of another shape":
             return f"stored {list(stored.shape)}, the config says {list(self.layout.shape)}"
         return f"stored {stored.dtype}, expected {'floats' if self.any_float else self.layout.dtype}"
@@ -171,4 +175,4 @@ def _check_fit(wanted: Sequence[_Wanted], weights: StoredWeights) -> None:
             problems[problem].append(f"{name} ({each.mismatch(problem, weights.tensors[name])})")
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
-        raise WeightsError(f"the weights in {weights.source} don't fit its config. {listed[0].upper()}{listed[1:]}.")
+        raise WeightsError(f"the weights in {weights.source} don't match its config. {listed[0].upper()}{listed[1:]}.")

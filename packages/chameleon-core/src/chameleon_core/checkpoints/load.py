@@ -1,4 +1,4 @@
-"""Build a model from a stored checkpoint without ever holding it twice."""
+"""Load a model from a checkpoint without ever holding its weights twice."""
 
 from __future__ import annotations
 
@@ -26,27 +26,30 @@ from .quantization_plan import QUANTIZATION_RECORD, Quantization, QuantizationPl
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
-_DRAWS = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, Tensor.normal_, Tensor.uniform_)
+_RANDOM_INITS = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, Tensor.normal_, Tensor.uniform_)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedCheckpoint(Generic[ModelT]):
-    """A model with its weights, in eval mode, and what the checkpoint says about generating with it."""
+    """What ``load_checkpoint`` returns."""
 
     model: ModelT
+    """The model with its weights, in eval mode."""
     config: ChameleonConfig
+    """Its config, which records the quantization if there is one."""
     generation_config: Mapping[str, Any]
+    """The content of ``generation_config.json``, which may be empty."""
 
 
 @translates_errors
 def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
-    """Read what a folder holds, in whichever installed format it is; the tensors stay on disk.
+    """Read a folder in any of the installed formats. The tensors stay on disk.
 
-    Raises ``FileFormatError`` where no format knows the folder, or a file in it is damaged.
+    Raises ``FileFormatError`` where no format recognizes the folder, or a file in it is damaged.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileFormatError(f"{folder} is not a folder; a checkpoint is a folder with its configuration and weights.")
+        raise FileFormatError(f"{folder} is not a folder; expected a folder with the configuration and the weights.")
     formats = [
         cast(CheckpointFormatSpec, registered.spec) for registered in REGISTRY.registered(CHECKPOINT_FORMATS_HOOK)
     ]
@@ -54,9 +57,9 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         if resolve(spec.matches)(folder):
             reader: CheckpointFormat = spec.make()
             return reader.read(folder)
-    known = ", ".join(f"{spec.name} (by {spec.marks})" for spec in formats)
+    known = ", ".join(f"{spec.name} (recognized by {spec.marks})" for spec in formats)
     found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-    raise FileFormatError(f"{folder} is in no format that is installed: {known}. Found: {found}.")
+    raise FileFormatError(f"{folder} has none of the installed formats: {known}. It holds: {found}.")
 
 
 @translates_errors
@@ -68,22 +71,22 @@ def load_checkpoint(
     device: torch.device | str = "cpu",
     quantization: str | Quantization | None = None,
 ) -> LoadedCheckpoint[ModelT]:
-    """Build the model of a folder and give it the weights there.
+    """Build the model of a folder and load its weights.
 
-    ``build`` makes a model from a config; it runs on the meta device, so it must not compute with weights. ``dtype``
-    is what floating weights become: None leaves each as it is stored, "auto" is the type that the config records.
-    Weights that need neither another type nor another device stay views of the mapped files.
+    ``build`` makes a model from a config. It runs on the meta device, so it must not compute with weights. ``dtype``
+    is the type that floating-point weights are cast to: None keeps the stored types, "auto" is the type that the config
+    records. Weights that need no other type and no other device stay views of the memory-mapped files.
 
-    ``quantization`` quantizes the linear layers, one after the other, so that no more than one of them is ever there in
-    both forms. A checkpoint that is quantized already needs no argument. The config that comes back records it.
+    ``quantization`` quantizes the linear layers one after the other, so that at most one of them exists in both forms.
+    A checkpoint that was saved quantized needs no argument. The returned config records the quantization.
 
-    Raises ``WeightsError`` with every tensor that is missing, unexpected or of another shape or type. The image
-    tokenizer's tensors belong to another model and are none of these. Raises ``ConfigError`` where ``quantization``
-    can't be had, or isn't what the checkpoint is quantized with.
+    Raises ``WeightsError`` with every tensor that is missing, unexpected or of another shape or type, where tensors of
+    the image tokenizer don't count. Raises ``ConfigError`` where ``quantization`` isn't available, or differs from that
+    of the checkpoint.
     """
     checkpoint = read_checkpoint(folder)
     weights = StoredWeights(checkpoint, target_dtype(dtype, checkpoint.config), torch.device(device), str(folder))
-    with torch.device("meta"), _NoDraws():
+    with torch.device("meta"), _SkipInit():
         model = build(checkpoint.config)
     plan = _plan(model, weights, quantization)
     assign(model, weights, plan)
@@ -93,42 +96,45 @@ def load_checkpoint(
 
 
 def _plan(model: nn.Module, weights: StoredWeights, quantization: str | Quantization | None) -> QuantizationPlan | None:
-    """What is to be quantized, or is so in the checkpoint."""
-    asked = None if quantization is None else Quantization.of(quantization)
+    """Return which layers to quantize, or are quantized in the checkpoint; None where none are."""
+    requested = None if quantization is None else Quantization.of(quantization)
     record = weights.checkpoint.config.extras.get(QUANTIZATION_RECORD)
     if record is None:
-        if asked is None:
+        if requested is None:
             return None
-        return plan_quantization(model, asked, dtype=weights.activations, device=weights.device)
+        return plan_quantization(model, requested, dtype=weights.activations, device=weights.device)
     try:
         plan = read_plan(model, record, weights.float_names)
     except BackendsConfigError as error:
         raise ConfigError(f"{weights.source} has a {QUANTIZATION_RECORD} that can't be used: {error}.") from error
-    if asked is not None and not plan.answers(asked):
+    if requested is not None and not plan.matches(requested):
         raise ConfigError(
             f"{weights.source} is quantized already, as its config records: {record!r}. "
-            "Leave quantization out, or load a folder of floats."
+            "Leave quantization out, or load a float checkpoint."
         )
     return plan
 
 
-class _NoDraws(TorchFunctionMode):
-    """Leaves out the random numbers of a model that is built without memory.
+class _SkipInit(TorchFunctionMode):
+    """Skips the random initialization of a model on the meta device.
 
-    They would go nowhere, and the first one on the meta device makes torch import its compiler: 3 s and 70 MB.
+    It has no effect there, and the first random number makes torch import its compiler: 3 s and 70 MB.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _DRAWS:
+        if func in _RANDOM_INITS:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
 
 def target_dtype(dtype: torch.dtype | str | None, config: ChameleonConfig) -> torch.dtype | None:
-    """What floating weights become: a type, or None where each stays as it is stored. Raises ``ConfigError``."""
+    """Return the type that floating-point weights are cast to, or None to keep the stored types.
+
+    Raises ``ConfigError`` where ``dtype`` isn't a floating-point type, its name, "auto" or None.
+    """
     name: Any = dtype
     if dtype == "auto":
         name = config.extras.get("dtype") or config.extras.get("torch_dtype")
@@ -136,5 +142,5 @@ def target_dtype(dtype: torch.dtype | str | None, config: ChameleonConfig) -> to
         return None
     value = getattr(torch, name.removeprefix("torch."), None) if isinstance(name, str) else name
     if not isinstance(value, torch.dtype) or not value.is_floating_point:
-        raise ConfigError(f"dtype must be a floating type such as torch.bfloat16, 'auto' or None; got {name!r}.")
+        raise ConfigError(f"dtype must be a floating-point type such as torch.bfloat16, 'auto' or None; got {name!r}.")
     return value

@@ -1,4 +1,4 @@
-"""Quantization of a model: which linear layers, by which weight quantizer, and how the config records it."""
+"""The plan of a quantization: which linear layers, by which weight quantizer, and how the config records it."""
 
 from __future__ import annotations
 
@@ -28,85 +28,90 @@ from ..config import ChameleonConfig
 from ..errors import ConfigError, WeightsError
 
 QUANTIZATION_RECORD = "quantization_config"
-"""Where a config says what its model was quantized with; other libraries look there, too."""
+"""The key of a config's extras that records the quantization of its model, as in ``transformers``."""
 OUTPUT_LAYER = "lm_head"
 
-# How many layers an error lists for each reason.
-LISTED = 3
+# How many layers an error names for each reason.
+_MAX_NAMED = 3
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """How to quantize a model: the weight quantizer ``method`` with its ``options``, but for the layers ``skip``.
-
-    ``skip`` has names of modules, or patterns of them (``"*.down_proj"``, ``"model.layers.0.*"``); what they hold stays
-    as it is. The output layer is skipped unless you say otherwise. Embeddings and norms aren't linear layers, and are
-    never quantized.
-    """
+    """How to quantize the linear layers of a model. Embeddings and norms are never quantized."""
 
     method: str
+    """The name of a weight quantizer of chameleon-backends, such as "int4"."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the weight quantizer; by default its own defaults."""
     skip: Sequence[str] = (OUTPUT_LAYER,)
+    """Names of modules, or patterns of them (``"*.down_proj"``, ``"model.layers.0.*"``), whose layers stay float; by
+    default the output layer."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str) or not self.method:
             raise ConfigError(f"Quantization.method must be the name of a weight quantizer; got {self.method!r}.")
         if isinstance(self.skip, str):
-            raise ConfigError(f"Quantization.skip must be a list of names or patterns; got the text {self.skip!r}.")
+            raise ConfigError(f"Quantization.skip must be a list of names or patterns; got the str {self.skip!r}.")
 
     @classmethod
     def of(cls, value: str | Quantization) -> Quantization:
-        """A quantizer's name stands for its default options."""
+        """Return ``value``, or the quantization with the default options of the quantizer that it names.
+
+        Raises ``ConfigError`` for anything else.
+        """
         if isinstance(value, Quantization):
             return value
         if isinstance(value, str):
             return cls(value)
         raise ConfigError(
-            f"quantization must be the name of a weight quantizer or a Quantization; got {value!r}. In place of "
-            "another library's config say, for example, Quantization('bnb-nf4', {'compute_dtype': 'bfloat16'})."
+            f"quantization must be the name of a weight quantizer or a Quantization; got {value!r}. Instead of "
+            "another library's config pass, for example, Quantization('bnb-nf4', {'compute_dtype': 'bfloat16'})."
         )
 
 
 @dataclass(frozen=True)
 class QuantizationPlan:
-    """What is to be done to a model, once it is sure that it can be."""
+    """Which layers of a model to quantize, checked to be possible."""
 
     quantizer: WeightQuantizer
+    """The weight quantizer with its options."""
     names: tuple[str, ...]
-    """Of the linear layers that are quantized."""
+    """The names of the linear layers to quantize."""
     record: Mapping[str, Any]
+    """What the config records, the same as in ``transformers``."""
     stored: bool
-    """Whether the checkpoint has them quantized already."""
+    """Whether the checkpoint stores these layers quantized."""
 
-    def answers(self, asked: Quantization) -> bool:
-        """Whether this is what was asked for, by name or with its options."""
+    def matches(self, requested: Quantization) -> bool:
+        """Return whether the plan has the requested quantizer and options."""
         method, options = find_quantizer(self.record)
-        return method == asked.method and (not asked.options or {**options, **asked.options} == options)
+        return method == requested.method and {**options, **requested.options} == options
 
     def recorded_in(self, config: ChameleonConfig) -> ChameleonConfig:
-        """The config of the quantized model."""
+        """Return the config of the quantized model."""
         return config.replace(extras={**config.extras, QUANTIZATION_RECORD: dict(self.record)})
 
 
 def plan_quantization(
     model: nn.Module, quantization: Quantization, *, dtype: torch.dtype | None, device: torch.device
 ) -> QuantizationPlan:
-    """Choose the layers of a float model, which may be without memory, and ask the quantizer if it serves them all.
+    """Choose the layers of a float model, which may be on the meta device, and check that the quantizer serves them.
 
-    ``dtype`` is what the weights will be; None leaves each as it is. Raises ``ConfigError`` where a pattern of ``skip``
-    fits no module, nothing is left, or the quantizer can't serve a layer; and what ``get_weight_quantizer`` raises.
+    ``dtype`` is the type that the weights will have on ``device``; None keeps their types. Raises ``ConfigError`` where
+    a pattern of ``skip`` matches no module, no layer is left, or the quantizer can't serve a layer; and what
+    ``get_weight_quantizer`` raises.
     """
     quantizer = get_weight_quantizer(quantization.method, **quantization.options)
     linears = _linears(model)
     skipped = _skipped(model, quantization.skip)
     chosen = {name: linear for name, linear in linears.items() if name not in skipped}
     if not chosen:
-        raise ConfigError(f"no linear layer is left to quantize: skip={list(quantization.skip)} leaves out all.")
+        raise ConfigError(f"no linear layer is left to quantize: skip={list(quantization.skip)} matches all of them.")
     tied = sorted(chosen.keys() & _tied(model))
     if tied:
         raise ConfigError(
-            f"{', '.join(tied)} shares its weight with another layer (tie_word_embeddings), which would stay float; "
-            "leave it out with skip."
+            f"{', '.join(tied)} shares its weight with another layer (tie_word_embeddings), which would stay float. "
+            "Add it to skip."
         )
     reasons = {
         name: quantizer.unsupported(
@@ -127,10 +132,10 @@ def plan_quantization(
 
 
 def read_plan(model: nn.Module, record: Mapping[str, Any], float_names: Collection[str]) -> QuantizationPlan:
-    """The plan of a checkpoint that is quantized: all linear layers but those whose weights it has as floats.
+    """Return the plan of a quantized checkpoint: all linear layers except those that it stores as floats.
 
-    ``float_names`` are the checkpoint's float tensors. Raises what ``find_quantizer`` and
-    ``get_weight_quantizer`` raise.
+    ``record`` is the config's, ``float_names`` are the floating-point tensors of the checkpoint. Raises what
+    ``find_quantizer`` and ``get_weight_quantizer`` raise.
     """
     method, options = find_quantizer(record)
     quantizer = get_weight_quantizer(method, **options)
@@ -141,8 +146,8 @@ def read_plan(model: nn.Module, record: Mapping[str, Any], float_names: Collecti
 
 
 @contextlib.contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Say which layer's weight a quantizer refuses, or can't read."""
+def name_layer_in_errors(name: str) -> Iterator[None]:
+    """Turn a quantizer's error in the block into a ``WeightsError`` that names the layer."""
     try:
         yield
     except (UnsupportedWeightError, BackendsConfigError) as error:
@@ -156,15 +161,17 @@ def _check_served(method: str, reasons: Mapping[str, str | None]) -> None:
         if reason is not None:
             refused.setdefault(reason, []).append(name)
     if refused:
-        listed = (
-            f"{', '.join(names[:LISTED])}{f' and {len(names) - LISTED} more' if len(names) > LISTED else ''}: {reason}"
-            for reason, names in refused.items()
-        )
+        listed = (f"{_shortened(names)}: {reason}" for reason, names in refused.items())
         raise ConfigError(
             f"{method!r} can't quantize {sum(map(len, refused.values()))} of {len(reasons)} layers. "
-            f"{'. '.join(listed)}. Choose other options or another quantizer, or leave them out: "
+            f"{'. '.join(listed)}. Choose other options or another quantizer, or skip them: "
             f"Quantization({method!r}, skip=[...])."
         )
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more
 
 
 def _linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -172,7 +179,7 @@ def _linears(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def _skipped(model: nn.Module, patterns: Sequence[str]) -> set[str]:
-    """The modules that the patterns name, and all that they hold."""
+    """Return the names of the modules that match the patterns, and of all modules in them."""
     names = [name for name, _ in model.named_modules() if name]
     skipped: set[str] = set()
     for pattern in patterns:
@@ -180,13 +187,13 @@ def _skipped(model: nn.Module, patterns: Sequence[str]) -> set[str]:
         if not named:
             close = difflib.get_close_matches(pattern, names, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"skip has {pattern!r}, which fits no module of the model.{hint}")
+            raise ConfigError(f"skip has {pattern!r}, which matches no module of the model.{hint}")
         skipped |= {name for name in names for each in named if name == each or name.startswith(f"{each}.")}
     return skipped
 
 
 def _tied(model: nn.Module) -> set[str]:
-    """The linear layers whose weight is another module's, too."""
+    """Return the linear layers that share their weight with another module."""
     owners: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owners.setdefault(id(parameter), []).append(name.removesuffix(".weight"))

@@ -1,4 +1,4 @@
-"""From what a user calls a model to the folder that holds it."""
+"""Find the folder of a model by what a user calls it."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from ..registry import PRETRAINED_HOOK, REGISTRY
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-# Weights that are pickles aren't read, so they aren't fetched.
+# Pickled weights aren't read, so they aren't downloaded.
 _HUB_PATTERNS = ["*.json", "*.safetensors"]
 
 
 @translates_errors
 def resolve_folder(name: str | os.PathLike[str]) -> Path:
-    """The folder of a model: an existing folder, the name of an installed model, or a Hub id ``owner/name``.
+    """Return the folder of a model: an existing folder, the name of an installed model, or a Hub id ``owner/name``.
 
     The three are tried in this order, so that a local folder is never shadowed. A Hub id is downloaded, or found in
-    the Hub's cache, by ``huggingface_hub``, which the extra ``hub`` installs.
+    the cache of the Hub, by ``huggingface_hub``, which the extra ``hub`` installs.
 
     Raises ``ModelNotFoundError`` with what was tried, ``MissingPackageError`` where a Hub id needs the extra, and
     ``BrokenPluginError`` where the plugin that has the name can't be used.
     """
     if not str(name):
-        # To Path it would be the current folder.
-        raise ModelNotFoundError("the name of the model is empty.")
+        # Path would make it the current folder.
+        raise ModelNotFoundError(
+            "the name of the model is empty; expected a folder, the name of an installed model or a Hub id."
+        )
     folder = Path(name)
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise ModelNotFoundError(f"{folder} is a file; a model is a folder with its config and weights.")
+        raise ModelNotFoundError(f"{folder} is a file; expected a folder with the config and the weights.")
     tried = [f"no folder {str(folder)!r}" + ("" if folder.is_absolute() else f" in {Path.cwd()}")]
     if isinstance(name, str):
         try:
@@ -58,7 +60,7 @@ def _download(hub_id: str, tried: list[str]) -> Path:
         ) from error
     try:
         return Path(snapshot_download(hub_id, allow_patterns=_HUB_PATTERNS))
-    # What huggingface_hub raises for an unknown id, a closed gate, no network or a full disk are all OSErrors.
+    # huggingface_hub raises an OSError for an unknown id, a gated model, no network and a full disk.
     except OSError as error:
         raise ModelNotFoundError(
             f"can't find the model {hub_id!r}: {'; '.join(tried)}; from the Hub: {error}"

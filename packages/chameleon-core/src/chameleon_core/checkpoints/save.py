@@ -1,4 +1,4 @@
-"""Write a model as a checkpoint."""
+"""Save a model as a checkpoint."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ def write_checkpoint(
     max_shard_size: int | str = "5GB",
     checkpoint_format: str = "hf",
 ) -> None:
-    """Write a checkpoint in the named format, in files of at most ``max_shard_size`` (bytes, or a text like "5GB").
+    """Write a checkpoint in the format ``checkpoint_format``.
 
-    What the folder held before stays loadable until the new checkpoint is whole.
+    ``max_shard_size`` is the largest size of a file, a number of bytes or a text like "5GB". A previous checkpoint in
+    the folder stays loadable until the new one is complete. Raises ``UnknownPluginError`` for another format.
     """
     writer: CheckpointFormat = REGISTRY.get(CHECKPOINT_FORMATS_HOOK, checkpoint_format).make()
     writer.write(checkpoint, Path(folder), max_shard_size=parse_size(max_shard_size))
@@ -53,12 +54,13 @@ def save_checkpoint(
     max_shard_size: int | str = "5GB",
     checkpoint_format: str = "hf",
 ) -> None:
-    """Write a model's weights and config, and its image tokenizer's weights beside them.
+    """Save the weights and the config of a model, with the weights of its image tokenizer.
 
-    ``image_weights`` is the state dict of the image tokenizer. Without it, the folder ``source`` that the model came
-    from passes its own on, untouched and a shard at a time; it may be ``folder`` itself.
+    ``image_weights`` is the state dict of the image tokenizer. Without it, these weights are copied from ``source``,
+    the folder that the model was loaded from, a shard at a time; it may be ``folder`` itself.
 
-    Raises ``WeightsError`` where the config ties the embeddings and the model's differ.
+    Raises ``WeightsError`` where the config ties the embeddings and those of the model differ, or ``source`` doesn't
+    exist.
     """
     tensors = _own_tensors(model, config)
     if image_weights is not None:
@@ -66,8 +68,8 @@ def save_checkpoint(
     elif source is not None:
         if not Path(source).is_dir():
             raise WeightsError(
-                f"{source} is not there any more, where the model came from and its image tokenizer's weights are. "
-                "Give the model an image tokenizer, or say that it has no source."
+                f"{source}, from which the model was loaded, doesn't exist any more, and has the weights of its image "
+                "tokenizer. Set model.image_tokenizer, or model.source = None to save without them."
             )
         stored = read_checkpoint(source).tensors
         tensors |= {name: tensor for name, tensor in stored.items() if name.startswith(IMAGE_PREFIX)}
@@ -82,7 +84,7 @@ def save_checkpoint(
 def _own_tensors(model: nn.Module, config: ChameleonConfig) -> dict[str, StoredTensor]:
     tensors = dict(_tensors(model))
     if config.tie_word_embeddings:
-        # The reference stores tied embeddings once, under the name of the input.
+        # transformers stores tied embeddings once, under the name of the input embeddings.
         output = tensors.pop(_OUTPUT, None)
         if output is not None and not _same(output.load(), tensors[_EMBEDDINGS].load()):
             raise WeightsError(
@@ -93,7 +95,7 @@ def _own_tensors(model: nn.Module, config: ChameleonConfig) -> dict[str, StoredT
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, StoredTensor]]:
-    """The model's state dict. What a quantized layer stores is made from its kernel's order when it is loaded."""
+    """Yield the model's state dict. The tensors of a quantized layer are unpacked when they are loaded."""
     for path, module in model.named_modules(remove_duplicate=False):
         own: dict[str, Tensor] = {}
         if isinstance(module, QuantizedLinear):
@@ -105,7 +107,7 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, StoredTensor]]:
 
 
 def _quantized_tensors(path: str, layer: QuantizedLinear) -> Iterator[tuple[str, StoredTensor]]:
-    # Made once to see what they are, and again a shard at a time: all of them would be a second copy of the model.
+    # Unpacked here for their shapes and again for each shard: keeping all would be a second copy of the model.
     for name, tensor in layer.stored().items():
         yield f"{path}.{name}", StoredTensor(tuple(tensor.shape), tensor.dtype, partial(_load_part, layer, name))
 

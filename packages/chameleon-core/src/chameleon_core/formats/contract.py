@@ -1,4 +1,4 @@
-"""What a checkpoint is, wherever it is kept, and what a format of checkpoints does."""
+"""The contract of checkpoint formats: what a checkpoint is, and how a format reads and writes it."""
 
 from __future__ import annotations
 
@@ -13,58 +13,61 @@ from torch import Tensor
 from ..config import ChameleonConfig
 
 IMAGE_PREFIX = "model.vqmodel."
-"""Tensors under this prefix are the image tokenizer's; core carries them and doesn't look inside."""
+"""The prefix of the image tokenizer's tensors, which core stores and passes on without interpreting them."""
 IMAGE_DECODER_PREFIX = IMAGE_PREFIX + "decoder."
+"""The prefix of the image tokenizer's decoder, which ``transformers`` ignores."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor that stays where it is, a file or a device, until ``load()`` brings it to the CPU."""
+    """A tensor that stays in its file or on its device until it is loaded."""
 
     shape: tuple[int, ...]
+    """The shape of the tensor."""
     dtype: torch.dtype
+    """The type of the tensor."""
     load: Callable[[], Tensor]
+    """Returns the tensor on the CPU."""
 
     @classmethod
     def of(cls, tensor: Tensor) -> StoredTensor:
-        """One that is in memory already."""
+        """Return a stored tensor that is in memory already."""
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor.detach().cpu())
 
     @property
     def num_bytes(self) -> int:
-        """How much it takes."""
+        """The size of the tensor in bytes."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model as it is stored: its configuration, and its tensors by the names that they have in the model.
-
-    The names are those of published checkpoints, ``model.layers.0.self_attn.q_proj.weight`` and so on; the image
-    tokenizer's are below ``model.vqmodel.``. With tied embeddings there is no ``lm_head.weight``.
-    ``generation_config`` is the mapping of ``generation_config.json``.
-    """
+    """A model as it is stored."""
 
     config: ChameleonConfig
+    """The configuration of the model."""
     tensors: Mapping[str, StoredTensor]
+    """The tensors by their names in published checkpoints (``model.layers.0.self_attn.q_proj.weight``). Those of the
+    image tokenizer begin with ``model.vqmodel.``. With tied embeddings there is no ``lm_head.weight``."""
     generation_config: Mapping[str, Any] = field(default_factory=dict)
+    """The content of ``generation_config.json``; by default empty."""
 
 
 class CheckpointFormat(Protocol):
-    """A way to keep checkpoints in a folder."""
+    """A format of checkpoints in folders."""
 
     def read(self, folder: Path, /) -> Checkpoint:
-        """Read the configuration and where the tensors are, and not the tensors themselves.
+        """Read the configuration and locate the tensors, without loading them.
 
-        Raises ``FileFormatError`` where a file is damaged or not what it should be; which tensors the model needs is
-        not the format's concern.
+        Raises ``FileFormatError`` where a file is missing or damaged. Which tensors the model needs is checked later,
+        by ``load_checkpoint``.
         """
         ...
 
     def write(self, checkpoint: Checkpoint, folder: Path, /, *, max_shard_size: int) -> None:
-        """Write a checkpoint, in files of at most ``max_shard_size`` bytes where no single tensor is larger.
+        """Write a checkpoint, in files of at most ``max_shard_size`` bytes unless a single tensor is larger.
 
-        A folder that held one before stays loadable until the new one is whole. At most one shard's tensors are in
-        memory at a time beside what the checkpoint itself holds.
+        A previous checkpoint in the folder stays loadable until the new one is complete. The tensors of at most one
+        shard are loaded at a time.
         """
         ...

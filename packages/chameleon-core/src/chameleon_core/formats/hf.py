@@ -1,7 +1,7 @@
-"""The format ``hf``: the reference's own layout, which its library and vLLM read and write too.
+"""The format ``hf``: the layout of ``transformers``, which vLLM reads too.
 
-A folder holds ``config.json``, ``generation_config.json`` and the weights: ``model.safetensors``, or shards
-``model-00001-of-0000N.safetensors`` and the index that says which tensor is in which.
+A folder has ``config.json``, ``generation_config.json`` and the weights: ``model.safetensors``, or shards
+``model-00001-of-0000N.safetensors`` and the index that maps tensors to shards.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .._files import read_json, replacing, write_json
 from ..config import CONFIG_FILE, ChameleonConfig
 from ..errors import ConfigError, FileFormatError
 from .contract import IMAGE_PREFIX, Checkpoint, StoredTensor
-from .safetensors_files import deal_out, open_safetensors, write_safetensors
+from .safetensors_files import open_safetensors, split_into_shards, write_safetensors
 
 GENERATION_FILE = "generation_config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -27,18 +27,20 @@ _SHARD = re.compile(r"model-(v\d+-)?\d{5}-of-\d{5}\.safetensors")
 
 
 class HFFormat:
-    """Reads and writes the reference's layout; see ``CheckpointFormat``."""
+    """Reads and writes the layout of ``transformers``; see ``CheckpointFormat``."""
 
     def read(self, folder: Path, /) -> Checkpoint:
-        """Read the configuration and the headers of the weights."""
+        """Read the configuration and the headers of the weights. Raises ``FileFormatError``."""
         config = ChameleonConfig.from_pretrained(folder)
         generation = folder / GENERATION_FILE
         return Checkpoint(config, _open_weights(folder), read_json(generation) if generation.is_file() else {})
 
     def write(self, checkpoint: Checkpoint, folder: Path, /, *, max_shard_size: int) -> None:
-        """Write a checkpoint; see ``_write_weights`` for how an old one in the folder stays whole."""
+        """Write a checkpoint; an interrupted write leaves the previous one loadable. Raises ``ConfigError``."""
         if not checkpoint.config.qk_norm:
-            raise ConfigError("the hf format has no field for qk_norm=False; its readers would apply a norm.")
+            raise ConfigError(
+                "the format hf has no field for qk_norm=False, and its readers would apply a norm. Use another format."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         stale = _write_weights(checkpoint.tensors, folder, max_shard_size)
         write_json(folder / CONFIG_FILE, _config_dict(checkpoint))
@@ -48,7 +50,7 @@ class HFFormat:
 
 
 def _open_weights(folder: Path) -> dict[str, StoredTensor]:
-    # Where both are there, the reference reads the single file.
+    # Where both exist, transformers reads the single file.
     if (folder / WEIGHTS_FILE).is_file():
         return open_safetensors(folder / WEIGHTS_FILE)
     if (folder / INDEX_FILE).is_file():
@@ -57,9 +59,9 @@ def _open_weights(folder: Path) -> dict[str, StoredTensor]:
     pickles = sorted(path.name for pattern in ("*.bin", "*.pth", "*.pt") for path in folder.glob(pattern))
     if pickles:
         raise FileFormatError(
-            f"{folder} has its weights in {', '.join(pickles)}: pickles, which may run code when they are read and "
-            "aren't read here. Convert them to safetensors, with the reference's library for example: "
-            "from_pretrained(folder) and save_pretrained(new_folder)."
+            f"{folder} has its weights in {', '.join(pickles)}. These are pickles, which may run code when they are "
+            "loaded, so they aren't read. Convert them to safetensors, for example with transformers: "
+            "from_pretrained(folder), then save_pretrained(new_folder)."
         )
     raise FileFormatError(f"{folder} has no {WEIGHTS_FILE} and no {INDEX_FILE}. Found: {found}.")
 
@@ -68,33 +70,37 @@ def _open_shards(folder: Path) -> dict[str, StoredTensor]:
     index = folder / INDEX_FILE
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise FileFormatError(f"{index} has no weight_map, which says for each tensor the file that holds it.")
+        raise FileFormatError(
+            f"{index} has no weight_map; expected a mapping from tensors to the files that hold them."
+        )
     for shard in weight_map.values():
         if not isinstance(shard, str) or Path(shard).name != shard:
-            raise FileFormatError(f"{index} names {shard!r}; expected the name of a file in the same folder.")
+            raise FileFormatError(f"{index} names the file {shard!r}; expected a file name in the same folder.")
     shards = list(dict.fromkeys(weight_map.values()))
     absent = [shard for shard in shards if not (folder / shard).is_file()]
     if absent:
-        raise FileFormatError(f"{folder} lacks {', '.join(absent)}, which {INDEX_FILE} names; fetch them again.")
+        raise FileFormatError(f"{folder} lacks {', '.join(absent)}, which {INDEX_FILE} names. Download them again.")
     tensors: dict[str, StoredTensor] = {}
     for shard in shards:
         content = open_safetensors(folder / shard)
         tensors |= {name: stored for name, stored in content.items() if weight_map.get(name) == shard}
     absent = sorted(set(weight_map) - set(tensors))
     if absent:
-        raise FileFormatError(f"{index} names tensors that its files don't hold: {', '.join(absent)}.")
+        raise FileFormatError(
+            f"{index} names tensors that its files don't hold: {', '.join(absent)}. Download the folder again."
+        )
     return tensors
 
 
 def _write_weights(tensors: Mapping[str, StoredTensor], folder: Path, max_shard_size: int) -> list[Path]:
-    """Write the weights and return the files that this made stale.
+    """Write the weights and return the previous files, which can be removed.
 
-    Everything is written under temporary names first. One rename then switches from the old weights to the new ones:
-    that of the single file, or of the index, whose shards take names that no old shard has. A save that is interrupted
-    on either side of it leaves a folder that loads.
+    All files are written under temporary names first. A single rename then switches from the previous weights to the
+    new ones: that of the single file, or that of the index, whose shards have names that no previous shard has. A save
+    that is interrupted before or after it leaves a folder that loads.
     """
     old = [path for path in folder.iterdir() if _SHARD.fullmatch(path.name)]
-    shards = deal_out(tensors, max_shard_size)
+    shards = split_into_shards(tensors, max_shard_size)
     if len(shards) == 1:
         with replacing(folder / WEIGHTS_FILE) as temporary:
             write_safetensors(temporary, shards[0])
@@ -104,19 +110,19 @@ def _write_weights(tensors: Mapping[str, StoredTensor], folder: Path, max_shard_
         for name, shard in zip(names, shards, strict=True):
             write_safetensors(renamed_together.enter_context(replacing(folder / name)), shard)
     write_json(folder / INDEX_FILE, _index(dict(zip(names, shards, strict=True))))
-    # Readers prefer a single file to the index.
+    # Readers prefer the single file to the index.
     (folder / WEIGHTS_FILE).unlink(missing_ok=True)
     return old
 
 
 def _free_names(count: int, taken: set[str]) -> list[str]:
-    """The usual names of shards, or where the folder has some of them, ``model-v2-00001-of-0000N`` and so on."""
+    """Return the usual names of shards, or ``model-v2-00001-of-0000N`` and so on where the folder has some of these."""
     for version in itertools.count(1):
         tag = "" if version == 1 else f"v{version}-"
         names = [f"model-{tag}{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
         if taken.isdisjoint(names):
             return names
-    raise AssertionError  # The count has no end.
+    raise AssertionError("itertools.count is infinite")
 
 
 def _index(shards: Mapping[str, Mapping[str, StoredTensor]]) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def _index(shards: Mapping[str, Mapping[str, StoredTensor]]) -> dict[str, Any]:
 
 
 def _config_dict(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The config with the type that the weights really have, under the names that new and old readers look for."""
+    """Return the config with the actual type of the weights, under the names that new and old readers look up."""
     data = checkpoint.config.to_dict()
     floating = (
         tensor.dtype

@@ -1,4 +1,4 @@
-"""Safetensors files: mapped into memory, their headers checked; and how tensors are dealt out to files."""
+"""Safetensors files: memory-mapped reading, writing, and how tensors are split into shards."""
 
 from __future__ import annotations
 
@@ -35,38 +35,39 @@ _SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(_UNITS)})")
 
 
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file, in the order in which they lie there.
+    """Return the tensors of a file, in the order of their data.
 
-    A loaded tensor is a view of the mapped file: it takes no memory of its own until it is written to, which the file
-    never sees, and it outlives the file's name. Raises ``FileFormatError`` where the header doesn't fit the file.
+    A loaded tensor is a view of the memory-mapped file. It takes no memory until it is written to (writes never reach
+    the file), and stays valid when the file is deleted. Raises ``FileFormatError`` where the header doesn't match the
+    file or a tensor has an unknown type.
     """
     try:
         file: Any = safe_open(path, framework="pt")
         return {name: _stored(file, name, path) for name in file.offset_keys()}
     except SafetensorError as error:
         raise FileFormatError(
-            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. "
-            "It was probably cut off while it was copied; fetch it again."
+            f"{path} ({path.stat().st_size} bytes) is not a complete safetensors file: {error}. "
+            "It was probably truncated by an interrupted download or copy; download it again."
         ) from error
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
-    """Write a file, with all its tensors in memory at once and no copy of those that are there already."""
+    """Write a file. All its tensors are loaded together; those that are in memory already aren't copied."""
     seen: set[int] = set()
     loaded = {}
     for name, stored in tensors.items():
         tensor = stored.load().contiguous()
-        # The format has no notion of two names for one tensor.
+        # The format can't store one tensor under two names.
         loaded[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
-    # Readers of the reference refuse files that don't say so.
+    # transformers refuses files without this entry.
     save_file(loaded, path, metadata={"format": "pt"})
 
 
-def deal_out(tensors: Mapping[str, StoredTensor], max_shard_size: int) -> list[dict[str, StoredTensor]]:
-    """Tensors in order, file by file, each of at most ``max_shard_size`` bytes or a single larger tensor.
+def split_into_shards(tensors: Mapping[str, StoredTensor], max_shard_size: int) -> list[dict[str, StoredTensor]]:
+    """Split tensors, in order, into shards of at most ``max_shard_size`` bytes unless a single tensor is larger.
 
-    The decoder of the image tokenizer, for which other readers have no use, begins a file of its own.
+    The decoder of the image tokenizer begins a shard of its own, because other readers don't need it.
     """
     decoder = {name for name in tensors if name.startswith(IMAGE_DECODER_PREFIX)}
     return [
@@ -76,11 +77,16 @@ def deal_out(tensors: Mapping[str, StoredTensor], max_shard_size: int) -> list[d
 
 
 def parse_size(size: int | str) -> int:
-    """Bytes, from a number or a text such as "5GB" (10⁹ bytes each) or "500MiB" (2²⁰ bytes each)."""
+    """Return a number of bytes, given as such or as a text like "5GB" (10⁹ bytes each) or "500MiB" (2²⁰ bytes each).
+
+    Raises ``ConfigError`` for anything else, and for numbers below 1.
+    """
     match = _SIZE.fullmatch(str(size).strip().upper())
     number = int(float(match[1]) * _UNITS[match[2]]) if match else 0
     if number < 1:
-        raise ConfigError(f"max_shard_size must be a number of bytes or a text like '5GB' or '500MiB'; got {size!r}.")
+        raise ConfigError(
+            f"max_shard_size must be a number of bytes ≥ 1 or a text like '5GB' or '500MiB'; got {size!r}."
+        )
     return number
 
 
@@ -103,11 +109,11 @@ def _stored(file: Any, name: str, path: Path) -> StoredTensor:
     view = file.get_slice(name)
     dtype = _DTYPES.get(view.get_dtype())
     if dtype is None:
-        raise FileFormatError(f"{path}: {name} has the type {view.get_dtype()}; known are {', '.join(_DTYPES)}.")
+        raise FileFormatError(f"{path}: {name} has the type {view.get_dtype()}; expected one of {', '.join(_DTYPES)}.")
 
     def load() -> Tensor:
         tensor: Tensor = file.get_tensor(name)
-        # A writer that doesn't pad its header leaves numbers at odd addresses, which kernels may not expect.
+        # Without padding of the header tensors are misaligned, which kernels may not support.
         return tensor.clone() if tensor.data_ptr() % dtype.itemsize else tensor
 
     return StoredTensor(tuple(view.get_shape()), dtype, load)

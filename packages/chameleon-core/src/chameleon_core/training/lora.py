@@ -47,7 +47,14 @@ def add_lora(
         )
     with requires_extra("LoRA", extra="lora"):
         from peft import LoraConfig, get_peft_model
-    options = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets))
+    # As a mapping, because peft declares lora_alpha an integer and takes any number.
+    settings: dict[str, Any] = {
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": dropout,
+        "target_modules": list(targets),
+    }
+    options = LoraConfig(**settings)
     options._register_custom_module(_adapted_layers())
     adapted: PeftModel = get_peft_model(model, options)
     return adapted
@@ -71,7 +78,7 @@ def _adapted_layers() -> dict[type[nn.Module], type[nn.Module]]:
     """Return the adapted layer for each class of layer that peft doesn't know."""
     from peft.tuners.lora import Linear
 
-    class LoraQuantizedLinear(Linear):  # type: ignore[misc]
+    class LoraQuantizedLinear(Linear):  # type: ignore[misc, unused-ignore]
         def _get_in_out_features(self, module: nn.Module) -> tuple[int, int]:
             assert isinstance(module, QuantizedLinear)
             return module.in_features, module.out_features
