@@ -127,7 +127,7 @@ def test_the_image_tokenizers_weights_pass_through(same_folder: bool, max_shard_
 
 
 def test_a_source_that_is_gone_is_an_error_and_not_a_model_without_eyes(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"gone, from which the model was loaded, doesn't exist any more.*image tokenizer"):
+    with pytest.raises(WeightsError, match=r"gone, .* doesn't exist any more.*image tokenizer"):
         save_checkpoint(make_model(), tmp_path, config=SMALL, source=tmp_path / "gone")
 
 
@@ -326,7 +326,7 @@ def test_a_folder_without_weights_lists_what_it_has(tmp_path: Path) -> None:
 def test_a_folder_of_no_known_format_says_what_each_looks_for(tmp_path: Path) -> None:
     (tmp_path / "params.txt").touch()
     with pytest.raises(
-        FileFormatError, match=r"none of the installed formats: hf \(recognized by config\.json\)\. It holds: params\.txt"
+        FileFormatError, match=r"none of the installed formats: hf \(recognized by config\.json\)\. It holds: params"
     ):
         load(tmp_path)
     with pytest.raises(FileFormatError, match=r"params\.txt is not a folder"):

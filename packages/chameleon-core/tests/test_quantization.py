@@ -167,7 +167,7 @@ class TestSkipping:
             model.resize_token_embeddings(80)
 
     def test_a_pattern_that_fits_nothing_is_an_error(self, folder: Path) -> None:
-        with pytest.raises(ConfigError, match=r"'lm_heed', which matches no module of the model. Did you mean 'lm_head'"):
+        with pytest.raises(ConfigError, match=r"'lm_heed', which matches no module.* Did you mean 'lm_head'"):
             load(folder, quantization=Quantization("int8", skip=["lm_heed"]))
 
     def test_nothing_left_is_an_error(self, folder: Path) -> None:
