@@ -1,4 +1,4 @@
-"""Every vector quantizer through the whole toolkit: pictures, codes, ids, a transformer that writes them, pictures."""
+"""Every vector quantizer in the whole toolkit: pictures, codes, ids, a transformer that writes them, pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same pixels and latents as the VQModel of diffusers, which is this VQGAN under other names."""
+"""The same pixels and latents as the VQModel of diffusers, which is this VQGAN with other names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chameleon_vq import ChameleonVQVAE, ChameleonVQVAEConfig
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 """float32: the two add up the same products in another order; pixels and latents are about 1."""
 FULL_SIZE = {"rtol": 0, "atol": 1e-4}
-"""The same through 50 layers up to 4,608 products wide; a level of 255 is 80 times as much."""
+"""float32, through 50 layers of up to 4,608 products each; one level of 255 is 80 times as much."""
 
 RENAMED = [
     (r"(encoder|decoder)\.mid\.block_1\.", r"\1.mid_block.resnets.0."),
@@ -38,7 +38,7 @@ RENAMED = [
 
 
 def to_diffusers(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
-    """Our weights under the names of diffusers, which counts the decoder's levels the other way round."""
+    """Our weights by the names of diffusers, which counts the decoder's levels in the opposite order."""
     renamed = {}
     for name, tensor in state.items():
         new = name

@@ -69,7 +69,7 @@ def assert_the_same_encoding(peer: Any, ours: ChameleonVQVAE, pixels_BCHW: Tenso
     torch.testing.assert_close(encoding.latents_BDhw, latents_BDhw, rtol=0, atol=LATENTS)
     torch.testing.assert_close(encoding.loss, encoded.embedding_loss)
     assert_codes_agree_but_for_ties(ours, latents_BDhw, encoding.codes_Bhw, encoded.image_tokens)
-    # The image tokenizer computes channels last, which is faster and rounds otherwise.
+    # The image tokenizer computes with channels last, which is faster and rounds differently.
     resolution = pixels_BCHW.shape[-1]
     tokenizer = ImageTokenizer(ours, ChameleonImageProcessor().at_resolution(resolution))
     codes_BN = tokenizer.encode_pixels(pixels_BCHW)
@@ -80,15 +80,15 @@ def assert_the_same_encoding(peer: Any, ours: ChameleonVQVAE, pixels_BCHW: Tenso
 def assert_codes_agree_but_for_ties(
     ours: ChameleonVQVAE, latents_BDhw: Tensor, codes: Tensor, expected: Tensor
 ) -> None:
-    """Where they differ, the two entries must be as near as the tolerance of the latents can tell."""
+    """Assert that codes differ only between entries whose distances are equal within the latents' tolerance."""
     differs = codes.flatten() != expected.flatten()
-    latents_PD = latents_BDhw.double().movedim(1, -1).flatten(0, 2)[differs]
-    entries_ND = ours.state_dict()["quantize.embedding.weight"].double()
-    mine_PD, theirs_PD = entries_ND[codes.flatten()[differs]], entries_ND[expected.flatten()[differs]]
-    gap_P = (latents_PD - mine_PD).square().sum(1) - (latents_PD - theirs_PD).square().sum(1)
+    latents_MD = latents_BDhw.double().movedim(1, -1).flatten(0, 2)[differs]
+    entries_ZD = ours.state_dict()["quantize.embedding.weight"].double()
+    mine_MD, theirs_MD = entries_ZD[codes.flatten()[differs]], entries_ZD[expected.flatten()[differs]]
+    gap_M = (latents_MD - mine_MD).square().sum(1) - (latents_MD - theirs_MD).square().sum(1)
     # Moving each of the D values of a latent by the tolerance moves the gap by this much at most.
-    allowed_P = 2 * LATENTS * (mine_PD - theirs_PD).abs().sum(1)
-    assert (gap_P.abs() <= allowed_P).all()
+    allowed_M = 2 * LATENTS * (mine_MD - theirs_MD).abs().sum(1)
+    assert (gap_M.abs() <= allowed_M).all()
 
 
 # The model
@@ -115,7 +115,7 @@ def test_the_full_size_model_gives_the_same_latents_and_codes() -> None:
 def test_gradients_reach_the_same_weights_by_the_same_amounts() -> None:
     peer, ours = both(SMALL)
     pixels_BCHW = ChameleonImageProcessor().at_resolution(32).preprocess(paint(32, 32))["pixel_values"]
-    # .encode is the forward pass of the peer; its loss is that of the quantizer.
+    # .encode is the forward pass in transformers; its loss is that of the quantizer.
     peer.encode(pixels_BCHW).embedding_loss.backward()
     ours.encode(pixels_BCHW).loss.backward()
     expected = {name: parameter.grad for name, parameter in peer.named_parameters() if parameter.grad is not None}

@@ -1,4 +1,4 @@
-"""What the tests share."""
+"""Fixtures that the tests share."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ settings.load_profile("chameleon")
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    # The models are tiny: threads would cost more than they give.
+    # The models are tiny, so threads would cost more time than they save.
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _built_ins_alone() -> Iterator[None]:
-    # Whatever else is installed here.
+    # Independent of what else is installed.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ENVIRONMENT_VARIABLE, "")
         REGISTRY.reload()
@@ -48,7 +48,7 @@ def tokenizer() -> ImageTokenizer:
 
 @pytest.fixture
 def picture() -> PIL.Image.Image:
-    """A colourful picture, wider than high, of odd sides."""
+    """A colourful picture, wider than high, with odd sides."""
     rows, columns = np.mgrid[0:45, 0:71]
     values = np.stack([rows * 5, columns * 3, (rows * columns) % 256], axis=2)
     return PIL.Image.fromarray(values.astype(np.uint8))
@@ -56,7 +56,7 @@ def picture() -> PIL.Image.Image:
 
 @pytest.fixture
 def slope() -> Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]:
-    """Central differences of a function with one value, element by element: what its gradient should be."""
+    """The gradient of a scalar function by central differences, element by element."""
 
     def slope(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
         at, step = at.detach(), 1e-5
@@ -72,7 +72,7 @@ def slope() -> Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]:
 
 @pytest.fixture
 def install_plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Make functions the hooks of a plugin, found by an entry point as an installed one is."""
+    """Install functions as the hooks of a plugin, found by an entry point as an installed one is."""
 
     def install(**hooks: Callable[[], Any]) -> None:
         module = ModuleType("acme_vq")

@@ -1,4 +1,4 @@
-"""Folders: a model's and a tokenizer's own, whole and damaged."""
+"""Folders of a model and of a tokenizer, intact and damaged."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_several_codes_per_position_are_written_and_must_fit_the_quantizer(tmp_p
     assert data["codes_per_position"] == 3
     loaded = ImageTokenizer.from_pretrained(tmp_path)
     assert loaded.codes_per_position == 3
-    # What a file said doesn't outlive the quantizer that it said it of.
+    # The number in a file isn't kept for another quantizer.
     plain = ChameleonVQVAE(loaded.model.config.replace(quantizer="codebook", quantizer_options={}))
     assert "codes_per_position" not in ImageTokenizer(plain).config_dict()
     for wrong in (2, "3", None):

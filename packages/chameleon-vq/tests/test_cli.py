@@ -1,4 +1,4 @@
-"""The command line, run in process."""
+"""The command line, run in this process."""
 
 from __future__ import annotations
 

@@ -1,17 +1,23 @@
-"""The configuration: the reference's arguments, strict in Python, tolerant of published files."""
+"""The configuration: the arguments of transformers, strict in Python, tolerant of published files."""
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import json
+import re
 
 import msgspec
 import pytest
 from hypothesis import given
 
-from chameleon_vq import ChameleonVQVAEConfig, ConfigError
+from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAEConfig, ConfigError
+from chameleon_vq.quantizers import ema, fsq, lfq, residual
 from chameleon_vq.testing import configs
+from chameleon_vq.training import TrainingOptions
 
-REFERENCE_DEFAULTS = {
+TRANSFORMERS_DEFAULTS = {
     "embed_dim": 256,
     "num_embeddings": 8192,
     "double_latent": False,
@@ -43,13 +49,13 @@ UPSTREAM = {
 }
 
 
-def test_every_argument_of_the_reference_has_its_name_and_default() -> None:
+def test_every_argument_of_transformers_has_its_name_and_default() -> None:
     config = ChameleonVQVAEConfig()
-    assert {name: getattr(config, name) for name in REFERENCE_DEFAULTS} == REFERENCE_DEFAULTS
+    assert {name: getattr(config, name) for name in TRANSFORMERS_DEFAULTS} == TRANSFORMERS_DEFAULTS
 
 
-def test_a_default_configuration_writes_the_reference_s_arguments_and_no_others() -> None:
-    assert set(ChameleonVQVAEConfig().to_dict()) == set(REFERENCE_DEFAULTS)
+def test_a_default_configuration_writes_the_arguments_of_transformers_and_no_others() -> None:
+    assert set(ChameleonVQVAEConfig().to_dict()) == set(TRANSFORMERS_DEFAULTS)
 
 
 @given(configs())
@@ -76,7 +82,7 @@ def test_both_names_of_a_field_may_be_given_if_they_agree() -> None:
         ChameleonVQVAEConfig.from_dict({"ch": 64, "base_channels": 32})
 
 
-def test_what_transformers_writes_is_kept_without_a_word() -> None:
+def test_what_transformers_writes_is_kept_without_a_warning() -> None:
     data = {**ChameleonVQVAEConfig().to_dict(), "model_type": "chameleon_vqgan", "torch_dtype": "bfloat16"}
     assert ChameleonVQVAEConfig.from_dict(data).to_dict() == data
 
@@ -115,3 +121,40 @@ def test_a_configuration_does_not_change() -> None:
     with pytest.raises(AttributeError, match="immutable"):
         ChameleonVQVAEConfig().embed_dim = 3  # type: ignore[misc]
     assert isinstance(ChameleonVQVAEConfig(), msgspec.Struct)
+
+
+def test_a_misspelt_training_option_is_refused_with_the_closest_name() -> None:
+    with pytest.raises(ConfigError, match=r"has no field 'warmup_step'\. Did you mean 'warmup_steps'\?"):
+        TrainingOptions(warmup_step=3)  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match=r"has no field 'embed_dims'\. Did you mean 'embed_dim'\?"):
+        ChameleonVQVAEConfig().replace(embed_dims=3)
+
+
+PUBLIC = [
+    ChameleonVQVAEConfig,
+    ChameleonImageProcessor,
+    TrainingOptions,
+    ema.EMAOptions,
+    fsq.FSQOptions,
+    lfq.LFQOptions,
+    residual.ResidualOptions,
+]
+
+
+@pytest.mark.parametrize("config", PUBLIC, ids=lambda config: config.__name__)
+def test_every_field_has_a_docstring_with_its_default(config: type) -> None:
+    """A docstring under the field; python doesn't keep it, so it is read from the source."""
+    (body,) = ast.parse(inspect.getsource(config)).body
+    assert isinstance(body, ast.ClassDef)
+    documented = {
+        first.target.id: second.value.value
+        for first, second in itertools.pairwise(body.body)
+        if isinstance(first, ast.AnnAssign)
+        and isinstance(first.target, ast.Name)
+        and isinstance(second, ast.Expr)
+        and isinstance(second.value, ast.Constant)
+    }
+    own = [name for name in config.__annotations__ if name not in ("aliases", "known_extras")]
+    assert list(documented) == own
+    for name, text in documented.items():
+        assert re.search(r"default|required", str(text)), name

@@ -1,4 +1,4 @@
-"""The suite for vector quantizers: wrong quantizers fail the law that they break, and a suite can't be weakened."""
+"""The conformance suite: wrong quantizers fail the test of the law that they break, and a suite can't be weakened."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class Suite(VectorQuantizerConformance):
 
 
 class Right(nn.Module):
-    """The nearest of random entries, written plainly; what is wrong below is wrong in one place."""
+    """Chooses the nearest of random entries; each wrong quantizer below changes one thing."""
 
     codes_per_position = 1
-    entries_ND: Tensor
+    entries_ZD: Tensor
 
     def __init__(self, config: ChameleonVQVAEConfig) -> None:
         super().__init__()
         self.num_codes = config.num_embeddings
-        self.register_buffer("entries_ND", torch.randn(config.num_embeddings, config.embed_dim))
+        self.register_buffer("entries_ZD", torch.randn(config.num_embeddings, config.embed_dim))
 
-    def choose(self, latents_PD: Tensor) -> Tensor:
-        """The nearest entry, by differences: no product that autocast could round."""
-        entries_ND = self.entries_ND.float()
+    def choose(self, latents_MD: Tensor) -> Tensor:
+        """The nearest entry, computed by differences, without a product that autocast could round."""
+        entries_ZD = self.entries_ZD.float()
         return torch.cat(
-            [(part_PD.float()[:, None] - entries_ND).square().sum(2).argmin(1) for part_PD in latents_PD.split(512)]
+            [(part_MD.float()[:, None] - entries_ZD).square().sum(2).argmin(1) for part_MD in latents_MD.split(512)]
         )
 
     def codes(self, latents_BDhw: Tensor) -> Tensor:
@@ -61,21 +61,21 @@ class Right(nn.Module):
 
     def forward(self, latents_BDhw: Tensor) -> Quantized:
         codes = self.codes(latents_BDhw)
-        quantized_BDhw = self.entries_ND[codes].permute(0, 3, 1, 2)
+        quantized_BDhw = self.entries_ZD[codes].permute(0, 3, 1, 2)
         loss = self.loss(latents_BDhw, quantized_BDhw)
         return Quantized(self.through(latents_BDhw, quantized_BDhw), codes, loss, self.usage(codes))
 
     def lookup(self, codes: Tensor) -> Tensor:
-        return self.entries_ND[codes].permute(0, 3, 1, 2)
+        return self.entries_ZD[codes].permute(0, 3, 1, 2)
 
 
 def wrong(base: type[Right] = Right, **methods: Any) -> type[Right]:
-    """A quantizer that is right but for these methods."""
+    """A correct quantizer except for these methods."""
     return type("Wrong", (base,), methods)
 
 
 def giving(change: Callable[[Tensor], Tensor]) -> type[Right]:
-    """A quantizer that is right but for the codes that it gives."""
+    """A correct quantizer except for its codes."""
 
     def forward(self: Right, latents_BDhw: Tensor) -> Quantized:
         quantized = Right.forward(self, latents_BDhw)
@@ -97,7 +97,7 @@ class OfTwo(Right):
 
     def __init__(self, config: ChameleonVQVAEConfig) -> None:
         super().__init__(config)
-        self.entries_ND[:, config.embed_dim // 2 :] = 0
+        self.entries_ZD[:, config.embed_dim // 2 :] = 0
 
     def forward(self, latents_BDhw: Tensor) -> Quantized:
         codes = self.codes(latents_BDhw)
@@ -106,20 +106,20 @@ class OfTwo(Right):
         return Quantized(self.through(latents_BDhw, quantized_BDhw), codes, loss, self.usage(codes))
 
     def lookup(self, codes: Tensor) -> Tensor:
-        halves = [self.entries_ND[each][..., : self.entries_ND.shape[1] // 2] for each in codes.unbind(-1)]
+        halves = [self.entries_ZD[each][..., : self.entries_ZD.shape[1] // 2] for each in codes.unbind(-1)]
         return torch.cat(halves, dim=-1).permute(0, 3, 1, 2)
 
 
 class Forgetful(Right):
-    """Keeps its entries where no file finds them."""
+    """Keeps its entries outside the state dict."""
 
     def __init__(self, config: ChameleonVQVAEConfig) -> None:
         super().__init__(config)
-        self.register_buffer("entries_ND", self.entries_ND, persistent=False)
+        self.register_buffer("entries_ZD", self.entries_ZD, persistent=False)
 
 
 class Counting(Right):
-    """Has a state that every call changes."""
+    """Changes its state on every call."""
 
     calls: Tensor
 
@@ -133,22 +133,22 @@ class Counting(Right):
 
 
 class Remembering(Right):
-    """Chooses by a mean of what training showed it, and doesn't save it."""
+    """Chooses by a mean of its training latents, which it doesn't save."""
 
     seen: Any = 0.0
 
-    def choose(self, latents_PD: Tensor) -> Tensor:
+    def choose(self, latents_MD: Tensor) -> Tensor:
         if self.training:
-            self.seen = latents_PD.detach().mean()
-        return super().choose(latents_PD - 10 * self.seen)
+            self.seen = latents_MD.detach().mean()
+        return super().choose(latents_MD - 10 * self.seen)
 
 
 class Learning(Right):
-    """Entries that an optimizer moves, and a lookup that doesn't follow them."""
+    """Has trained entries, and a lookup that doesn't use them."""
 
     def __init__(self, config: ChameleonVQVAEConfig) -> None:
         super().__init__(config)
-        self.learned = nn.Parameter(self.entries_ND.clone())
+        self.learned = nn.Parameter(self.entries_ZD.clone())
 
     def forward(self, latents_BDhw: Tensor) -> Quantized:
         codes = self.codes(latents_BDhw)
@@ -157,23 +157,23 @@ class Learning(Right):
         return Quantized(self.through(latents_BDhw, quantized_BDhw), codes, loss, self.usage(codes))
 
 
-def near(latents_PD: Tensor, entries_ND: Tensor) -> Tensor:
-    """By the products that autocast rounds."""
-    return (entries_ND.square().sum(1) - 2 * latents_PD @ entries_ND.T).argmin(1)
+def near(latents_MD: Tensor, entries_ZD: Tensor) -> Tensor:
+    """Computes distances by products, which autocast rounds."""
+    return (entries_ZD.square().sum(1) - 2 * latents_MD @ entries_ZD.T).argmin(1)
 
 
 def in_row_order_of_columns(self: Right, latents_BDhw: Tensor) -> Tensor:
-    """Positions counted column by column, and put into the grid row by row."""
+    """Flattens positions by column, and unflattens them by row."""
     batch, width, height, columns = latents_BDhw.shape
     return self.choose(latents_BDhw.permute(0, 3, 2, 1).reshape(-1, width)).view(batch, height, columns)
 
 
-def of_normed_batch(self: Right, latents_PD: Tensor) -> Tensor:
-    return Right.choose(self, latents_PD - latents_PD.mean(0))
+def of_normed_batch(self: Right, latents_MD: Tensor) -> Tensor:
+    return Right.choose(self, latents_MD - latents_MD.mean(0))
 
 
-def at_random(self: Right, latents_PD: Tensor) -> Tensor:
-    return (Right.choose(self, latents_PD) + torch.randint(2, latents_PD.shape[:1])) % self.num_codes
+def at_random(self: Right, latents_MD: Tensor) -> Tensor:
+    return (Right.choose(self, latents_MD) + torch.randint(2, latents_MD.shape[:1])) % self.num_codes
 
 
 def mean_of_neighbours(self: Right, latents_BDhw: Tensor, quantized_BDhw: Tensor) -> Tensor:
@@ -216,11 +216,11 @@ WRONG: dict[str, dict[str, Any]] = {
         "positions counted by columns": wrong(codes=in_row_order_of_columns),
     },
     "test_codes_are_those_of_float32_in_bfloat16": {
-        "distances in bfloat16": wrong(choose=lambda self, z: near(z, self.entries_ND.to(z.dtype))),
+        "distances in bfloat16": wrong(choose=lambda self, z: near(z, self.entries_ZD.to(z.dtype))),
         "float32 whatever comes": wrong(through=lambda self, z, q: straight_through(z.float(), q)),
     },
     "test_autocast_changes_no_code": {
-        "distances by a product": wrong(choose=lambda self, z: near(z, self.entries_ND)),
+        "distances by a product": wrong(choose=lambda self, z: near(z, self.entries_ZD)),
         "a loss by a product": wrong(
             loss=lambda self, z, q: (z - q).flatten().unsqueeze(0).mm((z - q).flatten().unsqueeze(1)).sum() / z.numel()
         ),
@@ -274,7 +274,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "test_a_saved_tokenizer_gives_the_same_codes_and_pictures": {
         "entries in no file": Forgetful,
         "asks tensors for values when it is made": wrong(
-            __init__=lambda self, config: (Right.__init__(self, config), self.entries_ND.sum().item())[0]
+            __init__=lambda self, config: (Right.__init__(self, config), self.entries_ZD.sum().item())[0]
         ),
     },
     "test_an_unknown_option_is_refused_with_a_sentence": {"options unread": Right},
@@ -284,7 +284,7 @@ CASES = [pytest.param(law, bad, id=f"{law}-{what}") for law, cases in WRONG.item
 
 @pytest.fixture
 def no_shrinking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure is expected, and its smallest example of no interest."""
+    """A failure is expected, so hypothesis needn't shrink its example."""
     suite = chameleon_vq.testing.vector_quantizers
     monkeypatch.setattr(suite, "LAW", settings(suite.LAW, phases=[Phase.generate]))
 
@@ -300,7 +300,7 @@ def register(install_plugin: Install, factory: Any, **fields: Any) -> None:
 
 
 def run_law(law: str, tmp_path: Path, suite: type[VectorQuantizerConformance] = Suite) -> None:
-    """One test of the suite, with what pytest would give it."""
+    """Run one test of the suite with the fixtures that pytest would pass."""
     test = getattr(suite(), law)
     config = suite().make_config()
     values: dict[str, Callable[[], Any]] = {
@@ -327,7 +327,7 @@ LAWS = [name for name in vars(VectorQuantizerConformance) if name.startswith("te
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("right", [Right, OfTwo])
 def test_a_right_quantizer_keeps_every_law(right: Any, law: str, install_plugin: Install, tmp_path: Path) -> None:
-    """Otherwise the wrong ones might fail for another reason."""
+    """Otherwise the wrong quantizers might fail for another reason."""
     register(install_plugin, right)
     run_law(law, tmp_path)
 

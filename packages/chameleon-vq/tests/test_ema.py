@@ -1,4 +1,4 @@
-"""The codebook of moving averages: by the published suite, and by hand."""
+"""The codebook of moving averages: by the conformance suite, and by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def grid(*points: tuple[float, float]) -> Tensor:
 
 @pytest.fixture
 def corners() -> EMACodebook:
-    """Two entries, each as if one latent had chosen it so far; the averages forget half of it each time."""
+    """Two entries that one latent each has chosen so far, with averages that keep half of that per step."""
     codebook = EMACodebook(2, 2, decay=0.5, smoothing=1e-12)
     codebook.restart(torch.tensor([0, 1]), torch.tensor([[0.0, 0.0], [4.0, 4.0]]))
     return codebook
@@ -32,7 +32,7 @@ def corners() -> EMACodebook:
 def test_entries_become_the_moving_average_of_what_chose_them(corners: EMACodebook) -> None:
     quantized = corners(grid((1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (4.0, 2.0)))
     assert quantized.codes.tolist() == [[[0, 0, 0, 1]]]
-    # Chosen by the entries as they were.
+    # Chosen with the old entries.
     assert torch.equal(quantized.latents, grid((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (4.0, 4.0)))
     # Counts: 0.5·1 + 0.5·3 = 2 and 1. Sums: 0.5·0 + 0.5·2 = 1, and 0.5·(4, 4) + 0.5·(4, 2) = (4, 3).
     torch.testing.assert_close(corners.count_N, torch.tensor([2.0, 1.0]))
@@ -58,7 +58,7 @@ def test_the_loss_is_the_commitment_alone(corners: EMACodebook) -> None:
 
 
 def test_the_loss_s_gradient_is_its_slope() -> None:
-    """Against finite differences in float64; no entry moves outside of training."""
+    """Against finite differences in float64; entries are updated only in training mode."""
     torch.manual_seed(0)
     codebook = EMACodebook(7, 3, initializer_range=1.0).double().eval()
     latents_BDhw = torch.randn(2, 3, 2, 2, dtype=torch.float64).requires_grad_()

@@ -1,4 +1,4 @@
-"""Finite scalar quantization: by the published suite, and against a reference that counts."""
+"""Finite scalar quantization: by the conformance suite, and against an implementation that counts."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def test_codes_count_the_levels_in_mixed_radix(levels: list[int]) -> None:
 
 @pytest.mark.parametrize("level", [2, 3, 4, 5, 8, 31])
 def test_a_channel_is_the_equal_part_of_the_bounds_that_tanh_falls_into(level: int) -> None:
-    latents_P = torch.linspace(-4, 4, 2001, dtype=torch.float64)
+    latents_M = torch.linspace(-4, 4, 2001, dtype=torch.float64)
     edges = [-1 + 2 * number / level for number in range(1, level)]
-    expected = [sum(math.tanh(latent) >= edge for edge in edges) for latent in latents_P.tolist()]
-    assert FSQ([level])(latents_P.view(1, 1, 1, -1)).codes.flatten().tolist() == expected
+    expected = [sum(math.tanh(latent) >= edge for edge in edges) for latent in latents_M.tolist()]
+    assert FSQ([level])(latents_M.view(1, 1, 1, -1)).codes.flatten().tolist() == expected
 
 
 def test_by_hand() -> None:

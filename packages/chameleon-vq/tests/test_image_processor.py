@@ -1,4 +1,4 @@
-"""Pictures to pixels: cases worked out by hand, every kind of picture, every bad one."""
+"""Pictures to pixels: cases computed by hand, and every kind of valid and invalid picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from chameleon_vq import ChameleonImageProcessor, ConfigError, ImageError, Missi
 from chameleon_vq.pictures import pixels_to_images
 
 BYTES = ChameleonImageProcessor(do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
-"""Gives a picture's bytes as they are."""
+"""Returns the bytes of a picture unchanged."""
 
 
 def values(picture: Any, **overrides: Any) -> list[Any]:
@@ -30,7 +30,7 @@ def values(picture: Any, **overrides: Any) -> list[Any]:
 # Scaling
 
 
-def test_the_reference_s_constants_make_white_0_989_and_black_minus_1() -> None:
+def test_the_constants_of_transformers_make_white_0_989_and_black_minus_1() -> None:
     picture = PIL.Image.fromarray(np.array([[[0, 128, 255]]], dtype=np.uint8))
     pixels = ChameleonImageProcessor(do_resize=False, do_center_crop=False).preprocess(picture)["pixel_values"]
     assert pixels.dtype == torch.float32
@@ -313,7 +313,7 @@ def test_a_folder_without_settings_says_which_files_it_lacks(tmp_path: Path) -> 
         ChameleonImageProcessor.from_pretrained(tmp_path)
 
 
-def test_a_default_processor_writes_the_reference_s_arguments_and_no_others() -> None:
+def test_a_default_processor_writes_the_arguments_of_transformers_and_no_others() -> None:
     assert set(ChameleonImageProcessor().to_dict()) == {
         "do_resize",
         "size",

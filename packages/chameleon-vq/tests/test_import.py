@@ -1,4 +1,4 @@
-"""What importing the package costs and loads, in fresh processes."""
+"""The time that importing the package takes and the modules that it loads, in new processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(code: str) -> str:
 
 def test_importing_takes_little_more_than_importing_torch() -> None:
     code = "import time, torch; start = time.process_time(); import chameleon_vq; print(time.process_time() - start)"
-    # The processor's time, and the quickest of a few: the rest is the machine doing something else.
+    # Processor time, and the minimum of a few runs, because other programs slow some of them down.
     assert min(float(run(code)) for _ in range(3)) < LIMIT_S
 
 

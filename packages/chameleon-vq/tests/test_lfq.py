@@ -1,4 +1,4 @@
-"""Lookup-free quantization: by the published suite, by hand, and against a reference that enumerates the codes."""
+"""Lookup-free quantization: by the conformance suite, by hand, and against one that enumerates the codes."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class TestLFQOfOneBit(VectorQuantizerConformance):
     config_fields = {"embed_dim": 1, "num_embeddings": 2, "quantizer_options": {"temperature": 1.0}}
 
 
-def entropies(probabilities_PN: npt.NDArray[np.float64]) -> tuple[float, float]:
+def entropies(probabilities_MZ: npt.NDArray[np.float64]) -> tuple[float, float]:
     """``H(code | latent)`` and ``H(code)`` in nats, from the table of all codes' probabilities."""
 
-    def entropy(probabilities_N: npt.NDArray[np.float64]) -> float:
-        return -sum(p * math.log(p) for p in probabilities_N.tolist() if p > 0)
+    def entropy(probabilities_Z: npt.NDArray[np.float64]) -> float:
+        return -sum(p * math.log(p) for p in probabilities_Z.tolist() if p > 0)
 
-    return float(np.mean([entropy(row_N) for row_N in probabilities_PN])), entropy(probabilities_PN.mean(axis=0))
+    return float(np.mean([entropy(row_Z) for row_Z in probabilities_MZ])), entropy(probabilities_MZ.mean(axis=0))
 
 
-def probabilities_of_codes(latents_PD: npt.NDArray[np.float64], temperature: float) -> npt.NDArray[np.float64]:
+def probabilities_of_codes(latents_MD: npt.NDArray[np.float64], temperature: float) -> npt.NDArray[np.float64]:
     """As published: the softmax over all corners of minus the squared distance over the temperature."""
-    signs = list(itertools.product((-1.0, 1.0), repeat=latents_PD.shape[1]))
-    corners_ND = np.array(signs)[:, ::-1]  # the first channel is the lowest bit
-    distances_PN = ((latents_PD[:, None] - corners_ND) ** 2).sum(axis=2)
-    exponentials_PN = np.exp(-(distances_PN - distances_PN.min(axis=1, keepdims=True)) / temperature)
-    table_PN: npt.NDArray[np.float64] = exponentials_PN / exponentials_PN.sum(axis=1, keepdims=True)
-    return table_PN
+    signs = list(itertools.product((-1.0, 1.0), repeat=latents_MD.shape[1]))
+    corners_ZD = np.array(signs)[:, ::-1]  # the first channel is the lowest bit
+    distances_MZ = ((latents_MD[:, None] - corners_ZD) ** 2).sum(axis=2)
+    exponentials_MZ = np.exp(-(distances_MZ - distances_MZ.min(axis=1, keepdims=True)) / temperature)
+    table_MZ: npt.NDArray[np.float64] = exponentials_MZ / exponentials_MZ.sum(axis=1, keepdims=True)
+    return table_MZ
 
 
 def test_each_channel_s_sign_is_a_bit_the_first_the_lowest() -> None:
@@ -53,7 +53,7 @@ def test_each_channel_s_sign_is_a_bit_the_first_the_lowest() -> None:
     quantized = quantizer(torch.tensor(points).T.reshape(1, 3, 1, 5))
     assert quantized.codes.flatten().tolist() == [0, 1, 2, 4, 7]
     assert quantized.latents[0, :, 0].T.tolist() == [[math.copysign(1, value) for value in point] for point in points]
-    # Zero is not above zero, and what is no number isn't either.
+    # Zero is not above zero, and NaN isn't either.
     assert quantizer(torch.tensor([0.0, math.nan, math.inf]).view(1, 3, 1, 1)).codes.item() == 4
 
 
@@ -68,21 +68,21 @@ def test_every_corner_is_its_own_code() -> None:
 def test_the_entropies_by_hand() -> None:
     # Two bits, two latents. The first is sure of code 3. The second's low bit is 1 with probability 3/4, its high bit
     # undecided: codes 0…3 with 1/8, 3/8, 1/8, 3/8. On average 1/16, 3/16, 1/16, 11/16.
-    logits_PD = torch.tensor([[100.0, 100.0], [math.log(3), 0.0]], dtype=torch.float64)
+    logits_MD = torch.tensor([[100.0, 100.0], [math.log(3), 0.0]], dtype=torch.float64)
     of_each = (0 + 2 * (-1 / 8 * math.log(1 / 8)) + 2 * (-3 / 8 * math.log(3 / 8))) / 2
     of_all = sum(-p * math.log(p) for p in (1 / 16, 3 / 16, 1 / 16, 11 / 16))
-    assert entropy_penalty(logits_PD).item() == pytest.approx(of_each + math.log(4) - of_all, abs=1e-12)
+    assert entropy_penalty(logits_MD).item() == pytest.approx(of_each + math.log(4) - of_all, abs=1e-12)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 6])
 @pytest.mark.parametrize("temperature", [0.01, 1.0])
 def test_the_loss_is_the_published_one(bits: int, temperature: float) -> None:
-    latents_PD = np.random.default_rng(0).normal(size=(20, bits))
-    of_each, of_all = entropies(probabilities_of_codes(latents_PD, temperature))
-    commitment = float(np.mean((latents_PD - np.where(latents_PD > 0, 1, -1)) ** 2))
+    latents_MD = np.random.default_rng(0).normal(size=(20, bits))
+    of_each, of_all = entropies(probabilities_of_codes(latents_MD, temperature))
+    commitment = float(np.mean((latents_MD - np.where(latents_MD > 0, 1, -1)) ** 2))
     expected = 0.5 * commitment + 0.2 * (of_each + bits * math.log(2) - of_all)
     quantizer = LFQ(bits, commitment_weight=0.5, entropy_weight=0.2, temperature=temperature)
-    latents_BDhw = torch.from_numpy(latents_PD).T.reshape(1, bits, 4, 5)
+    latents_BDhw = torch.from_numpy(latents_MD).T.reshape(1, bits, 4, 5)
     assert quantizer(latents_BDhw).loss.item() == pytest.approx(expected, rel=1e-9)
 
 

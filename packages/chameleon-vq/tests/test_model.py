@@ -1,4 +1,4 @@
-"""The network: names, shapes, cases worked out by hand, and its arguments."""
+"""The network: names, shapes, cases computed by hand, and the effect of each argument."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_a_named_image_tokenizer_is_read_from_the_folder_that_its_plugin_gives(
         ImageTokenizer.from_pretrained("acne")
 
 
-def test_a_named_image_tokenizer_that_can_not_be_had_says_why(install_plugin: Install) -> None:
+def test_a_named_image_tokenizer_that_is_not_available_says_why(install_plugin: Install) -> None:
     named = [spec("acme", Path, unavailable=lambda: "its data was not downloaded")]
     install_plugin(chameleon_vq_pretrained=hookimpl(lambda: named))
     with pytest.raises(MissingFileError, match="'acme' isn't available here: its data was not downloaded"):

@@ -1,4 +1,4 @@
-"""Vector quantizers: the built-in one, by the published suite and by hand."""
+"""The quantizer ``codebook``: by the conformance suite and by hand."""
 
 from __future__ import annotations
 
@@ -61,24 +61,24 @@ def test_the_latents_pull_at_full_weight_and_the_codebook_at_beta(corners: Codeb
 
 
 def test_the_loss_s_gradient_is_its_slope(slope: Slope) -> None:
-    """Against finite differences in float64 of the two terms, in each of which one side stands still."""
+    """Against finite differences in float64 of the two terms, in each of which one side is constant."""
     torch.manual_seed(0)
     codebook = Codebook(7, 3, beta=0.3, initializer_range=1.0).double()
-    weight_ND = codebook.embedding.weight
+    weight_ZD = codebook.embedding.weight
     latents_BDhw = torch.randn(2, 3, 2, 2, dtype=torch.float64).requires_grad_()
     quantized = codebook(latents_BDhw)
-    gradients = torch.autograd.grad(quantized.loss, [latents_BDhw, weight_ND])
+    gradients = torch.autograd.grad(quantized.loss, [latents_BDhw, weight_ZD])
 
     def commitment(latents_BDhw: Tensor) -> Tensor:
         return (codebook.lookup(quantized.codes).detach() - latents_BDhw).square().mean()
 
-    def pull(weight_ND: Tensor) -> Tensor:
-        entries_BDhw = torch.nn.functional.embedding(quantized.codes, weight_ND).movedim(-1, 1)
+    def pull(weight_ZD: Tensor) -> Tensor:
+        entries_BDhw = torch.nn.functional.embedding(quantized.codes, weight_ZD).movedim(-1, 1)
         return 0.3 * (entries_BDhw - latents_BDhw.detach()).square().mean()
 
     torch.testing.assert_close(gradients[0], slope(commitment, latents_BDhw), rtol=1e-7, atol=1e-9)
-    torch.testing.assert_close(gradients[1], slope(pull, weight_ND), rtol=1e-7, atol=1e-9)
-    assert quantized.loss.item() == pytest.approx((commitment(latents_BDhw) + pull(weight_ND)).item())
+    torch.testing.assert_close(gradients[1], slope(pull, weight_ZD), rtol=1e-7, atol=1e-9)
+    assert quantized.loss.item() == pytest.approx((commitment(latents_BDhw) + pull(weight_ZD)).item())
 
 
 def test_lookup_puts_the_width_before_the_grid(corners: Codebook) -> None:

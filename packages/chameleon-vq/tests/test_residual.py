@@ -1,4 +1,4 @@
-"""Residual quantization: by the published suite, by hand, and against a search in float64."""
+"""Residual quantization: by the conformance suite, by hand, and against a search in float64."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def test_each_level_quantizes_what_those_before_it_left() -> None:
     assert quantized.loss.item() == pytest.approx(1.25 * errors / 2)
 
 
-def greedy(latent_D: npt.NDArray[np.float64], books_QND: npt.NDArray[np.float64]) -> list[int]:
+def greedy(latent_D: npt.NDArray[np.float64], books_QZD: npt.NDArray[np.float64]) -> list[int]:
     """Algorithm 1 of the paper, position by position."""
     codes = []
-    for book_ND in books_QND:
-        code = min(range(len(book_ND)), key=lambda code: float(((latent_D - book_ND[code]) ** 2).sum()))
-        latent_D = latent_D - book_ND[code]
+    for book_ZD in books_QZD:
+        code = min(range(len(book_ZD)), key=lambda code: float(((latent_D - book_ZD[code]) ** 2).sum()))
+        latent_D = latent_D - book_ZD[code]
         codes.append(code)
     return codes
 
@@ -75,12 +75,12 @@ def test_codes_are_those_of_the_published_algorithm() -> None:
     quantizer = ResidualCodebooks([Codebook(8, 3, initializer_range=1.0) for _ in range(4)])
     latents_BDhw = torch.randn(2, 3, 4, 5)
     codes_BhwQ = quantizer(latents_BDhw).codes
-    books_QND = np.stack([level.embedding.weight.detach().double().numpy() for level in quantizer.levels])
+    books_QZD = np.stack([level.embedding.weight.detach().double().numpy() for level in quantizer.levels])
     for (b, h, w), latent_D in (
         (place, latents_BDhw[place[0], :, place[1], place[2]].double().numpy())
         for place in itertools.product(range(2), range(4), range(5))
     ):
-        assert codes_BhwQ[b, h, w].tolist() == greedy(latent_D, books_QND)
+        assert codes_BhwQ[b, h, w].tolist() == greedy(latent_D, books_QZD)
 
 
 def test_codes_come_back_where_later_levels_are_shorter_than_half_the_way_to_another_entry() -> None:
@@ -92,7 +92,7 @@ def test_codes_come_back_where_later_levels_are_shorter_than_half_the_way_to_ano
 
 
 def test_a_sum_may_lie_nearer_to_another_first_entry_than_to_its_own() -> None:
-    """Why the contract doesn't promise that codes come back: not even those that were chosen for a latent."""
+    """The reason that the contract doesn't promise it: not even the codes chosen for a latent come back."""
     quantizer = ResidualCodebooks([level((0.0,), (1.0,)), level((0.0,), (0.6,))])
     quantized = quantizer(grid((0.45,)))
     assert quantized.codes.flatten().tolist() == [0, 1]
@@ -107,7 +107,7 @@ def test_the_loss_s_gradient_is_its_slope(slope: Slope) -> None:
     latents_BDhw = torch.randn(2, 3, 2, 2, dtype=torch.float64).requires_grad_()
     quantized = quantizer(latents_BDhw)
     books = [level.embedding.weight for level in quantizer.levels]
-    gradient_BDhw, *gradients_ND = torch.autograd.grad(quantized.loss, [latents_BDhw, *books])
+    gradient_BDhw, *gradients_ZD = torch.autograd.grad(quantized.loss, [latents_BDhw, *books])
 
     def residuals(latents_BDhw: Tensor, upto: int) -> Tensor:
         return latents_BDhw - sum(
@@ -118,14 +118,14 @@ def test_the_loss_s_gradient_is_its_slope(slope: Slope) -> None:
     def commitment(latents_BDhw: Tensor) -> Tensor:
         return sum((residuals(latents_BDhw, q + 1) ** 2).mean() for q in range(3)) / 3  # type: ignore[return-value]
 
-    def pull(q: int, book_ND: Tensor) -> Tensor:
-        entries_BDhw = torch.nn.functional.embedding(quantized.codes[..., q], book_ND).movedim(-1, 1)
+    def pull(q: int, book_ZD: Tensor) -> Tensor:
+        entries_BDhw = torch.nn.functional.embedding(quantized.codes[..., q], book_ZD).movedim(-1, 1)
         return 0.3 * ((entries_BDhw - residuals(latents_BDhw.detach(), q)) ** 2).mean() / 3
 
     torch.testing.assert_close(gradient_BDhw, slope(commitment, latents_BDhw), rtol=1e-7, atol=1e-9)
-    for q, gradient_ND in enumerate(gradients_ND):
-        expected_ND = slope(lambda book_ND, q=q: pull(q, book_ND), books[q])  # type: ignore[misc]
-        torch.testing.assert_close(gradient_ND, expected_ND, rtol=1e-7, atol=1e-9)
+    for q, gradient_ZD in enumerate(gradients_ZD):
+        expected_ZD = slope(lambda book_ZD, q=q: pull(q, book_ZD), books[q])  # type: ignore[misc]
+        torch.testing.assert_close(gradient_ZD, expected_ZD, rtol=1e-7, atol=1e-9)
 
 
 def test_each_level_follows_its_own_latents() -> None:

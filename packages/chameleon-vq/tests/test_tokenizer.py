@@ -1,4 +1,4 @@
-"""The image tokenizer: what it accepts, what it gives, what it refuses."""
+"""The image tokenizer: its inputs, its results and its errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from chameleon_vq.testing import make_image_tokenizer
 
 @pytest.fixture
 def folder(tmp_path: Path, picture: PIL.Image.Image) -> Path:
-    """Three pictures in two folders, a broken one, and a file that is none."""
+    """Three pictures in two folders, a broken picture, and a file that isn't a picture."""
     (tmp_path / "deeper").mkdir()
     picture.save(tmp_path / "a.png")
     picture.rotate(90).save(tmp_path / "deeper" / "c.PNG")

@@ -1,4 +1,4 @@
-"""A training run: it learns, it is logged, and interrupted it ends with the same weights."""
+"""A training run: it learns, logs, and ends with the same weights if it is interrupted."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def make_model(**changes: Any) -> ChameleonVQVAE:
 
 @pytest.fixture
 def pixels_BCHW() -> Tensor:
-    """Ten pictures of two colours each, split at a place of their own."""
+    """Ten pictures of two colours each, split at a random column."""
     random = np.random.default_rng(0)
     pictures_BHWC = np.empty((10, 16, 16, 3), np.float32)
     for picture_HWC in pictures_BHWC:
@@ -75,11 +75,11 @@ def pictures(pixels_BCHW: Tensor) -> TensorPictures:
 
 
 class KilledError(Exception):
-    """Stands for whatever ends a process."""
+    """Stands for anything that ends a process."""
 
 
 class Killing:
-    """Pictures that are gone at one step."""
+    """Pictures whose source fails after a number of batches."""
 
     def __init__(self, pictures: TensorPictures, at: int) -> None:
         self._pictures = pictures
@@ -226,7 +226,7 @@ def test_each_level_starts_at_what_the_ones_before_leave_and_is_revived(update: 
     levels = model.quantize.levels  # type: ignore[attr-defined]
     trainer = VQTrainer(model, OPTIONS.replace(steps=1, warmup_steps=0, continuous_steps=0, revive_every=0))
     trainer.fit(pictures)
-    # K-means at each level: what is left gets shorter from level to level.
+    # K-means at each level: the residual gets shorter from level to level.
     seen = [latents_BDhw for _, latents_BDhw in model.quantize.codebooks_for(encode(model, pictures))]  # type: ignore[attr-defined]
     lengths = [latents_BDhw.square().mean().item() for latents_BDhw in seen]
     assert lengths[0] > 2 * lengths[1] > 4 * lengths[2]
@@ -323,7 +323,7 @@ def test_other_options_than_the_checkpoint_s_are_refused(pictures: TensorPicture
     VQTrainer(make_model(), OPTIONS, folder=tmp_path).fit(pictures)
     with pytest.raises(ConfigError, match=r"other options: steps 12, now 20, l1_weight 1.0, now 2.0\. Continue"):
         VQTrainer(make_model(), OPTIONS.replace(steps=20, l1_weight=2.0), folder=tmp_path).fit(pictures)
-    # How often it is logged changes no weight.
+    # The interval of the log doesn't change the weights.
     VQTrainer(make_model(), OPTIONS.replace(log_every=7), folder=tmp_path).fit(pictures)
 
 

@@ -84,7 +84,7 @@ def pixels_BCHW() -> Tensor:
 @pytest.mark.parametrize("term", ["l1", "l2", "perceptual", "reconstruction"])
 def test_the_gradient_of_each_picture_term(term: str, model: ChameleonVQVAE, pixels_BCHW: Tensor) -> None:
     trainer = VQTrainer(model, TrainingOptions(l1_weight=0.3, l2_weight=0.7), perceptual=Squares())
-    # Between encoder and decoder nothing is quantized here: there the loss jumps.
+    # Without quantization between encoder and decoder, where the loss would jump.
     codes_Bhw = model.encode(pixels_BCHW).codes_Bhw
 
     def loss() -> Tensor:
@@ -96,7 +96,7 @@ def test_the_gradient_of_each_picture_term(term: str, model: ChameleonVQVAE, pix
 
 
 def test_the_gradient_of_the_quantizer_s_term(model: ChameleonVQVAE, pixels_BCHW: Tensor) -> None:
-    """The stopped gradients held still, both terms are ordinary ones."""
+    """With the stopped gradients held constant, both terms are ordinary functions."""
     codebook = model.quantize
     assert isinstance(codebook, Codebook)
     encoding = model.encode(pixels_BCHW)

@@ -1,4 +1,4 @@
-"""The adapter for vector-quantize-pytorch: without the package, and with it where it is installed."""
+"""The adapter for vector-quantize-pytorch: without the package, and with it if it is installed."""
 
 from __future__ import annotations
 
@@ -167,17 +167,17 @@ def test_a_position_s_codes_are_its_groups_and_in_each_its_levels() -> None:
     latents_BDhw = torch.randn(2, 4, 3, 5)
     codes_BhwQ = quantizer(latents_BDhw).codes
     first, second = quantizer.module.rvqs
-    latents_BPD = latents_BDhw.flatten(2).transpose(1, 2)
-    for codes, group, part_BPd in (
-        (codes_BhwQ[..., :3], first, latents_BPD[..., :2]),
-        (codes_BhwQ[..., 3:], second, latents_BPD[..., 2:]),
+    latents_BMD = latents_BDhw.flatten(2).transpose(1, 2)
+    for codes, group, part_BMd in (
+        (codes_BhwQ[..., :3], first, latents_BMD[..., :2]),
+        (codes_BhwQ[..., 3:], second, latents_BMD[..., 2:]),
     ):
-        assert torch.equal(codes.flatten(1, 2), group(part_BPd)[1])
+        assert torch.equal(codes.flatten(1, 2), group(part_BMd)[1])
 
 
 @installed
 def test_the_package_s_fsq_as_it_comes_does_not_give_its_codes_back() -> None:
-    """Why the documentation says with which options it does."""
+    """The documentation therefore says with which options it does."""
     quantizer: Any = make_quantizer(config({"class": "FSQ", "levels": [4, 4, 4]}))
     every_code = torch.arange(64).view(1, 8, 8)
     assert not torch.equal(quantizer(quantizer.lookup(every_code)).codes, every_code)
