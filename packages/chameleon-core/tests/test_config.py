@@ -214,7 +214,7 @@ def test_a_repr_has_what_differs_from_the_defaults_and_the_size_of_what_is_large
     [
         ({"vocab_size": 0}, "vocab_size: Expected `int` >= 1; got 0"),
         ({"hidden_size": 4097}, "num_attention_heads must divide hidden_size (4097); got 32"),
-        ({"hidden_size": 96}, "even width, which RoPE turns in pairs; got hidden_size 96 / 32 heads = 3"),
+        ({"hidden_size": 96}, "even width, which RoPE rotates in pairs; got hidden_size 96 / 32 heads = 3"),
         ({"num_key_value_heads": 5}, "num_key_value_heads must divide num_attention_heads (32); got 5"),
         ({"model_parallel_size": 3}, "model_parallel_size must divide num_attention_heads (32); got 3"),
         ({"hidden_act": "silo"}, "hidden_act: Invalid enum value 'silo', allowed: ['silu', 'gelu',"),
@@ -233,8 +233,8 @@ def test_a_repr_has_what_differs_from_the_defaults_and_the_size_of_what_is_large
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'type' must be 'linear' or 'dynamic'"),
         ({"rope_scaling": {"type": ["linear"], "factor": 2.0}}, "'type' must be 'linear' or 'dynamic'"),
         ({"rope_scaling": {"type": "linear", "rope_type": "dynamic", "factor": 2.0}}, "'type' must be"),
-        ({"rope_scaling": {"type": "linear", "factor": 1.0}}, "'factor' must be a number above 1; got 1.0"),
-        ({"rope_scaling": {"type": "linear"}}, "'factor' must be a number above 1; got None"),
+        ({"rope_scaling": {"type": "linear", "factor": 1.0}}, "'factor' must be a number > 1; got 1.0"),
+        ({"rope_scaling": {"type": "linear"}}, "'factor' must be a number > 1; got None"),
         (
             {"rope_scaling": {"type": "linear", "factor": 2.0, "beta": 1}},
             "unknown keys ['beta']; allowed: 'type', 'factor'",

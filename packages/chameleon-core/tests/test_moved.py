@@ -23,6 +23,7 @@ NAMES = {
     "quantization.QuantizationPlan": "checkpoints.quantization_plan.QuantizationPlan",
     "quantization.RECORD": "checkpoints.quantization_plan.QUANTIZATION_RECORD",
     "quantization.read_plan": "checkpoints.quantization_plan.read_plan",
+    "protocols.load_processor": "optional_packages.load_processor",
     "registry.FORMATS_HOOK": "registry.CHECKPOINT_FORMATS_HOOK",
     "training.DocumentOrder": "training.BatchOrder",
     "training.order.DocumentOrder": "training.BatchOrder",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import inspect
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_type_checkers_see_the_names_that_there_are() -> None:
         for alias in node.names
     }
     assert imported == chameleon_core._MODULES
-    assert sorted(imported) == sorted(chameleon_core.__all__)
+    assert sorted([*imported, "__version__"]) == sorted(chameleon_core.__all__)
 
 
 def test_every_public_name_is_there_and_documented() -> None:
@@ -62,6 +63,17 @@ def test_every_public_name_is_there_and_documented() -> None:
         public = getattr(chameleon_core, name)
         assert not (inspect.isclass(public) or inspect.isroutine(public)) or public.__doc__, name
     assert set(chameleon_core.__all__) <= set(dir(chameleon_core))
+
+
+def test_help_begins_with_what_people_come_for() -> None:
+    first, what, *rest = (chameleon_core.__doc__ or "").split("\n\n")
+    assert "text and pictures" in first
+    assert what == "What people come for:"
+    assert rest[0].count("- **") == 5
+
+
+def test_the_version_is_the_distribution_s() -> None:
+    assert chameleon_core.__version__ == importlib.metadata.version("chameleon-core")
 
 
 def test_another_name_is_an_error_as_in_any_module() -> None:

@@ -1,6 +1,18 @@
-"""Chameleon: one transformer that reads and writes text and pictures in one stream of tokens (arXiv 2405.09818).
+"""Chameleon (arXiv 2405.09818): one transformer that reads and writes text and pictures in one stream of tokens.
 
-A public name is loaded when it is first used: torch takes a second, and ``chameleon --help`` needs none of it.
+What people come for:
+
+- **Generating text and pictures**: the pipeline ``Chameleon.from_pretrained("emoji")``, with ``generate``, ``stream``,
+  ``draw`` and ``caption``; ``GenerationOptions`` are its options.
+- **The model itself**: ``ChameleonForConditionalGeneration``, a torch module that is called as in ``transformers``, and
+  ``ChameleonConfig``.
+- **Checkpoints**: ``from_pretrained`` and ``save_pretrained`` of both, in the layout of ``transformers``;
+  ``quantization="int4"`` loads a model in fewer bytes.
+- **Training**: ``chameleon_core.training``, the published recipe on token ids (extra ``train``).
+- **The command line**: ``chameleon --help``, or ``python -m chameleon_core --help`` (extra ``cli``).
+
+Every error derives from ``ChameleonCoreError``. A public name is imported when it is first used: importing torch takes
+a second, and ``chameleon --help`` needs none of it.
 """
 
 from __future__ import annotations
@@ -49,6 +61,8 @@ if TYPE_CHECKING:
     )
     from .quantization import Quantization, QuantizationReport, quantization_report, quantize_model
 
+__version__ = "2026.11.0"
+
 __all__ = [
     "HOOK_API_VERSION",
     "ArgumentError",
@@ -89,6 +103,7 @@ __all__ = [
     "UnknownPluginError",
     "VocabularyError",
     "WeightsError",
+    "__version__",
     "hookimpl",
     "load_checkpoint",
     "pool_checkpoint",
@@ -155,6 +170,9 @@ _MODULES = {
 
 moved_modules(
     {
+        "chameleon_core.documents": "chameleon_core.pipeline.documents",
+        "chameleon_core.events": "chameleon_core.pipeline.events",
+        "chameleon_core.siblings": "chameleon_core.protocols",
         "chameleon_core.cache": "chameleon_core.model.cache",
         "chameleon_core.checkpoints.contract": "chameleon_core.formats.contract",
         "chameleon_core.checkpoints.hf": "chameleon_core.formats.hf",

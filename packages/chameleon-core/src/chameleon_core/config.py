@@ -1,4 +1,4 @@
-"""The configuration of the transformer: every argument of the reference, under its name and default."""
+"""The configuration of the transformer, with the names and defaults of ``transformers``."""
 
 from __future__ import annotations
 
@@ -31,42 +31,70 @@ RopeType = Literal["default", "linear", "dynamic"]
 class ChameleonConfig(Config, frozen=True, kw_only=True):
     """The shape of a Chameleon transformer; the defaults are the 7B model.
 
-    ``num_key_value_heads=None`` stands for ``num_attention_heads``. ``hidden_act`` is the name of a function of
-    ``torch.nn.functional``, or ``gelu_pytorch_tanh``. ``rope_scaling`` is ``{"type": "linear" | "dynamic", "factor":
-    above 1}``. ``vq_config`` describes the image tokenizer and is opaque here, a mapping that chameleon-vq reads.
-    ``vocabulary_map`` is the tokenizer's name → id. ``model_parallel_size`` is the number of ranks that trained the
-    model, of which each had a qk-norm of its own; it changes nothing in the computation.
-
-    ``qk_norm=False`` is an extension: the reference has no such field, and the ``hf`` format can't write it.
+    Every field of ``transformers``' class is here under its name and default; ``qk_norm`` is an extension.
 
     Raises ``ConfigError`` with the field's name and what it allows.
     """
 
     vocab_size: Count = 65536
+    """The number of ids, of text, picture codes and special tokens together, ≥ 1; 65,536 by default."""
     hidden_size: Count = 4096
+    """The width of the hidden states, a multiple of twice ``num_attention_heads``; 4,096 by default."""
     intermediate_size: Count = 11008
+    """The width of the feed-forward layers, ≥ 1; 11,008 by default."""
     num_hidden_layers: Count = 32
+    """The number of transformer layers, ≥ 1; 32 by default."""
     num_attention_heads: Count = 32
+    """The number of query heads of each layer, ≥ 1; 32 by default."""
     num_key_value_heads: Count = 32
+    """The number of key/value heads of each layer, a divisor of ``num_attention_heads``; 32 by default. As many as
+    query heads is multi-head attention, 1 multi-query, others grouped-query. None means ``num_attention_heads``."""
     hidden_act: HiddenAct = "silu"
+    """The activation of the feed-forward layers: the name of a function of ``torch.nn.functional`` that is listed in
+    ``HiddenAct``, or "gelu_pytorch_tanh"; "silu" by default."""
     max_position_embeddings: Count = 4096
+    """The number of positions of the trained context, ≥ 1; 4,096 by default. ``rope_scaling`` multiplies it."""
     initializer_range: Annotated[float, Meta(ge=0)] = 0.02
+    """The standard deviation of new weight matrices, finite, ≥ 0; 0.02 by default."""
     rms_norm_eps: Positive = 1e-5
+    """What RMSNorm adds to the mean square, finite, > 0; 1e-5 by default."""
     use_cache: bool = True
+    """Kept for ``transformers``, which returns a cache where it is true, the default; here a cache is used where one is
+    passed."""
     pad_token_id: TokenId | None = None
+    """The padding id, in [0, vocab_size); None by default."""
     bos_token_id: TokenId | None = 1
+    """The id that begins a stream, in [0, vocab_size), or None; 1 by default."""
     eos_token_id: TokenId | list[TokenId] | None = 2
+    """The id, or ids, that end a stream, each in [0, vocab_size), or None; 2 by default."""
     tie_word_embeddings: bool = False
+    """Whether the output layer shares the weight of the embeddings; False by default."""
     rope_theta: Positive = 10000.0
+    """The base of the wavelengths of the rotary embeddings, finite, > 0; 10,000 by default."""
     rope_scaling: dict[str, Any] | None = None
+    """How the rotary embeddings are stretched beyond the trained context: ``{"type": "linear" | "dynamic", "factor": a
+    number > 1}`` ("rope_type" is understood, too), or None, the default."""
     attention_bias: bool = False
+    """Whether the projections of attention (query, key, value, output) have a bias; False by default."""
     attention_dropout: Fraction = 0.0
+    """The dropout of attention probabilities in training, in [0, 1]; 0 by default."""
     model_parallel_size: Count = 1
+    """The number of ranks that trained the model, a divisor of ``num_attention_heads``; 1 by default. Each rank had a
+    qk-norm of its own; the weights here are per head in any case, so that it changes nothing in the computation."""
     swin_norm: bool = False
+    """Whether norms follow attention and the feed-forward layer, as in Swin Transformer v2 and the 34B model, in place
+    of preceding them; False by default."""
     vq_config: dict[str, Any] | None = None
+    """The configuration of the image tokenizer, which chameleon-vq reads; its resolution says how many codes a picture
+    has. None, the default, is the published one: 1,024 codes."""
     vocabulary_map: dict[str, TokenId] | None = None
+    """The tokenizer's names with their ids, each in [0, vocab_size). It says which ids are codes of pictures and which
+    are special; None, the default, is enough for a model that only computes logits."""
     mlp_bias: bool = False
+    """Whether the projections of the feed-forward layers have a bias; False by default."""
     qk_norm: bool = True
+    """Whether queries and keys are normalized per head; True by default. False is an extension, which ``transformers``
+    has no field for and the ``hf`` format doesn't write."""
 
     known_extras: ClassVar[frozenset[str]] = frozenset(
         {
@@ -103,7 +131,7 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
 
     @property
     def num_key_value_groups(self) -> int:
-        """How many query heads share a key/value head; 1 is multi-head attention."""
+        """The number of query heads that share a key/value head; 1 is multi-head attention."""
         return self.num_attention_heads // self.num_key_value_heads
 
     @property
@@ -114,13 +142,13 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
 
     @property
     def rope_factor(self) -> float:
-        """By how much the scaling stretches the trained context; 1 without scaling."""
+        """The factor by which scaling stretches the trained context; 1 without scaling."""
         factor: float = 1.0 if self.rope_scaling is None else self.rope_scaling["factor"]
         return factor
 
     @property
     def context_length(self) -> int:
-        """The most positions that a sequence may have: the trained ones times the scaling."""
+        """The maximum number of positions of a sequence: the trained ones times the scaling factor."""
         return int(self.max_position_embeddings * self.rope_factor)
 
     @property
@@ -140,7 +168,7 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
         self._check_divides("model_parallel_size", "num_attention_heads")
         if self.head_dim % 2:
             raise ConfigError(
-                "ChameleonConfig.num_attention_heads must leave heads of even width, which RoPE turns in pairs; "
+                "ChameleonConfig.num_attention_heads must leave heads of even width, which RoPE rotates in pairs; "
                 f"got hidden_size {self.hidden_size} / {self.num_attention_heads} heads = {self.head_dim}."
             )
         if self.rope_type == "dynamic" and self.head_dim == 2:
@@ -168,20 +196,20 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, source: str = "") -> ChameleonConfig:
-        """Read the mapping of a published ``config.json``, of the reference's old or new releases.
+        """Read the mapping of a published ``config.json``, of old and new releases of ``transformers``.
 
-        Both ways to describe RoPE are read, ``rope_parameters`` and ``rope_theta`` with ``rope_scaling``; where a
-        file has both they must agree.
+        Both descriptions of RoPE are read, ``rope_parameters`` and ``rope_theta`` with ``rope_scaling``; they must
+        agree where a file has both. Unknown entries are kept, with a warning.
         """
         where = f"{source}: " if source else ""
         fields = dict(data)
         model_type = fields.pop("model_type", MODEL_TYPE)
         if model_type != MODEL_TYPE:
             raise ConfigError(f"{where}model_type is {model_type!r}, expected {MODEL_TYPE!r}.")
-        # Both follow from the rest, and are written anew.
+        # Both are derived from the other fields, and written again.
         fields.pop("architectures", None)
         fields.pop("image_token_id", None)
-        # The reference lets some fields be null and means the default.
+        # In transformers' files some fields may be null, which means the default.
         for name in ("attention_bias", "attention_dropout", "model_parallel_size", "swin_norm"):
             if name in fields and fields[name] is None:
                 del fields[name]
@@ -198,7 +226,7 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
         return super().from_dict(fields, source=source)
 
     def to_dict(self) -> dict[str, Any]:
-        """The mapping of ``config.json``, RoPE written in both ways so that old and new readers find it."""
+        """Return the mapping of ``config.json``, with both descriptions of RoPE for old and new readers."""
         data = {"model_type": MODEL_TYPE, "architectures": [ARCHITECTURE], **super().to_dict()}
         data["rope_parameters"] = {"rope_type": self.rope_type, "rope_theta": self.rope_theta}
         if self.rope_scaling is not None:
@@ -218,12 +246,12 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
         return cls.from_dict(read_json(path), source=str(path))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``config.json`` in a folder, replacing it only once it is whole."""
+        """Write ``config.json`` in a folder; an old one is replaced once the new one is complete."""
         write_json(Path(folder) / CONFIG_FILE, self.to_dict())
 
 
 def _checked_scaling(scaling: Mapping[str, Any]) -> dict[str, Any] | None:
-    """``{"type", "factor"}`` whichever of its spellings was given, or None where the type is "default"."""
+    """Return ``{"type", "factor"}`` of either spelling, or None where the type is "default"."""
     if not isinstance(scaling, Mapping):
         raise ConfigError(f"ChameleonConfig.rope_scaling must be a mapping or None; got {scaling!r}.")
     unknown = sorted(set(scaling) - {"type", "rope_type", "factor"})
@@ -237,12 +265,12 @@ def _checked_scaling(scaling: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     factor = scaling.get("factor")
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 < factor < math.inf:
-        raise ConfigError(f"ChameleonConfig.rope_scaling: 'factor' must be a number above 1; got {factor!r}.")
+        raise ConfigError(f"ChameleonConfig.rope_scaling: 'factor' must be a number > 1; got {factor!r}.")
     return {"type": name, "factor": float(factor)}
 
 
 def _stated_by(parameters: Any, where: str) -> dict[str, Any]:
-    """The fields that a file's ``rope_parameters`` state: ``rope_theta``, ``rope_scaling``, both or none."""
+    """Return the fields that a file's ``rope_parameters`` describe: ``rope_theta``, ``rope_scaling``, both or none."""
     if parameters is None:
         return {}
     if not isinstance(parameters, Mapping):

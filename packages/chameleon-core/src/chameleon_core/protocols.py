@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
+from ._moved import moved_names
+
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
@@ -31,53 +33,53 @@ class ImageTokenizerLike(Protocol):
 
     @property
     def num_codes(self) -> int:
-        """How many different codes there are."""
+        """The number of different codes."""
         ...
 
     @property
     def tokens_per_image(self) -> int:
-        """N: how many codes a picture takes."""
+        """N, the number of codes of a picture."""
         ...
 
     @property
     def image_processor(self) -> ImageProcessorLike:
-        """Pictures to the pixels that it reads."""
+        """What makes the pixels that it reads of pictures."""
         ...
 
     def encode(self, images: Sequence[Any], /) -> Tensor:
-        """Codes [B, N] of pictures: paths, PIL images or uint8 arrays."""
+        """Return the codes of pictures (paths, PIL images or uint8 arrays), int64 [B, N]."""
         ...
 
     def encode_pixels(self, pixels_BCHW: Tensor, /) -> Tensor:
-        """Codes [B, N] of preprocessed pixels."""
+        """Return the codes of preprocessed pixels, int64 [B, N]."""
         ...
 
     def decode(self, codes_BN: Tensor, /) -> list[PILImage]:
-        """A picture for each row of codes."""
+        """Return a picture for each row of codes."""
         ...
 
     def preview(self, codes_n: Tensor, /) -> PILImage:
-        """A picture of the first n < N codes."""
+        """Return a picture of the first n < N codes."""
         ...
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """The weights, under upstream's names."""
+        """Return the weights, by their names in ``transformers``."""
         ...
 
     def config_dict(self) -> Mapping[str, Any]:
-        """The entry ``vq_config`` of a model's config."""
+        """Return the entry ``vq_config`` of a model's config."""
         ...
 
 
 class StreamDecoderLike(Protocol):
-    """Text from ids that arrive one at a time."""
+    """A decoder of ids that arrive one at a time."""
 
     def push(self, token_id: int, /) -> str:
-        """The characters that this id completes, often none."""
+        """Return the characters that this id completes, often none."""
         ...
 
     def flush(self) -> str:
-        """What is left of a character that was never completed."""
+        """Return what is left of a character that was never completed."""
         ...
 
 
@@ -90,11 +92,11 @@ class TextTokenizerLike(Protocol):
         ...
 
     def decode(self, ids: Sequence[int], /) -> str:
-        """The text of some ids."""
+        """Return the text of ids."""
         ...
 
     def stream_decoder(self) -> StreamDecoderLike:
-        """A decoder that takes one id at a time."""
+        """Return a decoder that takes one id at a time."""
         ...
 
 
@@ -103,12 +105,12 @@ class ProcessorLike(Protocol):
 
     @property
     def tokenizer(self) -> TextTokenizerLike:
-        """Text to ids and back."""
+        """What turns text into ids and back."""
         ...
 
     @property
     def image_tokenizer(self) -> Any:
-        """What reads its pictures, or None."""
+        """What reads and draws its pictures, or None."""
         ...
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -120,13 +122,24 @@ class ProcessorLike(Protocol):
         ...
 
     def decode_document(self, ids: Sequence[int], /) -> Any:
-        """The document of some ids, pictures as their codes."""
+        """Return the document of ids, its pictures as codes."""
         ...
 
     def draw(self, document: Any, /) -> Any:
-        """The document with its pictures painted from their codes."""
+        """Return the document with its pictures drawn from their codes."""
         ...
 
     def save_pretrained(self, folder: Path, /) -> object:
         """Write its files into a folder."""
         ...
+
+
+if not TYPE_CHECKING:
+    # Of chameleon_core.siblings, which this module was a part of.
+    __getattr__ = moved_names(
+        __name__,
+        {
+            name: f"chameleon_core.optional_packages:{name}"
+            for name in ("load_image_tokenizer", "load_processor", "missing_package", "text_package", "vq_package")
+        },
+    )
