@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import chameleon_core
 from chameleon_core import save_document
 from chameleon_core.cli.app import app
 from chameleon_core.cli.output import Writer
@@ -131,6 +133,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
         (["generate", "folder", "--image", "missing.png"], "missing.png"),
         (["generate", "folder", "Hello", "--device", "toaster"], "toaster"),
         (["generat"], "generate"),
+        (["generate", "folder", "Hello", "--tempreature", "1"], "Did you mean '--temperature'?"),
         (["tokenize", "folder", "--document", "missing.json"], "missing.json"),
     ],
 )
@@ -168,6 +171,39 @@ def test_without_its_libraries_the_command_names_the_extra(library: str) -> None
     assert done.returncode == 1
     assert "chameleon-core[cli]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# The command itself.
+
+
+def test_the_version_is_the_package_s() -> None:
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"chameleon-core {chameleon_core.__version__}\n")
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "chameleon_core", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"chameleon-core {chameleon_core.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("chameleon gen", "generate"),
+        ("chameleon generate --temp", "--temperature"),
+        ("chameleon generate folder --modality inter", "interleaved"),
+        ("chameleon doctor --device cpu --dt", "--dtype"),
+    ],
+)
+def test_a_shell_completes_commands_options_and_values_without_torch(words: str, expected: str) -> None:
+    code = (
+        "import sys; from chameleon_core.cli import main; sys.argv[0] = 'chameleon'\n"
+        "try: main()\nfinally: assert 'torch' not in sys.modules"
+    )
+    count = len(words.split()) - 1
+    asked = {"_CHAMELEON_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count)}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True)
+    assert expected in done.stdout.split(), done.stderr
 
 
 # The list of plugins.

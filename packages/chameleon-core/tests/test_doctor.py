@@ -28,6 +28,7 @@ from chameleon_backends.registry import REGISTRY
 from chameleon_core import ChameleonForConditionalGeneration
 from chameleon_core.cli import machine
 from chameleon_core.cli.app import app
+from chameleon_core.cli.terminal import size
 from chameleon_core.testing import make_config, make_model
 
 WIDE = {"hidden_size": 128, "intermediate_size": 256}
@@ -147,7 +148,7 @@ def test_an_accelerator_is_named_with_its_memory(monkeypatch: pytest.MonkeyPatch
     [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (999_600, "1 MB"), (13.5e9, "13.5 GB"), (2e12, "2000 GB")],
 )
 def test_sizes_are_for_people(num_bytes: float, expected: str) -> None:
-    assert machine.size(num_bytes) == expected
+    assert size(num_bytes) == expected
 
 
 # A model.
@@ -158,7 +159,7 @@ def test_without_a_model_the_defaults_are_chosen() -> None:
     assert named(found["attention_backends"], "sdpa")["status"] == "chosen"
     assert (
         named(found["attention_backends"], "eager")["note"]
-        == 'attn_implementation="eager" chooses it in place of the default'
+        == 'attn_implementation="eager" chooses it instead of the default'
     )
     assert named(found["weight_quantizers"], "none")["status"] == "chosen"
     assert named(found["weight_quantizers"], "int8")["note"] == 'quantization="int8" chooses it'
@@ -170,7 +171,10 @@ def test_of_a_model_its_size_and_its_requests_are_told(folder: Path) -> None:
     stored = sum(tensor.numel() * 2 for tensor in make_model(make_config(**WIDE)).state_dict().values())
     assert found["model"]["num_bytes"] == stored
     assert report(folder, "--dtype", "float32")["model"]["num_bytes"] == 2 * stored
-    assert named(found["attention_backends"], "sdpa")["note"] == "the default, and serves all that the model asks for"
+    assert (
+        named(found["attention_backends"], "sdpa")["note"]
+        == "the default, and serves everything that the model requests"
+    )
 
 
 def test_what_a_quantizer_would_make_of_a_model_is_what_it_makes(folder: Path) -> None:
@@ -182,7 +186,7 @@ def test_what_a_quantizer_would_make_of_a_model_is_what_it_makes(folder: Path) -
     expected = report(folder)["model"]["num_bytes"] - sum(2 * weight.numel() for weight in weights)
     expected += sum(tensor.numel() * tensor.element_size() for tensor in stored)
     note = named(report(folder)["weight_quantizers"], "int8")["note"]
-    assert note == f'quantization="int8" makes it {machine.size(expected)}'
+    assert note == f'quantization="int8" makes it {size(expected)}'
 
 
 def test_a_quantizer_that_can_not_serve_a_model_says_which_parts_of_it(tmp_path: Path) -> None:
@@ -254,7 +258,7 @@ def test_what_is_too_large_or_slow_is_said(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(machine, "_memory_free", lambda: 1000)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64"})
     printed = run(folder).stdout
-    assert "more than the 1 kB of memory that are free there" in printed
+    assert "more than the 1 kB of free memory there" in printed
     assert 'bfloat16 is emulated there: dtype="float32" converts the weights' in printed
 
 
@@ -270,9 +274,10 @@ def test_the_report_keeps_within_the_screen(folder: Path, columns: int) -> None:
         (["--device", "toaster"], 2, "toaster"),
         (["--dtype", "int8"], 2, "no floating dtype"),
         (["--dtype", "nn"], 2, "no floating dtype"),
+        (["--dtype", "bflaot16"], 2, "Did you mean 'bfloat16'?"),
     ],
 )
-def test_what_a_user_can_mend_is_said(arguments: list[str], code: int, said: str) -> None:
+def test_an_error_that_a_user_can_fix_is_reported(arguments: list[str], code: int, said: str) -> None:
     result = run(*arguments)
     assert result.exit_code == code
     assert said in result.stderr

@@ -1,6 +1,6 @@
-"""The commands, and what becomes of their errors.
+"""The command ``chameleon``: its subcommands, and how it reports errors and warnings.
 
-A command imports what it works with when it runs, so that ``--help`` is quick.
+A subcommand imports what it works with when it runs, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from .. import __version__
 from . import demo, doctor, generate, plugins, tokens
+from .terminal import print_message
 
 INTERRUPTED = 130
-"""The exit code of a program that Ctrl-C ended, by the custom of shells."""
+"""The exit code of a program that Ctrl-C ended, by the convention of shells."""
 
 
 class Commands(TyperGroup):
-    """Shows an error that a user can mend as one line; any other is a fault of ours and keeps its traceback."""
+    """Reports an error that a user can fix in one line; any other is a bug of ours and keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
@@ -31,14 +33,23 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
-            if ctx.params.get("debug") or not _can_be_mended(error):
+            _suggest_option(error)
+            if ctx.params.get("debug") or not _can_be_fixed(error):
                 raise
-            _say(f"error: {error}", style="bold red")
+            print_message(f"error: {error}", style="bold red")
             raise typer.Exit(1) from error
 
 
-def _can_be_mended(error: Exception) -> bool:
-    """Whether it is one of the toolkit's own errors, or the operating system's about a file."""
+def _suggest_option(error: Exception) -> None:
+    """Add the closest option to an error about an unknown one; typer's report leaves it out."""
+    # By its attributes, because typer doesn't export the class of the error.
+    if close := getattr(error, "possibilities", None):
+        error.message = f"{error.message}. Did you mean {close[0]!r}?"  # type: ignore[attr-defined]
+        error.possibilities = None  # type: ignore[attr-defined]
+
+
+def _can_be_fixed(error: Exception) -> bool:
+    """Return whether it is one of the toolkit's own errors, or the operating system's about a file."""
     return _is_ours(type(error)) or isinstance(error, OSError)
 
 
@@ -49,21 +60,22 @@ def _is_ours(kind: type) -> bool:
 def _show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
 ) -> None:
-    """One of the toolkit's warnings as one line; any other as Python does."""
+    """Print a warning of the toolkit in one line; any other as Python does."""
     if _is_ours(category):
-        _say(f"warning: {message}", style="yellow")
+        print_message(f"warning: {message}", style="yellow")
     else:
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
-def _say(text: str, *, style: str) -> None:
-    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(text, style=style)
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        Console(highlight=False).print(f"chameleon-core {__version__}")
+        raise typer.Exit
 
 
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_show_locals=False,
     help="Chameleon: one model that reads and writes text and pictures.",
 )
@@ -72,8 +84,11 @@ app = typer.Typer(
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
-    """Options of all commands; ``debug`` is read by ``Commands``."""
+    """Define the options of all commands; ``debug`` is read by ``Commands``."""
 
 
 generate.register(app)

@@ -29,7 +29,7 @@ from chameleon_backends.registry import ATTENTION_BACKENDS_HOOK, REGISTRY, WEIGH
 
 from ..checkpoints import IMAGE_PREFIX, read_checkpoint, resolve_folder, target_dtype
 from ..checkpoints.quantization_plan import QUANTIZATION_RECORD
-from .machine import size
+from .terminal import size
 
 CHOSEN = "chosen"
 POSSIBLE = "can run"
@@ -40,7 +40,7 @@ QUARANTINED = "quarantined"
 # The embeddings and the output layer stay as they are.
 _LINEAR = re.compile(r"model\.layers\.\d+\.\w+\.(\w+_proj)\.weight")
 LENGTH = 64
-"""Of the requests that backends are asked about; which length it is makes no difference to them."""
+"""The length of the requests that backends are asked about; any other gives the same answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +56,16 @@ class Model:
     head_dim: int
     attention_dropout: float
     dtype: str
-    """What its layers would compute in: as stored, unless another is asked for."""
+    """The dtype of its layers: as stored, unless another is requested."""
     device: str
     num_bytes: int
-    """Of its weights in that dtype, without the image tokenizer's."""
+    """The size of its weights in that dtype, without the image tokenizer's."""
     linears: dict[str, tuple[int, int]]
-    """The output and input features of a layer's linear parts, which a quantizer replaces, by name."""
+    """The output and input features of a layer's projections, which a quantizer replaces, by name."""
     quantizer: str | None
     """What the checkpoint is quantized with."""
     unreadable: str | None
-    """Why it can't be said what the checkpoint is quantized with."""
+    """Why the quantizer of the checkpoint isn't known; None where it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Choice:
 
 
 def read_model(name: str, *, device: str, dtype: str | None) -> Model:
-    """The facts about a model in a folder, by its name or by a Hub id."""
+    """Return the facts about a model in a folder, by its name or by a Hub id."""
     folder = resolve_folder(name)
     checkpoint = read_checkpoint(folder)
     config = checkpoint.config
@@ -107,7 +107,7 @@ def read_model(name: str, *, device: str, dtype: str | None) -> Model:
         dtype=str(target).removeprefix("torch."),
         device=device,
         num_bytes=sum(
-            # What a quantizer stored stays as it is.
+            # Tensors that a quantizer stored keep their dtype.
             prod(each.shape) * (target if record is None and each.dtype.is_floating_point else each.dtype).itemsize
             for each in tensors.values()
         ),
@@ -122,7 +122,7 @@ def read_model(name: str, *, device: str, dtype: str | None) -> Model:
 
 
 def _recorded(record: Mapping[str, Any] | None) -> tuple[str | None, str | None]:
-    """The quantizer that a config records, and why it can't be said which it is."""
+    """Return the quantizer that a config records, and why it isn't known."""
     if record is None:
         return None, None
     try:
@@ -132,13 +132,13 @@ def _recorded(record: Mapping[str, Any] | None) -> tuple[str | None, str | None]
 
 
 def choose_attention(model: Model | None) -> list[Choice]:
-    """Every attention backend that is installed, the chosen one first."""
+    """Return every attention backend that is installed, the chosen one first."""
     requests = {} if model is None else _attention_requests(model)
     return _chosen_first(_attention_choice(each, requests) for each in REGISTRY.registered(ATTENTION_BACKENDS_HOOK))
 
 
 def choose_quantizer(model: Model | None) -> list[Choice]:
-    """Every weight quantizer that is installed, and none, which is chosen where the checkpoint isn't quantized."""
+    """Return every installed weight quantizer, and "none", which is chosen where the checkpoint isn't quantized."""
     none = Choice("none", None, None, *_unquantized(model))
     return _chosen_first(
         [none, *(_quantizer_choice(each, model) for each in REGISTRY.registered(WEIGHT_QUANTIZERS_HOOK))]
@@ -146,14 +146,14 @@ def choose_quantizer(model: Model | None) -> list[Choice]:
 
 
 def quarantined() -> list[Choice]:
-    """The plugins of chameleon-backends that are installed and broken; what each would add isn't known."""
+    """Return the broken plugins of chameleon-backends; what each would add isn't known."""
     return [
         Choice(bad.plugin, bad.distribution, bad.version, QUARANTINED, bad.reason) for bad in REGISTRY.quarantined()
     ]
 
 
 def _attention_requests(model: Model) -> dict[str, AttentionSpec]:
-    """What a model asks of attention, by what for."""
+    """Return what a model requests of attention, by purpose."""
 
     def request(query_length: int = LENGTH, **rules: Any) -> AttentionSpec:
         return AttentionSpec(
@@ -189,21 +189,21 @@ def _attention_choice(registered: Registered, requests: Mapping[str, AttentionSp
     }
     limits = "".join(f"; not for {what}: {why}" for what, why in _by_reason(reasons))
     if name == DEFAULT_ATTENTION_BACKEND:
-        serves_all = ", and serves all that the model asks for" if requests and not reasons else ""
+        serves_all = ", and serves everything that the model requests" if requests and not reasons else ""
         return _choice(registered, CHOSEN, f"the default{serves_all}{limits}")
     if requests and len(reasons) == len(requests):
         return _choice(registered, REFUSED, next(iter(reasons.values())))
-    return _choice(registered, POSSIBLE, f'attn_implementation="{name}" chooses it in place of the default{limits}')
+    return _choice(registered, POSSIBLE, f'attn_implementation="{name}" chooses it instead of the default{limits}')
 
 
 def _unquantized(model: Model | None) -> tuple[str, str]:
     if model is None:
-        return CHOSEN, "weights stay as they are stored unless a quantizer is asked for"
+        return CHOSEN, "weights stay as they are stored unless a quantizer is requested"
     if model.unreadable is not None:
         return REFUSED, f"the checkpoint is quantized: {model.unreadable}"
     if model.quantizer is not None:
         return REFUSED, f"the checkpoint is quantized, with {model.quantizer!r}"
-    return CHOSEN, f"no quantizer is asked for, and the checkpoint has none: {size(model.num_bytes)}"
+    return CHOSEN, f"no quantizer is requested, and the checkpoint has none: {size(model.num_bytes)}"
 
 
 def _quantizer_choice(registered: Registered, model: Model | None) -> Choice:
@@ -222,7 +222,7 @@ def _quantizer_choice(registered: Registered, model: Model | None) -> Choice:
         return _choice(registered, REFUSED, "; ".join(f"{what}: {why}" for what, why in _by_reason(reasons)))
     try:
         num_bytes = _quantized_bytes(model, registered.spec)
-    # Any exception: the quantizer is a stranger's, and the others are listed all the same.
+    # Any exception: the quantizer is third-party, and the others are listed in any case.
     except Exception as error:
         return _choice(registered, REFUSED, f"it fails: {type(error).__name__}: {error}")
     return _choice(registered, POSSIBLE, f'quantization="{name}" makes it {size(num_bytes)}')
@@ -235,7 +235,7 @@ def _linear(model: Model, part: str) -> LinearSpec:
 
 
 def _quantized_bytes(model: Model, spec: PluginSpec) -> int:
-    """How much the model's weights take once the linear parts of each layer are quantized."""
+    """Return the size of the model's weights once the projections of each layer are quantized."""
     quantizer: WeightQuantizer = spec.make()
     saved = 0
     for part in model.linears:
@@ -255,7 +255,7 @@ def _chosen_first(choices: Iterable[Choice]) -> list[Choice]:
 
 
 def _by_reason(reasons: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """What isn't served, those of one reason together, and the reason."""
+    """Yield what isn't served, grouped by reason, and the reason."""
     for reason in dict.fromkeys(reasons.values()):
         what = [what for what, other in reasons.items() if other == reason]
         yield " or ".join(filter(None, (", ".join(what[:-1]), what[-1]))), reason

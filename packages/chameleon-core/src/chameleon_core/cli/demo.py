@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(output: Output = Path("demo-output")) -> None:
-    """Let the embedded model caption, draw and go on with a document, and leave a contact sheet."""
+    """Let the embedded model caption, draw and continue a document, and write a contact sheet."""
     from ..optional_packages import emoji_package, text_package, vq_package
 
     for package in (text_package, vq_package, emoji_package):

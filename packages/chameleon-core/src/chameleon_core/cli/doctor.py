@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated
 
 import typer
@@ -15,16 +16,18 @@ def register(app: typer.Typer) -> None:
     app.command()(doctor)
 
 
-def floating_dtype(name: str | None) -> str | None:
-    """The name of a floating dtype of torch. Raises ``typer.BadParameter``."""
-    if name is None:
-        return None
+def floating_dtype(ctx: typer.Context, name: str | None) -> str | None:
+    """Return the name of a floating dtype of torch. Raises ``typer.BadParameter``."""
+    if name is None or ctx.resilient_parsing:  # a shell asks for completions
+        return name
     import torch
 
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise typer.BadParameter(f"{name!r} is no floating dtype of torch, such as float32 or bfloat16.")
-    return name
+    dtypes = [each for each, dtype in vars(torch).items() if isinstance(dtype, torch.dtype) and dtype.is_floating_point]
+    if name in dtypes:
+        return name
+    close = difflib.get_close_matches(name, dtypes, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else "Use float32, bfloat16 or float16, for instance."
+    raise typer.BadParameter(f"torch has no floating dtype {name!r}. {hint}")
 
 
 def doctor(
@@ -32,15 +35,15 @@ def doctor(
         str | None, typer.Argument(help="A model's folder, the name of an installed one, or a Hub id.")
     ] = None,
     device: Annotated[
-        str, typer.Option(help="Where the model would run: cpu, cuda, cuda:1, …", callback=usable_device)
+        str, typer.Option(help="Device that the model would run on: cpu, cuda, cuda:1, …", callback=usable_device)
     ] = "cpu",
     dtype: Annotated[
         str | None,
-        typer.Option(help="What its weights would become; what its config says by default.", callback=floating_dtype),
+        typer.Option(help="Dtype of its weights; by default what its config says.", callback=floating_dtype),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON in place of text.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")] = False,
 ) -> None:
-    """Say what this machine can run, what a model would run with, and why not with something else."""
+    """Report what this machine can run, what a model would run with, and why not with something else."""
     import msgspec
 
     from .report import examine, show

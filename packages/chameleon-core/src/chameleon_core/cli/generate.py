@@ -1,4 +1,4 @@
-"""``chameleon generate``: go on with a prompt."""
+"""``chameleon generate``: continue a prompt."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from rich.console import Console
 from .prompt import Images, Model, PromptCommand, Texts, Words, read_prompt
 
 SAMPLING = "Sampling (any of these turns it on)"
-STEERING = "Steering"
+STEERING = "Penalty and guidance"
 LENGTH = "Length"
 MODEL = "Model"
 
-# As in GenerationOptions, which takes torch with it.
+# As in GenerationOptions, which imports torch.
 Modality = Literal["text", "image", "interleaved"]
 
-NAMES_OF_REASONS = {"stop": "came to its end", "length": "the limit of new ids came first", "cancelled": "stopped"}
+REASONS = {"stop": "finished", "length": "reached the most new ids", "cancelled": "stopped"}
+"""What is said of why a document ended."""
 
 
 def register(app: typer.Typer) -> None:
@@ -30,8 +31,10 @@ def register(app: typer.Typer) -> None:
     app.command(cls=PromptCommand, no_args_is_help=True)(generate)
 
 
-def usable_device(name: str) -> str:
-    """The name of a device that torch can use here. Raises ``typer.BadParameter``."""
+def usable_device(ctx: typer.Context, name: str) -> str:
+    """Return the name of a device that torch can use here. Raises ``typer.BadParameter``."""
+    if ctx.resilient_parsing:  # a shell asks for completions
+        return name
     import torch
 
     try:
@@ -50,76 +53,85 @@ def generate(
     text: Texts = None,
     image: Images = None,
     modality: Annotated[Modality, typer.Option(help="What to write.")] = "text",
-    template: Annotated[str, typer.Option(help="The prompt's format: completion, chat or a plugin's.")] = "completion",
+    template: Annotated[str, typer.Option(help="Format of the prompt: completion, chat or a plugin's.")] = "completion",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", file_okay=False, help="Folder for document.json, document.md and the pictures."),
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="The most new ids, those of pictures too.", rich_help_panel=LENGTH)
+        int | None, typer.Option(help="Most ids to write, those of pictures included.", rich_help_panel=LENGTH)
     ] = None,
     max_images: Annotated[
-        int | None, typer.Option(help="The most pictures of an interleaved document.", rich_help_panel=LENGTH)
+        int | None, typer.Option(help="Most pictures of an interleaved document.", rich_help_panel=LENGTH)
     ] = None,
     stop: Annotated[
-        list[str] | None, typer.Option(help="Stop after this text; can be repeated.", rich_help_panel=LENGTH)
+        list[str] | None, typer.Option(help="Stop after this text; may be repeated.", rich_help_panel=LENGTH)
     ] = None,
     stop_id: Annotated[
-        list[int] | None, typer.Option(help="Stop after this id; can be repeated.", rich_help_panel=LENGTH)
+        list[int] | None, typer.Option(help="Stop after this id; may be repeated.", rich_help_panel=LENGTH)
     ] = None,
-    sample: Annotated[bool, typer.Option("--sample", help="Draw each id by chance.", rich_help_panel=SAMPLING)] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Sample each id instead of taking the likeliest.", rich_help_panel=SAMPLING)
+    ] = False,
     seed: Annotated[
         int | None, typer.Option(help="The same seed gives the same document.", rich_help_panel=SAMPLING)
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Below 1: likely ids become likelier.", rich_help_panel=SAMPLING)
+        float | None, typer.Option(help="Below 1, likely ids become likelier.", rich_help_panel=SAMPLING)
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(help="Only among this many likeliest ids.", rich_help_panel=SAMPLING)
+        int | None, typer.Option(help="Sample among this many of the likeliest ids.", rich_help_panel=SAMPLING)
     ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(help="Only among the likeliest that hold this probability.", rich_help_panel=SAMPLING),
+        typer.Option(help="Sample among the likeliest ids that hold this probability.", rich_help_panel=SAMPLING),
     ] = None,
     min_p: Annotated[
-        float | None, typer.Option(help="Only from this share of the likeliest's on.", rich_help_panel=SAMPLING)
+        float | None,
+        typer.Option(help="Sample among ids with this share of the best probability.", rich_help_panel=SAMPLING),
     ] = None,
     image_temperature: Annotated[
-        float | None, typer.Option(help="The same four for the codes of pictures.", rich_help_panel=SAMPLING)
+        float | None, typer.Option(help="As --temperature, for the codes of pictures.", rich_help_panel=SAMPLING)
     ] = None,
-    image_top_k: Annotated[int | None, typer.Option(rich_help_panel=SAMPLING)] = None,
-    image_top_p: Annotated[float | None, typer.Option(rich_help_panel=SAMPLING)] = None,
-    image_min_p: Annotated[float | None, typer.Option(rich_help_panel=SAMPLING)] = None,
+    image_top_k: Annotated[
+        int | None, typer.Option(help="As --top-k, for the codes of pictures.", rich_help_panel=SAMPLING)
+    ] = None,
+    image_top_p: Annotated[
+        float | None, typer.Option(help="As --top-p, for the codes of pictures.", rich_help_panel=SAMPLING)
+    ] = None,
+    image_min_p: Annotated[
+        float | None, typer.Option(help="As --min-p, for the codes of pictures.", rich_help_panel=SAMPLING)
+    ] = None,
     repetition_penalty: Annotated[
-        float | None, typer.Option(help="Above 1: the text repeats itself less.", rich_help_panel=STEERING)
+        float | None, typer.Option(help="Above 1, text repeats itself less.", rich_help_panel=STEERING)
     ] = None,
     guidance_text: Annotated[
-        float | None, typer.Option(help="Above 1: pictures follow the text more.", rich_help_panel=STEERING)
+        float | None, typer.Option(help="Above 1, pictures follow the text more.", rich_help_panel=STEERING)
     ] = None,
     guidance_image: Annotated[
-        float | None, typer.Option(help="Above 1: pictures follow the prompt's more.", rich_help_panel=STEERING)
+        float | None, typer.Option(help="Above 1, pictures follow those of the prompt more.", rich_help_panel=STEERING)
     ] = None,
     published: Annotated[
         bool,
-        typer.Option("--published", help="Sample and steer as the paper's release did.", rich_help_panel=STEERING),
+        typer.Option("--published", help="Sample and guide as the paper's release does.", rich_help_panel=STEERING),
     ] = False,
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1, …", callback=usable_device, rich_help_panel=MODEL)
     ] = "cpu",
     dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16, … or auto: what its config says.", rich_help_panel=MODEL)
+        str, typer.Option(help="float32, bfloat16, … or auto, what its config says.", rich_help_panel=MODEL)
     ] = "auto",
     attention: Annotated[
-        str, typer.Option(help="An attention backend; see: chameleon plugins.", rich_help_panel=MODEL)
+        str, typer.Option(help="An attention backend; chameleon doctor lists them.", rich_help_panel=MODEL)
     ] = "sdpa",
     quantization: Annotated[
         str | None,
-        typer.Option(help="A weight quantizer, int4 for instance; see: chameleon doctor.", rich_help_panel=MODEL),
+        typer.Option(help="A weight quantizer, such as int4; chameleon doctor lists them.", rich_help_panel=MODEL),
     ] = None,
 ) -> None:
-    """Go on with a prompt of texts and pictures, and write what comes as it comes.
+    """Continue a prompt of texts and pictures, and write the continuation while it is generated.
 
-    Without a prompt it begins a document. Ctrl-C stops and keeps what is there.
+    Without a prompt a new document is begun. Ctrl-C stops and keeps what was written.
     """
     from ..generation import GenerationOptions
     from ..pipeline import Chameleon, save_document
@@ -127,8 +139,8 @@ def generate(
 
     parts = read_prompt(ctx, prompt, text, image)
     if modality != "text" and output is None:
-        raise typer.BadParameter(f"--modality {modality} draws pictures; say with --output into which folder.")
-    drawn = {
+        raise typer.BadParameter(f"--modality {modality} draws pictures; give their folder with --output.")
+    sampling = {
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,
@@ -139,7 +151,7 @@ def generate(
         "image_min_p": image_min_p,
         "seed": seed,
     }
-    asked = {
+    given = {
         "max_new_tokens": max_new_tokens,
         "max_images": max_images,
         "repetition_penalty": repetition_penalty,
@@ -147,10 +159,10 @@ def generate(
         "guidance_image": guidance_image,
         "stop_strings": tuple(stop) if stop else None,
         "stop_ids": tuple(stop_id) if stop_id else None,
-        **drawn,
+        **sampling,
     }
-    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    if sample or any(value is not None for value in drawn.values()):
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if sample or any(value is not None for value in sampling.values()):
         changes["do_sample"] = True
     console = Console(stderr=True)
     with console.status(f"loading {model}"):
@@ -171,12 +183,12 @@ def generate(
     writer.end()
     if output is not None:
         save_document(finished.document, output)
-        console.print(f"{NAMES_OF_REASONS[finished.reason]}; the document is in {output}", style="dim", highlight=False)
+        console.print(f"{REASONS[finished.reason]}; the document is in {output}", style="dim", highlight=False)
 
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[Callable[[], bool]]:
-    """A function that is true once Ctrl-C was pressed; pressed again, it interrupts as ever."""
+    """Yield a function that returns whether Ctrl-C was pressed; pressed again, Ctrl-C interrupts as usual."""
     pressed = False
 
     def stop(number: int, frame: FrameType | None) -> None:

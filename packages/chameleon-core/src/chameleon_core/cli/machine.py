@@ -20,12 +20,12 @@ EMULATED = "emulated"
 SLOWER = "slower"
 UNUSABLE = "can't run"
 
-# What an x86 processor multiplies a dtype with; without any of them it is widened to float32 number by number.
+# The instructions of x86 processors that multiply a dtype; without any of them each number is widened to float32.
 _X86_INSTRUCTIONS = {
     torch.bfloat16: ("avx512_bf16", "amx_bf16"),
     torch.float16: ("avx512_fp16", "amx_fp16"),
 }
-# Below this share of float32's speed a dtype doesn't pay.
+# Below this share of float32's speed a dtype counts as slower.
 _SLOWER = 0.8
 _LONG_ENOUGH = 0.01
 _REQUIREMENT = re.compile(r"""(?P<name>[\w.-]+).*\bextra\s*==\s*["'](?P<extra>[\w.-]+)["']""")
@@ -38,7 +38,7 @@ class Speed:
     device: str
     dtype: str
     gflops: float | None
-    """Multiplications and additions a second, in units of 1e9; None where it can't."""
+    """Floating-point operations a second, in units of 1e9; None where the dtype can't be multiplied."""
     status: str
     """One of the words above."""
     note: str
@@ -46,7 +46,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Something that torch can compute on."""
+    """A device that torch can compute on."""
 
     name: str
     memory_free: int | None
@@ -61,24 +61,24 @@ class Machine:
     torch: str
     kernels: tuple[str, ...]
     threads: int
-    """That torch computes with on the CPU."""
+    """The number of threads that torch uses on the CPU."""
     devices: dict[str, Device]
-    """By what torch calls them; the CPU is the first."""
+    """The devices by torch's names; the CPU is the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package of the toolkit, or one that an extra of it brings."""
+    """A package of the toolkit, or one that an extra of it installs."""
 
     name: str
     version: str | None
     """None where it isn't installed."""
     extra: str | None
-    """Which extra of the toolkit brings it; None for the toolkit's own."""
+    """The extra of the toolkit that installs it; None for the toolkit's own."""
 
 
 def read_machine() -> Machine:
-    """What there is, without measuring anything."""
+    """Describe the machine without measuring anything."""
     processor = str(torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine())
     return Machine(
         system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
@@ -90,13 +90,13 @@ def read_machine() -> Machine:
 
 
 def measure(device: str) -> list[Speed]:
-    """How fast a device is in each dtype; takes some tenths of a second."""
+    """Measure how fast a device is in each dtype; this takes some tenths of a second."""
     speeds: list[Speed] = []
     for dtype in DTYPES:
         name = str(dtype).removeprefix("torch.")
         try:
             gflops = _gflops(torch.device(device), dtype)
-        # Which error a device raises for what it can't do is its own affair.
+        # Which error means that it can't depends on the device.
         except Exception as error:
             speeds.append(Speed(device, name, None, UNUSABLE, str(error).splitlines()[0]))
             continue
@@ -106,13 +106,13 @@ def measure(device: str) -> list[Speed]:
 
 
 def read_packages() -> list[Package]:
-    """The toolkit's packages, and those that their extras bring, each once."""
+    """Return the toolkit's packages, and those that their extras install, each once."""
     packages = [Package(name, version_of(name), None) for name in PACKAGES]
     optional: dict[str, Package] = {}
     for owner in packages:
         for requirement in (importlib.metadata.requires(owner.name) or ()) if owner.version else ():
             match = _REQUIREMENT.match(requirement)
-            # Tests aren't for users, and the toolkit's own packages are there already.
+            # What tests need is left out, and the toolkit's own packages are listed already.
             if match and match["extra"] not in ("testing", "all") and not match["name"].startswith("chameleon-"):
                 extra = f"{owner.name}[{match['extra']}]"
                 optional.setdefault(match["name"], Package(match["name"], version_of(match["name"]), extra))
@@ -120,25 +120,15 @@ def read_packages() -> list[Package]:
 
 
 def version_of(distribution: str) -> str | None:
-    """The version that is installed, None where none is."""
+    """Return the version that is installed, None where none is."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def size(num_bytes: float) -> str:
-    """Bytes for people: ``size(13_500_000_000) == "13.5 GB"``."""
-    unit = "bytes"
-    for larger in ("kB", "MB", "GB"):
-        if num_bytes < 999.5:
-            break
-        num_bytes, unit = num_bytes / 1000, larger
-    return f"{num_bytes:.0f} {unit}" if num_bytes >= 100 else f"{num_bytes:.3g} {unit}"
-
-
 def _memory_free() -> int | None:
-    """Of the CPU: what a program can take, in Linux's own estimate."""
+    """Return the memory that a program can allocate, by Linux's estimate, in bytes."""
     try:
         found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
     except OSError:

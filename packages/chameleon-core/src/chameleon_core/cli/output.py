@@ -24,18 +24,18 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Writer:
-    """Writes a document as it comes: text and the places of pictures to stdout, a progress bar to stderr."""
+    """Writes a document while it is generated: text and links of pictures to stdout, a progress bar to stderr."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._pictures = 0
         self._at_line_start = True
-        self._drawing: int | None = None  # how many codes of a picture are there
+        self._drawing: int | None = None  # the number of codes of the open picture
         self._progress: Progress | None = None
         self._task = TaskID(0)
 
     def follow(self, events: Iterable[Event]) -> Finished:
-        """Write events to the end and return the last."""
+        """Write the events of a stream and return the last."""
         try:
             for event in events:
                 match event:
@@ -57,7 +57,7 @@ class Writer:
         raise AssertionError  # A stream ends with Finished.
 
     def write(self, document: Document) -> None:
-        """Write a whole document."""
+        """Write a complete document."""
         text = text_package()
         for segment in document:
             if isinstance(segment, text.Text):
@@ -65,17 +65,17 @@ class Writer:
             elif isinstance(segment, text.Image):
                 self._write_picture(len(segment.codes or ()), is_saved=segment.image is not None)
             else:
-                self._write(f"[{segment}]")  # a plugin's modality, of which no more is known than its values
+                self._write(f"[{segment}]")  # a plugin's segment: only its repr is known
 
     def end(self) -> None:
-        """Leave the cursor at the beginning of a line."""
+        """Move to the beginning of a line, unless it is there."""
         if not self._at_line_start:
             self._write("\n")
 
     def _write(self, text: str) -> None:
         self._at_line_start = text.endswith("\n")
         if sys.stdout.isatty():
-            # A terminal obeys control characters, which a model may write by chance.
+            # A terminal interprets control characters, which a model may write.
             text = _CONTROLS.sub("\ufffd", text)
         sys.stdout.write(text)
         sys.stdout.flush()

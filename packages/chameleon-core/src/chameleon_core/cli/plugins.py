@@ -1,4 +1,4 @@
-"""``chameleon plugins``: what is installed, and why what can't be used can't."""
+"""``chameleon plugins``: what is installed, and why some of it can't be used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .table import print_rows
+from .terminal import print_rows
 
 PACKAGES = ("chameleon-vq", "chameleon-text", "chameleon-backends", "chameleon-core")
 
@@ -28,7 +28,7 @@ STYLES = {READY: "", NONE: "dim", UNSUPPORTED: "yellow", QUARANTINED: "red", NOT
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Listed:
-    """One plugin, or one package that has none to show."""
+    """A plugin, or a package that has none to list."""
 
     package: str
     hook: str | None
@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
 
 
 def plugins(
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON in place of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")] = False,
 ) -> None:
     """List every plugin of the toolkit's packages, and say why one can't be used."""
     from chameleon_backends.plugins import ENVIRONMENT_VARIABLE
@@ -79,7 +79,7 @@ def _listed(package: str) -> list[Listed]:
     except Exception as error:  # whatever is wrong with one package, the others are listed
         return [_broken(package, error)]
     with warnings.catch_warnings():
-        # The warnings about quarantined plugins say what this list does.
+        # The warnings about quarantined plugins repeat what this list says.
         warnings.simplefilter("ignore")
         quarantined = registry.quarantined()
     found = [each for hook in registry.kinds for each in _usable(package, registry, hook)]
@@ -133,7 +133,7 @@ def _heading(each: Listed) -> str:
 
 
 def _note(each: Listed) -> str:
-    """Where a stranger's plugin is from, and what it is or why it can't be used."""
+    """Return where a third-party plugin is from, and what it is or why it can't be used."""
     source = [] if each.distribution == each.package else [f"{each.distribution} {each.version}"]
     status = [UNSUPPORTED] if each.status == UNSUPPORTED else []
     said = ", ".join(source + status)

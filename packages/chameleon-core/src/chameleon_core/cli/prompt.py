@@ -1,4 +1,4 @@
-"""A prompt from the command line: texts and pictures in the order in which they were given."""
+"""The prompt of a command: texts and pictures in the order in which they were given."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from typer.core import TyperCommand
 ORDER = "chameleon_core.cli.prompt.order"
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model's folder, the name of an installed one, or a Hub id.")
+    str, typer.Argument(metavar="MODEL", help="A model: its folder, the name of an installed one, or a Hub id.")
 ]
 Words = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="PROMPT",
-        help="Texts and pictures; the name of an existing picture file is that picture, everything else is text.",
+        help="Texts and pictures: the name of an existing picture file is that picture, anything else is text.",
         show_default=False,
     ),
 ]
-Texts = Annotated[list[str] | None, typer.Option("--text", help="A text of the prompt; can be repeated.")]
+Texts = Annotated[list[str] | None, typer.Option("--text", help="A text of the prompt; may be repeated.")]
 Images = Annotated[
     list[Path] | None,
-    typer.Option("--image", exists=True, dir_okay=False, help="A picture of the prompt; can be repeated."),
+    typer.Option("--image", exists=True, dir_okay=False, help="A picture of the prompt; may be repeated."),
 ]
 
 
 class PromptCommand(TyperCommand):
-    """A command that knows in which order ``--text`` and ``--image`` were given, which their lists don't tell."""
+    """A command that keeps the order in which ``--text`` and ``--image`` were given, which their lists don't have."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments and note the order."""
+        """Parse the arguments and keep the order of texts and pictures."""
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         ctx.meta[ORDER] = [parameter.name for parameter in order if parameter.name in ("text", "image")]
         return super().parse_args(ctx, args)
@@ -43,7 +43,7 @@ class PromptCommand(TyperCommand):
 def read_prompt(
     ctx: typer.Context, words: Sequence[str] | None, texts: Sequence[str] | None, images: Sequence[Path] | None
 ) -> list[str | Path]:
-    """The prompt's parts: a str is text, a path a picture. Raises ``typer.BadParameter``."""
+    """Return the parts of the prompt: a str is text, a path a picture. Raises ``typer.BadParameter``."""
     if words and (texts or images):
         raise typer.BadParameter("give the prompt either as plain arguments or with --text and --image.")
     if words:

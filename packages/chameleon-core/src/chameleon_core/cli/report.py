@@ -1,4 +1,4 @@
-"""What ``chameleon doctor`` found out, as a whole and as text."""
+"""The report of ``chameleon doctor``, as data and as text."""
 
 from __future__ import annotations
 
@@ -30,20 +30,19 @@ from .machine import (
     measure,
     read_machine,
     read_packages,
-    size,
 )
-from .table import print_rows
+from .terminal import print_rows, size
 
 STYLES = {CHOSEN: "bold", REFUSED: "yellow", UNSUPPORTED: "yellow", QUARANTINED: "red"}
 SLOW = (EMULATED, SLOWER, UNUSABLE)
 
 Row = tuple[str, str, str]
-"""A name, what there is to say of it, and a style."""
+"""A name, a note and a style."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that the command says."""
+    """What the command reports."""
 
     machine: Machine
     speeds: list[Speed]
@@ -56,7 +55,7 @@ class Report:
 
 
 def examine(model: str | None, *, device: str, dtype: str | None) -> Report:
-    """Read and measure everything that the command says."""
+    """Read and measure everything that the command reports."""
     facts = None if model is None else read_model(model, device=device, dtype=dtype)
     machine = read_machine()
     return Report(
@@ -126,7 +125,7 @@ def _about_model(model: Model, report: Report) -> Iterator[Row]:
     devices = [device for name, device in report.machine.devices.items() if name.startswith(model.device)]
     free = devices[0].memory_free if devices else None
     if free is not None and model.num_bytes > free:
-        yield "", f"more than the {size(free)} of memory that are free there", "yellow"
+        yield "", f"more than the {size(free)} of free memory there", "yellow"
     for speed in report.speeds:
         if speed.device.startswith(model.device) and speed.dtype == model.dtype and speed.status in SLOW:
             yield "", f'{speed.dtype} is {speed.status} there: dtype="float32" converts the weights', "yellow"

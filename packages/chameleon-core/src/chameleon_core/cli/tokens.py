@@ -29,11 +29,11 @@ def tokenize(
     image: Images = None,
     document: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="A document.json in place of texts and pictures."),
+        typer.Option(exists=True, dir_okay=False, help="A document.json instead of texts and pictures."),
     ] = None,
-    template: Annotated[str, typer.Option(help="The prompt's format: completion, chat or a plugin's.")] = "completion",
+    template: Annotated[str, typer.Option(help="Format of the prompt: completion, chat or a plugin's.")] = "completion",
 ) -> None:
-    """Write the ids of a document, as a JSON array, to stdout."""
+    """Write the ids of a document to stdout, as a JSON array."""
     from ..checkpoints import resolve_folder
     from ..optional_packages import load_image_tokenizer, load_processor, text_package
 
@@ -61,7 +61,7 @@ def detokenize(
         typer.Option("--output", "-o", file_okay=False, help="Folder for document.json, document.md and the pictures."),
     ] = None,
 ) -> None:
-    """Write the document of ids to stdout, and with --output into a folder, its pictures drawn."""
+    """Write the document of ids to stdout, or with --output to a folder, with its pictures drawn."""
     from ..checkpoints import resolve_folder
     from ..optional_packages import load_image_tokenizer, load_processor, text_package
     from ..pipeline import save_document
@@ -87,7 +87,7 @@ def _is_unread(segment: Any, package: Any) -> bool:
 
 
 def _ids(path: Path) -> list[int]:
-    """The ids in a file. Raises ``FileFormatError``."""
+    """Return the ids in a file. Raises ``FileFormatError``."""
     from ..errors import FileFormatError
 
     source = "stdin" if str(path) == "-" else str(path)
@@ -96,5 +96,5 @@ def _ids(path: Path) -> list[int]:
     except ValueError as error:
         raise FileFormatError(f"{source} isn't JSON: {error}. {EXPECTED}") from error
     if not isinstance(data, list) or not all(type(each) is int for each in data):
-        raise FileFormatError(f"{source} isn't a JSON array of whole numbers. {EXPECTED}")
+        raise FileFormatError(f"{source} isn't a JSON array of integers. {EXPECTED}")
     return data
