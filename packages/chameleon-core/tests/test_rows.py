@@ -174,9 +174,9 @@ def test_without_a_vocabulary_map_all_ids_are_text() -> None:
         ((PLACEHOLDER, PLACEHOLDER), {}, GenerationError, "row 3 holds 2 image placeholders.*pixel_values"),
         ((BEGIN,), {"modality": "text"}, GenerationError, "row 3 ends inside a picture.*'image' or 'interleaved'"),
         ((BEGIN, *CODES[:5]), {}, GenerationError, "row 3 ends in a picture of 5 codes.*a picture has 4"),
-        ((BEGIN, CODES[0], WORD), {}, GenerationError, r"row 3 .* holds ids \[40\], which are no picture codes"),
-        ((WORD,), {"modality": "image", "max_new_tokens": 5}, GenerationError, "takes 6 more ids.*is 5"),
-        ((BEGIN, CODES[0]), {"modality": "image", "max_new_tokens": 3}, GenerationError, "takes 4 more.*is 3"),
+        ((BEGIN, CODES[0], WORD), {}, GenerationError, r"row 3 .* holds ids \[40\], which aren.t picture codes"),
+        ((WORD,), {"modality": "image", "max_new_tokens": 5}, GenerationError, "needs 6 more ids.*is 5"),
+        ((BEGIN, CODES[0]), {"modality": "image", "max_new_tokens": 3}, GenerationError, "needs 4 more.*is 3"),
         (
             (WORD,) * 30,
             {"max_new_tokens": 3},

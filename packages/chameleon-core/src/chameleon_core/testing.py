@@ -1,8 +1,8 @@
-"""Small vocabularies, configurations and models, and strategies over them, for the tests of what builds on this.
+"""Tiny vocabularies, configurations and models, and hypothesis strategies over them, for tests of dependent code.
 
 Needs the extra ``[testing]``, which brings hypothesis.
 
-Shapes: B batch, T length of the longest row.
+Shapes: B batch, T length of the longest row, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from .model import ChameleonForConditionalGeneration
 
 M = TypeVar("M", bound=nn.Module)
 
-# 4 × 4 pixels at stride 2: four codes a picture.
+# 4 × 4 pixels at stride 2: four codes per picture.
 TINY_VQ_CONFIG = {"resolution": 4, "channel_multiplier": [1, 1]}
 
 
 def code_name(code: int) -> str:
-    """The vocabulary's name of a picture code: ``code_name(257) == "IMGIMGCFHZ"``."""
+    """Return the vocabulary's name of a picture code: ``code_name(257) == "IMGIMGCFHZ"``."""
     return "IMGIMG" + str(code).translate(str.maketrans("0123456789", "ABCDEFGHIJ")) + "Z"
 
 
 def make_vocabulary(*, num_codes: int = 16, size: int = 64, seed: int | None = 0) -> dict[str, int]:
-    """A vocabulary's name → id: the specials, ``num_codes`` picture codes, and words up to ``size`` ids.
+    """Return a vocabulary, name → id, of ``size`` ids: the specials, ``num_codes`` picture codes, and words.
 
-    ``seed`` shuffles the codes among their ids, so that nothing works by luck of their order; None leaves them in it.
-    Raises ``ValueError`` where ``size`` leaves no room for a word.
+    ``seed`` shuffles the codes among their ids, so that no code works only because they are in order; None keeps the
+    order. Raises ``ValueError`` where ``size`` leaves no room for a word.
     """
     codes = [code_name(code) for code in range(num_codes)]
     if seed is not None:
         random.Random(seed).shuffle(codes)
     names = [BOS, PAD, EOS, *codes, END_IMAGE, BEGIN_IMAGE, SEPARATOR, PLACEHOLDERS[0]]
     if len(names) >= size:
-        raise ValueError(f"{num_codes} codes and the specials are {len(names)} names; size must be above, is {size}.")
+        raise ValueError(f"{num_codes} codes and the specials are {len(names)} names; size must be larger, got {size}.")
     names += [f"word{index}" for index in range(size - len(names))]
     return {name: token_id for token_id, name in enumerate(names)}
 
 
 def make_config(**changes: Any) -> ChameleonConfig:
-    """A configuration that runs in milliseconds: two layers, 32 wide, 64 ids, pictures of four codes.
+    """Return a configuration that runs in milliseconds: two layers, 32 wide, 64 ids, pictures of four codes.
 
     ``changes`` are fields of ``ChameleonConfig``.
     """
@@ -71,19 +71,19 @@ def make_config(**changes: Any) -> ChameleonConfig:
 def make_model(
     config: ChameleonConfig | None = None, *, seed: int = 0, attn_implementation: str = "sdpa"
 ) -> ChameleonForConditionalGeneration:
-    """A model in eval mode whose weights come from ``randomize``."""
+    """Return a model in eval mode with weights from ``randomize``."""
     model = ChameleonForConditionalGeneration(config or make_config(), attn_implementation=attn_implementation)
     return randomize(model, seed=seed).eval()
 
 
 @torch.no_grad()
 def make_scripted_model(following: Mapping[int, int], *, seed: int = 0) -> ChameleonForConditionalGeneration:
-    """A tiny model whose likeliest next id of text after ``id`` is ``following[id]``, whatever came before.
+    """Return a tiny model whose likeliest id of text after ``id`` is ``following[id]``, whatever came before.
 
-    So a test can say which row of a batch begins a picture when. The codes of its pictures do depend on the context.
+    A test can thus decide which row of a batch begins a picture when. The codes of pictures depend on the context.
     """
     model = make_model(make_config(hidden_size=64), seed=seed)
-    # Each id has a dimension of its own, which the layers change a little and the output layer reads.
+    # Each id has a dimension of its own, which the layers change little and the output layer reads.
     model.model.embed_tokens.weight.copy_(8 * torch.eye(64))
     for name, weight in model.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
@@ -96,10 +96,10 @@ def make_scripted_model(following: Mapping[int, int], *, seed: int = 0) -> Chame
 
 @torch.no_grad()
 def randomize(module: M, *, seed: int = 0) -> M:
-    """Draw every parameter so that it matters: norms and biases too, and matrices that keep the scale of their input.
+    """Randomize all parameters in place, norms and biases too, with matrices that keep the scale of their input.
 
-    Fresh weights hide mistakes: norms of ones and biases of zeros do nothing, and matrices as small as a model starts
-    with give logits that are almost the same for every id.
+    Initial weights hide mistakes: norms of ones and biases of zeros do nothing, and matrices as small as those of a new
+    model give almost equal logits for all ids. Returns ``module``.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
@@ -112,7 +112,7 @@ def randomize(module: M, *, seed: int = 0) -> M:
 
 
 def pad_rows(rows: Sequence[Sequence[int]], side: Literal["left", "right"] = "left") -> tuple[Tensor, Tensor]:
-    """``input_ids_BT`` and ``attention_mask_BT``, int64, of rows of different lengths; padding is id 0."""
+    """Return ``input_ids_BT`` and ``attention_mask_BT``, int64, of rows of different lengths; padding is id 0."""
     width = max(map(len, rows))
     input_ids_BT = torch.zeros(len(rows), width, dtype=torch.int64)
     attention_mask_BT = torch.zeros_like(input_ids_BT)
@@ -124,7 +124,7 @@ def pad_rows(rows: Sequence[Sequence[int]], side: Literal["left", "right"] = "le
 
 
 def configs() -> st.SearchStrategy[ChameleonConfig]:
-    """Tiny configurations of every kind: grouped heads, swin_norm, biases, tied embeddings, RoPE scaling."""
+    """Return a strategy of tiny configurations: grouped heads, swin_norm, biases, tied embeddings, RoPE scaling."""
     return st.builds(
         make_config,
         num_key_value_heads=st.sampled_from([4, 2, 1]),
@@ -137,12 +137,12 @@ def configs() -> st.SearchStrategy[ChameleonConfig]:
 
 
 def text_ids(config: ChameleonConfig) -> st.SearchStrategy[int]:
-    """Ids of text: words, no specials and no codes."""
+    """Return a strategy of ids of text: words, neither specials nor codes."""
     assert config.vocabulary_map is not None
     return st.sampled_from([id_ for name, id_ in config.vocabulary_map.items() if name.startswith("word")])
 
 
 def batches(config: ChameleonConfig, *, max_rows: int = 4, max_length: int = 12) -> st.SearchStrategy[list[list[int]]]:
-    """Rows of text of different lengths, each from one id on."""
+    """Return a strategy of batches: rows of text ids of different lengths ≥ 1."""
     row = st.lists(text_ids(config), min_size=1, max_size=max_length)
     return st.lists(row, min_size=1, max_size=max_rows)

@@ -1,4 +1,4 @@
-"""Classifier-free guidance over contexts, run only for the branches that differ."""
+"""Classifier-free guidance of pictures, run only for the branches that differ."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from ..layout import TokenLayout
 def guidance_branches(
     ids: Sequence[int], layout: TokenLayout, guidance_text: float, guidance_image: float
 ) -> dict[tuple[int, ...], float]:
-    """The contexts besides ``ids`` itself that an open picture needs, and each one's weight; ``ids`` has the rest.
+    """Return the branches of the guidance of an open picture: contexts other than ``ids``, with their weights.
 
-    ``uncond + g_image · (images − uncond) + g_text · (full − images)`` is a weighted sum of three logits. A branch of
-    weight zero isn't run, and branches of one context are one branch: without a picture in the context "its pictures
-    only" is "none of it", and at scale 1 nothing but the full context is left. The weights sum to 1, so that of
-    ``ids`` is 1 minus the sum of those returned.
+    The guided logits ``uncond + guidance_image · (images − uncond) + guidance_text · (full − images)`` are a weighted
+    sum over three contexts: all of ``ids``, its pictures only, and nothing but the open picture. Branches of weight 0
+    are dropped and branches of equal contexts merged: without an earlier picture the last two are the same, and at
+    scales of 1 only the full context is left. The weights sum to 1; that of ``ids`` is 1 minus the sum of those
+    returned.
     """
     begin = len(ids) - 1 - list(reversed(ids)).index(layout.begin_image_id)
     kept = {layout.bos_id, layout.begin_image_id, layout.end_image_id}

@@ -1,4 +1,4 @@
-"""What may come next in each row: text; begin-image; the codes of a picture; end-image.
+"""The state of each row: what may come next, which is text, begin-image, a code of a picture, or end-image.
 
 Rows of one batch are in different states at the same time.
 """
@@ -18,40 +18,49 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(slots=True)
 class Row:
-    """One request of a batch: its ids so far, and where it stands in them."""
+    """One row of a request: its ids so far and its state."""
 
     index: int
+    """The index of the row in the request."""
     prompt: tuple[int, ...]
+    """The ids of the prompt."""
     modality: Modality
+    """What the row may write."""
     limit: int
-    """The most ids that may follow the prompt."""
+    """The largest number of ids that may follow the prompt."""
     max_images: int | None
+    """The largest number of pictures that the row may begin; None for no limit."""
     stop_ids: frozenset[int]
+    """The ids that end the row."""
     layout: TokenLayout | None
+    """The meaning of the ids; None where it is unknown and all ids are text."""
     new_ids: list[int] = field(default_factory=list)
+    """The ids after the prompt."""
     codes_left: int | None = None
-    """How many codes the open picture still lacks; None outside of pictures."""
+    """The number of codes that the open picture lacks; None outside of pictures."""
     images_begun: int = 0
+    """The number of pictures that the row has begun after the prompt."""
     finish_reason: FinishReason | None = None
+    """Why the row ended: "stop" or "length"; None while it runs."""
 
     @property
     def ids(self) -> list[int]:
-        """The prompt and what followed."""
+        """The prompt and the ids after it."""
         return [*self.prompt, *self.new_ids]
 
     @property
     def wants_code(self) -> bool:
-        """Whether the next id is a picture's."""
+        """Whether the next id is a picture code."""
         return bool(self.codes_left)
 
     @property
     def just_began_image(self) -> bool:
-        """Whether the last id was a begin-image."""
+        """Whether the last id is begin-image."""
         return self.layout is not None and self.codes_left == self.layout.tokens_per_image
 
     @property
     def forced_id(self) -> int | None:
-        """The next id where there is no choice."""
+        """The next id where only one is allowed, else None."""
         if self.layout is None:
             return None
         if self.codes_left == 0:
@@ -62,7 +71,7 @@ class Row:
 
     @property
     def may_begin_image(self) -> bool:
-        """Whether begin-image may come next: a picture that still ends within the limit, or the end of the row."""
+        """Whether begin-image may come next: for a picture that fits the limit, or because it ends the row."""
         if self.layout is None:
             return False
         if self.layout.begin_image_id in self.stop_ids:
@@ -74,7 +83,7 @@ class Row:
         return self.limit - len(self.new_ids) >= self.layout.tokens_per_image + 2
 
     def accept(self, token_id: int) -> None:
-        """Append the next id and move on."""
+        """Append the next id and update the state."""
         self.new_ids.append(token_id)
         if token_id in self.stop_ids:
             self.finish_reason = "stop"
@@ -100,21 +109,21 @@ def start_row(
     context_length: int,
     stop_ids: frozenset[int],
 ) -> Row:
-    """A row that stands at the end of its prompt, inside a picture where the prompt leaves one open.
+    """Return a row at the end of its prompt, which is inside a picture where the prompt leaves one open.
 
-    Raises ``ContextLengthError`` where the context can't hold what was asked for, ``GenerationError`` where the prompt
+    Raises ``ContextLengthError`` where the context is too short for the request, ``GenerationError`` where the prompt
     and the options contradict each other.
     """
     if not prompt:
-        raise GenerationError(f"row {index} of the batch is empty; a prompt has at least one id.")
+        raise GenerationError(f"row {index} of the batch is empty; a prompt needs at least one id.")
     if layout is None and options.modality != "text":
         raise GenerationError(
-            f"modality={options.modality!r} needs to know which ids are pictures: the config has no vocabulary_map."
+            f"modality={options.modality!r} needs the ids of pictures, and the config has no vocabulary_map."
         )
     codes_left = None if layout is None else _codes_left(index, prompt, layout)
     if codes_left is not None and options.modality == "text":
         raise GenerationError(
-            f"row {index} ends inside a picture, which modality='text' can't finish; ask for 'image' or 'interleaved'."
+            f"row {index} ends inside a picture, which modality='text' can't complete; use 'image' or 'interleaved'."
         )
     room = context_length - len(prompt)
     needed = 1
@@ -124,7 +133,9 @@ def start_row(
     if limit is None:
         limit = needed if options.modality == "image" else max(room, needed)
     if limit < needed:
-        raise GenerationError(f"a picture takes {needed} more ids, max_new_tokens is {limit}.")
+        raise GenerationError(
+            f"a picture needs {needed} more ids; max_new_tokens is {limit}. Raise it, or leave it out."
+        )
     if limit > room:
         raise ContextLengthError(
             f"row {index} has {len(prompt)} ids and may take {limit} more, together {len(prompt) + limit}; "
@@ -136,7 +147,7 @@ def start_row(
 
 
 def _codes_left(index: int, prompt: Sequence[int], layout: TokenLayout) -> int | None:
-    """How many codes the picture at the end of the prompt lacks; None where the prompt ends in text."""
+    """Return how many codes the picture at the end of the prompt lacks; None where the prompt ends in text."""
     if layout.placeholder_id in prompt:
         raise GenerationError(
             f"row {index} holds {prompt.count(layout.placeholder_id)} image placeholders; "
@@ -148,13 +159,13 @@ def _codes_left(index: int, prompt: Sequence[int], layout: TokenLayout) -> int |
     strays = [token_id for token_id in prompt[begin + 1 :] if token_id not in layout.picture_ids]
     if strays:
         raise GenerationError(
-            f"row {index} ends inside a picture that holds ids {strays[:8]}, which are no picture codes; "
+            f"row {index} ends inside a picture that holds ids {strays[:8]}, which aren't picture codes; "
             f"end it with end-image (id {layout.end_image_id})."
         )
     left = layout.tokens_per_image - (len(prompt) - begin - 1)
     if left < 0:
         raise GenerationError(
-            f"row {index} ends in a picture of {layout.tokens_per_image - left} codes without its end; "
+            f"row {index} ends in a picture of {layout.tokens_per_image - left} codes without end-image; "
             f"a picture has {layout.tokens_per_image}."
         )
     return left
