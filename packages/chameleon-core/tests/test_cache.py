@@ -1,6 +1,6 @@
 """The cache of keys and values, by hand.
 
-Shapes: B lanes, T new positions, S stored positions, K heads, D head width: K and D are 1 here.
+Shapes: B batch (lanes), T new positions, S stored positions, K key/value heads, D head width: K and D are 1 here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The two hooks of this package, with a stranger's plugin: a checkpoint format and a named model."""
+"""The two hooks of this package, with a third-party plugin: a checkpoint format and a named model."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     REGISTRY.reload()
 
 
-def test_a_strangers_format_is_read_and_written_like_a_built_in(tmp_path: Path) -> None:
+def test_a_third_party_format_is_read_and_written_like_a_built_in(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     checkpoint = Checkpoint(ChameleonConfig(), {"model.norm.weight": StoredTensor.of(torch.tensor([1.0, 2.0]))})
     write_checkpoint(checkpoint, folder, checkpoint_format="acme", max_shard_size="1KB")
@@ -87,7 +87,7 @@ def test_the_built_in_format_comes_first() -> None:
     assert [each.spec.name for each in REGISTRY.registered(CHECKPOINT_FORMATS_HOOK)] == ["hf", "acme"]
 
 
-def test_a_strangers_model_is_found_by_name(tmp_path: Path) -> None:
+def test_a_third_party_model_is_found_by_name(tmp_path: Path) -> None:
     assert resolve_folder("acme-small") == tmp_path
     assert "acme-chameleon" in [each.distribution for each in REGISTRY.registered(PRETRAINED_HOOK)]
 

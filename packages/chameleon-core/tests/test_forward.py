@@ -1,6 +1,6 @@
 """Logits, loss and pictures of ``ChameleonForConditionalGeneration``.
 
-Shapes: B batch, T length, N codes a picture, P pictures, C channels, V vocabulary.
+Shapes: B batch, T length, N tokens (codes) of a picture, P pictures, C channels, V vocabulary.
 """
 
 from __future__ import annotations

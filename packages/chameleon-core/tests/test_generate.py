@@ -136,7 +136,7 @@ def test_rows_of_one_batch_are_in_different_states_at_the_same_time() -> None:
     assert ended == [EOS] + [PAD] * 8
 
 
-def test_an_interleaved_row_is_the_same_alone_and_in_company() -> None:
+def test_an_interleaved_row_is_the_same_alone_and_in_a_batch() -> None:
     model = make_scripted_model({A: B, B: BEGIN, C: BEGIN, END: A})
     rows = [[A], [C, C], [BOS, 50]]
     together = new_ids(model, rows, modality="interleaved", max_new_tokens=20)
@@ -176,8 +176,8 @@ def test_codes_are_the_likeliest_ones_after_a_pass_over_everything() -> None:
     ids = [A, B, BEGIN]
     for code in written[1:5]:
         with torch.no_grad():
-            logits_N = MODEL(torch.tensor([ids])).logits[0, -1, LAYOUT.code_to_id_Z]
-        assert code == CODES[int(logits_N.argmax())]
+            logits_Z = MODEL(torch.tensor([ids])).logits[0, -1, LAYOUT.code_to_id_Z]
+        assert code == CODES[int(logits_Z.argmax())]
         ids.append(code)
 
 

@@ -1,6 +1,6 @@
 """Classifier-free guidance of pictures: its branches, their weights, and what they do to the logits.
 
-Shapes: L lanes, R rows, N codes, T length.
+Shapes: L lanes, R rows, Z entries of the codebook, T length.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def test_at_scale_1_no_branch_is_left() -> None:
 @pytest.mark.parametrize(
     ("text", "image", "expected"),
     [
-        # full − images is what text adds: at equal scales the pictures alone weigh nothing.
+        # full − images is what text adds: at equal scales the pictures alone have weight 0.
         (2.0, 2.0, {(BOS, BEGIN): -1.0}),
         (3.0, 1.0, {(BOS, *PICTURE, BEGIN): -2.0}),
         (1.0, 2.0, {(BOS, *PICTURE, BEGIN): 1.0, (BOS, BEGIN): -1.0}),
@@ -130,12 +130,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], Tensor]]:
 
 @torch.no_grad()
 def code_logits(model: ChameleonForConditionalGeneration, context: Sequence[int]) -> Tensor:
-    """The codes' logits after a context, from a pass of its own, [N]."""
+    """The codes' logits after a context, from a pass of its own, [Z]."""
     return model(torch.tensor([list(context)])).logits[0, -1, LAYOUT.code_to_id_Z]
 
 
 def formula(model: ChameleonForConditionalGeneration, ids: Sequence[int], text: float, image: float) -> Tensor:
-    """Guided logits [N] as the paper's release states them, from three passes over three contexts."""
+    """Guided logits [Z] as the paper's release states them, from three passes over three contexts."""
     begin = len(ids) - 1 - list(reversed(ids)).index(BEGIN)
     full = code_logits(model, ids)
     images = code_logits(model, [id_ for id_ in ids if id_ in {BOS, BEGIN, END, *CODES}])
@@ -154,8 +154,8 @@ def test_guided_logits_are_the_formula_over_three_passes(
     model = make_model()
     ids = model.generate(torch.tensor([prompt]), modality="image", guidance_text=3.0, guidance_image=1.2)[0].tolist()
     first = len(ids) - 1 - len(drawn)
-    for place, (_, logits_RN) in enumerate(drawn, start=first):
-        torch.testing.assert_close(logits_RN[0], formula(model, ids[:place], 3.0, 1.2), **ROUNDING)
+    for place, (_, logits_RZ) in enumerate(drawn, start=first):
+        torch.testing.assert_close(logits_RZ[0], formula(model, ids[:place], 3.0, 1.2), **ROUNDING)
     assert len(drawn) == (3 if BEGIN in prompt and CODES[9] in prompt else 4)
 
 
@@ -187,15 +187,15 @@ def test_guided_rows_of_a_batch_that_begin_pictures_at_different_steps_are_as_al
     assert (together[1] == BEGIN).sum() == 2
     assert together[2].tolist() == [50] * 16
 
-    in_company = list(drawn)
+    in_batch = list(drawn)
     for index, row in enumerate(rows):
         drawn.clear()
         alone = model.generate(torch.tensor([row]), **options)[0, len(row) :]
         assert torch.equal(together[index], alone)
-        logits = [logits_RN[indices.index(index)] for indices, logits_RN in in_company if index in indices]
+        logits = [logits_RZ[indices.index(index)] for indices, logits_RZ in in_batch if index in indices]
         assert len(logits) == len(drawn)
-        for company, (_, own_RN) in zip(logits, drawn, strict=True):
-            torch.testing.assert_close(company, own_RN[0], **ROUNDING)
+        for batched, (_, own_RZ) in zip(logits, drawn, strict=True):
+            torch.testing.assert_close(batched, own_RZ[0], **ROUNDING)
 
 
 def test_guided_and_unguided_rows_share_a_batch(drawn: list[tuple[list[int], Tensor]]) -> None:
@@ -203,7 +203,7 @@ def test_guided_and_unguided_rows_share_a_batch(drawn: list[tuple[list[int], Ten
     model = make_model()
     rows = [[BOS, WORD, *PICTURE, WORD], [BOS]]
     model.generate(*pad_rows(rows), modality="image", guidance_text=3.0, guidance_image=1.2)
-    indices, logits_RN = drawn[0]
+    indices, logits_RZ = drawn[0]
     for index, row in zip(indices, (rows[index] for index in indices), strict=True):
         expected = formula(model, [*row, BEGIN], 3.0, 1.2)
-        torch.testing.assert_close(logits_RN[indices.index(index)], expected, **ROUNDING)
+        torch.testing.assert_close(logits_RZ[indices.index(index)], expected, **ROUNDING)

@@ -46,7 +46,7 @@ def assert_same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 
 
 @given(configs(), st.data(), st.integers(0, 3))
-def test_company_and_padding_never_change_a_rows_logits(
+def test_the_rest_of_the_batch_and_padding_never_change_a_rows_logits(
     config: ChameleonConfig, data: st.DataObject, seed: int
 ) -> None:
     model = make_model(config, seed=seed)
@@ -178,7 +178,7 @@ modalities = st.sampled_from(["text", "image", "interleaved"])
 
 
 @given(batches(make_config()), modalities)
-def test_greedy_ids_are_the_likeliest_allowed_ones_in_any_company(
+def test_greedy_ids_are_the_likeliest_allowed_ones_in_any_batch(
     rows: list[list[int]], modality: Literal["text", "image", "interleaved"]
 ) -> None:
     options = GenerationOptions(modality=modality, max_new_tokens=16)
@@ -188,7 +188,7 @@ def test_greedy_ids_are_the_likeliest_allowed_ones_in_any_company(
 
 
 @given(batches(make_config()), modalities)
-def test_company_never_changes_greedy_ids_above_the_margin(
+def test_the_rest_of_the_batch_never_changes_greedy_ids_above_the_margin(
     rows: list[list[int]], modality: Literal["text", "image", "interleaved"]
 ) -> None:
     options = GenerationOptions(modality=modality, max_new_tokens=16)
@@ -202,7 +202,7 @@ def test_company_never_changes_greedy_ids_above_the_margin(
 
 @given(batches(make_config(), max_rows=3), st.data(), st.integers(0, 2**64), modalities)
 @settings(max_examples=15)
-def test_company_never_changes_a_sampled_rows_ids(
+def test_the_rest_of_the_batch_never_changes_a_sampled_rows_ids(
     rows: list[list[int]], data: st.DataObject, seed: int, modality: Literal["text", "image", "interleaved"]
 ) -> None:
     """A row draws by its index and the seed, so the others, whatever they are and write, leave its ids alone.

@@ -1,6 +1,6 @@
 """Quantized models: loaded, saved and loaded again, refused, reported on.
 
-Shapes: B rows, T positions.
+Shapes: B batch, T positions of a row.
 """
 
 from __future__ import annotations

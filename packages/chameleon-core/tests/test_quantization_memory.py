@@ -76,7 +76,7 @@ def test_loading_takes_one_shard_and_the_result_and_saving_one_shard(floats: Pat
     shard = max(sizes)
     assert shard < 1.1 * SHARD
     program = [sys.executable, "-c", PROGRAM, str(floats), str(tmp_path), method]
-    # The allocator of Linux keeps some of what is freed, more or less of it by chance; so it gives back all at once.
+    # The allocator of Linux keeps a varying share of freed memory unless it is told to release everything.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(Path(__file__).parent)}
     result = subprocess.run(program, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 0, result.stderr

@@ -1,6 +1,6 @@
 """How much a trained model loses by quantization: on held-out ids, it hardly changes its mind.
 
-Shapes: B rows, T positions, V vocabulary.
+Shapes: B batch, T positions of a row, V vocabulary.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
-    """A stub of huggingface_hub; returns what it was asked for."""
+    """A stub of huggingface_hub; returns the calls."""
     asked: list[Any] = []
 
     def snapshot_download(repo_id: str, *, allow_patterns: list[str]) -> str:

@@ -23,10 +23,10 @@ DYNAMIC = {"type": "dynamic", "factor": 4.0}
 
 def angles(config: ChameleonConfig, *positions: int) -> Tensor:
     """The angle of each pair (0, 2) and (1, 3) at each position, [T, D / 2]."""
-    turn = rotary_embedding(config, torch.tensor([positions]), torch.float64)
+    rotary = rotary_embedding(config, torch.tensor([positions]), torch.float64)
     units_BTHD = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64).expand(1, len(positions), 1, 4)
-    turned_TD = apply_rotary(units_BTHD, turn)[0, :, 0]
-    return torch.atan2(turned_TD[:, 2:], turned_TD[:, :2])
+    rotated_TD = apply_rotary(units_BTHD, rotary)[0, :, 0]
+    return torch.atan2(rotated_TD[:, 2:], rotated_TD[:, :2])
 
 
 def test_a_pair_turns_by_its_position_times_its_frequency() -> None:
@@ -36,11 +36,11 @@ def test_a_pair_turns_by_its_position_times_its_frequency() -> None:
 
 
 def test_pairs_are_halves_apart_and_not_neighbours() -> None:
-    turn = rotary_embedding(NARROW, torch.tensor([[1]]), torch.float64)
-    first_D = apply_rotary(torch.tensor([[[[1.0, 0.0, 0.0, 0.0]]]], dtype=torch.float64), turn).flatten()
+    rotary = rotary_embedding(NARROW, torch.tensor([[1]]), torch.float64)
+    first_D = apply_rotary(torch.tensor([[[[1.0, 0.0, 0.0, 0.0]]]], dtype=torch.float64), rotary).flatten()
     expected_D = torch.tensor([math.cos(1), 0, math.sin(1), 0], dtype=torch.float64)
     torch.testing.assert_close(first_D, expected_D, rtol=0, atol=1e-6)
-    second_D = apply_rotary(torch.tensor([[[[0.0, 0.0, 0.0, 1.0]]]], dtype=torch.float64), turn).flatten()
+    second_D = apply_rotary(torch.tensor([[[[0.0, 0.0, 0.0, 1.0]]]], dtype=torch.float64), rotary).flatten()
     expected_D = torch.tensor([0, -math.sin(0.01), 0, math.cos(0.01)], dtype=torch.float64)
     torch.testing.assert_close(second_D, expected_D, rtol=0, atol=1e-6)
 

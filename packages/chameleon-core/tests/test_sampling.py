@@ -1,6 +1,6 @@
 """Sampling: probabilities by hand, and frequencies of many draws.
 
-Shapes: R rows, V choices.
+Shapes: R rows, A ids that may be chosen.
 """
 
 from __future__ import annotations
@@ -73,15 +73,15 @@ def test_probabilities_by_hand(options: dict[str, Any], given: tuple[float, ...]
 
 
 def test_forbidden_choices_have_no_probability() -> None:
-    logits_RV = logits_of(0.5, 0.3, 0.2)
-    logits_RV[0, 0] = -math.inf
-    torch.testing.assert_close(Sampling().probabilities(logits_RV), torch.tensor([[0.0, 0.6, 0.4]]))
-    assert Sampling(top_k=3).probabilities(logits_RV)[0, 0] == 0
+    logits_RA = logits_of(0.5, 0.3, 0.2)
+    logits_RA[0, 0] = -math.inf
+    torch.testing.assert_close(Sampling().probabilities(logits_RA), torch.tensor([[0.0, 0.6, 0.4]]))
+    assert Sampling(top_k=3).probabilities(logits_RA)[0, 0] == 0
 
 
 def test_rows_are_cut_each_by_itself() -> None:
-    logits_RV = torch.cat((logits_of(0.9, 0.05, 0.05), logits_of(0.3, 0.3, 0.4)))
-    assert (Sampling(top_p=0.5).probabilities(logits_RV) > 0).sum(dim=-1).tolist() == [1, 2]
+    logits_RA = torch.cat((logits_of(0.9, 0.05, 0.05), logits_of(0.3, 0.3, 0.4)))
+    assert (Sampling(top_p=0.5).probabilities(logits_RA) > 0).sum(dim=-1).tolist() == [1, 2]
 
 
 def test_half_precision_logits_give_float32_probabilities() -> None:
@@ -89,9 +89,9 @@ def test_half_precision_logits_give_float32_probabilities() -> None:
 
 
 def test_repetition_divides_positive_and_multiplies_negative_logits() -> None:
-    logits_RV = torch.tensor([[3.0, -3.0, 3.0, -3.0, 0.0]])
-    seen_RV = torch.tensor([[True, True, False, False, True]])
-    assert penalize_repetition(logits_RV, seen_RV, 1.5).tolist() == [[2.0, -4.5, 3.0, -3.0, 0.0]]
+    logits_RA = torch.tensor([[3.0, -3.0, 3.0, -3.0, 0.0]])
+    seen_RA = torch.tensor([[True, True, False, False, True]])
+    assert penalize_repetition(logits_RA, seen_RA, 1.5).tolist() == [[2.0, -4.5, 3.0, -3.0, 0.0]]
 
 
 @pytest.mark.parametrize(
@@ -100,49 +100,49 @@ def test_repetition_divides_positive_and_multiplies_negative_logits() -> None:
 )
 def test_a_number_picks_the_choice_whose_share_it_falls_in(number: float, choice: int) -> None:
     """Choices without a probability are never picked, not even by 0 or by the largest number below 1."""
-    logits_RV = torch.tensor([[0.0, 0.3, 0.0, 0.5, 0.2, 0.0]]).log()
-    assert sample(logits_RV, Sampling(), Uniform(number), [0]) == [choice]
+    logits_RA = torch.tensor([[0.0, 0.3, 0.0, 0.5, 0.2, 0.0]]).log()
+    assert sample(logits_RA, Sampling(), Uniform(number), [0]) == [choice]
 
 
 def test_the_largest_number_below_1_picks_the_last_choice_of_many() -> None:
     # A cumulative sum over so many choices ends a little beside 1.
-    logits_RV = torch.randn(3, 65536, generator=torch.Generator().manual_seed(0))
-    logits_RV[:, 60000:] = -math.inf
-    assert sample(logits_RV, Sampling(), Uniform(1 - 2**-53), [0, 1, 2]) == [59999] * 3
+    logits_RA = torch.randn(3, 65536, generator=torch.Generator().manual_seed(0))
+    logits_RA[:, 60000:] = -math.inf
+    assert sample(logits_RA, Sampling(), Uniform(1 - 2**-53), [0, 1, 2]) == [59999] * 3
 
 
 def test_without_sampling_the_likeliest_is_taken() -> None:
-    logits_RV = torch.cat((logits_of(0.2, 0.5, 0.3), logits_of(0.6, 0.1, 0.3)))
-    assert sample(logits_RV, None, RowGenerators(0, 2), [0, 1]) == [1, 0]
+    logits_RA = torch.cat((logits_of(0.2, 0.5, 0.3), logits_of(0.6, 0.1, 0.3)))
+    assert sample(logits_RA, None, RowGenerators(0, 2), [0, 1]) == [1, 0]
 
 
 @pytest.mark.parametrize("choices", [3, 8191, 8192, 8200, 65536])
 def test_of_any_number_of_choices_the_first_likeliest_is_taken(choices: int) -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
-        logits_RV = torch.randn(3, choices, generator=generator)
+        logits_RA = torch.randn(3, choices, generator=generator)
         places = [sorted(torch.randint(choices, (2,), generator=generator).tolist()) for _ in range(3)]
         for row, pair in enumerate(places):
-            logits_RV[row, pair] = 9.0
-        assert sample(logits_RV, None, RowGenerators(0, 3), [0, 1, 2]) == [pair[0] for pair in places]
+            logits_RA[row, pair] = 9.0
+        assert sample(logits_RA, None, RowGenerators(0, 3), [0, 1, 2]) == [pair[0] for pair in places]
 
 
 def test_the_likeliest_is_found_among_forbidden_ones() -> None:
-    logits_RV = torch.full((1, 65536), -torch.inf)
-    logits_RV[0, 40000] = -1e30
-    assert sample(logits_RV, None, RowGenerators(0, 1), [0]) == [40000]
+    logits_RA = torch.full((1, 65536), -torch.inf)
+    logits_RA[0, 40000] = -1e30
+    assert sample(logits_RA, None, RowGenerators(0, 1), [0]) == [40000]
 
 
 @pytest.mark.parametrize(
     "sampling", [Sampling(), Sampling(temperature=0.7), Sampling(top_p=0.95, min_p=0.05)], ids=["plain", "cool", "cut"]
 )
 def test_frequencies_are_the_probabilities(sampling: Sampling) -> None:
-    logits_RV = logits_of(0.4, 0.3, 0.2, 0.1)
-    expected_V = sampling.probabilities(logits_RV)[0].double()
+    logits_RA = logits_of(0.4, 0.3, 0.2, 0.1)
+    expected_V = sampling.probabilities(logits_RA)[0].double()
     generators, draws = RowGenerators(1234, 1), 4000
     counts_V = torch.zeros(4, dtype=torch.float64)
     for _ in range(draws):
-        counts_V[sample(logits_RV, sampling, generators, [0])] += 1
+        counts_V[sample(logits_RA, sampling, generators, [0])] += 1
     possible = expected_V > 0
     assert not counts_V[~possible].any()
     deviations_V = (counts_V - draws * expected_V)[possible] ** 2 / (draws * expected_V[possible])
@@ -158,7 +158,7 @@ def test_first_numbers_of_many_rows_are_spread_evenly() -> None:
     assert abs(float(correlation)) < 0.05
 
 
-def test_a_rows_numbers_dont_depend_on_its_company_or_on_when_others_draw() -> None:
+def test_a_rows_numbers_dont_depend_on_the_rest_of_the_batch() -> None:
     together, apart = RowGenerators(5, 3), RowGenerators(5, 3)
     first = together.uniform([0, 1, 2])
     second = together.uniform([2, 0])

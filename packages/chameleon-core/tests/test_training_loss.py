@@ -46,7 +46,7 @@ IMPORTANCE_M = torch.tensor([1.0, 0.25, 1.0, 0.5, 2.0, 0.25, 1.0], dtype=torch.f
 
 
 @pytest.mark.parametrize("z_loss", [0.0, 0.3], ids=["cross-entropy alone", "with z-loss"])
-@pytest.mark.parametrize("importance_M", [None, IMPORTANCE_M], ids=["all alike", "weighted"])
+@pytest.mark.parametrize("importance_M", [None, IMPORTANCE_M], ids=["equal", "weighted"])
 @pytest.mark.parametrize("chunk_size", [1, 3, 100])
 def test_gradients_are_those_of_finite_differences(z_loss: float, importance_M: Tensor | None, chunk_size: int) -> None:
     hidden_ME, weight_VE, targets_M = tensors()

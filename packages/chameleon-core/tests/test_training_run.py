@@ -78,7 +78,7 @@ def kill_at(step: int) -> Callable[[int], None]:
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, micro_batch_size: int) -> None:
-    """Documents of all lengths, some of whose ids aren't learned: each target weighs the same wherever it falls."""
+    """Documents of all lengths, some of whose ids aren't targets: each target has the same weight wherever it falls."""
     chosen = [*documents(6), TokenDocument.with_answer("answer", [0, 4, 5, 6, 7, 8, 9, 10, 3, 11], separator_id=3)]
     found = []
     for index, size in enumerate((None, micro_batch_size)):
