@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from chameleon_core import GenerationOptions
+from chameleon_core import GenerationOptions, Quantization
 from chameleon_core.config import ChameleonConfig
 from chameleon_core.errors import ConfigError, FileFormatError
 from chameleon_core.training import TrainingOptions
@@ -174,6 +174,7 @@ def test_unknown_keys_of_a_file_are_reported_kept_and_written_back() -> None:
         (lambda: GenerationOptions().replace(temprature=1), "Did you mean 'temperature'?"),  # type: ignore[call-arg]
         (lambda: GenerationOptions.published(xyz=1), "GenerationOptions has no field 'xyz'. The fields are do_sample,"),  # type: ignore[call-arg]
         (lambda: TrainingOptions(steps=1, zloss=0), "TrainingOptions has no field 'zloss'. Did you mean 'z_loss'?"),  # type: ignore[call-arg]
+        (lambda: Quantization("int4", skp=()), "Quantization has no field 'skp'. Did you mean 'skip'?"),  # type: ignore[call-arg]
         (
             lambda: ChameleonConfig(hiden_size=64, vocab_siz=2),  # type: ignore[call-arg]
             "has no fields 'hiden_size', 'vocab_siz'. Did you mean 'hidden_size' and 'vocab_size'?",
@@ -185,6 +186,17 @@ def test_an_unknown_field_is_an_error_with_the_closest_name(make: Callable[[], A
         make()
     assert message in str(caught.value)
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_misspelt_value_is_an_error_with_the_closest_one() -> None:
+    with pytest.raises(ConfigError, match=r"GenerationOptions\.modality: .* Did you mean 'image'\?"):
+        GenerationOptions(modality="imge")  # type: ignore[arg-type]
+
+
+def test_a_dataclass_of_options_keeps_its_signature_and_is_pickled() -> None:
+    assert list(inspect.signature(Quantization).parameters) == ["method", "options", "skip"]
+    quantization = Quantization("int4", {"group_size": 64})
+    assert pickle.loads(pickle.dumps(quantization)) == copy.deepcopy(quantization) == quantization
 
 
 def test_a_field_that_must_be_given_is_named() -> None:

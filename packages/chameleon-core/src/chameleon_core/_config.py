@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
@@ -61,9 +62,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
             try:
                 value = msgspec.convert(getattr(self, field.name), field.type)
             except msgspec.ValidationError as error:
+                given = getattr(self, field.name)
                 raise ConfigError(
-                    f"{type(self).__name__}.{field.name}: {error}{_choices(field.type)}; "
-                    f"got {getattr(self, field.name)!r}."
+                    f"{type(self).__name__}.{field.name}: {error}{_choices(field.type)}; got {given!r}."
+                    f"{_suggestion(given, field.type)}"
                 ) from error
             msgspec.structs.force_setattr(self, field.name, value)
         self.check()
@@ -135,6 +137,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
         return f"<{len(value)} entries>"
 
 
+def rejects_unknown_fields(cls: type[T]) -> type[T]:
+    """Make an unknown field name of a dataclass a ``ConfigError``, as it is for a ``Config``."""
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def initialize(self: T, *args: Any, **fields: Any) -> None:
+        error = unknown_fields(cls.__name__, fields, cls.__dataclass_fields__)  # type: ignore[attr-defined]
+        if error is not None:
+            raise error
+        init(self, *args, **fields)
+
+    cls.__init__ = initialize  # type: ignore[assignment]
+    return cls
+
+
 def unknown_fields(owner: str, given: Iterable[str], known: Iterable[str]) -> ConfigError | None:
     """Return the error, with the closest names, where ``given`` has names that aren't fields of ``owner``."""
     names = sorted(set(known) - {"extras"})
@@ -155,6 +172,12 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
 def _choices(annotation: Any) -> str:
     # msgspec says that a value isn't one of a Literal's, but not what they are.
     return f", allowed: {list(get_args(annotation))}" if get_origin(annotation) is Literal else ""
+
+
+def _suggestion(given: Any, annotation: Any) -> str:
+    choices = get_args(annotation) if get_origin(annotation) is Literal else ()
+    close = difflib.get_close_matches(str(given), map(str, choices), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _with_hints(unknown: list[str], names: set[str]) -> str:

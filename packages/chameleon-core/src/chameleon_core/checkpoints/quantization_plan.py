@@ -24,6 +24,7 @@ from chameleon_backends.errors import ConfigError as BackendsConfigError
 from chameleon_backends.registry import REGISTRY as BACKENDS
 from chameleon_backends.registry import WEIGHT_QUANTIZERS_HOOK
 
+from .._config import rejects_unknown_fields
 from ..config import ChameleonConfig
 from ..errors import ConfigError, WeightsError
 
@@ -35,6 +36,7 @@ OUTPUT_LAYER = "lm_head"
 _MAX_NAMED = 3
 
 
+@rejects_unknown_fields
 @dataclass(frozen=True)
 class Quantization:
     """How to quantize the linear layers of a model. Embeddings and norms are never quantized."""
