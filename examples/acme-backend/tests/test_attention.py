@@ -1,4 +1,4 @@
-"""The attention backend: the toolkit's conformance suite, and what is its own."""
+"""The attention backend: the toolkit's conformance suite, and a test of its own."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from chameleon_backends.testing import AttentionBackendConformance
 
 
 class TestBlockwise(AttentionBackendConformance):
-    """Held to float64 attention on drawn requests, and to every other rule of the contract."""
+    """Compares it with float64 attention on drawn requests, and checks every other rule of the contract."""
 
     backend_name = "acme-blockwise"
 
 
-def test_what_the_last_block_says_counts_as_much_as_the_first() -> None:
-    """Keys that are all alike: the answer is the mean of the values, over three blocks."""
+def test_the_last_block_counts_as_much_as_the_first() -> None:
+    """With equal keys the output is the mean of the values, over three blocks."""
     S = 2 * BLOCK + 1
     backend = get_attention_backend("acme-blockwise")
     spec = AttentionSpec(

@@ -1,4 +1,4 @@
-"""The third modality: the toolkit's conformance suite, and what a melody looks like."""
+"""The third modality: the toolkit's conformance suite, and how a melody is written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCALE = Melody((60, 62, 64, 65, 67, 69, 71, 72))
 
 
 class TestMelodyCodec(SegmentCodecConformance):
-    """Ids of its own, and back from them, amid text and pictures, cut off anywhere, and through JSON."""
+    """To ids and back, amid text and pictures, cut off anywhere, and through JSON."""
 
     name = "melody"
     more_specials = TOKENS
@@ -39,16 +39,16 @@ def test_a_melody_takes_one_id_a_note_and_two() -> None:
 
 
 @pytest.mark.parametrize("notes", ['"H4"', '"C10"', "[60]", "null"])
-def test_what_is_no_melody_is_refused(notes: str) -> None:
+def test_what_is_not_a_melody_is_refused(notes: str) -> None:
     with pytest.raises(DocumentError, match="note"):
         document_from_json(f'[{{"type": "melody", "notes": {notes}}}]')
 
 
-def test_a_note_that_there_is_not_is_refused() -> None:
-    with pytest.raises(DocumentError, match="from 0 to 127, not 128"):
+def test_an_unknown_note_is_refused() -> None:
+    with pytest.raises(DocumentError, match="from 0 to 127, got 128"):
         Melody((60, 128))
 
 
-def test_a_vocabulary_without_room_says_what_it_lacks() -> None:
+def test_a_vocabulary_without_the_tokens_says_what_it_lacks() -> None:
     with pytest.raises(DocumentError, match="'melody' can't be used here: the vocabulary lacks 130 of its tokens"):
         ChameleonProcessor(make_tokenizer()).encode(SCALE)

@@ -1,4 +1,4 @@
-"""Registers the attention backend. Listing backends imports this module and no more: it stays light."""
+"""Registers the attention backend. Listing backends imports this module only, so it stays light."""
 
 from __future__ import annotations
 

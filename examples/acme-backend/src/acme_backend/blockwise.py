@@ -1,4 +1,4 @@
-"""Attention over one block of keys at a time, with a softmax that is corrected as each block comes in.
+"""Attention over one block of keys at a time, with a softmax that each block corrects.
 
 Shapes: B batch, T query length, S key length, J keys of a block, H heads, K key/value heads, G = H / K, D head width.
 """
@@ -16,10 +16,10 @@ BLOCK = 128
 
 
 class BlockwiseAttention:
-    """The contract of ``chameleon_backends.AttentionBackend``, with T × 128 scores a head in memory, never T × S."""
+    """The contract of ``chameleon_backends.AttentionBackend``, with T × 128 scores per head in memory, not T × S."""
 
     def plan(self, spec: AttentionSpec) -> Tensor:
-        """``visible_BTS``, every rule of the request in one mask; once in a forward pass."""
+        """Return ``visible_BTS``, all rules of the request as one mask. Called once per forward pass."""
         reason = unsupported(spec)
         if reason is not None:
             raise UnsupportedAttentionError(reason)
@@ -35,13 +35,13 @@ class BlockwiseAttention:
         scale: float,
         dropout: float = 0.0,
     ) -> Tensor:
-        """``out_BTHD`` in the query's dtype; once in each layer."""
+        """Return ``out_BTHD`` in the query's dtype. Called once per layer."""
         B, T, H, _ = query_BTHD.shape
         S, K = key_BSKD.shape[1:3]
         dtype = torch.promote_types(query_BTHD.dtype, torch.float32)
         query_BTKGD = scale * torch.unflatten(query_BTHD.to(dtype), 2, (K, H // K))
-        # Of the keys so far: the highest score, the weights' sum, and the values under their weights. The weights are
-        # relative to the highest score, so that none is too large a number.
+        # Of the keys so far: the highest score, the sum of the weights, and the weighted sum of the values. Weights are
+        # relative to the highest score, so that none overflows.
         lowest = torch.finfo(dtype).min
         highest_BTKG1 = query_BTKGD.new_full((B, T, K, H // K, 1), lowest)
         sum_BTKG1 = torch.zeros_like(highest_BTKG1)
@@ -57,11 +57,11 @@ class BlockwiseAttention:
             sum_BTKG1 = correction_BTKG1 * sum_BTKG1 + weights_BTKGJ.sum(dim=-1, keepdim=True)
             values_BTKGD = torch.einsum("btkgj,bjkd->btkgd", weights_BTKGJ, value_BSKD[:, block].to(dtype))
             out_BTKGD = correction_BTKG1 * out_BTKGD + values_BTKGD
-        # A query that sees no key has a sum of 0, and gives zeros.
+        # A query that sees no key has a sum of 0; its output is zeros.
         out_BTKGD = out_BTKGD / sum_BTKG1.masked_fill(sum_BTKG1 == 0, 1.0)
         return out_BTKGD.flatten(2, 3).to(query_BTHD.dtype)
 
 
 def _higher(highest_BTKG1: Tensor, scores_BTKGJ: Tensor) -> Tensor:
-    """The highest score, now with a block's. It cancels out of the result, so it needs no gradient."""
+    """Return the highest score with that of a block. It cancels out of the result, so it needs no gradient."""
     return torch.maximum(highest_BTKG1, scores_BTKGJ.amax(dim=-1, keepdim=True)).detach()

@@ -10,24 +10,24 @@ from chameleon_text import CodecContext, Decoded, DocumentError, Segment
 
 LETTERS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 NAMES = tuple(f"{LETTERS[note % 12]}{note // 12 - 1}" for note in range(128))
-"""What MIDI's notes are called; 60, the middle C, is C4."""
+"""The names of MIDI's notes; 60, the middle C, is C4."""
 
 TOKENS = tuple(f"<reserved{number:05}>" for number in range(8708, 8708 + 2 + len(NAMES)))
-"""Begin, end and the notes: a range of the tokens that Chameleon's vocabulary keeps free.
+"""Begin, end and the notes: a range of the tokens that Chameleon's vocabulary reserves.
 
-So a published model can be fine-tuned on melodies as it is. They are found by name, in whatever order their ids run.
+So a published model can be fine-tuned on melodies as it is. They are found by name, so the order of their ids is free.
 """
 
 
 class Melody(Segment, frozen=True):
-    """A tune: MIDI notes from 0 to 127, one after the other."""
+    """A tune: MIDI notes, 0 to 127, one after the other."""
 
     notes: tuple[int, ...]
 
     def __post_init__(self) -> None:
         for note in self.notes:
             if note not in range(len(NAMES)):
-                raise DocumentError(f"a melody's notes are numbers from 0 to 127, not {note!r}.")
+                raise DocumentError(f"a melody's notes must be integers from 0 to 127, got {note!r}.")
 
 
 class MelodyCodec:
@@ -39,11 +39,11 @@ class MelodyCodec:
         self.ids = frozenset((self._begin, self._end, *self._note_ids))
 
     def encode(self, segments: Sequence[Melody]) -> list[list[int]]:
-        """The ids of each melody."""
+        """Return the ids of each melody."""
         return [[self._begin, *(self._note_ids[note] for note in each.notes), self._end] for each in segments]
 
     def decode(self, ids: Sequence[int], start: int) -> Decoded:
-        """The melody at ``start``; a model may have left out its begin or its end."""
+        """Return the melody at ``start``; a model may have left out its begin or its end."""
         first = start + (ids[start] == self._begin)
         note_ids = takewhile(self._notes.__contains__, islice(ids, first, None))
         notes = tuple(self._notes[token_id] for token_id in note_ids)
@@ -53,16 +53,16 @@ class MelodyCodec:
 
 
 def melody_fields(melody: Melody) -> dict[str, Any]:
-    """The fields of a melody in JSON: ``{"type": "melody", "notes": "C4 E4 G4"}``."""
+    """Return the fields of a melody in JSON: ``{"type": "melody", "notes": "C4 E4 G4"}``."""
     return {"notes": " ".join(NAMES[note] for note in melody.notes)}
 
 
 def melody_of_fields(fields: dict[str, Any]) -> Melody:
-    """The melody of the fields in JSON. Raises ``DocumentError`` for what isn't one."""
+    """Return the melody of the fields in JSON. Raises ``DocumentError`` where they aren't a melody's."""
     notes = fields.get("notes")
     if not isinstance(notes, str):
-        raise DocumentError(f"a melody has its notes in a text such as 'C4 E4 G4', not {notes!r}.")
+        raise DocumentError(f"a melody's notes must be a string such as 'C4 E4 G4', got {notes!r}.")
     unknown = [name for name in notes.split() if name not in NAMES]
     if unknown:
-        raise DocumentError(f"{unknown[0]!r} is no note: they are called {NAMES[0]} to {NAMES[-1]}.")
+        raise DocumentError(f"{unknown[0]!r} is not a note; notes are {NAMES[0]} to {NAMES[-1]}.")
     return Melody(tuple(NAMES.index(name) for name in notes.split()))

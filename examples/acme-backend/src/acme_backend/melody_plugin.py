@@ -1,4 +1,4 @@
-"""Registers the third modality, beside text and pictures."""
+"""Registers a third modality, beside text and pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .melody import TOKENS, Melody, MelodyCodec, melody_fields, melody_of_fields
 
 
 def unsupported(context: CodecContext) -> str | None:
-    """Return why a vocabulary has no room for melodies, in a sentence; None where it has."""
+    """Return why a vocabulary can't hold melodies, in a sentence; None where it can."""
     missing = [name for name in TOKENS if name not in context.tokenizer.token_ids]
     return f"the vocabulary lacks {len(missing)} of its tokens, {missing[0]!r} first" if missing else None
 
@@ -24,7 +24,7 @@ def chameleon_text_segment_codecs() -> list[SegmentCodecSpec]:
             dump=melody_fields,
             load=melody_of_fields,
             api_version=HOOK_API_VERSION,
-            summary="a tune, a token for each of its notes",
+            summary="a tune, one token for each note",
             unsupported=unsupported,
         )
     ]

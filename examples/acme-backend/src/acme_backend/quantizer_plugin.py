@@ -21,7 +21,7 @@ def unsupported(config: ChameleonVQVAEConfig) -> str | None:
 
 
 def make(config: ChameleonVQVAEConfig) -> TernaryQuantizer:
-    """The quantizer of a configuration."""
+    """Return the quantizer of a configuration."""
     from .ternary import TernaryQuantizer
 
     return TernaryQuantizer(config.embed_dim)

@@ -12,9 +12,9 @@ from chameleon_vq import Quantized
 
 
 class TernaryQuantizer(nn.Module):
-    """The contract of ``chameleon_vq.VectorQuantizer``: a code is the number whose D digits, base 3, are the channels'.
+    """The contract of ``chameleon_vq.VectorQuantizer``: a code is a number in base 3 with a digit for each channel.
 
-    The loss pulls latents to what they are rounded to, the gradient goes straight through the rounding.
+    The loss pulls latents to their rounded values, and the gradient passes through the rounding unchanged.
     """
 
     codes_per_position = 1
@@ -27,7 +27,7 @@ class TernaryQuantizer(nn.Module):
         self.register_buffer("place_values_D", 3 ** torch.arange(channels), persistent=False)
 
     def forward(self, latents_BDhw: Tensor) -> Quantized:
-        """Latents to the nearest of -1, 0 and 1."""
+        """Round latents to the nearest of -1, 0 and 1."""
         rounded_BDhw = latents_BDhw.detach().nan_to_num().clamp(-1, 1).round()
         codes_Bhw = ((rounded_BDhw.long() + 1) * self.place_values_D[:, None, None]).sum(dim=1)
         return Quantized(
@@ -38,6 +38,6 @@ class TernaryQuantizer(nn.Module):
         )
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """What codes [B, h, w] stand for: float32 latents [B, D, h, w]."""
+        """Return the latents of codes [B, h, w]: float32 [B, D, h, w]."""
         digits_BDhw = codes[:, None] // self.place_values_D[:, None, None] % 3
         return (digits_BDhw - 1).float()
