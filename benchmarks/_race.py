@@ -1,4 +1,4 @@
-"""What the benchmarks share."""
+"""Timing that the benchmarks share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def race(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """The best milliseconds of each, taking turns so that whatever else the machine does meets all alike."""
+    """Return the best milliseconds of each call; they take turns, so that other load affects all alike."""
     best = dict.fromkeys(calls, float("inf"))
     with torch.inference_mode():
         for call in calls.values():

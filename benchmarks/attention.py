@@ -2,9 +2,9 @@
 
     python benchmarks/attention.py [--threads 2] [--seconds 1]
 
-Prints milliseconds, the best of many turns taken in rotation, and how many times as fast as ``eager`` each one is.
-``bare`` is ``scaled_dot_product_attention`` called by hand on the same tensors. A backend that can't serve a case is
-left out. ``flex`` is made for CUDA, where it is compiled; here it computes every score.
+Prints milliseconds, the best of many runs that alternate, and how many times as fast as ``eager`` each backend is.
+``bare`` is ``scaled_dot_product_attention`` called directly on the same tensors. A backend that can't serve a case is
+left out. ``flex`` is made for CUDA, where it is compiled; on a CPU it computes every score.
 
 Shapes: B batch, T query length, S key length, H heads, K key/value heads, D head width.
 """
@@ -23,7 +23,7 @@ from chameleon_backends import AttentionSpec, attention_backend_names, get_atten
 
 
 class Case(NamedTuple):
-    """One layer's attention: batch, queries, keys, heads, key/value heads, width."""
+    """The attention of one layer: batch, queries, keys, heads, key/value heads, width."""
 
     B: int
     T: int
@@ -51,7 +51,7 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seconds", type=float, default=1.0, help="about how long a row of the table may take")
+    parser.add_argument("--seconds", type=float, default=1.0, help="about how long a row of the table takes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.threads} threads, milliseconds (times as fast as eager)\n")
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def contestants(case: Case, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
-    """A call of each backend, planned beforehand as the model does, and of the bare kernel where it needs no mask."""
+    """Return a call of each backend, planned beforehand, and of the bare kernel where it needs no mask."""
     B, T, S, H, K, D, padded, documents = case
     generator = torch.Generator().manual_seed(0)
     query_BTHD = torch.randn(B, T, H, D, generator=generator).to(dtype)

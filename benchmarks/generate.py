@@ -1,11 +1,11 @@
-"""Tokens a second of greedy generation on a CPU, beside the reference implementation's in the same run.
+"""Tokens per second of greedy generation on a CPU, beside ``transformers`` in the same run.
 
-A model of 4 layers, 256 wide, with the published vocabulary's 65,536 ids, so that the output layer and what is done
-for each token weigh as they do in a full model. Both sides have the same random weights and must give the same ids.
-Repeats alternate, so that a busy machine slows both; the medians are printed with their ratio.
+A model of 4 layers, 256 wide, with the 65,536 ids of the published vocabulary, so that the output layer and the work
+per token matter as much as in a full model. Both sides have the same random weights and must generate the same ids.
+Repeats alternate, so that other load on the machine slows both; the medians are printed with their ratio.
 
     python benchmarks/generate.py              # text, ours and transformers'
-    python benchmarks/generate.py --picture    # our tokens a second inside a picture, with and without guidance
+    python benchmarks/generate.py --picture    # our tokens per second inside a picture, with and without guidance
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--picture", action="store_true", help="measure our own speed inside a picture instead")
-    parser.add_argument("--tokens", type=int, default=128, help="new tokens of text a run (default: 128)")
+    parser.add_argument("--tokens", type=int, default=128, help="new tokens of text per run (default: 128)")
     parser.add_argument("--prompt", type=int, default=16, help="tokens of the prompt (default: 16)")
     parser.add_argument("--batch", type=int, default=1, help="rows of the batch (default: 1)")
     parser.add_argument("--repeats", type=int, default=7, help="runs of each side (default: 7)")
@@ -62,13 +62,13 @@ def main() -> None:
         runs = text_runs(ours, prompt_BT, arguments.tokens)
     speeds = measure(runs, arguments.repeats)
     for name, speed in speeds.items():
-        print(f"{name:32} {speed:8.1f} tokens/s   {1000 / speed:6.2f} ms a token")
+        print(f"{name:32} {speed:8.1f} tokens/s   {1000 / speed:6.2f} ms per token")
     if not arguments.picture:
         print(f"ratio: {speeds['chameleon-core'] / speeds['transformers']:.2f}")
 
 
 def text_runs(ours: ChameleonForConditionalGeneration, prompt_BT: Tensor, tokens: int) -> dict[str, Callable[[], int]]:
-    """What to time: each call generates and returns how many ids it wrote."""
+    """Return what to time: each call generates, and returns how many ids it wrote."""
     theirs = transformers.ChameleonForConditionalGeneration(transformers.ChameleonConfig(**SHAPE)).eval()
     theirs.load_state_dict(ours.state_dict(), strict=False)
     mask_BT = torch.ones_like(prompt_BT)
@@ -80,7 +80,7 @@ def text_runs(ours: ChameleonForConditionalGeneration, prompt_BT: Tensor, tokens
         return theirs.generate(input_ids=prompt_BT, attention_mask=mask_BT, max_new_tokens=tokens, do_sample=False)
 
     if not torch.equal(run_ours(), run_theirs()):
-        raise SystemExit("the two sides generated different ids, so their times don't compare.")
+        raise SystemExit("the two sides generated different ids, so their times can't be compared.")
     new = prompt_BT.numel()
     return {
         "chameleon-core": lambda: run_ours().numel() - new,
@@ -89,7 +89,7 @@ def text_runs(ours: ChameleonForConditionalGeneration, prompt_BT: Tensor, tokens
 
 
 def picture_runs(ours: ChameleonForConditionalGeneration, prompt_BT: Tensor) -> dict[str, Callable[[], int]]:
-    """What to time: each call writes one picture a row, 1,026 ids."""
+    """Return what to time: each call writes one picture per row, 1,026 ids."""
     plain = GenerationOptions(modality="image", do_sample=True, temperature=0.7, top_p=0.9, seed=0)
     guided = plain.replace(guidance_text=3.0, guidance_image=1.2)
     options: Mapping[str, GenerationOptions] = {
@@ -104,7 +104,7 @@ def picture_runs(ours: ChameleonForConditionalGeneration, prompt_BT: Tensor) -> 
 
 
 def measure(runs: Mapping[str, Callable[[], int]], repeats: int) -> dict[str, float]:
-    """The median of each one's ids a second, their repeats alternating."""
+    """Return the median of each one's ids per second; their repeats alternate."""
     speeds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():

@@ -1,7 +1,7 @@
-"""Seconds to encode and decode one picture at full size on a CPU, beside the reference implementation's encoder.
+"""Seconds to encode and decode one picture at full size on a CPU, beside the encoder of ``transformers``.
 
-Random weights; variants take turns, so that a busy machine slows all of them, and the medians are printed with their
-ratio to the reference.
+Weights are random. Variants take turns, so that other load on the machine slows all of them; the medians are printed
+with their ratio to ``transformers``.
 
     python benchmarks/image_tokenizer.py --resolution 512 --threads 2
 """
@@ -52,10 +52,10 @@ def main() -> None:
                 seconds[name].append(time.perf_counter() - began)
     # The first turn warms up.
     medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
-    reference = medians["transformers, encode"]
+    theirs = medians["transformers, encode"]
     print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.resolution} pixels a side")
     for name, median in medians.items():
-        print(f"{name:<34}{median:8.2f} s  {reference / median:6.2f}×")
+        print(f"{name:<34}{median:8.2f} s  {theirs / median:6.2f}×")
 
 
 if __name__ == "__main__":

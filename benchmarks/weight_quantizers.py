@@ -3,14 +3,14 @@
     python benchmarks/weight_quantizers.py [--rows 1 16] [--threads 2] [--seconds 2]
     python benchmarks/weight_quantizers.py --load int4 [--layers 4]
 
-The first prints, for a layer of the 7B model's feed-forward and bfloat16 inputs, the milliseconds of each, the best of
-many turns taken in rotation, and how many times as fast as ``F.linear`` in bfloat16 each one is. ``dequantized`` is
-int4's way for more rows than ``KERNEL_ROWS``, whatever their number here.
+The first prints, for a feed-forward layer of the 7B model and bfloat16 inputs, the milliseconds of each, the best of
+many runs that alternate, and how many times as fast as ``F.linear`` in bfloat16 each one is. ``dequantized`` is what
+int4 does with more than ``KERNEL_ROWS`` rows, here for any number of rows.
 
-The second writes a model of the 7B's width in several shards, 2.7 GB on disk with 4 layers, and prints the most
+The second writes a model of the 7B model's width in several shards, 2.7 GB on disk with 4 layers, and prints the most
 anonymous memory that loading it takes.
 
-Shapes: O output features, I input features, N rows of input.
+Shapes: O output features, I input features, M rows of a matrix input.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from chameleon_backends import (
 )
 from chameleon_backends.quantizers import int4_kernels
 from chameleon_core import ChameleonConfig, ChameleonForConditionalGeneration, write_checkpoint
-from chameleon_core.checkpoints import Checkpoint, StoredTensor
+from chameleon_core.formats import Checkpoint, StoredTensor
 
 PEER = "F.linear"
 SHARD = 10**9
@@ -49,14 +49,14 @@ def main() -> None:
     """Print a table, or the memory of loading."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seconds", type=float, default=2.0, help="about how long a row of the table may take")
+    parser.add_argument("--seconds", type=float, default=2.0, help="about how long a row of the table takes")
     parser.add_argument("--rows", type=int, nargs="+", default=[1], help="rows of input")
     parser.add_argument("--in-features", type=int, default=4096)
     parser.add_argument("--out-features", type=int, default=11008)
     parser.add_argument("--load", metavar="QUANTIZER", help="measure the memory of loading instead")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=4096, help="of the model that is loaded")
-    parser.add_argument("--folder", type=Path, help="load this one (used by the script itself)")
+    parser.add_argument("--folder", type=Path, help="load this folder (used by the script itself)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.folder is not None:
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def compare_layers(options: argparse.Namespace) -> None:
-    """Milliseconds of a layer, for each number of rows."""
+    """Print the milliseconds of a layer, for each number of rows."""
     print(
         f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, "
         f"bfloat16 instructions: {torch.ops.mkldnn._is_mkldnn_bf16_supported()}, {options.threads} threads\n"
@@ -81,14 +81,14 @@ def compare_layers(options: argparse.Namespace) -> None:
         linear.weight.copy_(0.02 * torch.randn(linear.weight.shape, generator=generator))
     layers = quantized(linear)
     for rows in options.rows:
-        values_NI = torch.randn(rows, options.in_features, generator=generator).bfloat16()
-        best = race(contestants(linear, layers, values_NI), options.seconds)
+        values_MI = torch.randn(rows, options.in_features, generator=generator).bfloat16()
+        best = race(contestants(linear, layers, values_MI), options.seconds)
         times = "  ".join(f"{who} {ms:.2f} ({best[PEER] / ms:.2f}x)" for who, ms in best.items())
         print(f"{rows:5} rows  {times}", flush=True)
 
 
 def quantized(linear: nn.Linear) -> dict[str, QuantizedLinear]:
-    """The layer by each quantizer that serves it here."""
+    """Return the layer quantized by each quantizer that serves it here."""
     spec = LinearSpec(
         in_features=linear.in_features,
         out_features=linear.out_features,
@@ -106,26 +106,26 @@ def quantized(linear: nn.Linear) -> dict[str, QuantizedLinear]:
 
 
 def contestants(
-    linear: nn.Linear, layers: dict[str, QuantizedLinear], values_NI: torch.Tensor
+    linear: nn.Linear, layers: dict[str, QuantizedLinear], values_MI: torch.Tensor
 ) -> dict[str, Callable[[], object]]:
-    """A call of each layer."""
-    calls: dict[str, Callable[[], object]] = {PEER: lambda: F.linear(values_NI, linear.weight)}
+    """Return a call of each layer."""
+    calls: dict[str, Callable[[], object]] = {PEER: lambda: F.linear(values_MI, linear.weight)}
     for name, layer in layers.items():
-        calls[name] = lambda layer=layer: layer(values_NI)  # type: ignore[misc]
-    return calls | {"dequantized": lambda: without_kernel(layers["int4"], values_NI)}
+        calls[name] = lambda layer=layer: layer(values_MI)  # type: ignore[misc]
+    return calls | {"dequantized": lambda: without_kernel(layers["int4"], values_MI)}
 
 
-def without_kernel(layer: QuantizedLinear, values_NI: torch.Tensor) -> torch.Tensor:
-    """What a layer does with many rows."""
+def without_kernel(layer: QuantizedLinear, values_MI: torch.Tensor) -> torch.Tensor:
+    """Run a layer as it runs with many rows."""
     kept, int4_kernels.KERNEL_ROWS = int4_kernels.KERNEL_ROWS, -1
     try:
-        return layer(values_NI)
+        return layer(values_MI)
     finally:
         int4_kernels.KERNEL_ROWS = kept
 
 
 def measure_loading(quantizer: str, layers: int, width: int) -> None:
-    """Write a model, load it in a process of its own, and print what that took beside the bound."""
+    """Write a model, load it in another process, and print the memory that it took beside the bound."""
     with tempfile.TemporaryDirectory() as folder:
         largest = write_model(Path(folder), layers, width)
         command = [sys.executable, __file__, "--load", quantizer, "--folder", folder]
@@ -140,7 +140,7 @@ def measure_loading(quantizer: str, layers: int, width: int) -> None:
 
 
 def write_model(folder: Path, layers: int, width: int) -> int:
-    """A model of the 7B's shape in bfloat16, never held as a whole; the bytes of its largest shard."""
+    """Write a model of the 7B model's shape in bfloat16, never all in memory; return the bytes of its largest shard."""
     config = ChameleonConfig(
         num_hidden_layers=layers,
         hidden_size=width,
@@ -159,12 +159,12 @@ def write_model(folder: Path, layers: int, width: int) -> int:
 
 
 def random_weight(shape: torch.Size) -> torch.Tensor:
-    """Numbers as large as weights are."""
+    """Return numbers as large as weights are."""
     return torch.empty(shape, dtype=torch.bfloat16).uniform_(-0.03, 0.03)
 
 
 def load(folder: Path, quantizer: str) -> dict[str, float]:
-    """Bytes and seconds of loading a folder quantized."""
+    """Return the bytes and the seconds that loading a folder quantized takes."""
     floats = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     before, begin = anonymous_memory(), time.perf_counter()
     peak, running = before, True
@@ -189,7 +189,7 @@ def load(folder: Path, quantizer: str) -> dict[str, float]:
 
 
 def anonymous_memory() -> int:
-    """Bytes that no file backs, as Linux counts them."""
+    """Return the bytes of memory that no file backs, as Linux counts them."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
