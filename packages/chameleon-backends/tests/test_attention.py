@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from chameleon_backends import (
     AttentionSpec,
+    AttentionWeightsBackend,
     ConfigError,
     UnsupportedAttentionError,
-    WeightsBackend,
     get_attention_backend,
     visible_keys,
     visible_ranges,
@@ -172,9 +172,9 @@ class TestAttend:
 class TestEagerWeights:
     def test_weights_are_shown_before_dropout(self) -> None:
         backend = EagerAttention()
-        assert isinstance(backend, WeightsBackend)
+        assert isinstance(backend, AttentionWeightsBackend)
         zeros_BTHD = torch.zeros(1, 3, 1, 2)
-        weights_BHTS = backend.weights(zeros_BTHD, zeros_BTHD, backend.plan(spec(dropout=True)), scale=1.0)
+        weights_BHTS = backend.attention_weights(zeros_BTHD, zeros_BTHD, backend.plan(spec(dropout=True)), scale=1.0)
         third = 1 / 3
         expected = torch.tensor([[[[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [third, third, third]]]])
         torch.testing.assert_close(weights_BHTS, expected)
@@ -182,10 +182,11 @@ class TestEagerWeights:
     def test_weights_of_bfloat16_are_float32(self) -> None:
         backend = EagerAttention()
         tensor_BTHD = torch.randn(1, 3, 1, 2, dtype=torch.bfloat16)
-        assert backend.weights(tensor_BTHD, tensor_BTHD, backend.plan(spec()), scale=1.0).dtype == torch.float32
+        weights_BHTS = backend.attention_weights(tensor_BTHD, tensor_BTHD, backend.plan(spec()), scale=1.0)
+        assert weights_BHTS.dtype == torch.float32
 
     def test_sdpa_has_none_to_show(self) -> None:
-        assert not isinstance(SDPAAttention(), WeightsBackend)
+        assert not isinstance(SDPAAttention(), AttentionWeightsBackend)
 
 
 class TestSDPAPlan:
@@ -245,12 +246,12 @@ class TestSpec:
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
-            ({"query_length": 0}, "query_length is 0; it must be at least 1"),
+            ({"query_length": 0}, "query_length is 0; it must be an integer ≥ 1"),
             ({"head_dim": -1}, "head_dim is -1"),
             ({"num_heads": 6, "num_key_value_heads": 4}, r"num_heads \(6\) must be a multiple of .* \(4\)"),
-            ({"sliding_window": 0}, "sliding_window is 0; it must be at least 1, or None for all keys"),
-            ({"key_start_B": torch.zeros(2, dtype=torch.int64)}, r"key_start_B .* shape \(2,\); .* \(1,\)"),
-            ({"key_end_B": torch.zeros(1)}, "key_end_B is torch.float32 .* must be torch.int64"),
+            ({"sliding_window": 0}, "sliding_window is 0; it must be an integer ≥ 1, or None for all keys"),
+            ({"key_start_B": torch.zeros(2, dtype=torch.int64)}, r"key_start_B .* shape \(2,\); .* shape \(1,\)"),
+            ({"key_end_B": torch.zeros(1)}, "key_end_B is torch.float32 .* must be int64"),
             ({"document_ids_BS": torch.zeros(1, 4, dtype=torch.int64)}, "document_ids_BS"),
             (
                 {"query_length": 4, "document_ids_BS": torch.zeros(1, 3, dtype=torch.int64)},

@@ -320,15 +320,15 @@ def test_a_refusal_must_be_the_same_in_plan_and_in_the_listing(
 
 def test_weights_that_are_not_those_used_fail(no_shrinking: None) -> None:
     class Unnormalised(EagerAttention):
-        def weights(self, *inputs: Any, scale: float) -> Tensor:
-            return 2 * super().weights(*inputs, scale=scale)
+        def attention_weights(self, *inputs: Any, scale: float) -> Tensor:
+            return 2 * super().attention_weights(*inputs, scale=scale)
 
     with pytest.raises(AssertionError, match="weights_BHTS"):
         run_law("test_weights_that_it_shows_are_those_that_it_uses", Unnormalised())
 
 
 def test_a_suite_can_not_draw_next_to_nothing() -> None:
-    with pytest.raises(ValueError, match=rf"Lazy.max_examples is 1; it must be at least {MIN_EXAMPLES}"):
+    with pytest.raises(ValueError, match=rf"Lazy.max_examples is 1; it must be ≥ {MIN_EXAMPLES}"):
 
         class Lazy(AttentionBackendConformance):
             max_examples = 1
@@ -399,7 +399,7 @@ class TestWeakening:
         assert issubclass(More, AttentionBackendConformance)
 
     def test_leaving_out_takes_a_known_name_and_a_reason(self) -> None:
-        with pytest.raises(TypeError, match="leaves out what is no standard test: test_inputs"):
+        with pytest.raises(TypeError, match="leaves out what isn't a standard test: test_inputs"):
             type("Weak", (AttentionBackendConformance,), {"not_applicable": {"test_inputs": "why"}})
         with pytest.raises(TypeError, match="gives no reason to leave out test_inputs_are_not_changed"):
             type("Weak", (AttentionBackendConformance,), {"not_applicable": {"test_inputs_are_not_changed": " "}})

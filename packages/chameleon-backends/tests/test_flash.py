@@ -389,7 +389,7 @@ class TestWhatIsThere:
         with pytest.raises(UnsupportedAttentionError, match=f"'flash_attention_2' can't run here: .*{reason}"):
             get_attention_backend("flash_attention_2")
         assert re.search(reason, str(why_attention_unsupported("flash_attention_2", spec("cuda"))))
-        with pytest.warns(UserWarning, match=f"'flash' goes without a package: .*{reason}"):
+        with pytest.warns(UserWarning, match=f"'flash' doesn't use a package: .*{reason}"):
             backend = get_attention_backend("flash")
         kernels, _ = backend.plan(spec("cuda"))
         assert isinstance(kernels, TorchFlashAttention)

@@ -105,7 +105,7 @@ def triton(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
         pytest.param(spec(requires_grad=True), "no gradients on a CPU: call it under torch.no_grad()", id="gradients"),
         pytest.param(spec("cuda", requires_grad=True), None, id="gradients on CUDA"),
         pytest.param(spec(dropout=True), "no dropout", id="dropout"),
-        pytest.param(spec("cuda", head_dim=8), "widths from 16, not torch.float32 of width 8", id="width"),
+        pytest.param(spec("cuda", head_dim=8), "widths ≥ 16, not torch.float32 of width 8", id="width"),
         pytest.param(spec("cuda", dtype=torch.float64), "not torch.float64", id="dtype"),
         pytest.param(spec("meta"), "not on 'meta'", id="device"),
     ],

@@ -30,11 +30,11 @@ from chameleon_backends import (
     why_quantizer_unavailable,
     why_quantizer_unsupported,
 )
+from chameleon_backends.plain_weight import ALIGNMENT, KERNEL_ROWS, aligned, multiply_dense
 from chameleon_backends.quantizers import bnb, int4_kernels
 from chameleon_backends.quantizers.int4 import Int4Quantizer
 from chameleon_backends.quantizers.int4_kernels import CPUInt4Weight, CUDAInt4Weight, kernel_for
 from chameleon_backends.quantizers.int8 import Int8Quantizer, Int8Weight
-from chameleon_backends.quantizers.plain import ALIGNMENT, KERNEL_ROWS, aligned, multiply_dense
 from chameleon_backends.testing import TOLERANCES
 
 LAWS = settings(derandomize=True, deadline=None, database=None, max_examples=40)
@@ -274,7 +274,10 @@ class TestRegistry:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"groupsize": 32}, "'int4' has no option groupsize; its options are: group_size"),
+            (
+                {"groupsize": 32},
+                r"'int4' has no option 'groupsize'; its options are: group_size\. Did you mean 'group_size'\?",
+            ),
             ({"group_size": 48}, r"group_size is 48; it must be one of \(32, 64, 128, 256\)"),
             ({"group_size": "64"}, r"group_size is '64'; it must be one of"),
         ],
@@ -287,8 +290,8 @@ class TestRegistry:
         ("in_features", "reason"),
         [
             (128, None),
-            (192, "192 input features aren't whole groups of 128; group_size may be 32 or 64"),
-            (100, "100 input features aren't whole groups of 128; int8 takes any width"),
+            (192, "192 input features aren't a multiple of the group size 128; group_size may be 32 or 64"),
+            (100, "100 input features aren't a multiple of the group size 128; int8 takes any width"),
         ],
     )
     def test_a_width_that_groups_do_not_fill_is_refused_with_what_would(
@@ -315,17 +318,19 @@ class TestRegistry:
         ("record", "error", "message"),
         [
             ({"quant_method": "gptq"}, UnknownPluginError, "no weight quantizer named 'gptq'"),
-            ({"bits": 4}, ConfigError, "is a mapping with 'quant_method', a text; got {'bits': 4}"),
-            (["int8"], ConfigError, "is a mapping with 'quant_method', a text; got"),
+            ({"bits": 4}, ConfigError, "must be a mapping with a string 'quant_method', got {'bits': 4}"),
+            (["int8"], ConfigError, "must be a mapping with a string 'quant_method', got"),
             ({"quant_method": "bnb-nf4"}, ConfigError, "'bnb-nf4' can't read the record"),
         ],
     )
-    def test_a_record_of_nobody_is_an_error(self, record: Any, error: type[Exception], message: str) -> None:
+    def test_a_record_of_no_installed_quantizer_is_an_error(
+        self, record: Any, error: type[Exception], message: str
+    ) -> None:
         with pytest.raises(error, match=message):
             find_quantizer(record)
 
     def test_impossible_layers_are_refused(self) -> None:
-        with pytest.raises(ConfigError, match="in_features is 0; it must be at least 1"):
+        with pytest.raises(ConfigError, match="in_features is 0; it must be an integer ≥ 1"):
             layer_spec(0)
         with pytest.raises(ConfigError, match=r"dtype is torch.int8; it must be a floating type"):
             layer_spec(dtype=torch.int8)

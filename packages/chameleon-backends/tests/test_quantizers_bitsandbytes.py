@@ -208,9 +208,9 @@ def test_products_are_computed_in_the_dtype_that_is_asked_for() -> None:
     ("name", "options", "message"),
     [
         ("bnb-nf4", {"compute_dtype": "int8"}, "compute_dtype is 'int8'; it must be float32"),
-        ("bnb-int8", {"threshold": -1.0}, "threshold is -1.0; it must be a number from 0 on"),
-        ("bnb-int8", {"threshold": "6"}, "threshold is '6'; it must be a number from 0 on"),
-        ("bnb-int8", {"double_quant": True}, "has no option double_quant; its options are: threshold"),
+        ("bnb-int8", {"threshold": -1.0}, "threshold is -1.0; it must be a number ≥ 0"),
+        ("bnb-int8", {"threshold": "6"}, "threshold is '6'; it must be a number ≥ 0"),
+        ("bnb-int8", {"double_quant": True}, "has no option 'double_quant'; its options are: threshold"),
     ],
 )
 def test_impossible_options_are_named(name: str, options: dict[str, object], message: str) -> None:

@@ -258,7 +258,7 @@ def test_a_suite_must_say_how_exact_the_quantizer_is(stated: float, no_shrinking
     class Lax(WeightQuantizerConformance):
         relative_error = stated
 
-    with pytest.raises(AssertionError, match="say how exact the quantizer is"):
+    with pytest.raises(AssertionError, match="state how exact the quantizer is"):
         run_law("test_the_dequantized_weight_is_near", Int8Quantizer(), Lax)
 
 

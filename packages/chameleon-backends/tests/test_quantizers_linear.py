@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from chameleon_backends import ConfigError, QuantizedLinear, UnsupportedWeightError, get_weight_quantizer
+from chameleon_backends.plain_weight import PlainWeight
 from chameleon_backends.quantizers.int4_kernels import CPUInt4Weight
-from chameleon_backends.quantizers.plain import PlainWeight
 from chameleon_backends.testing import TOLERANCES
 
 NAMES = pytest.mark.parametrize("name", ["int8", "int4"])
@@ -117,14 +117,14 @@ def test_a_state_dict_that_does_not_fit_is_refused_with_what_is_wrong() -> None:
         model.load_state_dict(lacking)
     with pytest.raises(RuntimeError, match=r'Unexpected key\(s\) in state_dict: "0.weight_zero"'):
         model.load_state_dict({**state, "0.weight_zero": torch.zeros(48)})
-    with pytest.raises(RuntimeError, match=r"0: the stored tensors are .*float32.*; the quantizer's layout is"):
+    with pytest.raises(RuntimeError, match=r"0: the stored tensors are .*float32.*; the quantizer expects"):
         model.load_state_dict({**state, "0.weight": torch.zeros(48, 128)})
 
 
 def test_a_layer_without_a_weight_says_so() -> None:
     layer = QuantizedLinear(get_weight_quantizer("int8"), 128, 48, dtype=torch.float32)
     for use in (lambda: layer(torch.ones(1, 128)), layer.state_dict, layer.dequantize):
-        with pytest.raises(RuntimeError, match=r"no weight yet: give it one with load\(\)"):
+        with pytest.raises(RuntimeError, match=r"no weight yet; call load\(\) first"):
             use()
     assert layer.to(torch.bfloat16).dtype == torch.bfloat16
 
@@ -136,12 +136,12 @@ def test_another_width_is_an_error() -> None:
 
 def test_tensors_of_another_layout_are_an_error() -> None:
     layer = make_layer("int8")
-    with pytest.raises(ConfigError, match="the quantizer's layout is"):
+    with pytest.raises(ConfigError, match="the quantizer expects"):
         layer.load({"weight": layer.stored()["weight"]})
 
 
 def test_a_layer_that_the_quantizer_refuses_is_refused() -> None:
-    with pytest.raises(UnsupportedWeightError, match="96 input features aren't whole groups of 128"):
+    with pytest.raises(UnsupportedWeightError, match="96 input features aren't a multiple of the group size 128"):
         QuantizedLinear.from_linear(nn.Linear(96, 16), get_weight_quantizer("int4"))
 
 

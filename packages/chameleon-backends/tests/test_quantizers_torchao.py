@@ -52,7 +52,7 @@ def test_a_config_is_an_object_or_a_name_or_its_dict_form() -> None:
 
 @pytest.mark.parametrize("config", ["NoSuchConfig", {"_type": "os", "_data": {}}, 3])
 def test_what_is_no_config_is_refused(config: object) -> None:
-    with pytest.raises(ConfigError, match=r"is no config of torchao\.quantization"):
+    with pytest.raises(ConfigError, match=r"is not a config of torchao\.quantization"):
         get_weight_quantizer("torchao", config=config)
 
 
@@ -60,7 +60,7 @@ def test_the_packages_reasons_are_given() -> None:
     linear = torch.nn.Linear(64, 48)
     with torch.no_grad():
         linear.weight[3] = 0
-    with pytest.raises(UnsupportedWeightError, match="Float8WeightOnlyConfig makes NaN of it"):
+    with pytest.raises(UnsupportedWeightError, match="Float8WeightOnlyConfig makes NaN of the weight"):
         QuantizedLinear.from_linear(linear, get_weight_quantizer("torchao", config="Float8WeightOnlyConfig"))
     with pytest.raises(UnsupportedWeightError, match="Int4WeightOnlyConfig leaves the weight as it is"):
         # Its groups of 128 don't fill the rows.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
+import sys
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 import chameleon_backends
 from chameleon_backends import (
@@ -16,6 +20,7 @@ from chameleon_backends import (
     UnsupportedAttentionError,
     attention_backend_names,
     get_attention_backend,
+    get_weight_quantizer,
     why_attention_unavailable,
 )
 from chameleon_backends.backends.eager import EagerAttention
@@ -75,3 +80,75 @@ def test_every_public_name_is_exported_and_documented() -> None:
     for name in chameleon_backends.__all__:
         public = getattr(chameleon_backends, name)
         assert not callable(public) or public.__doc__, f"{name} has no docstring"
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert chameleon_backends.__version__ == importlib.metadata.version("chameleon-backends")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("chameleon_backends.weights", "chameleon_backends.weight_quantizer"),
+        ("chameleon_backends.quantizers.plain", "chameleon_backends.plain_weight"),
+    ],
+)
+def test_a_module_that_moved_is_found_by_its_old_name(old: str, new: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"{old} is {new} now"):
+        moved = importlib.import_module(old)
+    for name in ("WeightQuantizer", "PlainWeight"):
+        assert getattr(moved, name, None) is getattr(importlib.import_module(new), name, None)
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("chameleon_backends", "WeightsBackend", "attention.AttentionWeightsBackend"),
+        ("chameleon_backends.attention", "WeightsBackend", "attention.AttentionWeightsBackend"),
+        ("chameleon_backends.weight_quantizer", "METHOD", "weight_quantizer.QUANT_METHOD"),
+        ("chameleon_backends.weight_quantizer", "LEFT_OUT", "weight_quantizer.MODULES_TO_NOT_CONVERT"),
+        ("chameleon_backends.registry", "ATTENTION_HOOK", "registry.ATTENTION_BACKENDS_HOOK"),
+        ("chameleon_backends.registry", "QUANTIZERS_HOOK", "registry.WEIGHT_QUANTIZERS_HOOK"),
+        ("chameleon_backends.quantizers.bnb", "NF4Quantizer", "quantizers.bnb_nf4.NF4Quantizer"),
+        ("chameleon_backends.quantizers.bnb", "LLMInt8Quantizer", "quantizers.bnb_int8.LLMInt8Quantizer"),
+    ],
+)
+def test_a_name_that_moved_is_found_by_its_old_name(module: str, old: str, new: str) -> None:
+    now, _, name = f"chameleon_backends.{new}".rpartition(".")
+    with pytest.warns(DeprecationWarning, match=f"{module}.{old} is {now}.{name} now"):
+        moved = getattr(importlib.import_module(module), old)
+    assert moved is getattr(importlib.import_module(now), name)
+
+
+def test_the_old_name_of_the_weights_of_eager_works_with_a_warning() -> None:
+    backend, tensor_BTHD = get_attention_backend("eager"), torch.ones(1, 2, 1, 4)
+    assert isinstance(backend, EagerAttention)
+    visible_BTS = torch.ones(1, 2, 2, dtype=torch.bool)
+    with pytest.warns(DeprecationWarning, match="attention_weights now"):
+        weights_BHTS = backend.weights(tensor_BTHD, tensor_BTHD, visible_BTS, scale=1.0)
+    assert torch.equal(weights_BHTS, torch.full((1, 1, 2, 2), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("eager", "EagerAttention()"),
+        ("sdpa", "SDPAAttention()"),
+        ("flash", "FlashAttention(TorchFlashAttention())"),
+        ("flex", "FlexAttention()"),
+    ],
+)
+def test_a_backend_prints_as_what_it_is(name: str, shown: str) -> None:
+    assert repr(get_attention_backend(name)) == shown
+
+
+def test_specs_and_quantizers_print_in_a_line() -> None:
+    spec = REGISTRY.get("chameleon_attention_backends", "sdpa")
+    assert repr(spec) == "AttentionBackendSpec('sdpa': torch's scaled_dot_product_attention; the default)"
+    assert repr(get_weight_quantizer("int4")) == "Int4Quantizer(group_size=128)"
+    assert repr(REGISTRY).startswith("PluginRegistry('chameleon_backends', hooks: chameleon_attention_backends, ")
+
+
+def test_help_begins_with_what_people_come_for() -> None:
+    assert "get_attention_backend(" in (chameleon_backends.__doc__ or "").split("- ")[1]

@@ -193,7 +193,7 @@ def test_a_quantizer_that_can_not_serve_a_model_says_which_parts_of_it(tmp_path:
     make_model(make_config(hidden_size=128, intermediate_size=96)).save_pretrained(tmp_path)
     int4 = named(report(tmp_path)["weight_quantizers"], "int4")
     assert int4["status"] == "refuses"
-    assert int4["note"].startswith("down_proj: 96 input features aren't whole groups of 128")
+    assert int4["note"].startswith("down_proj: 96 input features aren't a multiple of the group size 128")
 
 
 def test_a_quantizer_that_fails_is_listed_with_its_failure(install: Callable[..., None], folder: Path) -> None:

@@ -270,7 +270,7 @@ class TestRefusals:
         [
             ("int5", UnknownPluginError, "no weight quantizer named 'int5'"),
             ({"load_in_4bit": True}, ConfigError, "must be the name of a weight quantizer or a Quantization; got"),
-            (Quantization("int4", {"bits": 4}), ValueError, "has no option bits; its options are: group_size"),
+            (Quantization("int4", {"bits": 4}), ValueError, "has no option 'bits'; its options are: group_size"),
             ("int4", ConfigError, r"'int4' can't quantize 14 of 14 layers. .*q_proj, .* and 9 more: 64 input features"),
         ],
     )
@@ -284,7 +284,7 @@ class TestRefusals:
         model = make_model(make_config(hidden_size=48, intermediate_size=40))
         with pytest.raises(ConfigError) as caught:
             quantize_model(model, Quantization("int4", {"group_size": 64}))
-        assert "48 input features aren't whole groups of 64; int8 takes any width" in str(caught.value)
+        assert "48 input features aren't a multiple of the group size 64; int8 takes any width" in str(caught.value)
         assert "down_proj, model.layers.1.mlp.down_proj: 40 input features" in str(caught.value)
         assert not quantized_names(model)
 
@@ -355,7 +355,7 @@ class TestRefusals:
         ("record", "message"),
         [
             (["int8"], "is a mapping with 'quant_method'"),
-            ({"quant_method": "int8", "name": "x"}, "'int8' has no option name; its options are: none"),
+            ({"quant_method": "int8", "name": "x"}, "'int8' has no option 'name'; its options are: none"),
             ({"quant_method": "int4", "group_size": "x"}, "group_size is 'x'; it must be one of"),
         ],
     )

@@ -531,7 +531,7 @@ class TestWeakening:
                 not_applicable = {"test_a_segment_survives_json": " "}
 
     def test_only_a_standard_test_can_be_left_out(self) -> None:
-        with pytest.raises(TypeError, match="Weak leaves out what is no standard test: test_nothing"):
+        with pytest.raises(TypeError, match="Weak leaves out what isn't a standard test: test_nothing"):
 
             class Weak(SegmentCodecConformance):
                 not_applicable = {"test_nothing": "there is no such test"}

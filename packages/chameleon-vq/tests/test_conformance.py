@@ -413,7 +413,7 @@ class TestWeakening:
             type("Weak", (Suite,), {"test_shapes_and_dtypes": None})
 
     def test_leaving_out_takes_a_known_name_and_a_reason(self) -> None:
-        with pytest.raises(TypeError, match="leaves out what is no standard test: test_shape"):
+        with pytest.raises(TypeError, match="leaves out what isn't a standard test: test_shape"):
             type("Weak", (VectorQuantizerConformance,), {"not_applicable": {"test_shape": "why"}})
         for reason in ("", "  ", None):
             with pytest.raises(TypeError, match="gives no reason to leave out test_shapes_and_dtypes"):

@@ -1,4 +1,4 @@
-"""The attention contract: what a backend is asked, what it answers, and how it is registered.
+"""The attention contract: what a backend is asked, what it returns, and how it is registered.
 
 Shapes: B batch, T query length, S key length, H heads, K key/value heads, D head width.
 """
@@ -7,58 +7,70 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
+from ._moved import moved_names
 from .errors import ConfigError
 from .plugins import PluginSpec, always_supported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttentionSpec:
-    """One forward pass's attention, the same for every layer; ``AttentionBackend`` says what the fields mean.
+    """The attention of one forward pass, the same for every layer. ``AttentionBackend`` has the rules.
 
     Tensors are on ``device``. Only their shapes and dtypes are checked: reading their values would make the host wait
     for the device. Raises ``ConfigError`` for an impossible combination.
     """
 
     batch_size: int
+    """B, rows of the batch, ≥ 1."""
     query_length: int
+    """T, queries of a row, ≥ 1."""
     key_length: int
+    """S, keys of a row, ≥ 1."""
     num_heads: int
+    """H, query heads, a multiple of ``num_key_value_heads``."""
     num_key_value_heads: int
+    """K, key and value heads, ≥ 1."""
     head_dim: int
+    """D, width of a head, ≥ 1."""
     dtype: torch.dtype
+    """Of query, key, value and output."""
     device: torch.device
+    """Of all tensors."""
     causal: bool = True
+    """Whether a query sees no key after its own position."""
     requires_grad: bool = False
-    """Whether gradients will be asked for."""
+    """Whether gradients will be computed."""
     dropout: bool = False
-    """Whether ``attend`` may be given a dropout above 0."""
+    """Whether ``attend`` may get a dropout above 0."""
     key_start_B: torch.Tensor | None = None
     """int64; row b sees no key before this one. None: 0."""
     key_end_B: torch.Tensor | None = None
     """int64; row b sees neither this key nor one after it. None: S."""
     document_ids_BS: torch.Tensor | None = None
-    """int64; which of the row's packed documents each key is of. None: one document."""
+    """int64; which of the row's packed documents each key belongs to. None: one document."""
     sliding_window: int | None = None
-    """How many positions a query sees, its own included. None: all."""
+    """How many positions a query sees, its own included, ≥ 1. None: all."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "query_length", "key_length", "num_heads", "num_key_value_heads", "head_dim"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be an integer ≥ 1.")
         if self.num_heads % self.num_key_value_heads:
             raise ConfigError(
-                f"num_heads ({self.num_heads}) must be a multiple of num_key_value_heads ({self.num_key_value_heads})"
+                f"num_heads ({self.num_heads}) must be a multiple of num_key_value_heads ({self.num_key_value_heads})."
             )
         if self.sliding_window is not None and self.sliding_window < 1:
-            raise ConfigError(f"sliding_window is {self.sliding_window}; it must be at least 1, or None for all keys")
+            raise ConfigError(
+                f"sliding_window is {self.sliding_window}; it must be an integer ≥ 1, or None for all keys."
+            )
         if self.document_ids_BS is not None and self.query_length > self.key_length:
             raise ConfigError(
                 f"query_length ({self.query_length}) is above key_length ({self.key_length}): "
-                "with document_ids_BS each query must be one of the keys"
+                "with document_ids_BS each query must be one of the keys."
             )
         _check_integers("key_start_B", self.key_start_B, (self.batch_size,))
         _check_integers("key_end_B", self.key_end_B, (self.batch_size,))
@@ -66,38 +78,40 @@ class AttentionSpec:
 
     @property
     def has_padding(self) -> bool:
-        """Whether any row may have keys that are padding."""
+        """Return whether any row may have keys that are padding."""
         return self.key_start_B is not None or self.key_end_B is not None
 
 
 def _check_integers(name: str, tensor: torch.Tensor | None, shape: tuple[int, ...]) -> None:
     if tensor is not None and (tensor.dtype != torch.int64 or tuple(tensor.shape) != shape):
-        raise ConfigError(f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; it must be torch.int64 of {shape}")
+        raise ConfigError(
+            f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}; it must be int64 of shape {shape}."
+        )
 
 
 @runtime_checkable
 class AttentionBackend(Protocol):
-    """The attention contract, in two steps: ``plan`` once in a forward pass, then ``attend`` once in each layer.
+    """The attention contract, in two steps: ``plan`` once per forward pass, then ``attend`` once per layer.
 
     Layout: ``query_BTHD``, ``key_BSKD`` and ``value_BSKD`` in, ``out_BTHD`` out, in the dtype of the query. Any strides
-    are allowed, as long as the last dimension is contiguous. Nothing that is passed in is changed: the cache belongs
-    to the model, which passes all S keys that there are.
+    are allowed, as long as the last dimension is contiguous. No input is changed: the cache belongs to the model, which
+    passes all S keys.
 
-    Positions: the queries are the last T of the S positions, so query t stands at position p = S − T + t. T may be
-    above S; then the first queries stand before every key.
+    Positions: the queries are the last T of the S positions, so query t is at position p = S − T + t. T may be above S;
+    then the first queries are before every key.
 
-    Visibility: query t of row b sees key s where **all** of these hold. There is no other mask, and no backend is asked
-    for a dense one (``visible_keys`` makes it for those that want it, ``visible_ranges`` each query's range of keys).
+    Visibility: query t of row b sees key s where **all** of these hold. There is no other mask, and no backend needs
+    a dense one (``visible_keys`` makes it where a backend wants it, ``visible_ranges`` each query's range of keys).
 
     - ``causal``: s ≤ p.
-    - padding, on either side: ``key_start_B[b]`` ≤ s < ``key_end_B[b]``. What padding holds is finite but otherwise
-      arbitrary and has no influence, nor does it get a gradient.
+    - padding, on either side: ``key_start_B[b]`` ≤ s < ``key_end_B[b]``. Keys and values of padding are finite
+      but otherwise arbitrary; they have no influence and get no gradient.
     - documents: ``document_ids_BS[b, s] == document_ids_BS[b, p]``. Equal ids lie next to each other.
     - window: the distance of s from p, on either side, is below ``sliding_window``.
 
     Weights: softmax over the visible keys of ``scale`` · q·k; the scale is positive and always given, never implied.
-    Statistics are kept in float32 or better. A query that sees no key gives zeros, and passes back zero gradients,
-    never NaN.
+    Statistics are kept in float32 or better. The output of a query that sees no key is zeros, and its gradients are
+    zeros, never NaN.
 
     Grouped heads: query head h reads key/value head h // (H / K); H is a multiple of K.
 
@@ -106,12 +120,12 @@ class AttentionBackend(Protocol):
 
     Gradients, where ``requires_grad``, flow to query, key and value.
 
-    A request that the backend can't serve is refused by ``plan`` with ``UnsupportedAttentionError`` and the sentence
-    that ``AttentionBackendSpec.unsupported`` gives: never by a wrong answer.
+    A backend refuses a request that it can't serve in ``plan``, with ``UnsupportedAttentionError`` and the sentence
+    that ``AttentionBackendSpec.unsupported`` returns. It never returns a wrong result.
     """
 
     def plan(self, spec: AttentionSpec) -> Any:
-        """Whatever ``attend`` needs to know about this forward pass. Should not make the host wait for the device."""
+        """Return what ``attend`` needs to know about the forward pass. Should not make the host wait for the device."""
 
     def attend(
         self,
@@ -123,21 +137,23 @@ class AttentionBackend(Protocol):
         scale: float,
         dropout: float = 0.0,
     ) -> torch.Tensor:
-        """Attention of one layer: ``out_BTHD``. ``prepared`` is what ``plan`` gave for tensors of these shapes."""
+        """Return the attention of one layer, ``out_BTHD``. ``prepared`` is what ``plan`` returned for these shapes."""
 
 
 @runtime_checkable
-class WeightsBackend(AttentionBackend, Protocol):
-    """A backend that holds its weights and can show them; most kernels never do."""
+class AttentionWeightsBackend(AttentionBackend, Protocol):
+    """A backend that can return its attention weights; most kernels never have them in memory."""
 
-    def weights(self, query_BTHD: torch.Tensor, key_BSKD: torch.Tensor, prepared: Any, *, scale: float) -> torch.Tensor:
-        """``weights_BHTS`` before dropout, float32 or better: each query's sum is 1, or 0 where it sees no key."""
+    def attention_weights(
+        self, query_BTHD: torch.Tensor, key_BSKD: torch.Tensor, prepared: Any, *, scale: float
+    ) -> torch.Tensor:
+        """Return ``weights_BHTS`` before dropout, float32 or better: they sum to 1, or 0 where a query sees no key."""
 
 
 class AttentionBackendSpec(PluginSpec, frozen=True, kw_only=True):
     """What the hook ``chameleon_attention_backends`` returns: a backend's name and how to make it.
 
-    ``factory()`` gives an ``AttentionBackend``; heavy modules are imported in there. ``unavailable()`` says why it
+    ``factory()`` returns an ``AttentionBackend``; heavy modules are imported in there. ``unavailable()`` says why it
     can't run on this machine, as far as that can be told without importing what is heavy. What only an import tells,
     such as a library that is broken, the factory raises as ``UnsupportedAttentionError``. ``unsupported(spec)`` says
     why it can't serve a request.
@@ -145,3 +161,7 @@ class AttentionBackendSpec(PluginSpec, frozen=True, kw_only=True):
 
     factory: Callable[[], AttentionBackend] | str
     unsupported: Callable[[AttentionSpec], str | None] | str = always_supported
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(__name__, {"WeightsBackend": f"{__name__}:AttentionWeightsBackend"})

@@ -1,22 +1,22 @@
-"""What this package raises. Every error derives from ``ChameleonBackendsError`` and from the built-in that fits."""
+"""The errors of this package. Each derives from ``ChameleonBackendsError`` and from the built-in that fits."""
 
 from __future__ import annotations
 
 
 class ChameleonBackendsError(Exception):
-    """Base of every error of this package."""
+    """The base of every error of this package."""
 
 
 class ConfigError(ChameleonBackendsError, ValueError):
-    """An impossible request: the field, its value and what is allowed."""
+    """A field or an option has an impossible value; the message has the field, the value and what is allowed."""
 
 
 class UnsupportedAttentionError(ChameleonBackendsError, ValueError):
-    """An attention backend can't serve a request; the message is its reason."""
+    """An attention backend can't serve a request, or can't run here; the message has its reason."""
 
 
 class UnsupportedWeightError(ChameleonBackendsError, ValueError):
-    """A weight quantizer can't serve a layer or a weight; the message is its reason."""
+    """A weight quantizer can't serve a layer or a weight, or can't run here; the message has its reason."""
 
 
 class UnknownPluginError(ChameleonBackendsError, ValueError):
@@ -28,4 +28,4 @@ class BrokenPluginError(ChameleonBackendsError, ImportError):
 
 
 class MissingPackageError(ChameleonBackendsError, ImportError):
-    """A package that this needs isn't installed; the message has the install line."""
+    """An optional package isn't installed; the message has the install line."""

@@ -11,12 +11,12 @@ import pluggy
 
 if TYPE_CHECKING:
     from .attention import AttentionBackendSpec
-    from .weights import WeightQuantizerSpec
+    from .weight_quantizer import WeightQuantizerSpec
 
 PROJECT = "chameleon_backends"
 
 HOOK_API_VERSION = 2
-"""Every spec states the version that it was written for. It changes only when plugins must change."""
+"""The version of the hooks' contracts, which every spec states. It grows when plugins must change."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -24,9 +24,9 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def chameleon_attention_backends() -> Iterable[AttentionBackendSpec]:  # type: ignore[empty-body]
-    """Attention backends, which answer to the contract in ``AttentionBackend``."""
+    """Return attention backends: objects that keep the contract of ``AttentionBackend``."""
 
 
 @hookspec
 def chameleon_weight_quantizers() -> Iterable[WeightQuantizerSpec]:  # type: ignore[empty-body]
-    """Weight quantizers, which answer to the contract in ``WeightQuantizer``."""
+    """Return weight quantizers: objects that keep the contract of ``WeightQuantizer``."""

@@ -1,4 +1,4 @@
-"""Which keys a query sees, as a boolean mask and as ranges: the contract's rules in code.
+"""Which keys a query sees, as a boolean mask and as ranges: the contract's rules as code.
 
 Shapes: B batch, T query length, S key length.
 """
@@ -14,9 +14,9 @@ from .attention import AttentionSpec
 
 
 def visible_keys(spec: AttentionSpec) -> torch.Tensor:
-    """``visible_BTS``: bool on ``spec.device``, True where the query sees the key. B is 1 where all rows are alike.
+    """Return ``visible_BTS``: bool on ``spec.device``, True where the query sees the key. B is 1 where rows are alike.
 
-    Rules as in ``AttentionBackend``. Reads no value back from the device.
+    The rules are those of ``AttentionBackend``. Reads no value back from the device.
     """
     key_S = torch.arange(spec.key_length, device=spec.device)
     query_T = torch.arange(spec.key_length - spec.query_length, spec.key_length, device=spec.device)
@@ -38,18 +38,18 @@ def visible_keys(spec: AttentionSpec) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class KeyRanges:
-    """Query t of row b sees the keys ``first_BT[b, t]`` ≤ s < ``end_BT[b, t]``: none where the end isn't above."""
+    """The keys that query t of row b sees: ``first_BT[b, t]`` ≤ s < ``end_BT[b, t]``; the range may be empty."""
 
     first_BT: torch.Tensor
-    """int64."""
+    """int64: the first key that a query sees."""
     end_BT: torch.Tensor
-    """int64."""
+    """int64: one more than the last key that a query sees."""
 
 
 def visible_ranges(spec: AttentionSpec) -> KeyRanges:
-    """What ``visible_keys`` says, in T numbers a row instead of T × S: every rule of the contract leaves one range.
+    """Return each query's range of keys: what ``visible_keys`` returns, since every rule leaves one range.
 
-    Contiguous, on ``spec.device``. Reads no value back from the device.
+    The tensors are contiguous, on ``spec.device``. Reads no value back from the device.
     """
     position_T = torch.arange(spec.key_length - spec.query_length, spec.key_length, device=spec.device)
     first_BT = torch.zeros(spec.batch_size, spec.query_length, dtype=torch.int64, device=spec.device)
@@ -71,7 +71,7 @@ def visible_ranges(spec: AttentionSpec) -> KeyRanges:
 
 
 def _document_ranges(document_ids_BS: torch.Tensor) -> KeyRanges:
-    """The first key of each key's document, and the key after its last."""
+    """Return the first key of each key's document, and one more than its last."""
     S = document_ids_BS.shape[1]
     differs_BS = document_ids_BS[:, 1:] != document_ids_BS[:, :-1]
     inner_S = torch.arange(1, S, device=document_ids_BS.device)

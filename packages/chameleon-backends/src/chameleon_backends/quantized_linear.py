@@ -1,6 +1,6 @@
 """A linear layer with a quantized weight.
 
-Shapes: O output features, I input features, N rows of input.
+Shapes: O output features, I input features, M rows of a matrix input.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .errors import ConfigError, UnsupportedWeightError
-from .quantizers.plain import multiply_dense
-from .weights import LinearSpec, PreparedWeight, TensorLayout, WeightQuantizer
+from .plain_weight import multiply_dense
+from .weight_quantizer import LinearSpec, PreparedWeight, TensorLayout, WeightQuantizer
 
 
 class QuantizedLinear(nn.Module):
-    """``y = x Wᵀ + b`` with a weight that a quantizer made: what runs in the place of ``nn.Linear``.
+    """``y = x Wᵀ + b`` with a quantized weight, in place of ``nn.Linear``.
 
-    It is made empty, for inputs of ``dtype``, and ``load`` gives it its weight. The weight doesn't train. Gradients
-    flow to the input and to the bias, by the weight as it is dequantized, so that adapters train on top of it.
+    It is made without a weight, for inputs of ``dtype``; ``load`` sets the weight. The weight doesn't train. Gradients
+    flow to the input and to the bias, through the dequantized weight, so that adapters train on top of it.
 
     ``state_dict`` has the portable tensors under their stored names. Moving the layer to another device or dtype
-    prepares the weight anew; its codes and scales stay the same to the bit, whatever dtype the model is given.
+    prepares the weight anew; its codes and scales stay the same bit for bit, whatever dtype the model gets.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class QuantizedLinear(nn.Module):
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, quantizer: WeightQuantizer) -> Self:
-        """Quantize a layer; the bias stays its own. Raises ``UnsupportedWeightError``."""
+        """Return a layer quantized; it shares the bias. Raises ``UnsupportedWeightError``."""
         weight_OI = linear.weight.detach()
         layer = cls(quantizer, linear.in_features, linear.out_features, dtype=weight_OI.dtype, bias=linear.bias)
         layer.spec(weight_OI.device)
@@ -55,21 +55,21 @@ class QuantizedLinear(nn.Module):
         return layer
 
     def load(self, stored: Mapping[str, Tensor]) -> None:
-        """Take stored tensors, on the device where they are.
+        """Set the weight from stored tensors, on the device where they are.
 
-        Raises ``ConfigError`` where they aren't those of the layout, ``UnsupportedWeightError`` where the quantizer
-        can't serve the layer.
+        Raises ``ConfigError`` where they don't match the layout, ``UnsupportedWeightError`` where the quantizer can't
+        serve the layer.
         """
         layout = self.layout()
         found = {name: TensorLayout(tensor.dtype, tuple(tensor.shape)) for name, tensor in stored.items()}
         if found.keys() != layout.keys() or not all(layout[name].fits(found[name]) for name in layout):
-            raise ConfigError(f"the stored tensors are {found}; the quantizer's layout is {layout}")
+            raise ConfigError(f"the stored tensors are {found}; the quantizer expects {layout}.")
         device = next(iter(stored.values())).device
         self._weight = self.quantizer.prepare(stored, self.spec(device))
         self.device = device
 
     def spec(self, device: torch.device) -> LinearSpec:
-        """The layer on a device. Raises ``UnsupportedWeightError`` where the quantizer can't serve it there."""
+        """Return the layer's spec on a device. Raises ``UnsupportedWeightError`` where the quantizer can't serve it."""
         spec = LinearSpec(in_features=self.in_features, out_features=self.out_features, dtype=self.dtype, device=device)
         reason = self.quantizer.unsupported(spec)
         if reason is not None:
@@ -77,49 +77,49 @@ class QuantizedLinear(nn.Module):
         return spec
 
     def layout(self) -> dict[str, TensorLayout]:
-        """The stored tensors' types and shapes, by name."""
+        """Return the stored tensors' dtypes and shapes, by name."""
         return self.quantizer.layout(self.in_features, self.out_features)
 
     def stored(self) -> dict[str, Tensor]:
-        """The portable tensors, as a checkpoint holds them."""
+        """Return the portable tensors, as a checkpoint holds them."""
         return self.prepared.stored()
 
     def dequantize(self) -> Tensor:
-        """The weight that the layer multiplies with, float32 [O, I]."""
+        """Return the weight that the layer multiplies with, float32 [O, I]."""
         return self.quantizer.dequantize(self.stored())
 
     @property
     def weight(self) -> Tensor:
-        """The same in the layer's dtype, for code that reads a linear layer's weight. A copy: changes are lost."""
+        """The dequantized weight [O, I] in the layer's dtype, for code that reads it. A copy: changes are lost."""
         return self.dequantize().to(self.dtype)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - called so in nn.Linear
-        """``[..., I]`` to ``[..., O]``, in the input's dtype. Raises ``ValueError`` for another width."""
+        """Map ``[..., I]`` to ``[..., O]``, in the input's dtype. Raises ``ValueError`` for another width."""
         if input.shape[-1] != self.in_features:
-            raise ValueError(f"the input has shape {list(input.shape)}; its last size must be {self.in_features}")
-        input_NI = input.reshape(-1, self.in_features)
+            raise ValueError(f"the input has shape {list(input.shape)}; its last size must be {self.in_features}.")
+        input_MI = input.reshape(-1, self.in_features)
         if torch.is_grad_enabled() and input.requires_grad:
-            out_NO = _Product.apply(input_NI, self.prepared, self.quantizer)  # type: ignore[no-untyped-call]
+            out_MO = _Product.apply(input_MI, self.prepared, self.quantizer)  # type: ignore[no-untyped-call]
         else:
-            out_NO = self.prepared.multiply(input_NI)
-        out = out_NO.view(*input.shape[:-1], self.out_features)
+            out_MO = self.prepared.multiply(input_MI)
+        out = out_MO.view(*input.shape[:-1], self.out_features)
         return out if self.bias is None else out + self.bias
 
     @property
     def prepared(self) -> PreparedWeight:
-        """The weight as the kernel reads it. Raises ``RuntimeError`` before ``load``."""
+        """The weight in the kernel's form. Raises ``RuntimeError`` before ``load``."""
         if self._weight is None:
-            raise RuntimeError("the layer has no weight yet: give it one with load()")
+            raise RuntimeError("the layer has no weight yet; call load() first.")
         return self._weight
 
     def extra_repr(self) -> str:
-        """What ``print`` shows."""
+        """Return what ``print`` shows."""
         bias = self.bias is not None
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={bias}, {self.quantizer}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        # Where it goes, and what its inputs will be; the scales keep a dtype of their own.
+        # Its new device, and its inputs' new dtype; the scales keep their own dtype.
         moved = fn(torch.empty(0, dtype=self.dtype, device=self.device))
         if (moved.device, moved.dtype) != (self.device, self.dtype):
             self.device, self.dtype = moved.device, moved.dtype
@@ -159,12 +159,12 @@ class _Product(torch.autograd.Function):
     """The product, with a gradient for the input."""
 
     @staticmethod
-    def forward(ctx: Any, input_NI: Tensor, weight: PreparedWeight, quantizer: WeightQuantizer) -> Tensor:
+    def forward(ctx: Any, input_MI: Tensor, weight: PreparedWeight, quantizer: WeightQuantizer) -> Tensor:
         ctx.weight, ctx.quantizer = weight, quantizer
-        return weight.multiply(input_NI.detach())
+        return weight.multiply(input_MI.detach())
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_MO: Tensor) -> tuple[Tensor, None, None]:
         weight_OI = ctx.quantizer.dequantize(ctx.weight.stored())
-        return multiply_dense(grad_NO, weight_OI.T), None, None
+        return multiply_dense(grad_MO, weight_OI.T), None, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import warnings
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from .attention import AttentionBackend, AttentionBackendSpec, AttentionSpec
 from .errors import ConfigError, UnsupportedAttentionError, UnsupportedWeightError
 from .plugins import PluginRegistry, resolve
 from .quantizers import _builtins as _quantizers
-from .weights import METHOD, LinearSpec, WeightQuantizer, WeightQuantizerSpec
+from .weight_quantizer import QUANT_METHOD, LinearSpec, WeightQuantizer, WeightQuantizerSpec
 
 ATTENTION_BACKENDS_HOOK = "chameleon_attention_backends"
 WEIGHT_QUANTIZERS_HOOK = "chameleon_weight_quantizers"
@@ -31,21 +32,24 @@ REGISTRY = PluginRegistry(
 
 
 def get_attention_backend(name: str = DEFAULT_ATTENTION_BACKEND) -> AttentionBackend:
-    """Make the attention backend called ``name``.
+    """Return the attention backend called ``name``.
 
-    Raises ``UnknownPluginError`` or ``BrokenPluginError`` where there is none of that name to use, and
-    ``UnsupportedAttentionError`` with its reason where it can't run on this machine.
+    Raises ``UnknownPluginError`` where none of that name is installed, ``BrokenPluginError`` where it is installed and
+    can't be used, and ``UnsupportedAttentionError`` with its reason where it can't run on this machine.
     """
     spec = REGISTRY.get(ATTENTION_BACKENDS_HOOK, name)
     reason = spec.why_unavailable()
     if reason is not None:
-        raise UnsupportedAttentionError(f"the attention backend {name!r} can't run here: {reason}")
+        raise UnsupportedAttentionError(f"the attention backend {name!r} can't run here: {reason.rstrip('.')}.")
     backend: AttentionBackend = spec.make()
     return backend
 
 
 def attention_backend_names() -> tuple[str, ...]:
-    """The names of all usable attention backends, built-ins first, also of those that can't run on this machine."""
+    """Return the names of all usable attention backends, built-ins first.
+
+    Backends that can't run on this machine are among them; ``why_attention_unavailable`` tells.
+    """
     return tuple(registered.spec.name for registered in REGISTRY.registered(ATTENTION_BACKENDS_HOOK))
 
 
@@ -70,29 +74,34 @@ def why_attention_unsupported(name: str, request: AttentionSpec | None = None) -
 
 
 def get_weight_quantizer(name: str, /, **options: Any) -> WeightQuantizer:
-    """Make the weight quantizer called ``name``.
+    """Return the weight quantizer called ``name`` with these options.
 
-    Raises ``UnknownPluginError`` or ``BrokenPluginError`` where there is none of that name to use,
-    ``UnsupportedWeightError`` with its reason where it can't run on this machine, and ``ConfigError`` for an option
-    that it doesn't have or that is impossible.
+    Raises ``UnknownPluginError`` where none of that name is installed, ``BrokenPluginError`` where it is installed and
+    can't be used, ``UnsupportedWeightError`` with its reason where it can't run on this machine, and ``ConfigError``
+    for an unknown option or an impossible value.
     """
     spec = REGISTRY.get(WEIGHT_QUANTIZERS_HOOK, name)
     reason = spec.why_unavailable()
     if reason is not None:
-        raise UnsupportedWeightError(f"the weight quantizer {name!r} can't run here: {reason}")
+        raise UnsupportedWeightError(f"the weight quantizer {name!r} can't run here: {reason.rstrip('.')}.")
     known = inspect.signature(resolve(spec.factory)).parameters
     unknown = sorted(options.keys() - known.keys())
     if unknown and not any(each.kind is each.VAR_KEYWORD for each in known.values()):
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigError(
-            f"the weight quantizer {name!r} has no option {', '.join(unknown)}; "
-            f"its options are: {', '.join(known) or 'none'}"
+            f"the weight quantizer {name!r} has no option {unknown[0]!r}; "
+            f"its options are: {', '.join(known) or 'none'}.{hint}"
         )
     quantizer: WeightQuantizer = spec.make(**options)
     return quantizer
 
 
 def weight_quantizer_names() -> tuple[str, ...]:
-    """The names of all usable weight quantizers, built-ins first, also of those that can't run on this machine."""
+    """Return the names of all usable weight quantizers, built-ins first.
+
+    Quantizers that can't run on this machine are among them; ``why_quantizer_unavailable`` tells.
+    """
     return tuple(registered.spec.name for registered in REGISTRY.registered(WEIGHT_QUANTIZERS_HOOK))
 
 
@@ -117,22 +126,21 @@ def why_quantizer_unsupported(name: str, request: LinearSpec | None = None) -> s
 
 
 def find_quantizer(record: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name and the options of the quantizer whose record this is, the ``quantization_config`` of a model's config.
+    """Return the name and the options of the quantizer that wrote a record, a config's ``quantization_config``.
 
-    Raises ``UnknownPluginError`` where no installed quantizer knows it, ``ConfigError`` where it isn't a record.
+    Raises ``UnknownPluginError`` where no installed quantizer can read it, ``ConfigError`` where it isn't a record.
     """
-    method = record.get(METHOD) if isinstance(record, Mapping) else None
+    method = record.get(QUANT_METHOD) if isinstance(record, Mapping) else None
     if not isinstance(method, str):
-        raise ConfigError(f"a record of quantization is a mapping with {METHOD!r}, a text; got {record!r}")
+        raise ConfigError(f"quantization_config must be a mapping with a string {QUANT_METHOD!r}, got {record!r}.")
     for registered in REGISTRY.registered(WEIGHT_QUANTIZERS_HOOK):
         assert isinstance(registered.spec, WeightQuantizerSpec)
         options = registered.spec.read_record(record)
         if options is not None:
             return registered.spec.name, options
-    REGISTRY.get(
-        WEIGHT_QUANTIZERS_HOOK, method
-    )  # raises, with what is installed, unless it is one whose record this isn't
-    raise ConfigError(f"the weight quantizer {method!r} can't read the record {dict(record)!r}")
+    # Raises for an unknown name, with what is installed.
+    REGISTRY.get(WEIGHT_QUANTIZERS_HOOK, method)
+    raise ConfigError(f"the weight quantizer {method!r} can't read the record {dict(record)!r}.")
 
 
 def _warn_of_no_request(function: str, instead: str) -> None:

@@ -143,8 +143,9 @@ class PluginRegistry:
             return known[name].spec
         for bad in self.quarantined():
             if name in bad.names:
+                owner = f"{bad.distribution} {bad.version}"
                 raise BrokenPluginError(
-                    f"the {self.kinds[hook]} {name!r} of {bad.distribution} {bad.version} can't be used: {bad.reason}"
+                    f"the {self.kinds[hook]} {name!r} of {owner} can't be used: {bad.reason.rstrip('.')}."
                 ) from bad.cause
         message = f"no {self.kinds[hook]} named {name!r}. Installed: {_by_distribution(known.values())}."
         if self._quarantined:

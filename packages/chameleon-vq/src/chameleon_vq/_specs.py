@@ -53,6 +53,10 @@ class PluginSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Returns a sentence why the plugin can't serve a request, None where it can. It raises nothing, and is asked only
     where ``unavailable`` returns None; each hook documents its requests."""
 
+    def __repr__(self) -> str:
+        about = f"{self.name!r}: {self.summary}" if self.summary else repr(self.name)
+        return f"{type(self).__name__}({about})"
+
     def make(self, *args: Any, **options: Any) -> Any:
         """Make the object. Raises what the factory raises, and ``BrokenPluginError`` where it can't be imported."""
         return resolve(self.factory)(*args, **options)
@@ -89,10 +93,10 @@ class LazyCallable:
         # Any exception, a sys.exit() too: the module is third-party code.
         except (Exception, SystemExit) as error:
             raise BrokenPluginError(
-                f"{self._owner} {self._string!r} can't be imported: {type(error).__name__}: {error}"
+                f"{self._owner} {self._string!r} can't be imported: {type(error).__name__}: {error}."
             ) from error
         if not callable(found):
-            raise BrokenPluginError(f"{self._owner} {self._string!r} is {found!r}, expected a callable")
+            raise BrokenPluginError(f"{self._owner} {self._string!r} is {found!r}; it must be a callable.")
         return found
 
 

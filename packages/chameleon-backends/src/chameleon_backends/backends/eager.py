@@ -1,9 +1,11 @@
-"""Attention written out as its definition: the oracle that every other backend is compared with.
+"""Attention written out as its definition, which every other backend is compared with.
 
-Shapes: B batch, T query length, S key length, H heads, K key/value heads, G = H / K, D head width.
+Shapes: B batch, T query length, S key length, H heads, K key/value heads, D head width.
 """
 
 from __future__ import annotations
+
+import warnings
 
 import torch
 from torch.nn import functional as F
@@ -13,16 +15,16 @@ from ..masks import visible_keys
 
 
 class EagerAttention:
-    """The attention contract, readable rather than fast. Computes in float32, or in float64 where that is given."""
+    """The attention contract, readable rather than fast. Computes in float32, or in float64 for float64 inputs."""
 
     def plan(self, spec: AttentionSpec) -> torch.Tensor:
-        """The dense mask ``visible_BTS``."""
+        """Return the dense mask ``visible_BTS``."""
         return visible_keys(spec)
 
-    def weights(
+    def attention_weights(
         self, query_BTHD: torch.Tensor, key_BSKD: torch.Tensor, prepared: torch.Tensor, *, scale: float
     ) -> torch.Tensor:
-        """``weights_BHTS`` before dropout, float32 or better: each row sums to 1, or is 0 where no key is visible."""
+        """Return ``weights_BHTS`` before dropout, float32 or better: they sum to 1, or 0 where no key is visible."""
         dtype = torch.promote_types(query_BTHD.dtype, torch.float32)
         hidden_B1TS = ~prepared[:, None]
         key_BSHD = _for_each_head(key_BSKD, query_BTHD.shape[2])
@@ -41,10 +43,24 @@ class EagerAttention:
         scale: float,
         dropout: float = 0.0,
     ) -> torch.Tensor:
-        """``out_BTHD`` in the query's dtype: the values under their weights."""
-        weights_BHTS = F.dropout(self.weights(query_BTHD, key_BSKD, prepared, scale=scale), dropout)
+        """Return ``out_BTHD`` in the query's dtype: the weighted sum of the values."""
+        weights_BHTS = F.dropout(self.attention_weights(query_BTHD, key_BSKD, prepared, scale=scale), dropout)
         value_BSHD = _for_each_head(value_BSKD, query_BTHD.shape[2]).to(weights_BHTS.dtype)
         return torch.einsum("bhts,bshd->bthd", weights_BHTS, value_BSHD).to(query_BTHD.dtype)
+
+    def weights(
+        self, query_BTHD: torch.Tensor, key_BSKD: torch.Tensor, prepared: torch.Tensor, *, scale: float
+    ) -> torch.Tensor:
+        """Do what ``attention_weights`` does; the old name, deprecated."""
+        warnings.warn(
+            "EagerAttention.weights is attention_weights now; the old name works until the next release.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.attention_weights(query_BTHD, key_BSKD, prepared, scale=scale)
+
+    def __repr__(self) -> str:
+        return "EagerAttention()"
 
 
 def _for_each_head(tensor_BSKD: torch.Tensor, num_heads: int) -> torch.Tensor:

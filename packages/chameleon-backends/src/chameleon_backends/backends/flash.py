@@ -1,4 +1,4 @@
-"""Flash attention by the best kernel that is here: flash-attn 3, flash-attn 2, torch's own.
+"""Flash attention by the best kernel available: flash-attn 3, flash-attn 2, torch's own.
 
 Shapes: B batch, T query length, S key length, H heads, K key/value heads, D head width.
 """
@@ -32,7 +32,7 @@ def why_flash_unsupported(spec: AttentionSpec) -> str | None:
 
 
 class FlashAttention:
-    """The first that serves the request. Warns of a package that is installed and can't be used."""
+    """The first kernel that serves the request. Warns of a package that is installed and can't be used."""
 
     def __init__(self) -> None:
         self._packages: dict[int, PackageFlashAttention] = {}
@@ -44,10 +44,10 @@ class FlashAttention:
             if broken is None:
                 self._packages[version] = load_package(version)
             else:
-                warnings.warn(f"the attention backend 'flash' goes without a package: {broken}", stacklevel=2)
+                warnings.warn(f"the attention backend 'flash' doesn't use a package: {broken}", stacklevel=2)
 
     def plan(self, spec: AttentionSpec) -> tuple[PackageFlashAttention | TorchFlashAttention, Any]:
-        """Whose kernel it is, and its plan."""
+        """Return the backend whose kernel serves the request, and its plan."""
         for version, package in self._packages.items():
             if why_package_unsupported(version, spec) is None:
                 return package, package.plan(spec)
@@ -63,6 +63,9 @@ class FlashAttention:
         scale: float,
         dropout: float = 0.0,
     ) -> torch.Tensor:
-        """``out_BTHD`` in the query's dtype."""
+        """Return ``out_BTHD`` in the query's dtype."""
         kernels, plan = prepared
         return kernels.attend(query_BTHD, key_BSKD, value_BSKD, plan, scale=scale, dropout=dropout)
+
+    def __repr__(self) -> str:
+        return f"FlashAttention({', '.join(map(repr, (*self._packages.values(), self._torch)))})"

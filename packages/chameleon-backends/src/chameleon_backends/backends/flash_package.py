@@ -1,10 +1,11 @@
 """Flash attention by the flash-attn package, version 2 or 3.
 
-Its functions know causality, a window, and lengths. A batch without padding or documents is one call. So is one with
-padding on the left where no gradients are asked for: to the package's function for caches, which takes the padding as
-it lies on the device. Everything else runs as pieces (``segments``), all of them in one call with their lengths.
+Its functions support causality, a window, and lengths. A batch without padding or documents is one call. So is one with
+padding on the left where no gradients are needed: to the package's function for caches, which reads the padding from
+the device. Everything else runs as pieces (``segments``), all in one call with their lengths.
 
-Shapes: B batch, T query length, S key length, H heads, K key/value heads, D head width, N tokens of all pieces.
+Shapes: B batch, T query length, S key length, H heads, K key/value heads, D head width,
+M positions of the flattened batch.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from .segments import Segment, has_window, is_uniform, segments, zeros_like_quer
 VERSIONS = (3, 2)
 """The newest first."""
 MODULES = {2: "flash_attn", 3: "flash_attn_interface"}
-"""The package's module by its version."""
+"""The package's module, by version."""
 FUNCTIONS = ("flash_attn_func", "flash_attn_varlen_func", "flash_attn_with_kvcache")
 INSTALL = {2: "pip install flash-attn", 3: "build it from the folder hopper/ of the flash-attention repository"}
 CAPABILITIES = {2: 8, 3: 9}
-"""The CUDA devices that it runs on: version 2 on these and later ones, version 3 on these alone."""
+"""The compute capability that it runs on: version 2 on this and later ones, version 3 on this one only."""
 DTYPES = (torch.float16, torch.bfloat16)
 MAX_HEAD_DIM = 256
 NO_WINDOW = (-1, -1)
@@ -53,7 +54,7 @@ def why_absent(version: int) -> str | None:
 
 @functools.cache
 def why_broken(version: int) -> str | None:
-    """Why this version, which is installed, can't be used; found out by importing it, once."""
+    """Return why this version, which is installed, can't be used. Imports it, once."""
     module = MODULES[version]
     try:
         imported = importlib.import_module(module)
@@ -71,7 +72,7 @@ def why_version_unsupported(version: int, spec: AttentionSpec) -> str | None:
 
 
 def why_package_unsupported(version: int, spec: AttentionSpec, *, device_type: str = "cuda") -> str | None:
-    """Why this version of the package can't serve the request, were it there."""
+    """Return why this version of the package can't serve the request, whether it is installed or not."""
     if spec.device.type != device_type:
         return f"flash-attn runs on {device_type}, not on {spec.device.type}"
     if spec.dtype not in DTYPES:
@@ -84,10 +85,10 @@ def why_package_unsupported(version: int, spec: AttentionSpec, *, device_type: s
 
 
 def load_package(version: int) -> PackageFlashAttention:
-    """The contract over an installed version of the package. Raises ``UnsupportedAttentionError`` where it's broken."""
+    """Return the backend of an installed version. Raises ``UnsupportedAttentionError`` where it is broken."""
     reason = why_broken(version)
     if reason is not None:
-        raise UnsupportedAttentionError(f"the attention backend 'flash_attention_{version}' can't run here: {reason}")
+        raise UnsupportedAttentionError(f"the attention backend 'flash_attention_{version}' can't run here: {reason}.")
     return PackageFlashAttention(importlib.import_module(MODULES[version]), version)
 
 
@@ -109,10 +110,10 @@ class WholePlan:
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
-    """One call for the whole batch, whose rows begin and end at keys of their own."""
+    """One call for the whole batch, each row with its own first and last key."""
 
     key_start_B: torch.Tensor
-    """int32, as the package wants it."""
+    """int32, as the package requires."""
     key_end_B: torch.Tensor
     """int32, at least ``key_start_B``."""
     causal: bool = False
@@ -121,12 +122,12 @@ class CachePlan:
 
 @dataclass(frozen=True, slots=True)
 class PackedPieces:
-    """Pieces for one call with lengths: which tokens of the flattened batch, and where each piece begins."""
+    """Pieces for one call with lengths: positions of the flattened batch, and where each piece begins."""
 
-    query_index_N: torch.Tensor
-    key_index_N: torch.Tensor
+    query_index_M: torch.Tensor
+    key_index_M: torch.Tensor
     query_offsets: torch.Tensor
-    """int32, one more than pieces: begins, and the end."""
+    """int32, one more than there are pieces: where each begins, and the end of the last."""
     key_offsets: torch.Tensor
     longest_query: int
     longest_key: int
@@ -135,7 +136,7 @@ class PackedPieces:
 
 
 class PackageFlashAttention:
-    """The contract over the flash-attn package, version 2 or 3. ``module`` is the package's."""
+    """The attention contract over the flash-attn package, version 2 or 3. ``module`` is the package's."""
 
     def __init__(self, module: ModuleType | Any, version: int, *, device_type: str = "cuda") -> None:
         self.module = module
@@ -143,7 +144,7 @@ class PackageFlashAttention:
         self.device_type = device_type
 
     def plan(self, spec: AttentionSpec) -> WholePlan | CachePlan | list[PackedPieces]:
-        """How to call the package; reads something back from the device for pieces only."""
+        """Return how to call the package. Reads values back from the device for pieces only."""
         reason = why_package_unsupported(self.version, spec, device_type=self.device_type)
         if reason is not None:
             raise UnsupportedAttentionError(reason)
@@ -161,7 +162,7 @@ class PackageFlashAttention:
         scale: float,
         dropout: float = 0.0,
     ) -> torch.Tensor:
-        """``out_BTHD`` in the query's dtype."""
+        """Return ``out_BTHD`` in the query's dtype."""
         if isinstance(prepared, CachePlan):
             out = self.module.flash_attn_with_kvcache(
                 query_BTHD,
@@ -187,13 +188,13 @@ class PackageFlashAttention:
                 **options,
             )
             return _output(out)
-        query_NHD, key_NKD, value_NKD = (tensor.flatten(0, 1) for tensor in (query_BTHD, key_BSKD, value_BSKD))
-        out_NHD = zeros_like_query(query_NHD, key_NKD, value_NKD)
+        query_MHD, key_MKD, value_MKD = (tensor.flatten(0, 1) for tensor in (query_BTHD, key_BSKD, value_BSKD))
+        out_MHD = zeros_like_query(query_MHD, key_MKD, value_MKD)
         for pack in prepared:
             out = self.module.flash_attn_varlen_func(
-                query_NHD[pack.query_index_N],
-                key_NKD[pack.key_index_N],
-                value_NKD[pack.key_index_N],
+                query_MHD[pack.query_index_M],
+                key_MKD[pack.key_index_M],
+                value_MKD[pack.key_index_M],
                 cu_seqlens_q=pack.query_offsets,
                 cu_seqlens_k=pack.key_offsets,
                 max_seqlen_q=pack.longest_query,
@@ -203,18 +204,21 @@ class PackageFlashAttention:
                 window_size=pack.window,
                 **options,
             )
-            out_NHD = out_NHD.index_copy(0, pack.query_index_N, _output(out))
-        return out_NHD.view_as(query_BTHD)
+            out_MHD = out_MHD.index_copy(0, pack.query_index_M, _output(out))
+        return out_MHD.view_as(query_BTHD)
+
+    def __repr__(self) -> str:
+        return f"PackageFlashAttention(version {self.version})"
 
 
 def _output(result: Any) -> torch.Tensor:
-    """The first releases of version 3 return the logarithms of the sums as well."""
+    """Return the output; the first releases of version 3 return the logarithms of the sums as well."""
     output: torch.Tensor = result[0] if isinstance(result, tuple) else result
     return output
 
 
 def _window(spec: AttentionSpec) -> tuple[int, int]:
-    """The package's window: how many keys a query sees to its left and to its right, itself not counted."""
+    """Return the package's window: how many keys a query sees on its left and on its right, without its own."""
     if spec.sliding_window is None or not has_window(spec):
         return NO_WINDOW
     left = spec.sliding_window - 1
@@ -222,7 +226,7 @@ def _window(spec: AttentionSpec) -> tuple[int, int]:
 
 
 def _cache_plan(spec: AttentionSpec) -> CachePlan | None:
-    """The call for rows of other lengths, None where it wouldn't do; reads nothing back from the device."""
+    """Return the call for rows of different lengths, None where it can't serve them. Reads nothing back."""
     # The function has no backward pass and no dropout, and its build for AMD ignores where the rows begin.
     if spec.requires_grad or spec.dropout or torch.version.hip is not None:
         return None
@@ -240,7 +244,7 @@ def _cache_plan(spec: AttentionSpec) -> CachePlan | None:
 
 
 def _packed_pieces(spec: AttentionSpec) -> list[PackedPieces]:
-    """The request's pieces, those with like rules together."""
+    """Return the request's pieces, grouped by their rules."""
     alike: dict[tuple[bool, bool], list[Segment]] = {}
     for piece in segments(spec):
         alike.setdefault((piece.causal, piece.windowed), []).append(piece)
@@ -264,8 +268,8 @@ def _packed(spec: AttentionSpec, pieces: list[Segment], causal: bool, window: tu
         return lengths.cumsum(0).to(device=spec.device, dtype=torch.int32)
 
     return PackedPieces(
-        query_index_N=index(queries),
-        key_index_N=index(keys),
+        query_index_M=index(queries),
+        key_index_M=index(keys),
         query_offsets=offsets(queries),
         key_offsets=offsets(keys),
         longest_query=max(length for _, length in queries),

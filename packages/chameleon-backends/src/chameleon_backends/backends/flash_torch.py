@@ -37,7 +37,7 @@ def why_torch_unsupported(spec: AttentionSpec) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class TorchFlashPlan:
-    """How to call torch's kernel: once for the whole batch, or for each piece."""
+    """How to call torch's kernel: once for the whole batch, or once for each piece."""
 
     pieces: list[Segment] | None
     causal: bool = False
@@ -46,10 +46,10 @@ class TorchFlashPlan:
 
 
 class TorchFlashAttention:
-    """The contract over torch's flash kernel, which is never given a mask."""
+    """The attention contract over torch's flash kernel, which never gets a mask."""
 
     def plan(self, spec: AttentionSpec) -> TorchFlashPlan:
-        """The pieces, or None of them where the batch is served whole."""
+        """Return the pieces, or None for them where one call serves the batch."""
         reason = why_torch_unsupported(spec)
         if reason is not None:
             raise UnsupportedAttentionError(reason)
@@ -72,7 +72,7 @@ class TorchFlashAttention:
         scale: float,
         dropout: float = 0.0,
     ) -> torch.Tensor:
-        """``out_BTHD`` in the query's dtype."""
+        """Return ``out_BTHD`` in the query's dtype."""
         if prepared.pieces is None:
             if prepared.window is not None:
                 key_BSKD, value_BSKD = key_BSKD[:, -prepared.window :], value_BSKD[:, -prepared.window :]
@@ -86,6 +86,9 @@ class TorchFlashAttention:
             )
         return out_BTHD
 
+    def __repr__(self) -> str:
+        return "TorchFlashAttention()"
+
 
 def _kernel(
     query_BTHD: torch.Tensor,
@@ -95,10 +98,10 @@ def _kernel(
     scale: float,
     dropout: float,
 ) -> torch.Tensor:
-    """Torch's kernel; causal is aligned to the last key."""
+    """Call torch's kernel; causal is aligned to the last key."""
     missing = key_BSKD.shape[1] - query_BTHD.shape[1] if causal else 0
     if missing:
-        # The kernel aligns the first query with the first key. With queries for all keys, first and last agree.
+        # The kernel aligns the first query with the first key. With as many queries as keys, that is the same.
         query_BTHD = F.pad(query_BTHD, (0, 0, 0, 0, missing, 0))
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         out_BHTD = F.scaled_dot_product_attention(

@@ -1,10 +1,10 @@
 """Attention by torch's flex attention: the rules become a block mask, and blocks of keys that nobody sees are skipped.
 
-On CUDA the kernel is compiled for what it meets. On a CPU torch's uncompiled form runs: right, but it computes every
-score, and compiling would take longer than most runs.
+On CUDA the kernel is compiled for each kind of request. On a CPU torch's uncompiled form runs: correct, but it computes
+every score, and compiling would take longer than most runs.
 
-Shapes: B batch, T query length, S key length, H heads, K key/value heads, D head width, Q blocks of queries,
-N blocks of keys.
+Shapes: B batch, T query length, S key length, H heads, K key/value heads, D head width, X blocks of queries,
+Y blocks of keys.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MIN_CUDA_HEAD_DIM = 16
 
 
 def why_flex_unsupported(spec: AttentionSpec) -> str | None:
-    """Why flex attention can't serve the request."""
+    """Return why flex attention can't serve the request."""
     if spec.dropout:
         return "torch's flex attention has no dropout"
     if spec.device.type == "cpu":
@@ -45,7 +45,7 @@ def why_flex_unsupported(spec: AttentionSpec) -> str | None:
         return "flex attention on CUDA is compiled by Triton, which isn't installed: pip install triton"
     if spec.dtype not in CUDA_DTYPES or spec.head_dim < MIN_CUDA_HEAD_DIM:
         return (
-            f"flex attention on CUDA reads float16, bfloat16 and float32 of widths from {MIN_CUDA_HEAD_DIM}, "
+            f"flex attention on CUDA reads float16, bfloat16 and float32 of widths ≥ {MIN_CUDA_HEAD_DIM}, "
             f"not {spec.dtype} of width {spec.head_dim}"
         )
     return None
@@ -55,7 +55,7 @@ class FlexAttention:
     """The attention contract over torch's flex attention."""
 
     def plan(self, spec: AttentionSpec) -> BlockMask:
-        """The block mask, which broadcasts over the heads."""
+        """Return the block mask, which broadcasts over the heads."""
         reason = why_flex_unsupported(spec)
         if reason is not None:
             raise UnsupportedAttentionError(reason)
@@ -71,7 +71,7 @@ class FlexAttention:
         scale: float,
         dropout: float = 0.0,
     ) -> torch.Tensor:
-        """``out_BTHD`` in the query's dtype."""
+        """Return ``out_BTHD`` in the query's dtype."""
         out_BHTD = _kernel(query_BTHD.device.type)(
             query_BTHD.transpose(1, 2),
             key_BSKD.transpose(1, 2),
@@ -82,11 +82,14 @@ class FlexAttention:
         )
         return out_BHTD.transpose(1, 2)
 
+    def __repr__(self) -> str:
+        return "FlexAttention()"
+
 
 def block_mask(spec: AttentionSpec) -> BlockMask:
-    """Which blocks of keys a block of queries sees in part, and which as a whole.
+    """Return which blocks of keys a block of queries sees in part, and which in full.
 
-    What torch's ``create_block_mask`` finds from a dense mask, here from each query's range of keys.
+    torch's ``create_block_mask`` finds this from a dense mask; here it follows from each query's range of keys.
     """
     ranges = visible_ranges(spec)
     first_BT, end_BT = ranges.first_BT, ranges.end_BT
@@ -94,41 +97,41 @@ def block_mask(spec: AttentionSpec) -> BlockMask:
     def sees(row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         return (first_BT[row, query] <= key) & (key < end_BT[row, query])
 
-    begin_N = torch.arange(0, spec.key_length, BLOCK, device=spec.device)
+    begin_Y = torch.arange(0, spec.key_length, BLOCK, device=spec.device)
     first_BT1, end_BT1 = first_BT[..., None], end_BT[..., None]
-    some_BTN = (first_BT1 < end_BT1) & (first_BT1 < begin_N + BLOCK) & (end_BT1 > begin_N)
-    all_BTN = (first_BT1 <= begin_N) & (end_BT1 >= begin_N + BLOCK)
-    some_BQN, whole_BQN = _by_block(some_BTN).any(dim=2), _by_block(all_BTN).all(dim=2)
+    some_BTY = (first_BT1 < end_BT1) & (first_BT1 < begin_Y + BLOCK) & (end_BT1 > begin_Y)
+    all_BTY = (first_BT1 <= begin_Y) & (end_BT1 >= begin_Y + BLOCK)
+    some_BXY, full_BXY = _by_block(some_BTY).any(dim=2), _by_block(all_BTY).all(dim=2)
     return BlockMask.from_kv_blocks(
-        *_listed(some_BQN & ~whole_BQN),
-        *_listed(whole_BQN),
+        *_listed(some_BXY & ~full_BXY),
+        *_listed(full_BXY),
         BLOCK_SIZE=BLOCK,
         mask_mod=sees,
         seq_lengths=(spec.query_length, spec.key_length),
     )
 
 
-def _by_block(tensor_BTN: torch.Tensor) -> torch.Tensor:
-    """The queries of each block in a dimension of their own; those that are missing of the last one see nothing."""
-    B, T, N = tensor_BTN.shape
-    return F.pad(tensor_BTN, (0, 0, 0, -T % BLOCK)).view(B, -1, BLOCK, N)
+def _by_block(tensor_BTY: torch.Tensor) -> torch.Tensor:
+    """Split queries into blocks, a dimension of their own; the last block is filled with queries that see no key."""
+    B, T, Y = tensor_BTY.shape
+    return F.pad(tensor_BTY, (0, 0, 0, -T % BLOCK)).view(B, -1, BLOCK, Y)
 
 
-def _listed(blocks_BQN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """How many there are for each block of queries, and their indices before all others: what the kernels read."""
-    number_B1Q = blocks_BQN.sum(dim=-1, dtype=torch.int32)[:, None]
-    index_B1QN = blocks_BQN.int().argsort(dim=-1, descending=True, stable=True).to(torch.int32)[:, None]
-    return number_B1Q, index_B1QN
+def _listed(blocks_BXY: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return each block of queries' number of blocks of keys, and their indices before all others, as kernels read."""
+    number_B1X = blocks_BXY.sum(dim=-1, dtype=torch.int32)[:, None]
+    index_B1XY = blocks_BXY.int().argsort(dim=-1, descending=True, stable=True).to(torch.int32)[:, None]
+    return number_B1X, index_B1XY
 
 
 def _kernel(device_type: str) -> Callable[..., torch.Tensor]:
-    """Flex attention as it runs on the device."""
+    """Return flex attention as it runs on the device."""
     return _compiled() if device_type in COMPILED_ON else _uncompiled
 
 
 @functools.cache
 def _compiled() -> Callable[..., torch.Tensor]:
-    """Compiled when it is first called, and again for another number of heads, width, dtype or kind of lengths."""
+    """Return flex attention, compiled when first called, and again for other heads, widths, dtypes or lengths."""
     return torch.compile(flex_attention)
 
 
@@ -142,7 +145,7 @@ def _uncompiled(
     enable_gqa: bool,
 ) -> torch.Tensor:
     with warnings.catch_warnings():
-        # That every score is computed is in the docs, which a warning amid a generation is not.
+        # The docs say that every score is computed; a warning during generation would only disturb.
         warnings.filterwarnings("ignore", message="flex_attention called without torch.compile")
         return flex_attention(
             query_BHTD, key_BKSD, value_BKSD, block_mask=block_mask, scale=scale, enable_gqa=enable_gqa

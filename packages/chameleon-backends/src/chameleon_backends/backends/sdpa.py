@@ -1,6 +1,6 @@
 """Attention by torch's ``scaled_dot_product_attention``, which picks its kernel by device, dtype and mask.
 
-Shapes: B batch, T query length, S key length, H heads, K key/value heads, G = H / K, D head width.
+Shapes: B batch, T query length, S key length, H heads, K key/value heads, D head width.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ class SDPAPlan:
 
     is_causal: bool = False
     mask_B1TS: torch.Tensor | None = None
-    """bool, True where the query sees the key. Queries that see no key see all of them here."""
+    """bool, True where the query sees the key; for a query that sees no key, True everywhere."""
     empty_BT11: torch.Tensor | None = None
-    """bool, True for a query that sees no key; None where no query can be one."""
+    """bool, True for a query that sees no key; None where there can be none."""
     doubled: bool = False
-    """Whether a single query is computed twice, because that is faster."""
+    """Whether a single query is computed twice, which is faster."""
 
 
 class SDPAAttention:
-    """The attention contract over torch's kernels, without a mask wherever the kernel needs none."""
+    """The attention contract over torch's kernels, with a mask only where the kernel needs one."""
 
     def plan(self, spec: AttentionSpec) -> SDPAPlan:
-        """At most one boolean mask, which broadcasts over the heads, and over the rows where they are alike."""
-        # A single row times bfloat16 keys misses the fast matrix product on a CPU, two rows hit it: 2 to 3 times faster
-        # at 32 heads of width 128 and 1,056 keys (benchmarks/attention.py).
+        """Return how to call the kernel, with at most one boolean mask, which broadcasts over heads and like rows."""
+        # On a CPU the fast matrix product isn't used for a single row times bfloat16 keys, but for two: 2 to 3 times
+        # faster at 32 heads of width 128 and 1,056 keys (benchmarks/attention.py).
         doubled = (
             spec.query_length == 1
             and spec.num_heads == spec.num_key_value_heads
@@ -45,8 +45,8 @@ class SDPAAttention:
         visible_BTS = visible_keys(spec)
         if not spec.has_padding and spec.query_length <= spec.key_length:
             return SDPAPlan(mask_B1TS=visible_BTS[:, None], doubled=doubled)
-        # Kernels differ in what they give for a query that sees nothing, and a NaN would also enter the gradients.
-        # So it sees everything, and its answer is replaced by zeros.
+        # Kernels differ in what they return for a query that sees no key, and a NaN would also enter the gradients.
+        # So it sees every key, and its output is replaced with zeros.
         empty_BT1 = ~visible_BTS.any(dim=-1, keepdim=True)
         mask_B1TS = (visible_BTS | empty_BT1)[:, None]
         return SDPAPlan(mask_B1TS=mask_B1TS, empty_BT11=empty_BT1[..., None], doubled=doubled)
@@ -61,7 +61,7 @@ class SDPAAttention:
         scale: float,
         dropout: float = 0.0,
     ) -> torch.Tensor:
-        """``out_BTHD`` in the query's dtype."""
+        """Return ``out_BTHD`` in the query's dtype."""
         B, T, H, D = query_BTHD.shape
         K = key_BSKD.shape[2]
         if T == 1:
@@ -88,13 +88,16 @@ class SDPAAttention:
             return out_BTHD
         return out_BTHD.masked_fill(prepared.empty_BT11, 0.0)
 
+    def __repr__(self) -> str:
+        return "SDPAAttention()"
+
 
 def _needs_mask(spec: AttentionSpec) -> bool:
-    """Whether a rule hides a key that the kernel's own ``is_causal`` doesn't hide."""
+    """Return whether a rule hides a key that the kernel's own ``is_causal`` doesn't hide."""
     if spec.has_padding or spec.document_ids_BS is not None:
         return True
     if spec.sliding_window is not None and spec.sliding_window < max(spec.query_length, spec.key_length):
         return True
-    # is_causal lines up the first query with the first key, the contract the last with the last: the same at T = S
-    # only. A single query, the last position, sees every key without it.
+    # is_causal aligns the first query with the first key, the contract the last with the last: the same at T = S only.
+    # A single query, at the last position, sees every key without it.
     return spec.causal and spec.query_length not in (1, spec.key_length)

@@ -1,4 +1,4 @@
-"""Any request as pieces without padding or documents, for kernels that know neither.
+"""Any request as pieces without padding or documents, for kernels that support neither.
 
 Shapes: B batch, T query length, S key length.
 """
@@ -15,9 +15,9 @@ from ..masks import visible_ranges
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Some queries of a row that see some of its keys, with the last of each standing at the same position.
+    """Some queries of a row and the keys that they see, the last of each at the same position.
 
-    Where it is neither causal nor windowed, the queries may stand anywhere: each sees all of the keys.
+    Where it is neither causal nor windowed, the queries may be anywhere: each sees all of the keys.
     """
 
     row: int
@@ -30,17 +30,17 @@ class Segment:
 
 
 def is_uniform(spec: AttentionSpec) -> bool:
-    """Whether the batch as it is can be handed to a kernel: no rule but causality and the window."""
+    """Return whether a kernel can take the batch as it is: no rules but causality and the window."""
     return not spec.has_padding and spec.document_ids_BS is None
 
 
 def has_window(spec: AttentionSpec) -> bool:
-    """Whether the window hides a key that is otherwise seen."""
+    """Return whether the window hides a key that is otherwise visible."""
     return spec.sliding_window is not None and spec.sliding_window < max(spec.query_length, spec.key_length)
 
 
 def segments(spec: AttentionSpec) -> list[Segment]:
-    """The request's pieces. A query is in one at most; those in none see no key.
+    """Return the request's pieces. A query is in one at most; those in none see no key.
 
     Reads the padding and the documents back from the device.
     """
@@ -55,19 +55,19 @@ def segments(spec: AttentionSpec) -> list[Segment]:
     pieces: list[Segment] = []
     for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
         for first, last in documents[row]:
-            # Queries by their position, which is below 0 for the first of more queries than keys.
+            # Queries by their position, which is negative for the first ones where there are more queries than keys.
             first_query = S - T if first == 0 and T > S else max(first, S - T)
             pieces += _pieces(spec, row, (first_query, last), (max(first, start), min(last, end)))
     return pieces
 
 
 def zeros_like_query(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Where the pieces' outputs go. Gradients flow through it, also without any piece: zeros to all three."""
+    """Return zeros for the pieces' outputs. Gradients flow through them even without pieces: zeros to all three."""
     return torch.zeros_like(query) + sum(tensor[:0].sum() for tensor in (query, key, value))
 
 
 def _documents(document_ids_BS: torch.Tensor) -> list[list[tuple[int, int]]]:
-    """Begin and end of each document of each row."""
+    """Return the begin and the end of each document of each row."""
     rows = []
     for ids in document_ids_BS.tolist():
         begins = [0, *(s for s in range(1, len(ids)) if ids[s] != ids[s - 1])]
@@ -76,7 +76,7 @@ def _documents(document_ids_BS: torch.Tensor) -> list[list[tuple[int, int]]]:
 
 
 def _pieces(spec: AttentionSpec, row: int, queries: tuple[int, int], keys: tuple[int, int]) -> list[Segment]:
-    """The pieces of one document; ``queries`` and ``keys`` are begin and end as positions in the row."""
+    """Return the pieces of one document; ``queries`` and ``keys`` are begin and end as positions in the row."""
     (first, last), (key_start, key_end) = queries, keys
     if key_start >= key_end:
         return []
@@ -93,7 +93,7 @@ def _pieces(spec: AttentionSpec, row: int, queries: tuple[int, int], keys: tuple
         return pieces
     begin = max(first, key_start) if spec.causal else first
     add(begin, min(last, key_end), key_start, spec.causal, windowed)
-    # Queries after the last key, which are padding on the right themselves.
+    # Queries after the last key, which are themselves padding on the right.
     begin = max(first, key_end)
     if spec.sliding_window is None or not windowed:
         add(begin, last, key_start, False, False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..hookspecs import HOOK_API_VERSION, hookimpl
-from ..weights import WeightQuantizerSpec
+from ..weight_quantizer import WeightQuantizerSpec
 
 
 @hookimpl
@@ -27,23 +27,23 @@ def chameleon_weight_quantizers() -> Iterable[WeightQuantizerSpec]:
         ),
         WeightQuantizerSpec(
             name="bnb-nf4",
-            factory="chameleon_backends.quantizers.bnb:NF4Quantizer",
+            factory="chameleon_backends.quantizers.bnb_nf4:NF4Quantizer",
             api_version=HOOK_API_VERSION,
             summary="bitsandbytes' 4 bits, with double quantization (double_quant, compute_dtype)",
             unavailable="chameleon_backends.quantizers.bnb:why_missing",
-            unsupported="chameleon_backends.quantizers.bnb:why_nf4_unsupported",
-            to_record="chameleon_backends.quantizers.bnb:nf4_to_record",
-            from_record="chameleon_backends.quantizers.bnb:nf4_from_record",
+            unsupported="chameleon_backends.quantizers.bnb_nf4:why_nf4_unsupported",
+            to_record="chameleon_backends.quantizers.bnb_nf4:nf4_to_record",
+            from_record="chameleon_backends.quantizers.bnb_nf4:nf4_from_record",
         ),
         WeightQuantizerSpec(
             name="bnb-int8",
-            factory="chameleon_backends.quantizers.bnb:LLMInt8Quantizer",
+            factory="chameleon_backends.quantizers.bnb_int8:LLMInt8Quantizer",
             api_version=HOOK_API_VERSION,
             summary="bitsandbytes' LLM.int8(): weights and inputs in 8 bits (threshold)",
             unavailable="chameleon_backends.quantizers.bnb:why_missing",
-            unsupported="chameleon_backends.quantizers.bnb:why_int8_unsupported",
-            to_record="chameleon_backends.quantizers.bnb:int8_to_record",
-            from_record="chameleon_backends.quantizers.bnb:int8_from_record",
+            unsupported="chameleon_backends.quantizers.bnb_int8:why_int8_unsupported",
+            to_record="chameleon_backends.quantizers.bnb_int8:int8_to_record",
+            from_record="chameleon_backends.quantizers.bnb_int8:int8_from_record",
         ),
         WeightQuantizerSpec(
             name="torchao",

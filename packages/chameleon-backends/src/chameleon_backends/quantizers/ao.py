@@ -1,10 +1,10 @@
 # mypy: disable-error-code="import-not-found"
-"""``torchao``: whatever the torchao package quantizes a linear layer's weight with.
+"""``torchao``: any weight config of torchao.quantization.
 
-The package makes of a weight a tensor of a class of its own, which consists of plain tensors; these are stored. What
-its class keeps besides follows from the config and the shape, and is found by quantizing a weight without memory.
+The package turns a weight into a tensor subclass that consists of plain tensors; these are stored. What else the
+subclass keeps follows from the config and the shape, and is found by quantizing a weight on the meta device.
 
-Shapes: O output features, I input features, N rows of input.
+Shapes: O output features, I input features, M rows of a matrix input.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ConfigError, UnsupportedWeightError
-from ..weights import LinearSpec, PreparedWeight, TensorLayout, WeightQuantizer
-from .plain import check_finite
+from ..plain_weight import check_finite
+from ..weight_quantizer import LinearSpec, PreparedWeight, TensorLayout, WeightQuantizer
 
 PACKAGE = "torchao"
 PREFIX = "weight_"
@@ -28,7 +28,7 @@ SHAPE = PREFIX + "shape"
 
 
 def why_missing() -> str | None:
-    """Why the package can't be used."""
+    """Return the install line where the package isn't installed, None where it is."""
     if importlib.util.find_spec(PACKAGE) is None:
         return f"{PACKAGE} isn't installed: pip install './packages/chameleon-backends[torchao]'"
     return None
@@ -41,23 +41,23 @@ def why_torchao_unsupported(spec: LinearSpec) -> str | None:
 
 @dataclass(frozen=True)
 class TorchAOQuantizer(WeightQuantizer):
-    """The quantizer. ``config`` is one of ``torchao.quantization``: an object, its class's name, or its dict form.
-
-    The dict form is that of ``torchao.core.config``, which allows its own classes only. Raises ``ConfigError`` where
-    the package doesn't know the config.
-    """
+    """The quantizer. Raises ``ConfigError`` for a config that the package doesn't know."""
 
     config: Any = "Int8WeightOnlyConfig"
+    """A config of ``torchao.quantization``: an object, its class's name, or its dict form.
+
+    The dict form is that of ``torchao.core.config``, which allows its own classes only.
+    """
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "config", _dict_form(self.config))
 
     def options(self) -> dict[str, Any]:
-        """The config in its dict form."""
+        """Return the config in its dict form."""
         return {"config": self.config}
 
     def unsupported(self, spec: LinearSpec) -> str | None:
-        """What the package says of a weight of this shape."""
+        """Return what the package says of a weight of this shape, None where it takes it."""
         try:
             self._quantized(torch.empty(spec.out_features, spec.in_features, dtype=spec.dtype, device="meta"))
         except UnsupportedWeightError as error:
@@ -65,33 +65,33 @@ class TorchAOQuantizer(WeightQuantizer):
         return None
 
     def layout(self, in_features: int, out_features: int) -> dict[str, TensorLayout]:
-        """The plain tensors that the package's consists of, and the shape."""
+        """Return the layout of the plain tensors that the package's consists of, and of the shape."""
         parts = _parts(self._quantized(torch.empty(out_features, in_features, device="meta")))
         return {name: TensorLayout(part.dtype, tuple(part.shape)) for name, part in parts.items()}
 
     def quantize(self, weight_OI: Tensor) -> dict[str, Tensor]:
-        """The package's tensors. Raises ``UnsupportedWeightError`` with its reason, or where a value isn't finite."""
+        """Return the package's tensors. Raises ``UnsupportedWeightError`` as the package does."""
         weight_OI = weight_OI.detach().float()
         check_finite(torch.stack(torch.aminmax(weight_OI)))
         parts = _parts(self._quantized(weight_OI))
         if any(part.is_floating_point() and not part.float().isfinite().all() for part in parts.values()):
             raise UnsupportedWeightError(
-                f"{PACKAGE}'s {self.config['_type']} makes NaN of it; does the weight have a row of zeros?"
+                f"{PACKAGE}'s {self.config['_type']} makes NaN of the weight; does it have a row of zeros?"
             )
         return parts
 
     def dequantize(self, stored: Mapping[str, Tensor]) -> Tensor:
-        """As the package does."""
+        """Return the weight as the package dequantizes it."""
         return self._joined(stored, torch.float32).dequantize()
 
     def prepare(self, stored: Mapping[str, Tensor], spec: LinearSpec) -> PreparedWeight:
-        """The package's tensor for inputs of a dtype."""
+        """Return the package's tensor for inputs of the layer's dtype."""
         if stored[SHAPE].tolist() != [spec.out_features, spec.in_features]:
-            raise ConfigError(f"the stored tensors are those of a weight {stored[SHAPE].tolist()}, expected {spec}")
+            raise ConfigError(f"the stored tensors are those of a weight {stored[SHAPE].tolist()}, expected {spec}.")
         return TorchAOWeight(self._joined(stored, spec.dtype), dict(stored))
 
     def _quantized(self, weight_OI: Tensor) -> Any:
-        """The package's tensor of a weight."""
+        """Return the package's tensor of a weight."""
         from torchao.core.config import config_from_dict
         from torchao.quantization import quantize_
 
@@ -107,11 +107,11 @@ class TorchAOQuantizer(WeightQuantizer):
         return layer.weight.detach()
 
     def _joined(self, stored: Mapping[str, Tensor], dtype: torch.dtype) -> Any:
-        """The package's tensor, for inputs of a dtype, of what is stored."""
+        """Return the package's tensor of stored tensors, for inputs of a dtype."""
         shape = torch.Size(stored[SHAPE].tolist())
         found = {name: TensorLayout(tensor.dtype, tuple(tensor.shape)) for name, tensor in stored.items()}
         if len(shape) != 2 or found != self.layout(shape[1], shape[0]):
-            raise ConfigError(f"the stored tensors {found} aren't those of a weight {list(shape)}")
+            raise ConfigError(f"the stored tensors {found} aren't those of a weight {list(shape)}.")
         pattern = self._quantized(torch.empty(shape, dtype=dtype, device="meta"))
         names, kept = pattern.__tensor_flatten__()
         parts = {name: stored[PREFIX + name] for name in names}
@@ -125,12 +125,12 @@ class TorchAOWeight:
     weight: Any
     tensors: dict[str, Tensor]
 
-    def multiply(self, input_NI: Tensor) -> Tensor:
-        """``out_NO`` in the input's dtype."""
-        return F.linear(input_NI, self.weight)
+    def multiply(self, input_MI: Tensor) -> Tensor:
+        """Return ``out_MO`` in the input's dtype."""
+        return F.linear(input_MI, self.weight)
 
     def stored(self) -> dict[str, Tensor]:
-        """The tensors as they came."""
+        """Return the tensors that it was prepared from."""
         return self.tensors
 
 
@@ -139,7 +139,7 @@ def _parts(weight: Any) -> dict[str, Tensor]:
     parts = {PREFIX + name: getattr(weight, name) for name in names}
     nested = [name for name, part in parts.items() if type(part) is not Tensor]
     if nested:
-        raise UnsupportedWeightError(f"{PACKAGE}'s tensor keeps {', '.join(nested)} in tensors of its own again")
+        raise UnsupportedWeightError(f"{PACKAGE}'s tensor keeps {', '.join(nested)} in another tensor subclass")
     return {**parts, SHAPE: torch.tensor(weight.shape, device=weight.device)}
 
 
@@ -154,5 +154,5 @@ def _dict_form(config: Any) -> dict[str, Any]:
             config = config_from_dict(config)
         data: dict[str, Any] = config_to_dict(config)
     except (AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"{config!r} is no config of {PACKAGE}.quantization: {error}") from error
+        raise ConfigError(f"{config!r} is not a config of {PACKAGE}.quantization: {error}.") from error
     return data

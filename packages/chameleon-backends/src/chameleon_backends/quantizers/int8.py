@@ -1,11 +1,11 @@
 """``int8``: eight bits a weight, symmetric, with one scale for each output row.
 
-A scale is a bfloat16 number: it takes half the bytes, every kernel reads it as it is, and the product with a code is
-exact in float32. The nearest bfloat16 is within 2⁻⁸ of amax / 127, so that the largest value still becomes ±127
-(126.5 to 127.5 before rounding). Nothing is clipped, each weight is off by at most half a step, and quantizing again
-finds the same scale.
+Scales are bfloat16: they take half the bytes, every kernel reads them as they are, and the product with a code is exact
+in float32. The nearest bfloat16 is within 2⁻⁸ of amax / 127, so that the largest value still becomes ±127 (126.5 to
+127.5 before rounding). Nothing is clipped, each weight is off by at most half a step, and quantizing again finds the
+same scale.
 
-Shapes: O output features, I input features, N rows of input.
+Shapes: O output features, I input features, M rows of a matrix input.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..weights import LinearSpec, PreparedWeight, TensorLayout, WeightQuantizer
-from .plain import KERNEL_ROWS, aligned, by_rows, check_finite, multiply_dense
+from ..plain_weight import KERNEL_ROWS, aligned, by_rows, check_finite, multiply_dense
+from ..weight_quantizer import LinearSpec, PreparedWeight, TensorLayout, WeightQuantizer
 
 LARGEST = 127
 TINY = torch.finfo(torch.bfloat16).tiny
-# The kernels read this many columns at a time, and don't look whether there are as many.
+# The kernels read this many columns at a time, without checking that there are as many.
 KERNEL_COLUMNS = 16
-# On CUDA each row of input reads the whole weight again, so that dequantizing it soon pays.
+# On CUDA each row of input reads the whole weight again, so that dequantizing it soon pays off.
 CUDA_KERNEL_ROWS = 4
 
 
@@ -32,22 +32,22 @@ class Int8Quantizer(WeightQuantizer):
     """The quantizer; it has no options."""
 
     def layout(self, in_features: int, out_features: int) -> dict[str, TensorLayout]:
-        """The codes −127 … 127 and the scale of each row."""
+        """Return the layout: codes −127 … 127, and the scale of each row."""
         return {
             "weight": TensorLayout(torch.int8, (out_features, in_features)),
             "weight_scale": TensorLayout(torch.bfloat16, (out_features,)),
         }
 
     def quantize(self, weight_OI: Tensor) -> dict[str, Tensor]:
-        """Codes and scales. Raises ``UnsupportedWeightError`` where a value isn't finite."""
+        """Return codes and scales. Raises ``UnsupportedWeightError`` where a value isn't finite."""
         return by_rows(_quantize, weight_OI)
 
     def dequantize(self, stored: Mapping[str, Tensor]) -> Tensor:
-        """Code times scale, exact in float32."""
+        """Return code times scale, exact in float32."""
         return stored["weight"].float().mul_(stored["weight_scale"].float()[:, None])
 
     def prepare(self, stored: Mapping[str, Tensor], spec: LinearSpec) -> PreparedWeight:
-        """Codes and scales as they are, where torch's kernel may read them."""
+        """Return codes and scales as they are, at an address that torch's kernel may read."""
         codes_OI, scale_O = stored["weight"].contiguous(), stored["weight_scale"]
         rows = _kernel_rows(spec)
         return Int8Weight(self, aligned(codes_OI) if rows else codes_OI, scale_O, rows, spec.dtype)
@@ -63,7 +63,7 @@ def _quantize(weight_OI: Tensor) -> dict[str, Tensor]:
 
 
 def _kernel_rows(spec: LinearSpec) -> int:
-    """For how many rows of input, at most, ``torch._weight_int8pack_mm`` is right and fast; 0 where it isn't."""
+    """Return the most rows of input for which ``torch._weight_int8pack_mm`` is right and fast; 0 where it isn't."""
     if spec.device.type == "cpu":
         # For float32 and float16 the kernel is a plain loop, slower than dequantizing for a single row.
         return KERNEL_ROWS if spec.dtype == torch.bfloat16 and spec.in_features % KERNEL_COLUMNS == 0 else 0
@@ -74,7 +74,7 @@ def _kernel_rows(spec: LinearSpec) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Int8Weight:
-    """Codes and scales, multiplied by torch's kernel where the input is a few rows, else dequantized."""
+    """Codes and scales, multiplied by torch's kernel where the input has few rows, else dequantized."""
 
     quantizer: Int8Quantizer
     codes_OI: Tensor
@@ -82,12 +82,12 @@ class Int8Weight:
     kernel_rows: int
     dtype: torch.dtype
 
-    def multiply(self, input_NI: Tensor) -> Tensor:
-        """``out_NO`` in the input's dtype."""
-        if 0 < len(input_NI) <= self.kernel_rows and input_NI.dtype == self.dtype:
-            return torch._weight_int8pack_mm(aligned(input_NI), self.codes_OI, self.scale_O)
-        return multiply_dense(input_NI, self.quantizer.dequantize(self.stored()))
+    def multiply(self, input_MI: Tensor) -> Tensor:
+        """Return ``out_MO`` in the input's dtype."""
+        if 0 < len(input_MI) <= self.kernel_rows and input_MI.dtype == self.dtype:
+            return torch._weight_int8pack_mm(aligned(input_MI), self.codes_OI, self.scale_O)
+        return multiply_dense(input_MI, self.quantizer.dequantize(self.stored()))
 
     def stored(self) -> dict[str, Tensor]:
-        """Codes and scales."""
+        """Return codes and scales."""
         return {"weight": self.codes_OI, "weight_scale": self.scale_O}

@@ -1,6 +1,6 @@
-"""The conformance suites for backends and quantizers, and what they are made of; needs the extra ``[testing]``.
+"""The conformance suites for attention backends and weight quantizers, and the strategies that they draw from.
 
-A plugin's test module needs one class::
+Needs the extra ``[testing]``. The test module of a plugin is one class::
 
     class TestAcme(AttentionBackendConformance):
         backend_name = "acme"
@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
     if error.name not in ("hypothesis", "pytest", "safetensors"):
         raise
     raise MissingPackageError(
-        f"chameleon_backends.testing needs {error.name}: pip install './packages/chameleon-backends[testing]'"
+        f"chameleon_backends.testing needs {error.name}: pip install './packages/chameleon-backends[testing]'."
     ) from error
 
 __all__ = [

@@ -21,23 +21,22 @@ from ..errors import UnsupportedAttentionError
 from ..masks import visible_keys
 from ..registry import ATTENTION_BACKENDS_HOOK, REGISTRY
 from .conformance import Conformance
-from .laws import LAWS
 from .oracle import Answer, answer, assert_equals_oracle
-from .strategies import DTYPES, QUERIES, AttentionProblem, attention_problems, make_problem
+from .strategies import DTYPES, LAWS, QUERIES, AttentionProblem, attention_problems, make_problem
 from .tolerances import TOLERANCES, assert_close
 
 MIN_EXAMPLES = 20
-"""So many are enough to fail the wrong backends that this suite is tested with."""
-# What the keys and values that must have no influence are replaced by: finite in each dtype, and squared too.
+"""The fewest examples that still fail the wrong backends that this suite is tested with."""
+# What replaces keys and values that must have no influence: finite in each dtype, and so is its square.
 GARBAGE = 200.0
 
 
 def for_all(
     *problems: st.SearchStrategy[AttentionProblem], examples: int = 25
 ) -> Callable[[Callable[[Any, AttentionBackend, AttentionProblem], None]], Callable[[Any, AttentionBackend], None]]:
-    """Make a law about a problem a test that holds it for drawn ones, as many of each strategy.
+    """Turn a law about one problem into a test of drawn problems, as many of each strategy.
 
-    A request that the backend refuses is passed over; where it refuses all, the test is skipped with its reason.
+    Requests that the backend refuses are passed over; where it refuses all, the test is skipped with its reason.
     """
 
     def decorate(
@@ -68,31 +67,31 @@ def for_all(
 
 
 class AttentionBackendConformance(Conformance):
-    """Derive from it, name the backend, and pytest holds it to the contract::
+    """The contract of ``AttentionBackend`` as tests. Derive from it and name the backend::
 
         class TestAcme(AttentionBackendConformance):
             backend_name = "acme"
 
-    The backend is looked up as a user would, so its plugin must be installed. To test one that isn't registered,
-    override the fixture ``backend``. A law is skipped, with the backend's reason, where it refuses all of the law's
-    requests; refusing even the plainest ones is a failure.
+    The backend is looked up by its name, so its plugin must be installed. To test one that isn't registered, override
+    the fixture ``backend``. A law is skipped, with the backend's reason, where it refuses all of the law's requests;
+    refusing even the plainest ones is a failure.
     """
 
     backend_name: ClassVar[str] = ""
     device: ClassVar[str] = "cpu"
     max_examples: ClassVar[int] = 100
-    """How many requests a law may draw: fewer for a backend that compiles for each shape, at least ``MIN_EXAMPLES``."""
+    """The most requests that a law draws: fewer for a backend that compiles for each shape, ≥ ``MIN_EXAMPLES``."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if cls.max_examples < MIN_EXAMPLES:
-            raise ValueError(f"{cls.__name__}.max_examples is {cls.max_examples}; it must be at least {MIN_EXAMPLES}")
+            raise ValueError(f"{cls.__name__}.max_examples is {cls.max_examples}; it must be ≥ {MIN_EXAMPLES}.")
 
     @pytest.fixture
     def backend(self) -> AttentionBackend:
         """The backend under test."""
         if not self.backend_name:
-            raise ValueError(f"{type(self).__name__} must set backend_name, or override the fixture 'backend'")
+            raise ValueError(f"{type(self).__name__} must set backend_name, or override the fixture 'backend'.")
         spec = REGISTRY.get(ATTENTION_BACKENDS_HOOK, self.backend_name)
         reason = spec.why_unavailable()
         if reason is not None:
@@ -127,7 +126,7 @@ class AttentionBackendConformance(Conformance):
     ) -> None:
         """``unsupported`` and ``plan`` agree, so that a listing and a run say the same."""
         if not self.backend_name:
-            pytest.skip("a backend without a registered name has no unsupported() to agree with")
+            pytest.skip("a backend that isn't registered has no unsupported() to compare with")
         reason = REGISTRY.get(ATTENTION_BACKENDS_HOOK, self.backend_name).why_unsupported(problem.spec)
         if reason is not None:
             assert reason.strip(), "a refusal without a reason"
@@ -156,7 +155,7 @@ class AttentionBackendConformance(Conformance):
     def test_lengths_over_several_kernel_blocks_equal_float64_eager(
         self, backend: AttentionBackend, dtype: torch.dtype, padded: bool
     ) -> None:
-        """260 queries on 1,030 keys: more than one block on both sides in every kernel known."""
+        """260 queries on 1,030 keys: more than one block of each in every known kernel."""
         starts = torch.tensor([0, 900], device=self.device) if padded else None
         spec = _spec(
             dtype=dtype, device=self.device, query_length=260, key_length=1030, head_dim=16, key_start_B=starts
@@ -165,7 +164,7 @@ class AttentionBackendConformance(Conformance):
         assert_equals_oracle(answer(backend, problem), problem)
 
     def test_a_query_head_reads_the_key_value_head_of_its_group(self, backend: AttentionBackend) -> None:
-        """With values that are all k + 1 in key/value head k, query head h gives h // (H / K) + 1."""
+        """With values that are all k + 1 in key/value head k, query head h returns h // (H / K) + 1."""
         for query_length in (1, 5):
             spec = _spec(
                 device=self.device, query_length=query_length, key_length=5, num_heads=6, num_key_value_heads=3
@@ -180,7 +179,7 @@ class AttentionBackendConformance(Conformance):
 
     @for_all(attention_problems())
     def test_the_scale_is_honoured(self, backend: AttentionBackend, problem: AttentionProblem) -> None:
-        """A quarter of the scale is a quarter of the query: it isn't replaced by one of the backend's, nor added to."""
+        """A quarter of the scale equals a quarter of the query: the backend doesn't use a scale of its own."""
         scaled = replace(problem, scale=problem.scale / 4)
         moved = replace(problem, query_BTHD=problem.query_BTHD / 4)  # exact: only exponents change
         assert_equals_oracle(answer(backend, moved), scaled)
@@ -240,7 +239,7 @@ class AttentionBackendConformance(Conformance):
         assert_equals_oracle(actual, problem)
         sees_nothing_BT = ~visible_keys(problem.spec).any(dim=2)
         assert sees_nothing_BT[0].all()
-        assert not actual.out_BTHD[sees_nothing_BT].any(), "a query that sees no key gave something else than zeros"
+        assert not actual.out_BTHD[sees_nothing_BT].any(), "a query that sees no key returned other values than zeros"
         if actual.query_grad_BTHD is not None:
             assert not actual.query_grad_BTHD[sees_nothing_BT].any(), "a query that sees no key passed a gradient back"
 
@@ -257,7 +256,7 @@ class AttentionBackendConformance(Conformance):
         first_BTHD = backend.attend(*inputs, prepared, scale=problem.scale)
         backend.attend(problem.query_BTHD * 2, *inputs[1:], prepared, scale=problem.scale)
         again_BTHD = backend.attend(*inputs, prepared, scale=problem.scale)
-        assert torch.equal(first_BTHD, again_BTHD), "the second of two equal calls gave something else"
+        assert torch.equal(first_BTHD, again_BTHD), "the second of two equal calls returned something else"
         assert torch.equal(state, torch.get_rng_state()), "random numbers were drawn without dropout"
 
     @for_all(attention_problems())
@@ -279,7 +278,7 @@ class AttentionBackendConformance(Conformance):
         assert all(map(torch.equal, inputs, before)), "an input was changed in place"
 
     def test_dropout_drops_weights_and_scales_up_the_rest(self, backend: AttentionBackend) -> None:
-        """With equal weights and values of 1, n kept keys of S give n / (S (1 - dropout)); the mean stays 1."""
+        """With equal weights and values of 1, n kept keys of S result in n / (S (1 - dropout)); the mean stays 1."""
         spec = _spec(
             device=self.device, batch_size=4, query_length=64, key_length=64, num_heads=8, causal=False, dropout=True
         )
@@ -301,13 +300,13 @@ class AttentionBackendConformance(Conformance):
     def test_weights_that_it_shows_are_those_that_it_uses(
         self, backend: AttentionBackend, problem: AttentionProblem
     ) -> None:
-        """For a ``WeightsBackend``: rows sum to 1, or are 0, and are within the tolerance of float64 eager."""
-        weights = getattr(backend, "weights", None)
+        """For an ``AttentionWeightsBackend``: rows sum to 1, or are 0, and are within tolerance of float64 eager."""
+        weights = getattr(backend, "attention_weights", None)
         if weights is None:
             pytest.skip("the backend doesn't show its weights")
         actual_BHTS = weights(problem.query_BTHD, problem.key_BSKD, backend.plan(problem.spec), scale=problem.scale)
         oracle = EagerAttention()
-        expected_BHTS = oracle.weights(
+        expected_BHTS = oracle.attention_weights(
             problem.query_BTHD.double(), problem.key_BSKD.double(), oracle.plan(problem.spec), scale=problem.scale
         )
         better = torch.promote_types(problem.spec.dtype, torch.float32)
@@ -332,7 +331,7 @@ def _spec(
     dropout: bool = False,
     key_start_B: torch.Tensor | None = None,
 ) -> AttentionSpec:
-    """A plain request, but for what is named."""
+    """Return a plain request, except for the fields that are given."""
     return AttentionSpec(
         batch_size=batch_size,
         query_length=query_length,
@@ -351,7 +350,7 @@ def _spec(
 def _served(
     backend: AttentionBackend, spec: AttentionSpec, dtypes: Sequence[torch.dtype] = (torch.float32, torch.bfloat16)
 ) -> AttentionSpec:
-    """The request in the first of these dtypes that the backend serves; skips the test where it serves none."""
+    """Return the request in the first of these dtypes that the backend serves; skip the test where it serves none."""
     for dtype in dtypes:
         request = replace(spec, dtype=dtype)
         try:
@@ -364,7 +363,7 @@ def _served(
 
 
 def _hidden_keys_have_no_influence(backend: AttentionBackend, problem: AttentionProblem) -> None:
-    """For the first, the middle and the last query: change all that it doesn't see, and it gives the same."""
+    """Check the first, the middle and the last query: changing all that it doesn't see doesn't change its output."""
     spec = problem.spec
     before_BTHD = answer(backend, problem).out_BTHD.double()
     largest_B111 = problem.value_BSKD.double().abs().amax(dim=(1, 2, 3), keepdim=True)
@@ -377,7 +376,7 @@ def _hidden_keys_have_no_influence(backend: AttentionBackend, problem: Attention
 
 
 def _with_garbage(problem: AttentionProblem, where_BS: torch.Tensor) -> AttentionProblem:
-    """The same problem with large numbers in some keys and values."""
+    """Return the problem with large numbers in some keys and values."""
     where_BSKD = where_BS[:, :, None, None]
     return replace(
         problem,

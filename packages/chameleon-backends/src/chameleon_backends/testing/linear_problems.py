@@ -1,6 +1,6 @@
 """Hypothesis strategies for weight quantizers: a layer, its weight and an input.
 
-Shapes: O output features, I input features.
+Shapes: O output features, I input features, M rows of a matrix input.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ..weights import LinearSpec
+from ..weight_quantizer import LinearSpec
 from .strategies import DTYPES
 
-# Groups that fill a row, blocks that don't, and what no kernel likes.
+# Widths that groups fill, widths that blocks don't, and widths that no kernel takes.
 IN_FEATURES = (1, 7, 32, 64, 96, 128, 200, 256, 512)
 OUT_FEATURES = (1, 5, 16, 48, 64, 80, 130)
-# One row and a few are what kernels are for; many, and none, they may refuse.
+# Kernels are made for one row and a few; many, and none, they may refuse.
 INPUT_SHAPES = ((1,), (3,), (2, 3), (150,), (1, 0), ())
-INPUT_LAYOUTS = ("whole", "part of a longer one", "every other row", "columns first")
+INPUT_LAYOUTS = ("contiguous", "part of a longer one", "every other row", "columns first")
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class LinearProblem:
     input: Tensor
 
     def __repr__(self) -> str:
-        """The request alone: the numbers would be noise."""
+        """Return the request; the numbers would be noise."""
         return f"LinearProblem({self.spec}, input of shape {list(self.input.shape)} and strides {self.input.stride()})"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """What hypothesis prints of a failing example."""
+        """Print a failing example for hypothesis."""
         printer.text(repr(self))
 
 
@@ -45,10 +45,10 @@ class LinearProblem:
 def linear_problems(
     draw: st.DrawFn, *, dtypes: Sequence[torch.dtype] = DTYPES, device: str = "cpu", plain: bool = False
 ) -> LinearProblem:
-    """Layers of all sorts of widths with normally distributed weights and inputs.
+    """Draw layers of various widths with normally distributed weights and inputs.
 
-    The rows of a weight may be of different sizes, and some of them zero; ``plain`` ones aren't. The input lies in
-    memory in one of several ways.
+    The rows of a weight may have different magnitudes, and some may be zero; with ``plain`` all are alike. The input
+    has one of several memory layouts.
     """
     spec = LinearSpec(
         in_features=draw(st.sampled_from(IN_FEATURES)),
@@ -68,17 +68,17 @@ def linear_problems(
 
 
 def make_linear_problem(spec: LinearSpec, *, rows: int = 3, seed: int = 0) -> LinearProblem:
-    """A plain problem of a layer."""
+    """Return a problem for a layer, with rows of like magnitude."""
     generator = torch.Generator().manual_seed(seed)
     weight_OI = 0.05 * torch.randn(spec.out_features, spec.in_features, generator=generator)
-    values_NI = torch.randn(rows, spec.in_features, generator=generator)
-    return LinearProblem(spec, weight_OI.to(spec.device, spec.dtype), values_NI.to(spec.device, spec.dtype))
+    values_MI = torch.randn(rows, spec.in_features, generator=generator)
+    return LinearProblem(spec, weight_OI.to(spec.device, spec.dtype), values_MI.to(spec.device, spec.dtype))
 
 
 def _laid_out(values: Tensor, layout: str) -> Tensor:
-    """The same numbers elsewhere in memory."""
+    """Return the same numbers in another memory layout."""
     if layout == "part of a longer one":
-        # Begins where no aligned load may read.
+        # Begins at an address that no aligned load may read.
         longer = values.new_zeros(values.numel() + 1)
         longer[1:] = values.flatten()
         return longer[1:].view(values.shape)

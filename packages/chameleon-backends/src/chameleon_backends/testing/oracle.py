@@ -1,4 +1,4 @@
-"""The right answer to a problem, by the ``eager`` backend in float64.
+"""The right answer to a problem, from the ``eager`` backend in float64.
 
 Shapes: B batch, T query length, S key length, H heads, K key/value heads, D head width.
 """
@@ -17,7 +17,7 @@ from .tolerances import assert_close
 
 @dataclass(frozen=True)
 class Answer:
-    """What attention gives for a problem. The gradients are None where they weren't asked for."""
+    """The output of attention for a problem, and its gradients; None where the request doesn't require them."""
 
     out_BTHD: torch.Tensor
     query_grad_BTHD: torch.Tensor | None = None
@@ -26,7 +26,7 @@ class Answer:
 
 
 def answer(backend: AttentionBackend, problem: AttentionProblem) -> Answer:
-    """Ask a backend; for gradients too where the request says ``requires_grad``."""
+    """Return a backend's output, and its gradients where the request says ``requires_grad``."""
     query_BTHD, key_BSKD, value_BSKD = problem.query_BTHD, problem.key_BSKD, problem.value_BSKD
     prepared = backend.plan(problem.spec)
     if not problem.spec.requires_grad:
@@ -37,7 +37,7 @@ def answer(backend: AttentionBackend, problem: AttentionProblem) -> Answer:
 
 
 def assert_equals_oracle(actual: Answer, problem: AttentionProblem) -> None:
-    """Raise ``AssertionError`` unless the output, and each gradient that there is, is within its tolerance."""
+    """Raise ``AssertionError`` unless the output, and each gradient that isn't None, is within its tolerance."""
     exact = replace(
         problem,
         spec=replace(problem.spec, dtype=torch.float64),
@@ -53,10 +53,11 @@ def assert_equals_oracle(actual: Answer, problem: AttentionProblem) -> None:
 
 
 def _absolute_terms(problem: AttentionProblem) -> Answer:
-    """The sum of the absolute terms behind each element of the answer, which rounding errors are relative to."""
+    """Return the sum of the absolute terms of each element of the answer, which rounding errors are relative to."""
     oracle, spec = EagerAttention(), problem.spec
     group = spec.num_heads // spec.num_key_value_heads
-    weights_BHTS = oracle.weights(problem.query_BTHD, problem.key_BSKD, oracle.plan(spec), scale=problem.scale)
+    plan = oracle.plan(spec)
+    weights_BHTS = oracle.attention_weights(problem.query_BTHD, problem.key_BSKD, plan, scale=problem.scale)
     query_BTHD, out_grad_BTHD = problem.query_BTHD.abs(), problem.out_grad_BTHD.abs()
     key_BSHD = problem.key_BSKD.abs().repeat_interleave(group, dim=2)
     value_BSHD = problem.value_BSKD.abs().repeat_interleave(group, dim=2)

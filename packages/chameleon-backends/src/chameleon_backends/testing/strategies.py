@@ -10,23 +10,32 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from ..attention import AttentionSpec
 
 HEAD_DIMS = (16, 32, 64, 80, 128, 256)
 DTYPES = (torch.float32, torch.bfloat16)
-# Mostly short, where mistakes by one show best; and lengths around the block sizes of kernels.
+# Mostly short, where off-by-one mistakes show best; and lengths around the block sizes of kernels.
 LENGTHS = st.one_of(st.integers(2, 9), st.sampled_from((1, 16, 33, 65, 130)))
 
-
 QUERIES = ("some", "all", "one")
-"""How many queries: some other number than keys, all (a prompt), or one (a new token): backends tell them apart."""
+"""How many queries: not as many as keys, as many (a prompt), or one (a new token). Backends treat these differently."""
+
+# The same examples in each run, and no time limit: the first call of a kernel may compile it.
+LAWS = settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 @dataclass(frozen=True)
 class AttentionProblem:
-    """A request with tensors that fit it. ``out_grad_BTHD`` is what the backward pass starts from."""
+    """A request with tensors that fit it. ``out_grad_BTHD`` is the gradient of the output."""
 
     spec: AttentionSpec
     query_BTHD: torch.Tensor
@@ -36,7 +45,7 @@ class AttentionProblem:
     scale: float
 
     def to(self, device: torch.device | str) -> AttentionProblem:
-        """The same problem on another device."""
+        """Return the problem on another device."""
         tensors = {
             each.name: getattr(self.spec, each.name).to(device)
             for each in fields(self.spec)
@@ -52,11 +61,11 @@ class AttentionProblem:
         )
 
     def __repr__(self) -> str:
-        """The request alone: the numbers would be noise."""
+        """Return the request; the numbers would be noise."""
         return f"AttentionProblem({self.spec}, scale={self.scale})"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """What hypothesis prints of a failing example."""
+        """Print a failing example for hypothesis."""
         printer.text(repr(self))
 
 
@@ -72,11 +81,10 @@ def attention_specs(
     window: bool | None = None,
     requires_grad: bool = False,
 ) -> AttentionSpec:
-    """Requests on the CPU. A rule that is None is drawn: there in some requests and not in others.
+    """Draw requests on the CPU. A rule that is None is drawn, too: some requests have it, some don't.
 
-    ``queries`` is one of ``QUERIES``, or None for any of them.
-
-    Padding is on the left, on the right or on both sides, and may leave a row without any key.
+    ``queries`` is one of ``QUERIES``, or None for any of them. Padding is on the left, on the right or on both sides,
+    and may leave a row without any key.
     """
 
     def has(rule: bool | None) -> bool:
@@ -115,7 +123,7 @@ def attention_specs(
 
 @st.composite
 def _packed_documents(draw: st.DrawFn, batch_size: int, key_length: int) -> torch.Tensor:
-    """``document_ids_BS``: documents one after another, as many as begin after a drawn position."""
+    """Draw ``document_ids_BS``: documents one after another, beginning at drawn positions."""
     begins_BS = torch.zeros(batch_size, key_length, dtype=torch.int64)
     for row in range(batch_size):
         for position in draw(st.sets(st.integers(0, key_length - 1), max_size=3)):
@@ -135,7 +143,7 @@ def attention_problems(
     window: bool | None = None,
     requires_grad: bool = False,
 ) -> AttentionProblem:
-    """Requests as ``attention_specs`` draws them, with normally distributed tensors in one of three memory layouts."""
+    """Draw requests as ``attention_specs`` does, with normally distributed tensors in one of three memory layouts."""
     spec = draw(
         attention_specs(
             dtypes=dtypes,
@@ -149,7 +157,7 @@ def attention_problems(
     )
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     layout = draw(st.sampled_from(("token-major", "head-major", "part of a cache")))
-    # The usual scale keeps scores near 1; others show whether it is honoured.
+    # The usual scale keeps scores near 1; others show whether the scale is used.
     scale = spec.head_dim**-0.5 * draw(st.sampled_from((1.0, 0.5, 2.0)))
     return make_problem(spec, generator, layout=layout, scale=scale)
 
@@ -157,7 +165,7 @@ def attention_problems(
 def make_problem(
     spec: AttentionSpec, generator: torch.Generator, *, layout: str = "token-major", scale: float = 0.125
 ) -> AttentionProblem:
-    """Normally distributed tensors for a request, drawn on the CPU."""
+    """Return normally distributed tensors for a request, drawn on the CPU."""
 
     def normal(length: int, heads: int) -> torch.Tensor:
         shape = (spec.batch_size, length, heads, spec.head_dim)

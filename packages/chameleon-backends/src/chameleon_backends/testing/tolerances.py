@@ -1,4 +1,4 @@
-"""How far a backend may be from the float64 oracle, per dtype, and why."""
+"""How far a backend may be from ``eager`` in float64, by dtype, and why."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ TOLERANCES: dict[torch.dtype, float] = {
     torch.float16: 2.0**-11 * 8,
     torch.bfloat16: 2.0**-9 * 8,
 }
-"""Allowed error of an element, relative to the sum of the absolute values of the terms that it is the sum of.
+"""The allowed error of an element, relative to the sum of the absolute values of the terms that add up to it.
 
-Relative to that sum, not to the element: where terms cancel, rounding doesn't.
+Relative to that sum, not to the element: where terms cancel, their rounding errors don't.
 """
 
 
@@ -30,8 +30,8 @@ def assert_close(
 ) -> None:
     """Raise ``AssertionError`` unless each element of ``actual`` is within its tolerance of ``expected``.
 
-    ``expected`` and ``terms``, the sum of the absolute terms behind each element, are float64 and of one shape.
-    ``dtype`` is the one that the backend was given.
+    ``expected`` and ``terms``, the sums of the absolute terms of each element, are float64 and of one shape. ``dtype``
+    is that of the backend's inputs.
     """
     if actual.shape != expected.shape:
         raise AssertionError(f"{what} has shape {tuple(actual.shape)}, expected {tuple(expected.shape)}")

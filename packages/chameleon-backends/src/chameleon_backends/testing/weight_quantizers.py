@@ -1,6 +1,6 @@
 """The conformance suite for weight quantizers: the contract of ``WeightQuantizer`` as laws.
 
-Shapes: O output features, I input features, N rows of input.
+Shapes: O output features, I input features, M rows of a matrix input.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from torch import Tensor
 from ..errors import UnsupportedWeightError
 from ..quantized_linear import QuantizedLinear
 from ..registry import REGISTRY, WEIGHT_QUANTIZERS_HOOK, get_weight_quantizer
-from ..weights import LinearSpec, TensorLayout, WeightQuantizer, WeightQuantizerSpec
+from ..weight_quantizer import LinearSpec, TensorLayout, WeightQuantizer, WeightQuantizerSpec
 from .conformance import Conformance
-from .laws import LAWS
 from .linear_problems import LinearProblem, linear_problems, make_linear_problem
+from .strategies import LAWS
 from .tolerances import assert_close
 
 WORST_ERROR = 0.25
-"""Above this a quantizer is no use to anybody: three bits would do better."""
+"""Above this error a quantizer is useless: three bits are more exact."""
 
 Law = Callable[[Any, WeightQuantizer, LinearProblem], None]
 
 
 def for_all(*, examples: int = 25, **drawn: Any) -> Callable[[Law], Callable[[Any, WeightQuantizer], None]]:
-    """Make a law about a problem a test that holds it for those that ``linear_problems(**drawn)`` draws.
+    """Turn a law about one problem into a test of problems drawn by ``linear_problems(**drawn)``.
 
-    A layer that the quantizer refuses is passed over; where it refuses all, the test is skipped with its reason.
+    Layers that the quantizer refuses are passed over; where it refuses all, the test is skipped with its reason.
     """
 
     def decorate(law: Law) -> Callable[[Any, WeightQuantizer], None]:
@@ -63,16 +63,16 @@ def for_all(*, examples: int = 25, **drawn: Any) -> Callable[[Law], Callable[[An
 
 
 class WeightQuantizerConformance(Conformance):
-    """Derive from it, name the quantizer, say how exact it is, and pytest holds it to the contract::
+    """The contract of ``WeightQuantizer`` as tests. Derive from it, name the quantizer, and state its error::
 
         class TestAcme(WeightQuantizerConformance):
             quantizer_name = "acme"
             relative_error = 0.01
 
-    ``relative_error`` is the most that ‖dequantized − weight‖ / ‖weight‖ may be for normally distributed weights, of
-    any width. ``options`` are the quantizer's. It is looked up as a user would, so its plugin must be installed; to
-    test one that isn't registered, override the fixture ``quantizer``. A law is skipped, with the quantizer's reason,
-    where it refuses all of the law's layers; refusing even the plainest ones is a failure.
+    ``relative_error`` is the largest ‖dequantized − weight‖ / ‖weight‖ allowed for normally distributed weights of any
+    width. ``options`` are the quantizer's. It is looked up by its name, so its plugin must be installed; to test one
+    that isn't registered, override the fixture ``quantizer``. A law is skipped, with the quantizer's reason, where it
+    refuses all of the law's layers; refusing even the plainest ones is a failure.
     """
 
     quantizer_name: ClassVar[str] = ""
@@ -84,7 +84,7 @@ class WeightQuantizerConformance(Conformance):
     def quantizer(self) -> WeightQuantizer:
         """The quantizer under test."""
         if not self.quantizer_name:
-            raise ValueError(f"{type(self).__name__} must set quantizer_name, or override the fixture 'quantizer'")
+            raise ValueError(f"{type(self).__name__} must set quantizer_name, or override the fixture 'quantizer'.")
         reason = REGISTRY.get(WEIGHT_QUANTIZERS_HOOK, self.quantizer_name).why_unavailable()
         if reason is not None:
             pytest.fail(f"{self.quantizer_name!r} can't run here, so nothing was tested: {reason}")
@@ -122,7 +122,7 @@ class WeightQuantizerConformance(Conformance):
         options = json.loads(json.dumps(quantizer.options()))
         assert options == quantizer.options(), "the options don't survive JSON"
         if not self.quantizer_name:
-            pytest.skip("a quantizer without a registered name isn't made by options")
+            pytest.skip("a quantizer that isn't registered isn't made from options")
         spec = REGISTRY.get(WEIGHT_QUANTIZERS_HOOK, self.quantizer_name)
         assert isinstance(spec, WeightQuantizerSpec)
         record = json.loads(json.dumps(spec.write_record(options, ["lm_head"])))
@@ -141,13 +141,13 @@ class WeightQuantizerConformance(Conformance):
         for name, tensor in stored.items():
             found = TensorLayout(tensor.dtype, tuple(tensor.shape))
             assert layout[name].fits(found), f"{name} is {found}, the layout says {layout[name]}"
-            assert tensor.is_contiguous(), f"{name} isn't contiguous, as files want it"
+            assert tensor.is_contiguous(), f"{name} isn't contiguous, as files require"
 
     @for_all()
     def test_quantizing_changes_no_input_and_draws_nothing(
         self, quantizer: WeightQuantizer, problem: LinearProblem
     ) -> None:
-        """The second time gives the same bits; the weight isn't changed, nor when the stored tensors are."""
+        """The second time gives the same bits; the weight isn't changed, not even when the stored tensors are."""
         before, state = problem.weight_OI.clone(), torch.get_rng_state()
         stored = quantizer.quantize(problem.weight_OI)
         _assert_equal(quantizer.quantize(problem.weight_OI), stored)
@@ -177,17 +177,17 @@ class WeightQuantizerConformance(Conformance):
     def test_the_dequantized_weight_is_near(self, quantizer: WeightQuantizer, problem: LinearProblem) -> None:
         """As near as the suite's ``relative_error`` says."""
         assert 0 < self.relative_error < WORST_ERROR, (
-            f"relative_error is {self.relative_error}; say how exact the quantizer is, above 0 and below {WORST_ERROR}"
+            f"relative_error is {self.relative_error}; state how exact the quantizer is, between 0 and {WORST_ERROR}"
         )
         weight_OI, dequantized_OI = problem.weight_OI.double(), _dequantize(quantizer, problem).double()
         error = ((dequantized_OI - weight_OI).norm() / weight_OI.norm()).item()
-        assert error <= self.relative_error, f"off by {error:.3%}, stated were {self.relative_error:.3%}"
+        assert error <= self.relative_error, f"the error is {error:.3%}, above the stated {self.relative_error:.3%}"
 
     @for_all()
     def test_quantizing_what_was_dequantized_changes_nothing(
         self, quantizer: WeightQuantizer, problem: LinearProblem
     ) -> None:
-        """But for rounding in float32, so that a model doesn't drift."""
+        """Except for rounding in float32, so that a model doesn't drift."""
         once_OI = _dequantize(quantizer, problem)
         twice_OI = quantizer.dequantize(quantizer.quantize(once_OI))
         assert_close("the weight", twice_OI, once_OI.double(), once_OI.double().abs(), torch.float32)
@@ -239,7 +239,7 @@ class WeightQuantizerConformance(Conformance):
         assert torch.equal(problem.input, before), "the input was changed in place"
 
     def _served(self, quantizer: WeightQuantizer) -> LinearProblem:
-        """A plain problem in the first usual dtype that the quantizer serves."""
+        """Return a plain problem in the first usual dtype that the quantizer serves."""
         for dtype in (torch.float32, torch.bfloat16):
             spec = _square(dtype, self.device)
             reason = quantizer.unsupported(spec)
@@ -253,7 +253,7 @@ def _square(dtype: torch.dtype, device: str) -> LinearSpec:
 
 
 def _refusal(quantizer: WeightQuantizer, problem: LinearProblem) -> str | None:
-    """What a quantizer says when it is asked to do it."""
+    """Return why the quantizer refuses to quantize and prepare the weight, None where it doesn't."""
     try:
         quantizer.prepare(quantizer.quantize(problem.weight_OI), problem.spec)
     except UnsupportedWeightError as error:
@@ -269,7 +269,7 @@ def _dequantize(quantizer: WeightQuantizer, problem: LinearProblem) -> Tensor:
 
 
 def _run(quantizer: WeightQuantizer, stored: Mapping[str, Tensor], problem: LinearProblem) -> Tensor:
-    """The output of a layer."""
+    """Return the output of a layer."""
     spec = problem.spec
     layer = QuantizedLinear(quantizer, spec.in_features, spec.out_features, dtype=spec.dtype)
     layer.load(stored)

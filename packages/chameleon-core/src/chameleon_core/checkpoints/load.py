@@ -106,7 +106,8 @@ def _plan(model: nn.Module, weights: StoredWeights, quantization: str | Quantiza
     try:
         plan = read_plan(model, record, weights.float_names)
     except BackendsConfigError as error:
-        raise ConfigError(f"{weights.source} has a {QUANTIZATION_RECORD} that can't be used: {error}.") from error
+        reason = str(error).rstrip(".")
+        raise ConfigError(f"{weights.source} has a {QUANTIZATION_RECORD} that can't be used: {reason}.") from error
     if requested is not None and not plan.matches(requested):
         raise ConfigError(
             f"{weights.source} is quantized already, as its config records: {record!r}. "

@@ -153,7 +153,7 @@ def name_layer_in_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (UnsupportedWeightError, BackendsConfigError) as error:
-        raise WeightsError(f"{name} can't run quantized: {error}.") from error
+        raise WeightsError(f"{name} can't run quantized: {str(error).rstrip('.')}.") from error
 
 
 def _check_served(method: str, reasons: Mapping[str, str | None]) -> None:

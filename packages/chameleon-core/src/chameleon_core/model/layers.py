@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chameleon_backends import WeightsBackend
+from chameleon_backends import AttentionWeightsBackend
 
 from .._moved import moved_names
 from ..config import ChameleonConfig
@@ -88,8 +88,10 @@ class Attention(nn.Module):
         value_BSKD = value_BTKD
         if context.cache is not None:
             key_BSKD, value_BSKD = context.cache.update(self.layer_index, key_BSKD, value_BSKD)
-        if context.attentions is not None and isinstance(context.backend, WeightsBackend):
-            context.attentions.append(context.backend.weights(query_BTHD, key_BSKD, context.prepared, scale=self.scale))
+        if context.attentions is not None and isinstance(context.backend, AttentionWeightsBackend):
+            context.attentions.append(
+                context.backend.attention_weights(query_BTHD, key_BSKD, context.prepared, scale=self.scale)
+            )
         dropout = self.dropout if self.training else 0.0
         out_BTHD = context.backend.attend(
             query_BTHD, key_BSKD, value_BSKD, context.prepared, scale=self.scale, dropout=dropout

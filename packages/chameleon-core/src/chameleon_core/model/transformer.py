@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from chameleon_backends import WeightsBackend, get_attention_backend
+from chameleon_backends import AttentionWeightsBackend, get_attention_backend
 
 from ..config import ChameleonConfig
 from .attention_context import AttentionContext, prepare_attention
@@ -124,7 +124,7 @@ class ChameleonModel(nn.Module):
         cache: KVCache | None,
         output_attentions: bool,
     ) -> AttentionContext:
-        if output_attentions and not isinstance(self.attention_backend, WeightsBackend):
+        if output_attentions and not isinstance(self.attention_backend, AttentionWeightsBackend):
             raise ValueError(
                 f"the attention backend {self.attn_implementation!r} never holds attention weights; "
                 "load the model with attn_implementation='eager' to see them."

@@ -1,5 +1,5 @@
 # Vendored. Source: packages/chameleon-backends. `nox -s vendor` copies it, tests/boundaries/test_source.py compares.
-"""What every conformance suite shares: a standard test is left out with a stated reason, or not at all."""
+"""The base of the conformance suites: a standard test is left out with a stated reason, or not at all."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 
 
 class Conformance:
-    """Base of the suites. A class that derives from it directly is a suite; those derived from a suite are its users.
+    """The base of the suites. A class that derives from it directly is a suite; classes derived from a suite use it.
 
-    A user names a test that doesn't apply in ``not_applicable``, with the reason, and it is skipped with it::
+    A class that uses a suite names a test that doesn't apply in ``not_applicable``, and it is skipped with the reason::
 
         class TestAcme(AcmeConformance):
             not_applicable = {"test_gradients_are_those_of_float64": "the kernel has no backward pass"}
 
-    A user that replaces or deletes a standard test, or leaves one out without a reason, raises ``TypeError`` when it is
-    defined, so that pytest can't collect it. Tests of its own are welcome.
+    A class that replaces or deletes a standard test, or leaves one out without a reason, raises ``TypeError`` when it
+    is defined, so that pytest can't collect it. It may add tests of its own.
     """
 
     not_applicable: ClassVar[Mapping[str, str]] = {}
@@ -35,7 +35,7 @@ class Conformance:
         unexplained = [name for name, reason in cls.not_applicable.items() if not str(reason or "").strip()]
         for names, what in (
             (replaced, "replaces"),
-            (unknown, "leaves out what is no standard test:"),
+            (unknown, "leaves out what isn't a standard test:"),
             (unexplained, "gives no reason to leave out"),
         ):
             if names:

@@ -1,0 +1,84 @@
+"""A weight that runs without a kernel, and what quantizers share: working by rows, and what kernels require.
+
+Shapes: O output features, I input features, M rows of a matrix input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .errors import UnsupportedWeightError
+
+KERNEL_ROWS = 128
+"""The most rows of input for which torch's CPU kernels for packed weights are used; above, the weight is dequantized.
+
+The kernels' time grows with the rows faster than that of a matrix product, which first waits for the dequantized
+weight. With torch 2.13, one core with AVX2 and 5,504 × 4,096, the two are equal somewhere between 64 and 256 rows.
+``benchmarks/weight_quantizers.py --rows 64 128 256`` measures it on your machine.
+"""
+
+ROWS_AT_A_TIME = 512
+"""How many rows of a weight are quantized at a time, so that float32 copies stay small beside the weight."""
+
+# The strictest alignment that the kernels' loads need; torch's own allocations have it.
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class PlainWeight:
+    """A ``PreparedWeight`` without a kernel: dequantize, then multiply. Right for every dtype and device."""
+
+    dequantize: Callable[[Mapping[str, Tensor]], Tensor]
+    """Returns the weight that the tensors stand for, float32 [O, I]."""
+    tensors: dict[str, Tensor]
+
+    def multiply(self, input_MI: Tensor) -> Tensor:
+        """Return ``out_MO`` in the input's dtype."""
+        return multiply_dense(input_MI, self.dequantize(self.tensors))
+
+    def stored(self) -> dict[str, Tensor]:
+        """Return the tensors that it was prepared from."""
+        return self.tensors
+
+
+def multiply_dense(input_MI: Tensor, weight_OI: Tensor) -> Tensor:
+    """Multiply an input with the transpose of a float32 weight: ``out_MO`` in the input's dtype."""
+    if input_MI.device.type == "cpu" and not _multiplies_fast(input_MI.dtype):
+        return F.linear(input_MI.float(), weight_OI).to(input_MI.dtype)
+    return F.linear(input_MI, weight_OI.to(input_MI.dtype))
+
+
+def _multiplies_fast(dtype: torch.dtype) -> bool:
+    """Return whether this CPU multiplies matrices of this dtype faster than float32, or must, for its precision.
+
+    A CPU without instructions for bfloat16 takes about six times as long with it as with float32.
+    """
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype != torch.float16
+
+
+def by_rows(quantize: Callable[[Tensor], Mapping[str, Tensor]], weight_OI: Tensor) -> dict[str, Tensor]:
+    """Quantize ``ROWS_AT_A_TIME`` rows at a time, in float32, and concatenate the results along their first axis."""
+    pieces = [quantize(rows_OI.float()) for rows_OI in torch.split(weight_OI.detach(), ROWS_AT_A_TIME)]
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def check_finite(extremes: Tensor) -> None:
+    """Raise ``UnsupportedWeightError`` where the extremes of a weight's values aren't finite."""
+    if not extremes.isfinite().all():
+        raise UnsupportedWeightError("the weight has infinite or NaN values; fix it, or skip the layer")
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """Return the tensor, contiguous and at an address that kernels' aligned loads may read; a copy where needed.
+
+    A view, or a tensor of a mapped file, may begin anywhere. The kernels don't check, and crash the process.
+    """
+    tensor = tensor.contiguous()
+    return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
