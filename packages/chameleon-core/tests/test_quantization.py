@@ -295,7 +295,9 @@ class TestRefusals:
         tensors = safetensors.torch.load_file(path)
         tensors["model.layers.1.mlp.up_proj.weight"][3, 3] = float("nan")
         safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
-        with pytest.raises(WeightsError, match=r"model.layers.1.mlp.up_proj can't run quantized: .*infinite or NaN values"):
+        with pytest.raises(
+            WeightsError, match=r"model.layers.1.mlp.up_proj can't run quantized: .*infinite or NaN values"
+        ):
             load(folder, quantization="int8")
 
     @pytest.mark.parametrize(
