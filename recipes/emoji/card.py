@@ -1,7 +1,8 @@
 """Bring the model card's tables up to date: ``python -m recipes.emoji.card``.
 
-The figures are those that ``evaluate``, ``evaluate_transformer`` and ``stability`` wrote; they are copied beside the
-card, with the curves of every training, so that the card and its figures stay together.
+The figures are those that ``evaluate``, ``evaluate_transformer`` and ``stability`` wrote. They are copied into the
+package with the curves of every training: those of the model into its source, where ``chameleon_emoji.figures`` finds
+them, and everything else beside the card.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ from .pictures import replacing
 
 PACKAGE = Path("packages/chameleon-emoji")
 RUNS = Path("build/emoji")
-# What the card shows: where it is copied from, below the folder of the runs.
+INSTALLED = "src/chameleon_emoji/figures"
+# What the card shows: its file in the package, and where it is copied from, below the folder of the runs.
 FIGURES = {
-    "tokenizer.json": "evaluation/tokenizer.json",
-    "tokenizer.png": "evaluation/tokenizer.png",
-    "transformer.json": "evaluation/transformer.json",
-    "transformer.png": "evaluation/transformer.png",
-    "stability.json": "evaluation/stability.json",
-    "stability.png": "evaluation/stability.png",
-    "tokenizer-curves.png": "tokenizer/curves.png",
-    "transformer-curves.png": "transformer/curves.png",
-    "naming-curves.png": "finetuned/naming/curves.png",
-    "finetuned-curves.png": "finetuned/curves.png",
+    f"{INSTALLED}/tokenizer.json": "evaluation/tokenizer.json",
+    "figures/tokenizer.png": "evaluation/tokenizer.png",
+    f"{INSTALLED}/transformer.json": "evaluation/transformer.json",
+    "figures/transformer.png": "evaluation/transformer.png",
+    "figures/stability.json": "evaluation/stability.json",
+    "figures/stability.png": "evaluation/stability.png",
+    "figures/tokenizer-curves.png": "tokenizer/curves.png",
+    "figures/transformer-curves.png": "transformer/curves.png",
+    "figures/naming-curves.png": "finetuned/naming/curves.png",
+    "figures/finetuned-curves.png": "finetuned/curves.png",
 }
 LAST_STEPS = 20
 
@@ -93,17 +95,22 @@ def stability_table(report: dict[str, Any]) -> str:
     return table(head, rows)
 
 
-TABLES = {"tokenizer": tokenizer_table, "transformer": transformer_table, "stability": stability_table}
+TABLES = {
+    f"{INSTALLED}/tokenizer.json": tokenizer_table,
+    f"{INSTALLED}/transformer.json": transformer_table,
+    "figures/stability.json": stability_table,
+}
 
 
-def filled(card: str, figures: Path) -> str:
-    """The card with the tables of the figures beside it, each between its two marks."""
-    for name, make in TABLES.items():
-        made = make(json.loads((figures / f"{name}.json").read_text(encoding="utf-8")))
+def filled(card: str, package: Path) -> str:
+    """Return the card with the tables of the package's figures, each between its two marks."""
+    for path, make in TABLES.items():
+        name = Path(path).stem
+        made = make(json.loads((package / path).read_text(encoding="utf-8")))
         marks = (f"<!-- {name} -->", f"<!-- end of {name} -->")
         pattern = re.compile(f"{re.escape(marks[0])}.*?{re.escape(marks[1])}", re.DOTALL)
         if len(pattern.findall(card)) != 1:
-            raise ValueError(f"the card must have {marks[0]} and {marks[1]} once, around the table.")
+            raise ValueError(f"The card must have {marks[0]} and {marks[1]} once each, around the table.")
         card = pattern.sub(lambda _, text=f"{marks[0]}\n{made}\n{marks[1]}": text, card)
     return card
 
@@ -114,12 +121,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=RUNS, help="the folder of all stages (%(default)s)")
     parser.add_argument("--package", type=Path, default=PACKAGE, help="the folder of the card (%(default)s)")
     arguments = parser.parse_args()
-    figures = arguments.package / "figures"
-    for name, source in FIGURES.items():
-        with replacing(figures / name) as temporary:
+    for path, source in FIGURES.items():
+        with replacing(arguments.package / path) as temporary:
             shutil.copyfile(arguments.runs / source, temporary)
     card = arguments.package / "MODEL_CARD.md"
-    text = filled(card.read_text(encoding="utf-8"), figures)
+    text = filled(card.read_text(encoding="utf-8"), arguments.package)
     with replacing(card) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

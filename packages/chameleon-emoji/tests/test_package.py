@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import chameleon_emoji
-from chameleon_emoji import MODEL, SIDE, pictures
+from chameleon_emoji import MODEL, SIDE, figures, pictures
 
 LARGEST_PACKAGE = 25 * 10**6
 STYLES = {"noto", "twemoji", "fluent"}
@@ -63,6 +63,15 @@ def test_pictures_are_small_and_mostly_on_white() -> None:
         assert (picture.image.size, picture.image.mode) == ((SIDE, SIDE), "RGB")
     corners = [picture.image.getpixel((0, 0)) == (255, 255, 255) for picture in chosen]
     assert sum(corners) > 0.8 * len(corners)
+
+
+def test_figures_are_shares_of_trials_under_their_names() -> None:
+    found = figures()
+    assert {name: figure.name for name, figure in found.items()} == {name: name for name in found}
+    assert all(0 <= figure.value <= 1 and figure.count > 0 for figure in found.values())
+    assert all((figure.baseline is None) == (not figure.against) for figure in found.values())
+    exact = found["withheld style: exact name"]
+    assert exact.count == len([picture for picture in pictures() if picture.split == "withheld-style"])
 
 
 def test_every_picture_has_a_licence_that_is_in_the_distribution() -> None:

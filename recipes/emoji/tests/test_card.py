@@ -14,12 +14,12 @@ def test_a_table_is_markdown() -> None:
 
 def test_the_card_has_the_figures_beside_it_and_shows_every_picture() -> None:
     card = (PACKAGE / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert filled(card, PACKAGE / "figures") == card
-    for name in FIGURES:
-        assert (PACKAGE / "figures" / name).is_file()
-        assert name.endswith(".json") or f"](figures/{name})" in card
+    assert filled(card, PACKAGE) == card
+    for path in FIGURES:
+        assert (PACKAGE / path).is_file()
+        assert path.endswith(".json") or f"]({path})" in card
 
 
 def test_a_card_without_the_marks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must have <!-- tokenizer -->"):
-        filled("# A card", PACKAGE / "figures")
+        filled("# A card", PACKAGE)

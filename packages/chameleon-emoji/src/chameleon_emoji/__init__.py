@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __version__ = "2026.11.0"
 
-__all__ = ["MODEL", "SIDE", "Picture", "__version__", "pictures"]
+__all__ = ["MODEL", "SIDE", "Figure", "Picture", "__version__", "figures", "pictures"]
 
 _ROOT = Path(__file__).parent
 _PICTURES = _ROOT / "pictures"
@@ -59,6 +59,28 @@ def pictures() -> list[Picture]:
     """Return all pictures of the package, in a fixed order."""
     records = json.loads((_PICTURES / "pictures.json").read_text(encoding="utf-8"))
     return [Picture(**{**record, "place": tuple(record["place"])}) for record in records]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the model card's table: the share of trials in which the transformer was right."""
+
+    name: str
+    """What was measured: "withheld style: exact name"."""
+    value: float
+    """The share, in 0…1."""
+    count: int
+    """How many trials there were."""
+    baseline: float | None
+    """The share to compare it with, in 0…1; None where there is none."""
+    against: str
+    """What the baseline is: "nearest training picture"; empty where there is none."""
+
+
+def figures() -> dict[str, Figure]:
+    """Return what was measured of the transformer, by name; ``MODEL_CARD.md`` says how."""
+    report = json.loads((_ROOT / "figures" / "transformer.json").read_text(encoding="utf-8"))
+    return {record["name"]: Figure(**record) for record in report["figures"]}
 
 
 @functools.cache
