@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-Output = Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for what it makes.")]
+Output = Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the results.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -18,21 +19,62 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(output: Output = Path("demo-output")) -> None:
-    """Let the embedded model caption, draw and continue a document, and write a contact sheet."""
+    """Let the embedded model draw, name pictures and continue a document, and write a contact sheet.
+
+    It takes about half a minute on one core.
+    """
     from ..optional_packages import emoji_package, text_package, vq_package
 
     for package in (text_package, vq_package, emoji_package):
         package()
-    from ..demo import run_demo  # imports the first two
+    from ..demo import QUICKSTART, STEPS, run_demo  # imports the first two
 
     console = Console(stderr=True)
-    with console.status("") as status:
-        report = run_demo(output, say=lambda step: status.update(step))
+    with _ProgressLine(console) as line:
+        report = run_demo(output, progress=line.show)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", justify="right")
     table.add_column()
     for value, meaning in report.figures():
         table.add_row(value, meaning)
     console.print(table)
-    for path, meaning in report.files():
-        typer.echo(f"{path}  {meaning}")
+    files = report.files()
+    width = max(len(str(path)) for path, _ in files)
+    for path, meaning in files:
+        typer.echo(f"{path!s:{width}}  {meaning}")
+    typer.echo("\nLook at the first of these. Then try:\n")
+    for step in STEPS:
+        typer.echo(f"# {step.meaning}\n{step.command}\n")
+    typer.echo(f"More: {QUICKSTART} in the toolkit's folder.")
+
+
+class _ProgressLine:
+    """A progress bar on a terminal; elsewhere a line for each step."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._columns = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._columns.add_task("", total=None)
+        self._what = ""
+
+    def __enter__(self) -> _ProgressLine:
+        self._columns.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._columns.stop()
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Show what is being done, and how much of all is done."""
+        if what != self._what and not self._console.is_terminal:
+            self._console.print(what, highlight=False)
+        self._what = what
+        self._columns.update(self._task, description=what, completed=done, total=total)

@@ -1,4 +1,4 @@
-"""A small model without training: an image tokenizer whose weights are set by hand, and a random transformer.
+"""A small untrained model: an image tokenizer whose weights are set by hand, and a random transformer.
 
 Shapes: C channels of the VQ-VAE, N codes.
 """
@@ -18,14 +18,14 @@ from ..config import ChameleonConfig
 from ..model.conditional_generation import ChameleonForConditionalGeneration
 from ..pipeline import Chameleon
 
-# The tokenizer's words; each beginning of one is a token, too.
+# The tokenizer's words; every prefix of one is a token, too.
 SAMPLE = """
 A chameleon sees the whole room at once: one eye rests on the window, the other follows a fly along the wall. It reads
 what is there, line by line, and then it answers with its own skin. Green for the leaf, brown for the branch, and a red
 that nobody asked for. Words and pictures are one to it. What it has seen it can say, and what it says it can show.
 """
 
-# How many levels of red, green and blue the codes tell apart, finest for green as eyes are.
+# Levels of red, green and blue that the codes distinguish; most for green, to which eyes are most sensitive.
 LEVELS = (8, 16, 8)
 
 # Every GroupNorm of the VQ-VAE has 32 groups; four channels each are what `_set_by_hand` needs.
@@ -33,14 +33,14 @@ CHANNELS = 128
 ANCHOR = 1000.0
 SHIFT = 16.0
 
-# How much likelier than any piece of text a picture's beginning is, as a logit: about once in 25 ids.
+# The additional logit of begin-image, with which a picture begins about once in 25 ids.
 PICTURE_LOGIT = 3.0
 
 
 def make_chameleon(*, resolution: int = 64, seed: int = 0, context_length: int = 4096) -> Chameleon:
-    """A whole pipeline: pictures of ``resolution`` × ``resolution`` pixels are ``(resolution / 2)²`` codes.
+    """Return a pipeline in which pictures of ``resolution`` × ``resolution`` pixels are ``(resolution / 2)²`` codes.
 
-    The transformer's weights are random, so that it writes noise; see ``make_image_tokenizer`` for the pictures.
+    The transformer's weights are random, so that it writes noise; for pictures, see ``make_image_tokenizer``.
     """
     image_tokenizer = make_image_tokenizer(resolution)
     tokenizer = make_tokenizer(
@@ -64,15 +64,15 @@ def make_chameleon(*, resolution: int = 64, seed: int = 0, context_length: int =
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ChameleonForConditionalGeneration(config).eval()
-    _favour(model, processor.vocabulary.begin_image_id)
+    _make_likelier(model, processor.vocabulary.begin_image_id)
     return Chameleon(model, processor)
 
 
 def make_image_tokenizer(resolution: int = 64) -> ImageTokenizer:
-    """An image tokenizer whose codes are colours: each is the mean of 2 × 2 pixels, one of 1,024.
+    """Return an image tokenizer whose 1,024 codes are colours: each is the mean of 2 × 2 pixels.
 
-    It is a ``ChameleonVQVAE`` like any other, with weights that were set and not trained. Drawing codes and reading the
-    picture gives the same codes.
+    It is an ordinary ``ChameleonVQVAE`` with weights that are set instead of trained. Encoding a decoded picture gives
+    the same codes.
     """
     config = ChameleonVQVAEConfig(
         resolution=resolution,
@@ -91,11 +91,11 @@ def make_image_tokenizer(resolution: int = 64) -> ImageTokenizer:
 
 @torch.no_grad()
 def _set_by_hand(model: ChameleonVQVAE) -> None:
-    """Carry three colours through the network unchanged.
+    """Set weights that pass three colours through the network unchanged.
 
-    Residual branches are zero. A group of four channels holds a colour, its negative, and two anchors, so that the
-    group's mean is 0 and its deviation the anchors' whatever the picture: its norm is then a constant factor, which the
-    norm's weight undoes. A shift keeps the swish where it is the identity.
+    Residual branches are zero. A group of four channels holds a colour, its negative and two anchors, so that for every
+    picture the group's mean is 0 and its deviation that of the anchors: the norm is a constant factor, which its weight
+    cancels. A shift moves values to where swish is the identity.
     """
     weights = dict(model.named_parameters())
     for weight in weights.values():
@@ -123,15 +123,15 @@ def _set_by_hand(model: ChameleonVQVAE) -> None:
 
 
 def _set_centre(weight: Tensor, matrix: Tensor) -> None:
-    """Make a convolution multiply each position by a matrix, without its neighbours."""
+    """Make a convolution multiply each position by a matrix, independent of its neighbours."""
     middle = weight.shape[-1] // 2
     weight[:, :, middle, middle] = matrix
 
 
 @torch.no_grad()
-def _favour(model: ChameleonForConditionalGeneration, token_id: int) -> None:
-    """Make an id likelier everywhere: random weights alone would begin a picture once in a thousand ids."""
-    # One hidden dimension is kept for it. It outweighs the others, so that the final norm brings it to √width.
+def _make_likelier(model: ChameleonForConditionalGeneration, token_id: int) -> None:
+    """Make an id likelier everywhere; with random weights alone, a picture would begin once in a thousand ids."""
+    # One hidden dimension is reserved for it. It outweighs the others, so that the final norm scales it to √width.
     width = model.config.hidden_size
     model.get_input_embeddings().weight[:, 0] = 1
     model.lm_head.weight[:, 0] = 0

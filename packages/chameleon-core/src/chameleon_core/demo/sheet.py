@@ -1,170 +1,187 @@
-"""The contact sheet: one page that shows what the tour made."""
+"""The contact sheet: what the embedded model can do and what it can't, on one page."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-import PIL.Image
-import PIL.ImageDraw
-import PIL.ImageFont
-import PIL.ImageOps
 from PIL.Image import Image as PILImage
 
-from chameleon_text import Document, Image, Text
+from chameleon_text import Image, Text
 
-if TYPE_CHECKING:
-    from .tour import Caption, Report
+from .page import CONTENT, GREEN, INK, MARGIN, MUTED, TILE, Line, Page, Tile, line_height, text_width
+from .prompts import COLOURS, SHAPES, WITHHELD_SEEDS
+from .results import Caption, Drawing, Pair, Report, Story
 
-WIDTH = 1344
-MARGIN = 56
-TILE = 192
-GAP = 16
-COLUMNS = 6
-# As many as fit below a picture.
-LETTERS = 24
-LINE_HEIGHT = 30
-PAPER = "#fbfaf7"
-INK = "#1c1c1e"
-MUTED = "#6d6d72"
-LINE = "#d9d6cf"
-ACCENT = "#2e6b4a"
+NAMED = 12
+"""How many of the named drawings are on the page."""
 
-Font = PIL.ImageFont.FreeTypeFont | PIL.ImageFont.ImageFont
+# Of the grid of colours and shapes.
+LABEL = 92
+CELL_GAP = 11
+BETWEEN = 44
+CELL = (CONTENT - LABEL - BETWEEN - CELL_GAP * (len(COLOURS) + len(WITHHELD_SEEDS) - 2)) // (
+    len(COLOURS) + len(WITHHELD_SEEDS)
+)
+
+STORY_SIZE = 24
 
 
 def draw_sheet(report: Report) -> PILImage:
-    """The contact sheet of a tour."""
-    sheet = _Sheet()
-    sheet.line("Chameleon toolkit", size=40)
-    sheet.line(
-        f"One transformer reads and writes text and pictures. This one has {report.parameters / 1e6:.0f} million "
-        "weights, and learned from emoji."
+    """Return the page of a tour."""
+    page = Page()
+    page.title("What the embedded model can do, and what it can’t")
+    page.paragraph(
+        f"One transformer of {_millions(report.transformer_weights)} weights reads and writes text and pictures as one "
+        f"stream of tokens; an image tokenizer of {_millions(report.tokenizer_weights)} turns 64 by 64 pixels into 64 "
+        f"codes and back. They know {report.known_things} things in three styles of emoji (noto, twemoji, fluent), and "
+        "hearts, circles and squares. “chameleon demo” made this page. The requests were chosen, the drawings weren’t: "
+        "they have seed 0 where no other is named.",
+        colour=INK,
     )
-    sheet.heading("It says what it sees")
-    right = sum(caption.is_right for caption in report.captions)
-    sheet.tiles(_captioned(caption) for caption in _spread(report.captions, 2 * COLUMNS))
-    sheet.note(
-        f"It never saw these drawings, only other styles of the same things. Of all {len(report.captions)} it names "
-        f"{right} exactly; these stand at even distances among them."
-    )
-    sheet.heading("It draws what it is asked for")
-    sheet.tiles((drawing.image, f"“{drawing.request}”") for drawing in report.drawings)
-    sheet.note(
-        "It learned no green hearts and no blue squares, in any style. Below, for each, the nearest in pixels of the "
-        "drawings that it learned from."
-    )
-    sheet.tiles(
-        (drawing.nearest.image, f"{drawing.nearest.name}\n{drawing.nearest.style}, {drawing.psnr:.1f} dB")
-        for drawing in report.drawings
-    )
-    sheet.heading("It goes on with a document")
-    sheet.document((report.prompt, INK), (report.continuation, ACCENT))
-    sheet.note("Black is the prompt, green was generated.")
-    return sheet.cropped()
+    _known(page, report)
+    _pairs(page, report)
+    _names(page, report)
+    _story(page, report)
+    _hard(page, report)
+    return page.finished()
 
 
-def _captioned(caption: Caption) -> tuple[PILImage, str]:
-    truth = "" if caption.is_right else f"it is: {caption.picture.name}"
-    return caption.picture.image, f"“{caption.answer}”\n{truth or 'right'}"
+def _known(page: Page, report: Report) -> None:
+    page.heading("It draws what it learned")
+    page.tiles([_beside_nearest(drawing) for drawing in report.known])
+    page.paragraph(
+        "Small: the training picture that is nearest to the drawing. Judged by a classifier, "
+        f"{_share(report, 'drawing a known name')} of the drawings of known things show the thing. "
+        f"{_share(report, 'drawings within 20 dB of a training picture')} are within 20 dB of a training picture: "
+        "mostly, the model draws from memory."
+    )
+    page.space(22)
+    request = report.repeated[0].request
+    page.paragraph(f"One request, “{request}”, with six seeds:", colour=INK)
+    page.space(10)
+    page.tiles([Tile(drawing.image, [Line(f"seed {drawing.seed}")]) for drawing in report.repeated])
+    page.space(-10)
+
+
+def _pairs(page: Page, report: Report) -> None:
+    page.heading("It sometimes combines a colour and a shape that it never saw together")
+    right = MARGIN + LABEL + len(COLOURS) * (CELL + CELL_GAP) - CELL_GAP + BETWEEN
+    page.write("all colours and shapes, seed 0", MARGIN + LABEL, page.y)
+    page.write("the framed pairs with other seeds", right, page.y)
+    page.space(line_height() + 2)
+    for column, colour in enumerate(COLOURS):
+        page.write(colour, MARGIN + LABEL + column * (CELL + CELL_GAP), page.y, colour=MUTED)
+    for column, seed in enumerate(WITHHELD_SEEDS):
+        page.write(f"seed {seed}", right + column * (CELL + CELL_GAP), page.y, colour=MUTED)
+    page.space(line_height() + 8)
+    for shape in SHAPES:
+        page.write(shape, MARGIN, page.y + (CELL - line_height()) // 2, colour=MUTED)
+        _cells(page, MARGIN + LABEL, [pair for pair in report.pairs if pair.shape == shape])
+        _cells(page, right, [pair for pair in report.withheld_pairs if pair.shape == shape])
+        page.space(CELL + CELL_GAP)
+    page.space(8)
+    both = "withheld colour and shape: both right"
+    nearest = "withheld colour and shape: nearest to the shape of the three"
+    page.paragraph(
+        "Green frame: withheld from training, in every style. All are requests for twemoji drawings. Over all styles, "
+        f"colour and outline are right in {_share(report, both)} of the withheld pairs, and in "
+        f"{_baseline(report, both)} of learned ones. That measure is lenient: the outline is nearer to the requested "
+        f"shape than to the two others in {_share(report, nearest)}, and in {_baseline(report, nearest)} of learned "
+        "pairs."
+    )
+
+
+def _names(page: Page, report: Report) -> None:
+    page.heading("It names drawings that it never saw")
+    page.tiles([_captioned(caption) for caption in _spread(report.captions, NAMED)])
+    exact = "withheld style: exact name"
+    page.paragraph(
+        f"It learned these things in other styles only. It named {report.right_captions} of {len(report.captions)} "
+        "such drawings exactly; those above are taken from them at even distances. In the model card it is "
+        f"{_share(report, exact)}. The name of the nearest training picture would be right for "
+        f"{_baseline(report, exact)}."
+    )
+
+
+def _story(page: Page, report: Report) -> None:
+    page.heading("It continues documents of text and pictures")
+    _document(page, report.story)
+    page.paragraph(
+        "Black: prompts. Green: generated; all before it was its prompt. A second picture shows the right "
+        f"thing in {_share(report, 'a second picture after a first: its name')} of cases, but keeps the first one’s "
+        f"style in only {_share(report, 'a second picture after a first: its style')}; by chance it would in "
+        f"{_baseline(report, 'a second picture after a first: its style')}."
+    )
+
+
+def _hard(page: Page, report: Report) -> None:
+    page.heading("It can’t draw scenes, or what it never learned")
+    page.tiles([Tile(drawing.image, [Line(f"“{drawing.request}”")]) for drawing in report.hard])
+    page.paragraph(
+        f"In withheld scenes, both things are right in {_share(report, 'withheld scenes: both parts right')} of the "
+        f"drawings. On a coloured ground, the ground is right in {_share(report, 'withheld grounds: ground right')}, "
+        f"ground and thing in {_share(report, 'withheld grounds: ground and thing right')}. What it never learned "
+        "comes out as a mixture of what it knows, and some of what it did learn comes out wrong, like the cat."
+    )
+
+
+def _document(page: Page, story: Story) -> None:
+    """Write a document in one line, and a question about it, at even distances."""
+    parts: list[tuple[str | PILImage, str]] = []
+    for segment in story.document:
+        if isinstance(segment, Text):
+            parts.append((segment.text.strip(), INK))
+        elif isinstance(segment, Image):
+            parts.append((segment.image, GREEN))
+    parts += [(story.question, INK), (story.answer, GREEN)]
+    widths = [text_width(part, STORY_SIZE) if isinstance(part, str) else TILE for part, _ in parts]
+    gap = (CONTENT - sum(widths)) // (len(parts) - 1)
+    left = MARGIN
+    page.space(6)
+    for (part, colour), width in zip(parts, widths, strict=True):
+        if isinstance(part, str):
+            page.write(part, left, page.y + (TILE - line_height(STORY_SIZE)) // 2, size=STORY_SIZE, colour=colour)
+        else:
+            page.picture(part, left, page.y, TILE, frame=colour)
+        left += width + gap
+    page.space(TILE + 18)
+
+
+def _cells(page: Page, left: int, pairs: Sequence[Pair]) -> None:
+    for pair in pairs:
+        page.picture(pair.drawing.image, left, page.y, CELL, frame=GREEN if pair.is_withheld else None)
+        left += CELL + CELL_GAP
+
+
+def _beside_nearest(drawing: Drawing) -> Tile:
+    nearest = drawing.nearest
+    return Tile(
+        drawing.image,
+        [Line(f"“{drawing.request}”")],
+        small=nearest.image,
+        small_lines=[Line(nearest.name, MUTED), Line(nearest.style, MUTED)],
+    )
+
+
+def _captioned(caption: Caption) -> Tile:
+    lines = [Line(caption.answer, is_right=caption.is_right)]
+    if not caption.is_right:
+        lines.append(Line(f"it is: {caption.picture.name}", MUTED))
+    return Tile(caption.picture.image, lines)
 
 
 def _spread(captions: Sequence[Caption], count: int) -> Sequence[Caption]:
-    """So many of them, at even distances, so that nobody chose."""
-    step = max(1, len(captions) // count)
-    return captions[::step][:count]
+    """Return some of them, at even distances, so that they aren't chosen by how good they are."""
+    return [captions[index * len(captions) // count] for index in range(count)]
 
 
-class _Sheet:
-    """A page that is written from top to bottom."""
-
-    def __init__(self) -> None:
-        self._image = PIL.Image.new("RGB", (WIDTH, 4000), PAPER)
-        self._draw = PIL.ImageDraw.Draw(self._image)
-        self._y = MARGIN
-
-    def cropped(self) -> PILImage:
-        """The page down to where it was written."""
-        return self._image.crop((0, 0, WIDTH, self._y + MARGIN - GAP))
-
-    def line(self, text: str, *, size: int = 19, colour: str = INK) -> None:
-        """One line of text."""
-        self._draw.text((MARGIN, self._y), text, fill=colour, font=_font(size))
-        self._y += round(size * 1.5)
-
-    def note(self, text: str) -> None:
-        """A line in small print."""
-        self.line(text, size=15, colour=MUTED)
-
-    def heading(self, text: str) -> None:
-        """A rule, and a title below."""
-        self._y += 20
-        self._draw.line((MARGIN, self._y, WIDTH - MARGIN, self._y), fill=LINE)
-        self._y += 20
-        self.line(text, size=25)
-        self._y += 6
-
-    def tiles(self, tiles: Iterable[tuple[PILImage, str]]) -> None:
-        """Pictures in rows, each with lines below it."""
-        tiles = list(tiles)
-        for start in range(0, len(tiles), COLUMNS):
-            bottom = self._y
-            for column, (picture, caption) in enumerate(tiles[start : start + COLUMNS]):
-                x = MARGIN + column * (TILE + GAP)
-                self._image.paste(_tile(picture), (x, self._y))
-                y = self._y + TILE + 8
-                for place, text in enumerate(caption.split("\n")):
-                    for line in textwrap.wrap(text, LETTERS):
-                        self._draw.text((x, y), line, fill=MUTED if place else INK, font=_font(15))
-                        y += 21
-                bottom = max(bottom, y)
-            self._y = bottom + GAP
-
-    def document(self, *documents: tuple[Document, str]) -> None:
-        """Documents one after the other, each in its colour; what follows a picture stands to its right."""
-        font = _font(19)
-        left, beside = MARGIN, 0  # where lines begin, down to where the last picture ends
-        x = left
-        for part, colour in ((part, colour) for document, colour in documents for part in _parts(document)):
-            if not isinstance(part, str):
-                self._y = max(self._y + (LINE_HEIGHT + 8 if x > left else 0), beside)
-                self._image.paste(_tile(part), (MARGIN, self._y))
-                frame = (MARGIN - 2, self._y - 2, MARGIN + TILE + 1, self._y + TILE + 1)
-                self._draw.rectangle(frame, outline=colour, width=2)
-                beside = self._y + TILE + GAP
-                x = left = MARGIN + TILE + GAP
-                continue
-            text = _printable(part, font)
-            if x > left and x + font.getlength(text) > WIDTH - MARGIN:
-                self._y += LINE_HEIGHT
-                left = MARGIN if self._y >= beside else left
-                x = left
-            self._draw.text((x, self._y), text, fill=colour, font=font)
-            x += round(font.getlength(text))
-        self._y = max(self._y + LINE_HEIGHT, beside) + GAP // 2
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} million"
 
 
-def _parts(document: Document) -> Iterator[str | PILImage]:
-    """Words, each with the space behind it, and pictures."""
-    for segment in document:
-        if isinstance(segment, Text):
-            yield from (f"{word} " for word in segment.text.split())
-        elif isinstance(segment, Image):
-            yield segment.image
+def _share(report: Report, name: str) -> str:
+    return f"{report.measured[name].value:.1%}"
 
 
-def _tile(picture: PILImage) -> PILImage:
-    """The middle square of a picture. One of few pixels keeps them as squares."""
-    method = PIL.Image.Resampling.NEAREST if picture.width < TILE else PIL.Image.Resampling.LANCZOS
-    return PIL.ImageOps.fit(picture.convert("RGB"), (TILE, TILE), method=method)
-
-
-def _font(size: int) -> Font:
-    return PIL.ImageFont.load_default(size)
-
-
-def _printable(text: str, font: Font) -> str:
-    """The text with a dot for each letter that the font has no shape for."""
-    missing = bytes(font.getmask("\uffff"))
-    return "".join("·" if bytes(font.getmask(letter)) == missing else letter for letter in text)
+def _baseline(report: Report, name: str) -> str:
+    return f"{report.measured[name].baseline:.1%}"
