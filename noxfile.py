@@ -150,7 +150,7 @@ def parity(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Set up, and let the embedded model caption and draw; leaves a contact sheet in demo-output/. (2 minutes.)"""
+    """Let the embedded model draw, name and continue; leaves a contact sheet in demo-output/. (2 minutes.)"""
     install_workspace(session)
     session.run("chameleon", "demo", "--output", "demo-output", *session.posargs)
 
