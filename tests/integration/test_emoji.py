@@ -92,5 +92,5 @@ def test_quantized_it_writes_the_same_ids(quantization: Quantization, goal: floa
 @torch.no_grad()
 def likeliest(chameleon: Chameleon, question: list[int], answer: list[int]) -> torch.Tensor:
     """The likeliest id at each place of an answer and after it."""
-    logits_LV = chameleon.model(torch.tensor([question + answer])).logits[0]
-    return logits_LV[len(question) - 1 :].argmax(dim=-1)
+    logits_TV = chameleon.model(torch.tensor([question + answer])).logits[0]
+    return logits_TV[len(question) - 1 :].argmax(dim=-1)

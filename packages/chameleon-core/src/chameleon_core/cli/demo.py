@@ -27,8 +27,12 @@ def demo(output: Output = Path("demo-output")) -> None:
 
     for package in (text_package, vq_package, emoji_package):
         package()
+    import torch
+
     from ..demo import QUICKSTART, STEPS, run_demo  # imports the first two
 
+    # The model is small: threads would wait for each other longer than they work.
+    torch.set_num_threads(1)
     console = Console(stderr=True)
     with _ProgressLine(console) as line:
         report = run_demo(output, progress=line.show)

@@ -1,6 +1,6 @@
 """The tour: the embedded model draws, names and continues, and what it made is laid out on a page.
 
-Shapes: N pictures, Z training pictures, F values of a picture, H W pixels, C channels.
+Shapes: B pictures, J training pictures, F values of a picture, H W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -129,9 +129,9 @@ def tell(chameleon: Chameleon, work: _Work) -> Story:
 def reconstruction_psnr(chameleon: Chameleon, images: Sequence[PILImage]) -> float:
     """Return the mean PSNR of pictures that became codes and pictures again, in decibels."""
     tokenizer = chameleon.image_tokenizer
-    again_NHWC = _bytes(tokenizer.decode(tokenizer.encode(images)))
-    errors_N = np.square(_bytes(images).astype(np.float32) - again_NHWC).mean(axis=(1, 2, 3))
-    return float(np.mean([_psnr(float(error)) for error in errors_N]))
+    again_BHWC = _bytes(tokenizer.decode(tokenizer.encode(images)))
+    errors_B = np.square(_bytes(images).astype(np.float32) - again_BHWC).mean(axis=(1, 2, 3))
+    return float(np.mean([_psnr(float(error)) for error in errors_B]))
 
 
 def write(report: Report) -> None:
@@ -169,17 +169,17 @@ class _Artist:
     def __init__(self, chameleon: Chameleon, trained: Sequence[Picture], work: _Work) -> None:
         self._chameleon = chameleon
         self._trained = trained
-        self._trained_ZF = _bytes([picture.image for picture in trained]).reshape(len(trained), -1).astype(np.float32)
+        self._trained_JF = _bytes([picture.image for picture in trained]).reshape(len(trained), -1).astype(np.float32)
         self._work = work
 
     def draw(self, request: str, seed: int = prompts.SEED) -> Drawing:
         """Draw what a request asks for."""
         # One by one, so that ``chameleon.draw`` with the same seed gives a user the same picture.
         image = self._chameleon.draw(request, seed=seed)
-        errors_Z = np.square(self._trained_ZF - _bytes([image]).reshape(1, -1)).mean(axis=1)
-        nearest = int(errors_Z.argmin())
+        errors_J = np.square(self._trained_JF - _bytes([image]).reshape(1, -1)).mean(axis=1)
+        nearest = int(errors_J.argmin())
         self._work.did(1)
-        return Drawing(request, seed, image, self._trained[nearest], _psnr(float(errors_Z[nearest])))
+        return Drawing(request, seed, image, self._trained[nearest], _psnr(float(errors_J[nearest])))
 
     def draw_pair(self, colour: str, shape: str, is_withheld: bool, seed: int = prompts.SEED) -> Pair:
         """Draw a shape in a colour."""
@@ -191,7 +191,7 @@ def _text(document: Document) -> str:
 
 
 def _bytes(images: Sequence[PILImage]) -> Bytes:
-    """Return pictures of one size as uint8 [N, H, W, C]."""
+    """Return pictures of one size as uint8 [B, H, W, C]."""
     return np.stack([np.asarray(image.convert("RGB")) for image in images])
 
 
