@@ -1,7 +1,6 @@
-"""Pictures as the models are to know them: moved, sized, mirrored, recoloured, on grounds, two in one scene, and seen
-otherwise.
+"""Augmentation: pictures moved, scaled, mirrored, recoloured, on grounds, two in one scene, and distorted.
 
-All of it is drawn from one generator, so that a seed gives the same pictures again.
+Everything random comes from one generator, so that a seed always gives the same pictures.
 Shapes: H W pixels, C channels (RGBA with straight alpha unless a name says otherwise).
 """
 
@@ -31,14 +30,14 @@ GROUNDS: dict[str, tuple[int, int, int]] = {
     "grey": (153, 170, 181),
     "black": (49, 55, 61),
 }
-"""The grounds that a prompt can name."""
+"""Background colours that a prompt can name."""
 
 RGBA = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a picture goes on the canvas: its side and its centre, in pixels."""
+    """A picture's place on the canvas: its side and its centre, in pixels."""
 
     side: float
     x: float
@@ -46,29 +45,28 @@ class Placement:
 
     @classmethod
     def whole(cls) -> Placement:
-        """The whole canvas."""
+        """Return the placement that fills the canvas."""
         return cls(SIDE, SIDE / 2, SIDE / 2)
 
     @classmethod
     def near_whole(cls, random: np.random.Generator) -> Placement:
-        """About the whole canvas, nothing of it cut off: between 70 and 100 % of it, anywhere inside."""
+        """Return a random placement of 70 to 100 % of the canvas, with nothing cut off."""
         side = SIDE * random.uniform(0.7, 1.0)
         return cls(side, *random.uniform(side / 2, SIDE - side / 2, size=2))
 
 
 def place(canvas: Image.Image, picture_HWC: RGBA, placement: Placement) -> None:
-    """Lay a picture on an RGB canvas."""
+    """Composite a picture onto an RGB canvas."""
     corner = placement.x - placement.side / 2, placement.y - placement.side / 2
     if placement == Placement.whole():
         picture = Image.fromarray(picture_HWC, "RGBA")
         canvas.paste(picture, (0, 0), picture)
         return
-    # The whole target box is resampled at once, so that a fraction of a pixel counts. Premultiplied, so that colours
-    # of invisible pixels don't bleed.
+    # The transform keeps fractions of a pixel. Premultiplied, so that colours of invisible pixels don't bleed.
     scale = SIDE / placement.side
     picture = Image.fromarray(picture_HWC, "RGBA").convert("RGBa")
     if scale > 1.2:
-        # An affine transform takes single samples: shrink by averaging first.
+        # An affine transform takes point samples: shrink by averaging first.
         side = round(placement.side)
         picture = picture.resize((side, side), Image.Resampling.BOX, reducing_gap=None)
         scale = side / placement.side
@@ -77,12 +75,12 @@ def place(canvas: Image.Image, picture_HWC: RGBA, placement: Placement) -> None:
     canvas.paste(moved, (0, 0), moved)
 
 
-def seen_otherwise(
+def distorted(
     picture_HWC: RGBA, random: np.random.Generator, ground: tuple[int, int, int] = WHITE
 ) -> npt.NDArray[np.uint8]:
-    """A drawing turned, sheared, stretched, moved and sized, in other light, sometimes soft: uint8 [64, 64, 3].
+    """Rotate, shear, stretch, move, scale, relight and sometimes blur a drawing: uint8 [64, 64, 3].
 
-    What stays is what the name depends on, so that it can be told in the hand of another artist.
+    What the name depends on stays, so that the model can recognise it in another artist's drawing.
     """
     cosine, sine = math.cos(turn := random.uniform(-0.25, 0.25)), math.sin(turn)
     size, stretch = random.uniform(0.65, 1.05), math.exp(random.uniform(-0.12, 0.12))
@@ -95,32 +93,32 @@ def seen_otherwise(
     back_22 = np.linalg.inv(forward_22)
     middle, room = SIDE / 2, max(0.0, 1 - size) * SIDE / 2 + 4
     offset_2 = middle - back_22 @ (middle + random.uniform(-room, room, size=2))
-    # Sampled at twice the side, for an affine transform takes single samples.
+    # Sampled at twice the side, because an affine transform takes point samples.
     large = Image.fromarray(picture_HWC, "RGBA").convert("RGBa").resize((2 * SIDE, 2 * SIDE), Image.Resampling.BICUBIC)
     matrix = (*back_22[0], 2 * offset_2[0], *back_22[1], 2 * offset_2[1])
     large = large.transform(large.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
     moved = large.resize((SIDE, SIDE), Image.Resampling.BOX).convert("RGBA")
     canvas = Image.new("RGB", (SIDE, SIDE), ground)
-    canvas.paste(in_other_light(moved, random), (0, 0), moved)
+    canvas.paste(relit(moved, random), (0, 0), moved)
     if random.random() < 0.35:
         canvas = canvas.filter(ImageFilter.GaussianBlur(random.uniform(0.4, 1.0)))
     return np.asarray(canvas)
 
 
 def redrawn(picture_HWC: RGBA, random: np.random.Generator) -> RGBA:
-    """A drawing as another hand might have drawn it: bent, in other colours, shaded, flat, outlined, partly hidden.
+    """Imitate another artist: warp, recolour, shade, flatten, outline and partly hide a drawing.
 
-    uint8 [64, 64, 4] to the same.
+    Takes and returns uint8 [64, 64, 4].
     """
-    bent_HWC = turn_hue(bent(picture_HWC, random.uniform(0.0, 2.2), random), random.uniform(-0.07, 0.07))
-    rgb_HWC = (bent_HWC[..., :3].astype(np.float32) / 255) ** random.uniform(0.6, 1.6)
+    warped_HWC = turn_hue(warped(picture_HWC, random.uniform(0.0, 2.2), random), random.uniform(-0.07, 0.07))
+    rgb_HWC = (warped_HWC[..., :3].astype(np.float32) / 255) ** random.uniform(0.6, 1.6)
     if random.random() < 0.4:
         turn, line = random.uniform(0.0, 2 * math.pi), np.linspace(-1.0, 1.0, SIDE)
         rgb_HWC *= 1 + 0.25 * (math.cos(turn) * line[None, :, None] + math.sin(turn) * line[:, None, None])
     if random.random() < 0.25:
         levels = int(random.integers(3, 6))
         rgb_HWC = np.round(rgb_HWC * levels) / levels
-    alpha_HW = bent_HWC[..., 3].copy()
+    alpha_HW = warped_HWC[..., 3].copy()
     if random.random() < 0.3:
         width = 3 if random.random() < 0.6 else 5
         inner = Image.fromarray(alpha_HW).filter(ImageFilter.MinFilter(width))
@@ -134,13 +132,13 @@ def redrawn(picture_HWC: RGBA, random: np.random.Generator) -> RGBA:
     return np.concatenate([rgb_HWC.astype(np.uint8), alpha_HW[..., None]], axis=2)
 
 
-def bent(picture_HWC: RGBA, pixels: float, random: np.random.Generator) -> RGBA:
-    """Every point moved by some ``pixels``, near ones together: uint8 [64, 64, 4] to the same."""
+def warped(picture_HWC: RGBA, pixels: float, random: np.random.Generator) -> RGBA:
+    """Warp a drawing smoothly by about ``pixels``: uint8 [64, 64, 4], as returned."""
     coarse_2hw = random.normal(scale=pixels, size=(2, 5, 5)).astype(np.float32)
     shift_2HW = [
         np.asarray(Image.fromarray(each).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for each in coarse_2hw
     ]
-    # From four neighbours each, premultiplied, so that colours of invisible pixels don't bleed.
+    # Bilinear and premultiplied, so that colours of invisible pixels don't bleed.
     y_HW, x_HW = np.clip(np.indices((SIDE, SIDE)) + np.stack(shift_2HW), 0, SIDE - 1.001)
     top_HW, left_HW = y_HW.astype(int), x_HW.astype(int)
     down_HW1, right_HW1 = (y_HW - top_HW)[..., None], (x_HW - left_HW)[..., None]
@@ -151,8 +149,8 @@ def bent(picture_HWC: RGBA, pixels: float, random: np.random.Generator) -> RGBA:
     return np.asarray(Image.frombytes("RGBa", (SIDE, SIDE), moved_HWC.tobytes()).convert("RGBA"))
 
 
-def in_other_light(picture: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Its colours a little turned, paler or stronger, with more or less contrast, darker or lighter."""
+def relit(picture: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Change a picture's hue, saturation, contrast and brightness a little."""
     hsv_HWC = np.asarray(picture.convert("RGB").convert("HSV")).astype(np.float32)
     hsv_HWC[..., 0] = (hsv_HWC[..., 0] + random.integers(-9, 10)) % 256
     hsv_HWC[..., 1] = np.minimum(hsv_HWC[..., 1] * random.uniform(0.6, 1.3), 255)
@@ -162,12 +160,12 @@ def in_other_light(picture: Image.Image, random: np.random.Generator) -> Image.I
 
 
 def mirror(picture_HWC: RGBA) -> RGBA:
-    """Left and right exchanged."""
+    """Mirror a picture horizontally."""
     return np.ascontiguousarray(picture_HWC[:, ::-1])
 
 
 def turn_hue(picture_HWC: RGBA, turn: float) -> RGBA:
-    """Every colour's hue turned by a fraction of the circle; greys stay."""
+    """Rotate every hue by a fraction of the colour circle; greys stay."""
     hsv_HWC = np.asarray(Image.fromarray(picture_HWC[..., :3], "RGB").convert("HSV")).copy()
     hsv_HWC[..., 0] = (hsv_HWC[..., 0].astype(np.int16) + round(turn * 256)) % 256
     rgb_HWC = np.asarray(Image.fromarray(hsv_HWC, "HSV").convert("RGB"))
@@ -177,7 +175,7 @@ def turn_hue(picture_HWC: RGBA, turn: float) -> RGBA:
 def on_canvas(
     picture_HWC: RGBA, placement: Placement | None = None, ground: tuple[int, int, int] = WHITE
 ) -> npt.NDArray[np.uint8]:
-    """One picture on a ground: uint8 [64, 64, 3]."""
+    """Composite one picture onto a ground: uint8 [64, 64, 3]."""
     canvas = Image.new("RGB", (SIDE, SIDE), ground)
     place(canvas, picture_HWC, placement or Placement.whole())
     return np.asarray(canvas)
@@ -193,7 +191,7 @@ def scene(
     arrangement: Arrangement,
     ground: tuple[int, int, int] = WHITE,
 ) -> npt.NDArray[np.uint8]:
-    """Two pictures at half size, the first left of or above the second: uint8 [64, 64, 3]."""
+    """Composite two pictures at half size, the first left of or above the second: uint8 [64, 64, 3]."""
     canvas = Image.new("RGB", (SIDE, SIDE), ground)
     near, far, middle = SIDE / 4, 3 * SIDE / 4, SIDE / 2
     first, second = ((near, middle), (far, middle)) if arrangement == "left of" else ((middle, near), (middle, far))
@@ -203,12 +201,12 @@ def scene(
 
 
 def any_ground(random: np.random.Generator) -> tuple[int, int, int]:
-    """A colour of any hue, from pale to strong."""
+    """Return a random colour of any hue and saturation."""
     red, green, blue = colorsys.hsv_to_rgb(random.random(), random.uniform(0.0, 0.8), random.uniform(0.2, 1.0))
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def allowed_ground(name: str, random: np.random.Generator) -> tuple[int, int, int]:
-    """A ground that a prompt can name, and that isn't withheld together with ``name``."""
+    """Return a random ground that a prompt can name and that isn't withheld together with ``name``."""
     colours = [colour for colour in GROUNDS if colour != "white" and not scene_is_withheld(name, f"{colour} ground")]
     return GROUNDS[str(random.choice(colours))]

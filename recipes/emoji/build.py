@@ -1,12 +1,12 @@
 """Fetch the emoji sets, render, label and split them: ``python -m recipes.emoji.build``.
 
-Writes into the data folder, each file only once it is whole:
+Writes into the data folder, each file only when it is complete:
 
-- ``sources/``: the npm archives, verified by their sha256;
-- ``rendered/STYLE.npy``: uint8 [N, 64, 64, 4], RGBA with straight alpha, in the order of the labels;
-- ``pictures.npy``: all of them, uint8 [N, 64, 64, 4], and ``manifest.json``: what each is and whether it is withheld.
+- ``sources/``: the npm archives, verified by their SHA-256;
+- ``rendered/STYLE.npy``: uint8 [B, 64, 64, 4], RGBA with straight alpha, in the order of the labels;
+- ``pictures.npy``: all of them, uint8 [B, 64, 64, 4], and ``manifest.json``: what each is and its split.
 
-What is there is not made again; delete a file to make it anew. The same packages give the same files.
+Existing files are kept; delete one to make it again. The same packages give the same files.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ SHAPE_NAMES = frozenset(f"{colour} {shape}" for colour in COLOURS for shape in S
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m recipes.emoji.build", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA, help="the data folder (%(default)s)")
     build(parser.parse_args().data)
 
 
 def build(folder: Path) -> PictureSet:
-    """Make the data set in ``folder``."""
+    """Make the data set in ``folder`` and return it."""
     labels = read_labels(fetch(LABELS, folder / "sources"))
     drawn: list[tuple[str, Label]] = []
     arrays = []
@@ -49,23 +49,23 @@ def build(folder: Path) -> PictureSet:
         drawings = list(DrawingSet(style, fetch(style.package, folder / "sources")).labelled(labels))
         drawn += [(style.name, label) for label, _ in drawings]
         arrays.append(_rendered([drawing for _, drawing in drawings], folder / "rendered" / f"{style.name}.npy"))
-    pictures_NHWC = np.concatenate(arrays)
-    records = split(drawn, near_copies(on_ground(pictures_NHWC)))
+    pictures_BHWC = np.concatenate(arrays)
+    records = split(drawn, near_copies(on_ground(pictures_BHWC)))
     with replacing(folder / PICTURES) as temporary, temporary.open("wb") as file:
-        np.save(file, pictures_NHWC)
+        np.save(file, pictures_BHWC)
     with replacing(folder / MANIFEST) as temporary:
         temporary.write_text(manifest(records), encoding="utf-8")
     return PictureSet.load(folder)
 
 
 def split(drawn: list[tuple[str, Label]], clusters: list[int]) -> list[Picture]:
-    """What each picture is for, given its style, its label and its cluster of near copies.
+    """Return the split of each picture, given its style, its label and its cluster of near copies.
 
     - ``unseen-artist``: all of one style;
     - ``withheld-shape``: some pairs of colour and shape, in every style;
-    - ``withheld-style``: for a tenth of the core's emoji that all trained styles have, one of them;
-    - ``withheld-emoji``: a tenth of the other emoji, in every style (they are the tokenizer's only);
-    - ``near-copy``: of a withheld picture: used for nothing;
+    - ``withheld-style``: one style of a tenth of the core's emoji that all trained styles have;
+    - ``withheld-emoji``: a tenth of the other emoji, in every style (only the tokenizer learns the others);
+    - ``near-copy``: near copies of withheld pictures, which are not used;
     - ``train``: the rest.
     """
     names = [label.name for _, label in drawn]
@@ -85,7 +85,7 @@ def split(drawn: list[tuple[str, Label]], clusters: list[int]) -> list[Picture]:
             splits[index] = "withheld-emoji"
         elif is_core[index] and everywhere and style in TRAINED_STYLES and label.name not in SHAPE_NAMES:
             free.append(index)
-    # Near copies of what is withheld for another reason can't be the withheld style of a known emoji.
+    # A near copy of a picture that is withheld for another reason can't be the withheld style of a known emoji.
     taken = {clusters[index] for index, name in enumerate(splits) if name.startswith("withheld")}
     free = [index for index in free if clusters[index] not in taken]
     known = [
@@ -116,7 +116,7 @@ def split(drawn: list[tuple[str, Label]], clusters: list[int]) -> list[Picture]:
 
 
 def manifest(records: list[Picture]) -> str:
-    """The manifest's text: the sources, and a line per picture."""
+    """Return the manifest's text: the sources, and a line per picture."""
     sources = {
         style.name: {
             "package": f"{style.package.name}@{style.package.version}",
@@ -132,13 +132,13 @@ def manifest(records: list[Picture]) -> str:
 
 def _rendered(drawings: list[Drawing], path: Path) -> npt.NDArray[np.uint8]:
     if path.exists():
-        pictures_NHWC = np.load(path)
-        if pictures_NHWC.shape == (len(drawings), SIDE, SIDE, 4):
-            return pictures_NHWC
-    pictures_NHWC = np.stack([_render(drawing) for drawing in track(drawings, f"rendering {path.stem}")])
+        pictures_BHWC = np.load(path)
+        if pictures_BHWC.shape == (len(drawings), SIDE, SIDE, 4):
+            return pictures_BHWC
+    pictures_BHWC = np.stack([_render(drawing) for drawing in track(drawings, f"rendering {path.stem}")])
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, pictures_NHWC)
-    return pictures_NHWC
+        np.save(file, pictures_BHWC)
+    return pictures_BHWC
 
 
 def _render(drawing: Drawing) -> npt.NDArray[np.uint8]:
@@ -146,14 +146,14 @@ def _render(drawing: Drawing) -> npt.NDArray[np.uint8]:
     with Image.open(io.BytesIO(png)) as image:
         rgba = image.convert("RGBA")
     if rgba.size != (SIDE, SIDE):
-        # A drawing that isn't square: in the middle of a square.
+        # Centre a drawing that isn't square.
         square = Image.new("RGBA", (SIDE, SIDE))
         rgba.thumbnail((SIDE, SIDE))
         square.paste(rgba, ((SIDE - rgba.width) // 2, (SIDE - rgba.height) // 2))
         rgba = square
     picture_HWC = np.asarray(rgba)
     if not picture_HWC[..., 3].any():
-        raise ValueError(f"a drawing rendered to nothing: {drawing.svg[:200]}")
+        raise ValueError(f"A drawing was rendered as an empty picture: {drawing.svg[:200]}")
     return picture_HWC[:, ::-1] if drawing.mirrored else picture_HWC
 
 

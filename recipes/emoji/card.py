@@ -1,4 +1,4 @@
-"""Bring the model card's tables up to date: ``python -m recipes.emoji.card``.
+"""Update the tables of the model card: ``python -m recipes.emoji.card``.
 
 The figures are those that ``evaluate``, ``evaluate_transformer`` and ``stability`` wrote. They are copied into the
 package with the curves of every training: those of the model into its source, where ``chameleon_emoji.figures`` finds
@@ -38,13 +38,13 @@ LAST_STEPS = 20
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; all columns but the first stand right."""
+    """Return a Markdown table whose columns, except the first, are right-aligned."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def tokenizer_table(report: dict[str, Any]) -> str:
-    """What ``evaluate`` found."""
+    """Return the table of ``evaluate``'s figures."""
     rows = [
         (
             each["name"],
@@ -65,7 +65,7 @@ def tokenizer_table(report: dict[str, Any]) -> str:
 
 
 def transformer_table(report: dict[str, Any]) -> str:
-    """What ``evaluate_transformer`` found."""
+    """Return the table of ``evaluate_transformer``'s figures."""
     rows = [
         (
             each["name"],
@@ -80,7 +80,7 @@ def transformer_table(report: dict[str, Any]) -> str:
 
 
 def stability_table(report: dict[str, Any]) -> str:
-    """What ``stability`` found: the ends of its runs."""
+    """Return the table of ``stability``'s runs, at their ends."""
     rows = [
         (
             f"{'with' if each['qk_norm'] else 'without'} qk-norm, {'with' if each['z_loss'] else 'without'} z-loss",
@@ -116,7 +116,7 @@ def filled(card: str, package: Path) -> str:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m recipes.emoji.card", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=Path, default=RUNS, help="the folder of all stages (%(default)s)")
     parser.add_argument("--package", type=Path, default=PACKAGE, help="the folder of the card (%(default)s)")

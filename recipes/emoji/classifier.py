@@ -1,9 +1,9 @@
-"""A judge of drawings, trained apart from everything else on real pictures: ``python -m recipes.emoji.classifier``.
+"""Train a classifier that judges drawings, on real pictures alone: ``python -m recipes.emoji.classifier``.
 
-A small convolutional network that names a picture. It never sees the image tokenizer or the transformer, nor a withheld
-picture; how often it names withheld pictures right is the ceiling of what it can say about drawings.
+A small convolutional network that names a picture. It never sees the image tokenizer, the transformer or a withheld
+picture; its accuracy on withheld pictures is the most that it can measure of drawings.
 
-Shapes: B pictures of a batch, N pictures, C channels, H W pixels, K names.
+Shapes: B pictures of a batch, J pictures of the data set, C channels, H W pixels, V names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LEARNING_RATE = 2e-3
 
 
 class Judge(nn.Module):
-    """Names pictures: pixels [B, 3, 64, 64] in 0…1 to one logit a name [B, K]."""
+    """Classifies pictures: pixels [B, 3, 64, 64] in 0…1 to one logit per name [B, V]."""
 
     def __init__(self, names: Sequence[str], widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
@@ -61,18 +61,18 @@ class Judge(nn.Module):
         )
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        """The logits."""
+        """Return the logits [B, V]."""
         return self.head(self.features(2 * pixels_BCHW - 1))
 
     @torch.no_grad()
-    def name(self, pictures_NHWC: npt.NDArray[np.uint8]) -> list[str]:
-        """The likeliest name of each picture, uint8 [N, 64, 64, 3]."""
+    def name(self, pictures_BHWC: npt.NDArray[np.uint8]) -> list[str]:
+        """Return the likeliest name of each picture, uint8 [B, 64, 64, 3]."""
         self.eval()
         names = []
-        for start in range(0, len(pictures_NHWC), BATCH):
-            part_BHWC = np.ascontiguousarray(pictures_NHWC[start : start + BATCH])
-            logits_BK = self(torch.from_numpy(part_BHWC).permute(0, 3, 1, 2).float() / 255)
-            names += [self.names[index] for index in logits_BK.argmax(dim=1).tolist()]
+        for start in range(0, len(pictures_BHWC), BATCH):
+            part_BHWC = np.ascontiguousarray(pictures_BHWC[start : start + BATCH])
+            logits_BV = self(torch.from_numpy(part_BHWC).permute(0, 3, 1, 2).float() / 255)
+            names += [self.names[index] for index in logits_BV.argmax(dim=1).tolist()]
         return names
 
     def save(self, folder: Path) -> None:
@@ -86,7 +86,7 @@ class Judge(nn.Module):
     def load(cls, folder: Path = FOLDER) -> Judge:
         """Read what ``save`` wrote."""
         if not (folder / "names.json").exists():
-            raise FileNotFoundError(f"there is no classifier in {folder}. Train it: python -m recipes.emoji.classifier")
+            raise FileNotFoundError(f"No classifier in {folder}. Train it first: python -m recipes.emoji.classifier")
         data = json.loads((folder / "names.json").read_text(encoding="utf-8"))
         judge = cls(data["names"], data["widths"])
         judge.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
@@ -94,7 +94,7 @@ class Judge(nn.Module):
 
 
 def augmented(rgba_BCHW: Tensor, random: torch.Generator) -> Tensor:
-    """Drawings moved, sized, softened and on grounds, as drawn ones may be: RGBA in 0…1 to RGB in 0…1."""
+    """Move, scale and blur drawings and put them on grounds, like generated ones: RGBA in 0…1 to RGB in 0…1."""
     count = len(rgba_BCHW)
 
     def uniform(low: float, high: float) -> Tensor:
@@ -113,7 +113,7 @@ def augmented(rgba_BCHW: Tensor, random: torch.Generator) -> Tensor:
     ground_B3 = torch.rand(count, 3, generator=random)
     ground_B3[uniform(0, 1) < 0.5] = 1.0
     pixels_BCHW = moved_BCHW[:, :3] + (1 - moved_BCHW[:, 3:]) * ground_B3[:, :, None, None]
-    # A drawing has passed 8×8 codes, a scene's part has been enlarged: both are soft.
+    # Generated drawings come from 8×8 codes, and parts of scenes are enlarged: both are blurred.
     small_BCHW = F.interpolate(pixels_BCHW, scale_factor=0.5, mode="area")
     soft_BCHW = F.interpolate(small_BCHW, scale_factor=2.0, mode="bilinear", align_corners=False)
     softness_B = uniform(-0.5, 1).clamp(min=0)[:, None, None, None]
@@ -125,15 +125,15 @@ def augmented(rgba_BCHW: Tensor, random: torch.Generator) -> Tensor:
 def train(
     pictures: PictureSet, *, minutes: float = 10.0, steps: int = 1000, seed: int = 0, widths: Sequence[int] = WIDTHS
 ) -> Judge:
-    """Train on what the transformer learns from, for ``steps`` steps or until ``minutes`` have passed.
+    """Train on the transformer's pictures, for ``steps`` steps or until ``minutes`` have passed.
 
-    The learning rate falls with whichever comes first, so that it ends at 0 either way.
+    The learning rate follows whichever comes first, so that it ends at 0 in either case.
     """
     known = learned(pictures)
     names = sorted({record.name for record in known.records})
     index_of = {name: index for index, name in enumerate(names)}
-    labels_N = torch.tensor([index_of[record.name] for record in known.records])
-    rgba_NCHW = torch.from_numpy(np.array(known.rgba_NHWC)).permute(0, 3, 1, 2)
+    labels_J = torch.tensor([index_of[record.name] for record in known.records])
+    rgba_JCHW = torch.from_numpy(np.array(known.rgba_BHWC)).permute(0, 3, 1, 2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         judge = Judge(names, widths).train()
@@ -147,31 +147,31 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * done))
             chosen_B = torch.randint(len(known), (min(BATCH, 4 * len(known)),), generator=random)
-            pixels_BCHW = augmented(rgba_NCHW[chosen_B].float() / 255, random)
-            loss = F.cross_entropy(judge(pixels_BCHW), labels_N[chosen_B], label_smoothing=0.1)
+            pixels_BCHW = augmented(rgba_JCHW[chosen_B].float() / 255, random)
+            loss = F.cross_entropy(judge(pixels_BCHW), labels_J[chosen_B], label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return judge.eval()
 
 
-def accuracy(judge: Judge, pictures_NHWC: npt.NDArray[np.uint8], names: Sequence[str]) -> float:
-    """The share of pictures, uint8 [N, 64, 64, 3], that get their name."""
+def accuracy(judge: Judge, pictures_BHWC: npt.NDArray[np.uint8], names: Sequence[str]) -> float:
+    """Return the share of pictures, uint8 [B, 64, 64, 3], that are named right."""
     if not names:
         return float("nan")
-    return float(np.mean([guess == name for guess, name in zip(judge.name(pictures_NHWC), names, strict=True)]))
+    return float(np.mean([guess == name for guess, name in zip(judge.name(pictures_BHWC), names, strict=True)]))
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.emoji.classifier", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--data", type=Path, default=DATA, help="the data folder (%(default)s)")
     parser.add_argument("--output", type=Path, default=FOLDER, help="the folder for the classifier (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long it may take (%(default)s)")
-    parser.add_argument("--steps", type=int, default=1000, help="end after this many at the latest (%(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="the most minutes (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1000, help="the most steps (%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="number of threads (%(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     pictures = PictureSet.load(arguments.data)

@@ -1,10 +1,10 @@
-"""Documents to train on, put together from stored codes while training: each is a function of the seed and its index.
+"""Training documents, assembled from stored codes during training: each is a function of the seed and its index.
 
-Pre-training documents are streams, all of which is learned: a caption after a picture, a picture after a caption, or
-both alternating. Instruction documents are a request, the separator and an answer, of which only the answer is learned.
-In a tenth of the drawings the words are left out, so that a picture can be drawn without them: what guidance needs.
+Pre-training documents are streams of which everything is learned: a caption after a picture, a picture after a caption,
+or both alternating. Instruction documents are a request, the separator and an answer, of which only the answer is
+learned. A tenth of the drawings have no prompt, because guidance needs unconditional drawing.
 
-Shapes: T ids of a document, K codes of a picture.
+Shapes: T ids of a document, N codes of a picture.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from .prompts import Composition
 from .splits import scene_is_withheld
 
 Form = Literal["pretraining", "instructions", "drawing"]
-"""``drawing`` is instructions too, with more drawings among them: what fine-tuning ends with."""
+"""``drawing`` is the last stage of fine-tuning: instructions with more drawings among them."""
 UNPROMPTED = 0.1
 """The share of drawings without a prompt."""
-SEEN_OTHERWISE = 0.85
-"""The share of the things to be named that are turned, stretched and in another light."""
+DISTORTED = 0.85
+"""The share of the things to be named that are distorted."""
 QUESTION_FIRST = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How often each kind of picture is taken, whatever their number, and what is done with it."""
+    """How often each kind of picture is used, independent of its number, and for what."""
 
     kinds: dict[str, float]
     drawn: dict[str, float]
-    """The share of each kind that is drawn, where it is at all; most of the rest is named."""
+    """The share of each kind that is drawn, for kinds that are drawn; most of the rest is named."""
     unmoved: dict[str, float]
-    """The share of the drawings of one thing that show it as it is; the others are moved, sized and mirrored."""
+    """The share of drawings of one thing that are unchanged; the others are moved, scaled and mirrored."""
     interleaved: float = 0.08
-    """The share of the single things and shapes that another one follows."""
+    """The share of single things and shapes that are followed by another one."""
 
 
 MIXES: dict[Form, Mix] = {
@@ -54,10 +54,9 @@ MIXES: dict[Form, Mix] = {
         drawn=dict.fromkeys(("single", "shape", "ground", "coloured", "scene"), 0.5),
         unmoved={"single": 0.6, "shape": 0.6},
     ),
-    # Drawings are known by heart after the pre-training, names are not, and learning one slows the other: two thirds
-    # are names, and the drawings that suffered come back after them, in a quarter of the steps. Most of what is drawn
-    # is drawn as it is, for a request names no place; shapes also elsewhere, so that colour and shape aren't learned
-    # as one.
+    # After the pre-training, drawings are memorised but names are not, and learning one slows the other. Two thirds are
+    # names; the drawings that suffered recover afterwards, in a quarter of the steps. Most drawings are unchanged,
+    # because a request names no place; shapes are also moved, so that colour and shape aren't learned as one.
     "instructions": Mix(
         kinds={"single": 0.6, "named": 0.15, "shape": 0.1, "ground": 0.03, "coloured": 0.07, "scene": 0.05},
         drawn={"single": 0.15, "shape": 0.75, "ground": 0.75, "coloured": 0.75, "scene": 0.75},
@@ -73,7 +72,7 @@ MIXES: dict[Form, Mix] = {
 
 
 class DocumentWriter:
-    """Writes the ids of documents about pictures whose codes are in ``store``."""
+    """Writes documents about pictures whose codes are in ``store``."""
 
     def __init__(self, store: TokenDataset, tokenizer: TextTokenizer) -> None:
         self._store = store
@@ -81,20 +80,20 @@ class DocumentWriter:
         self._text = lru_cache(maxsize=1 << 16)(lambda text: tuple(tokenizer.encode(text)))
 
     def picture(self, shown: Composition) -> list[int]:
-        """Begin-image, the picture's ids and end-image."""
-        codes_K: npt.NDArray[np.uint16] = self._store.find(shown.key).ids
+        """Return the ids of a picture, between begin-image and end-image."""
+        codes_N: npt.NDArray[np.uint16] = self._store.find(shown.key).ids
         names = self._vocabulary
-        return [names.begin_image_id, *names.code_to_id[codes_K].tolist(), names.end_image_id]
+        return [names.begin_image_id, *names.code_to_id[codes_N].tolist(), names.end_image_id]
 
     def stream(self, key: str, *parts: str | Composition) -> TokenDocument:
-        """All of these after each other, all learned."""
+        """Return a document of these parts, all of which is learned."""
         names = self._vocabulary
         return TokenDocument.of(key, [names.bos_id, *self._ids(parts), names.eos_id])
 
     def answered(
         self, key: str, question: Sequence[str | Composition], answer: Sequence[str | Composition]
     ) -> TokenDocument:
-        """A user's turn and the answer, which alone is learned."""
+        """Return a document of a user's turn and the answer; only the answer is learned."""
         names = self._vocabulary
         ids = [names.bos_id, *self._ids(question), names.separator_id, *self._ids(answer), names.eos_id]
         return TokenDocument.with_answer(key, ids, separator_id=names.separator_id)
@@ -107,10 +106,10 @@ class DocumentWriter:
 
 
 class EmojiDocuments:
-    """``length`` documents about planned pictures, made when they are asked for.
+    """``length`` documents about planned pictures, made on access.
 
-    A document depends on the seed and its index alone. With as many of them as a run takes, none comes twice, though
-    their pictures do.
+    A document depends only on the seed and its index. With as many documents as a run takes, none is repeated, although
+    their pictures are.
     """
 
     def __init__(
@@ -141,7 +140,7 @@ class EmojiDocuments:
 
     def __getitem__(self, index: int, /) -> TokenDocument:
         if not 0 <= index < self._length:
-            raise IndexError(f"there are {self._length} documents, none at {index}.")
+            raise IndexError(f"Document {index} doesn't exist: the indices are 0 to {self._length - 1}.")
         random = np.random.default_rng((self._seed, get_args(Form).index(self._form), index))
         kind = self._kinds[int(random.choice(len(self._kinds), p=self._shares))]
         shown = _one_of(self._of_kind[kind], random)
@@ -155,7 +154,7 @@ class EmojiDocuments:
 
     def _captioning(self, key: str, shown: Composition, random: np.random.Generator) -> TokenDocument:
         views = self._views.get((shown.style, shown.name)) if kind_of(shown) == "single" else None
-        if views and random.random() < SEEN_OTHERWISE:
+        if views and random.random() < DISTORTED:
             shown = _one_of(views, random)
         if self._form == "pretraining":
             return self._writer.stream(key, shown, prompts.caption(shown, random))
@@ -172,11 +171,11 @@ class EmojiDocuments:
         return self._writer.answered(key, [prompts.request(shown, random)], [shown])
 
     def _interleaved(self, key: str, first: Composition, random: np.random.Generator) -> TokenDocument:
-        second = self._beside(first, random)
+        second = self._second(first, random)
         if second is None:
             return self._drawing(key, first, random)
         if self._form == "drawing":
-            # What is met anywhere until then is to be drawn as it is, as what stands alone is.
+            # Earlier stages move second pictures; from here they are drawn unchanged, like single ones.
             second = self._placed(second, random)
         if random.random() < UNPROMPTED:
             return self._writer.stream(key, first, second)
@@ -186,12 +185,12 @@ class EmojiDocuments:
         return self._writer.answered(key, [before, first, after], [second])
 
     def _placed(self, shown: Composition, random: np.random.Generator) -> Composition:
-        """As it is, or where it was planned to be."""
+        """Return the composition unchanged or as planned, at random."""
         unmoved = self._mix.unmoved.get(kind_of(shown), 0.0)
         return replace(shown, variant=0) if unmoved and random.random() < unmoved else shown
 
-    def _beside(self, first: Composition, random: np.random.Generator) -> Composition | None:
-        """Another thing of the same style, not withheld beside the first."""
+    def _second(self, first: Composition, random: np.random.Generator) -> Composition | None:
+        """Return another thing of the same style that isn't withheld together with the first, or None."""
         choices = self._of_style[first.style]
         for _ in range(10):
             second = _one_of(choices, random)
@@ -201,7 +200,7 @@ class EmojiDocuments:
 
 
 def kind_of(shown: Composition) -> str:
-    """Which kind of a ``Mix`` a composition belongs to."""
+    """Return the kind of a composition in a ``Mix``."""
     if shown.arrangement is not None:
         return "scene"
     if shown.ground is not None:
@@ -214,7 +213,7 @@ def kind_of(shown: Composition) -> str:
 
 
 def held_out_documents(withheld: Sequence[Composition], writer: DocumentWriter, *, form: Form) -> list[TokenDocument]:
-    """A caption and a drawing of each withheld picture, in one form: to be measured while training."""
+    """Return a caption and a drawing of each withheld picture, in one form, to measure during training."""
     documents = []
     for shown in withheld:
         if form == "pretraining":

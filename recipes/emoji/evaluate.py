@@ -1,9 +1,9 @@
-"""Measure the trained parts on what they never learned from: ``python -m recipes.emoji.evaluate``.
+"""Measure the image tokenizer on withheld pictures: ``python -m recipes.emoji.evaluate``.
 
-Prints a table and writes, into its folder, ``tokenizer.json`` (the figures) and ``tokenizer.png`` (pictures beside
+Prints a table and writes, into its folder, ``tokenizer.json`` (the figures) and ``tokenizer.png`` (pictures above
 their reconstructions). Everything goes through ``ImageTokenizer``, as it does for a user.
 
-Shapes: N pictures, M training pictures, F pixel values of a picture, K codes.
+Shapes: B pictures, J training pictures, F pixel values of a picture, N codes of a picture, H W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SCENES = 200
 Bytes = npt.NDArray[np.uint8]
 THUMBNAIL_SIDE = 8
 THUMBNAIL_BITS = (4, 4, 4)
-"""8×8 pixels of 12 bits are 768 bits, as 64 codes of 4,096 are."""
+"""8×8 pixels of 12 bits are 768 bits, the same as 64 codes of 4,096."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,17 @@ class TokenizerFigures:
     psnr: float
     ssim: float
     psnr_lowest_tenth: float
-    """The mean over the tenth of the pictures that come out worst."""
+    """The mean over the tenth of the pictures with the lowest PSNR."""
     codebook_usage: float
     perplexity: float
     psnr_thumbnail: float
-    """Baseline: a thumbnail of as many bits, enlarged."""
+    """Baseline: a thumbnail with the same number of bits, enlarged."""
     psnr_nearest: float | None
-    """Baseline: the nearest training picture; none for pictures that are training pictures."""
+    """Baseline: the nearest training picture; None for training pictures."""
 
 
 def evaluation_sets(pictures: PictureSet) -> Iterator[tuple[str, Bytes]]:
-    """Names and pictures [N, 64, 64, 3] of what is measured; only ``trained on`` was learned from."""
+    """Yield the names and pictures [B, 64, 64, 3] of the sets to measure; only ``trained on`` is training data."""
     withheld = pictures.where(lambda picture: picture.split == "withheld-style")
     yield "withheld emoji of the trained styles", withheld.on_white()
     unseen = pictures.where(lambda picture: picture.split == "withheld-emoji")
@@ -73,19 +73,19 @@ def evaluation_sets(pictures: PictureSet) -> Iterator[tuple[str, Bytes]]:
 
 
 def withheld_scenes(pictures: PictureSet) -> Bytes:
-    """Compositions that training never shows, of pictures that it never shows: uint8 [N, 64, 64, 3]."""
+    """Compositions that training never shows, of pictures that it never shows: uint8 [B, 64, 64, 3]."""
     random = np.random.default_rng(0)
     scenes: list[Bytes] = []
     while len(scenes) < SCENES:
         first, second = random.integers(len(pictures), size=2)
         names = pictures.records[first].name, pictures.records[second].name
-        rgba_HWC = pictures.rgba_NHWC[first]
+        rgba_HWC = pictures.rgba_BHWC[first]
         if len(scenes) % 2:
             colour = str(random.choice([name for name in GROUNDS if name != "white"]))
             if scene_is_withheld(names[0], f"{colour} ground"):
                 scenes.append(on_canvas(rgba_HWC, Placement.near_whole(random), GROUNDS[colour]))
         elif names[0] != names[1] and scene_is_withheld(*names):
-            scenes.append(scene(rgba_HWC, pictures.rgba_NHWC[second], "left of"))
+            scenes.append(scene(rgba_HWC, pictures.rgba_BHWC[second], "left of"))
     return np.stack(scenes)
 
 
@@ -100,83 +100,83 @@ def evaluate_tokenizer(tokenizer: ImageTokenizer, pictures: PictureSet) -> list[
     """The figures of every set."""
     trained = pictures.where(lambda picture: picture.split == "train").on_white()
     figures = []
-    for name, real_NHWC in evaluation_sets(pictures):
-        drawn_NHWC, codes_NK = reconstructions(tokenizer, real_NHWC)
-        rows = np.array(compare(_channels_first(real_NHWC), _channels_first(drawn_NHWC)))
-        usage = torch.bincount(codes_NK.flatten(), minlength=tokenizer.num_codes)
+    for name, real_BHWC in evaluation_sets(pictures):
+        drawn_BHWC, codes_BN = reconstructions(tokenizer, real_BHWC)
+        rows = np.array(compare(_channels_first(real_BHWC), _channels_first(drawn_BHWC)))
+        usage = torch.bincount(codes_BN.flatten(), minlength=tokenizer.num_codes)
         learned = name.startswith("trained on")
         figures.append(
             TokenizerFigures(
                 name,
-                len(real_NHWC),
+                len(real_BHWC),
                 float(rows[:, 0].mean()),
                 float(rows[:, 1].mean()),
                 float(np.sort(rows[:, 0])[: max(1, len(rows) // 10)].mean()),
                 *codebook_figures(usage),
-                psnr_thumbnail=_mean_psnr(real_NHWC, thumbnails(real_NHWC)),
-                psnr_nearest=None if learned else _mean_psnr(real_NHWC, nearest(real_NHWC, trained)),
+                psnr_thumbnail=_mean_psnr(real_BHWC, thumbnails(real_BHWC)),
+                psnr_nearest=None if learned else _mean_psnr(real_BHWC, nearest(real_BHWC, trained)),
             )
         )
     return figures
 
 
-def reconstructions(tokenizer: ImageTokenizer, pictures_NHWC: Bytes) -> tuple[Bytes, torch.Tensor]:
+def reconstructions(tokenizer: ImageTokenizer, pictures_BHWC: Bytes) -> tuple[Bytes, torch.Tensor]:
     """Pictures after encoding and decoding, and their codes."""
-    codes_NK = tokenizer.encode(list(pictures_NHWC), batch_size=32)
-    return np.stack([np.asarray(image) for image in tokenizer.decode(codes_NK, batch_size=32)]), codes_NK
+    codes_BN = tokenizer.encode(list(pictures_BHWC), batch_size=32)
+    return np.stack([np.asarray(image) for image in tokenizer.decode(codes_BN, batch_size=32)]), codes_BN
 
 
 def core_usage(tokenizer: ImageTokenizer, pictures: PictureSet) -> float:
-    """The fraction of the codebook that all pictures of the trained styles use together, on white."""
+    """Return the fraction of the codebook that the pictures of the trained styles use together, on white."""
     every = pictures.where(lambda picture: picture.core)
-    codes_NK = tokenizer.encode(list(every.on_white()), batch_size=32)
-    return len(torch.unique(codes_NK)) / tokenizer.num_codes
+    codes_BN = tokenizer.encode(list(every.on_white()), batch_size=32)
+    return len(torch.unique(codes_BN)) / tokenizer.num_codes
 
 
-def thumbnails(pictures_NHWC: Bytes) -> Bytes:
-    """What as many bits hold as pixels: 8×8 of them, 4, 4 and 3 bits for red, green and blue, enlarged smoothly."""
+def thumbnails(pictures_BHWC: Bytes) -> Bytes:
+    """Return pictures as thumbnails of as many bits: 8×8 pixels of 4 bits per channel, enlarged smoothly."""
     levels = np.array([2**bits - 1 for bits in THUMBNAIL_BITS])
     enlarged = []
-    for picture_HWC in pictures_NHWC:
+    for picture_HWC in pictures_BHWC:
         small = Image.fromarray(picture_HWC).resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX)
         rounded = np.rint(np.rint(np.asarray(small) / 255 * levels) / levels * 255).astype(np.uint8)
         enlarged.append(np.asarray(Image.fromarray(rounded).resize((SIDE, SIDE), Image.Resampling.BICUBIC)))
     return np.stack(enlarged)
 
 
-def nearest(pictures_NHWC: Bytes, trained_MHWC: Bytes) -> Bytes:
-    """The training picture with the least mean square difference from each picture."""
-    trained_MF = trained_MHWC.reshape(len(trained_MHWC), -1).astype(np.float32)
-    norms_M = np.einsum("mf,mf->m", trained_MF, trained_MF)
+def nearest(pictures_BHWC: Bytes, trained_JHWC: Bytes) -> Bytes:
+    """Return for each picture the training picture with the least mean squared difference."""
+    trained_JF = trained_JHWC.reshape(len(trained_JHWC), -1).astype(np.float32)
+    norms_J = np.einsum("jf,jf->j", trained_JF, trained_JF)
     found = []
-    for start in range(0, len(pictures_NHWC), 256):
-        part_NF = pictures_NHWC[start : start + 256].reshape(-1, trained_MF.shape[1]).astype(np.float32)
-        found.append((norms_M - 2 * part_NF @ trained_MF.T).argmin(axis=1))
-    return trained_MHWC[np.concatenate(found)]
+    for start in range(0, len(pictures_BHWC), 256):
+        part_BF = pictures_BHWC[start : start + 256].reshape(-1, trained_JF.shape[1]).astype(np.float32)
+        found.append((norms_J - 2 * part_BF @ trained_JF.T).argmin(axis=1))
+    return trained_JHWC[np.concatenate(found)]
 
 
 def contact_sheet(tokenizer: ImageTokenizer, pictures: PictureSet, *, columns: int = 10) -> Image.Image:
-    """For each set a row of pictures above a row of their reconstructions, twice enlarged."""
+    """Return for each set a row of pictures above a row of their reconstructions, enlarged twice."""
     rows = []
-    for name, real_NHWC in evaluation_sets(pictures):
+    for name, real_BHWC in evaluation_sets(pictures):
         random = np.random.default_rng(zlib.crc32(name.encode()))
-        chosen = np.sort(random.permutation(len(real_NHWC))[:columns])
-        drawn_NHWC, _ = reconstructions(tokenizer, real_NHWC[chosen])
-        for part_NHWC in (real_NHWC[chosen], drawn_NHWC):
+        chosen = np.sort(random.permutation(len(real_BHWC))[:columns])
+        drawn_BHWC, _ = reconstructions(tokenizer, real_BHWC[chosen])
+        for part_BHWC in (real_BHWC[chosen], drawn_BHWC):
             row_HWC = np.full((SIDE, columns * SIDE, 3), 255, np.uint8)
-            row_HWC[:, : len(chosen) * SIDE] = np.concatenate(list(part_NHWC), axis=1)
+            row_HWC[:, : len(chosen) * SIDE] = np.concatenate(list(part_BHWC), axis=1)
             rows.append(row_HWC)
         rows.append(np.full((4, columns * SIDE, 3), 128, np.uint8))
     sheet = Image.fromarray(np.concatenate(rows[:-1]))
     return sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.NEAREST)
 
 
-def _mean_psnr(real_NHWC: Bytes, other_NHWC: Bytes) -> float:
-    return float(np.mean([psnr for psnr, _ in compare(_channels_first(real_NHWC), _channels_first(other_NHWC))]))
+def _mean_psnr(real_BHWC: Bytes, other_BHWC: Bytes) -> float:
+    return float(np.mean([psnr for psnr, _ in compare(_channels_first(real_BHWC), _channels_first(other_BHWC))]))
 
 
-def _channels_first(pictures_NHWC: Bytes) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pictures_NHWC.transpose(0, 3, 1, 2)))
+def _channels_first(pictures_BHWC: Bytes) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pictures_BHWC.transpose(0, 3, 1, 2)))
 
 
 def _middle_square(image: Image.Image) -> Bytes:
@@ -187,7 +187,7 @@ def _middle_square(image: Image.Image) -> Bytes:
 
 
 def _table(figures: list[TokenizerFigures]) -> Table:
-    table = Table(title="Image tokenizer: 64×64 pixels, 64 codes a picture")
+    table = Table(title="Image tokenizer: 64×64 pixels, 64 codes per picture")
     heads = ("set", "pictures", "PSNR", "SSIM", "worst tenth", "codes used", "thumbnail", "nearest")
     for head in heads:
         table.add_column(head, justify="left" if head == "set" else "right")
@@ -206,7 +206,7 @@ def _table(figures: list[TokenizerFigures]) -> Table:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m recipes.emoji.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA, help="the data folder (%(default)s)")
     parser.add_argument("--tokenizer", default=TOKENIZER, help="folder or registered name (%(default)s)")

@@ -1,8 +1,8 @@
 """Fine-tune the transformer on instructions: ``python -m recipes.emoji.finetune``.
 
-It goes on from the pre-trained model with requests, the separator and answers; only answers are learned: first mostly
-names, then drawings as well. Goes on where it was interrupted; leaves the first run in ``naming/``, the second in its
-folder, with ``model/`` once it is finished: the embedded model.
+It continues from the pre-trained model with requests, the separator and answers, of which only the answers are learned:
+first mostly names, then drawings as well. It resumes where it was interrupted. The first run is in ``naming/``, the
+second in its folder, with the embedded model in ``model/`` when it has finished.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from .train_transformer import (
     SMOKE_OPTIONS,
     SMOKE_SIZE,
     arguments_of,
-    few,
     minutes_left,
     options_of_run,
     prepare,
     random_image_tokenizer,
     run_stage,
+    smoke_pictures,
 )
 
 FINETUNED = Path("build/emoji/finetuned")
 MINUTES = 52.0
 NAMING = "naming"
 NAMING_SHARE = 0.8
-"""Of the minutes; the drawing has a quarter of the naming's steps."""
+"""Of the minutes; the second run has a quarter of the first one's steps."""
 
 NAMES: dict[str, Any] = {
-    # Half of the pre-training's: the published step down, from 1e-4 to 1e-5, is for a model that has seen more than
+    # Half of the pre-training's. The published decrease, from 1e-4 to 1e-5, is for a model that has seen more data than
     # its instructions; this one is still learning its pictures.
     "learning_rate": 1e-3,
     "warmup_steps": 50,
@@ -59,16 +59,16 @@ def finetune(
     seed: int = 1,
     smoke: bool = False,
 ) -> bool:
-    """The whole stage, from the run in ``pretrained``, whose codes and vocabulary it takes; True once finished."""
+    """Run the stage, with the codes and vocabulary of the run in ``pretrained``; return True when it finished."""
     began = time.monotonic()
     model = pretrained / "model"
     if not (model / "config.json").exists():
         raise FileNotFoundError(
-            f"there is no trained model in {model}. First: python -m recipes.emoji.train_transformer"
+            f"No trained model in {model}. Train it first: python -m recipes.emoji.train_transformer"
         )
     pictures = PictureSet.load(data_folder)
     if smoke:
-        pictures, image_tokenizer = few(pictures), random_image_tokenizer()
+        pictures, image_tokenizer = smoke_pictures(pictures), random_image_tokenizer()
     else:
         image_tokenizer = ImageTokenizer.from_pretrained(tokenizer)
     data = prepare(pretrained, pictures, image_tokenizer, SMOKE_SIZE if smoke else None, form="instructions")
@@ -93,10 +93,10 @@ def finetune(
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     summary = (__doc__ or "").splitlines()[0]
     parser = arguments_of("finetune", summary, FINETUNED, MINUTES)
-    parser.add_argument("--pretrained", type=Path, default=RUN, help="the run to go on from (%(default)s)")
+    parser.add_argument("--pretrained", type=Path, default=RUN, help="the run to continue from (%(default)s)")
     parser.set_defaults(seed=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

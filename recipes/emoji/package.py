@@ -1,6 +1,6 @@
 """Write the trained model and its pictures into the data package: ``python -m recipes.emoji.package``.
 
-Run once, when everything is final: the repository keeps every version of the weights.
+Run it once, when everything is final: the repository keeps every version of the weights.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from PIL import Image
 from chameleon_core import Chameleon
 
 from .compositions import is_taught
-from .evaluate_transformer import DRAWING
 from .finetune import FINETUNED
 from .pictures import DATA, SIDE, PictureSet, replacing
 from .prompts import STYLES
+from .trials import DRAWING
 
 PACKAGE = Path("packages/chameleon-emoji/src/chameleon_emoji")
 SHIPPED_SPLITS = ("train", "withheld-style", "withheld-shape")
@@ -27,9 +27,9 @@ COLUMNS = 30
 
 
 def write_model(chameleon: Chameleon, folder: Path) -> None:
-    """The model in half the bytes: the transformer in bfloat16, the image tokenizer in the float16 that it has.
+    """Write the model in half the bytes: the transformer in bfloat16, the image tokenizer in float16, as it is.
 
-    The config still says float32, so that ``dtype="auto"`` computes as the training did.
+    The config still says float32, so that ``dtype="auto"`` computes as in training.
     """
     chameleon.model.to(torch.bfloat16)
     chameleon.model.generation_options = DRAWING
@@ -42,7 +42,7 @@ def write_model(chameleon: Chameleon, folder: Path) -> None:
 
 
 def write_pictures(pictures: PictureSet, folder: Path) -> None:
-    """The pictures of what the transformer learned on white, one sheet for each style, and what they are as JSON."""
+    """Write the transformer's pictures on white, one sheet per style, and their records as JSON."""
     records = []
     for style in STYLES:
         chosen = pictures.where(
@@ -50,10 +50,10 @@ def write_pictures(pictures: PictureSet, folder: Path) -> None:
                 picture.core and is_taught(picture.name) and picture.style == style and picture.split in SHIPPED_SPLITS
             )
         )
-        white_NHWC = chosen.on_white()
+        white_BHWC = chosen.on_white()
         rows = -(-len(chosen) // COLUMNS)
         sheet = Image.new("RGB", (COLUMNS * SIDE, rows * SIDE), "white")
-        for index, (picture, pixels_HWC) in enumerate(zip(chosen.records, white_NHWC, strict=True)):
+        for index, (picture, pixels_HWC) in enumerate(zip(chosen.records, white_BHWC, strict=True)):
             row, column = divmod(index, COLUMNS)
             sheet.paste(Image.fromarray(np.ascontiguousarray(pixels_HWC)), (column * SIDE, row * SIDE))
             described = {"name": picture.name, "style": style, "split": picture.split, "licence": picture.licence}
@@ -67,12 +67,12 @@ def write_pictures(pictures: PictureSet, folder: Path) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.emoji.package", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--data", type=Path, default=DATA, help="the data folder (%(default)s)")
-    parser.add_argument("--model", type=Path, default=FINETUNED / "model", help="its folder (%(default)s)")
+    parser.add_argument("--model", type=Path, default=FINETUNED / "model", help="the model's folder (%(default)s)")
     parser.add_argument("--package", type=Path, default=PACKAGE, help="the package's source (%(default)s)")
     arguments = parser.parse_args()
     write_model(Chameleon.from_pretrained(arguments.model), arguments.package / "model")

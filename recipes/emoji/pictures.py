@@ -1,6 +1,6 @@
-"""The data set that ``build`` makes, and how a stage reads it.
+"""The data set that ``build`` makes, as the stages read it.
 
-Shapes: N pictures, B pictures of a batch, H W pixels, C channels.
+Shapes: B pictures, H W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WHITE = (255, 255, 255)
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What is known of one picture; ``core`` says that the transformer learns from it too."""
+    """A picture's record; ``core`` means that the transformer may learn from it, too."""
 
     style: str
     name: str
@@ -37,7 +37,7 @@ class Picture:
     licence: str
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready mapping."""
+        """Return a mapping for JSON."""
         return asdict(self)
 
 
@@ -46,14 +46,14 @@ class PictureSet:
     """All pictures of the recipe."""
 
     records: list[Picture]
-    rgba_NHWC: npt.NDArray[np.uint8]
-    """Straight alpha; a view of the file."""
+    rgba_BHWC: npt.NDArray[np.uint8]
+    """uint8 [B, 64, 64, 4] with straight alpha, memory-mapped."""
 
     @classmethod
     def load(cls, folder: Path = DATA) -> PictureSet:
         """Read what ``build`` wrote."""
         if not (folder / MANIFEST).exists():
-            raise FileNotFoundError(f"there is no data set in {folder}. Make it first: python -m recipes.emoji.build")
+            raise FileNotFoundError(f"No data set in {folder}. Make it first: python -m recipes.emoji.build")
         data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         records = [Picture(**record) for record in data["pictures"]]
         return cls(records, np.load(folder / PICTURES, mmap_mode="r"))
@@ -62,25 +62,25 @@ class PictureSet:
         return len(self.records)
 
     def where(self, wanted: Callable[[Picture], bool]) -> PictureSet:
-        """The pictures that are wanted, in the same order."""
+        """Return the pictures that ``wanted`` accepts, in the same order."""
         indices = [index for index, record in enumerate(self.records) if wanted(record)]
-        return PictureSet([self.records[index] for index in indices], self.rgba_NHWC[indices])
+        return PictureSet([self.records[index] for index in indices], self.rgba_BHWC[indices])
 
     def on_white(self) -> npt.NDArray[np.uint8]:
-        """The pictures on white: uint8 [N, 64, 64, 3]."""
-        return on_ground(self.rgba_NHWC)
+        """Return the pictures on white: uint8 [B, 64, 64, 3]."""
+        return on_ground(self.rgba_BHWC)
 
 
-def on_ground(rgba_NHWC: npt.NDArray[np.uint8], colour: tuple[int, int, int] = WHITE) -> npt.NDArray[np.uint8]:
-    """Pictures with straight alpha laid on one colour: uint8 [N, H, W, 3]."""
-    alpha_NHW1 = rgba_NHWC[..., 3:].astype(np.float32) / 255
-    mixed_NHWC = rgba_NHWC[..., :3] * alpha_NHW1 + np.asarray(colour, np.float32) * (1 - alpha_NHW1)
-    return np.rint(mixed_NHWC).astype(np.uint8)
+def on_ground(rgba_BHWC: npt.NDArray[np.uint8], colour: tuple[int, int, int] = WHITE) -> npt.NDArray[np.uint8]:
+    """Return pictures with straight alpha composited on one colour: uint8 [B, H, W, 3]."""
+    alpha_BHW1 = rgba_BHWC[..., 3:].astype(np.float32) / 255
+    mixed_BHWC = rgba_BHWC[..., :3] * alpha_BHW1 + np.asarray(colour, np.float32) * (1 - alpha_BHW1)
+    return np.rint(mixed_BHWC).astype(np.uint8)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, which takes its place when the block ends well."""
+    """Yield a temporary path beside ``path``, which replaces it if the block raises nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

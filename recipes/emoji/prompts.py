@@ -1,7 +1,7 @@
-"""What is said of a picture: names, captions, questions with their answers, and requests to draw.
+"""Sentences about pictures: names, captions, questions with their answers, and requests to draw.
 
-A ``Composition`` says what one picture shows; every sentence here is made from it alone. Which form is taken is
-drawn from a generator, so that a seed gives the same sentences again.
+A ``Composition`` describes a picture; every sentence is made from it alone. The form is chosen by a random generator,
+so that a seed always gives the same sentences.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GROUPS = {
     4: "food and drink",
     5: "travel and places",
 }
-"""Unicode's groups that the transformer learns; plain hearts, circles and squares are asked for no group."""
+"""Unicode's groups that the transformer learns; there are no questions about the group of plain shapes."""
 
 WHAT = "what is this?"
 ONE_WORD = "name it in one word"
@@ -33,26 +33,26 @@ WHICH_STYLE = "which style is it?"
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """What one picture shows: one thing, recoloured or on a ground where it says so, or two things of one style."""
+    """What a picture shows: one thing, possibly recoloured or on a ground, or two things of one style."""
 
     style: str
     name: str
     group: int | None = None
     colour: str | None = None
-    """The colour that its hue was turned to."""
+    """The colour to which its hue is changed."""
     ground: str | None = None
     arrangement: Arrangement | None = None
     other: str | None = None
     variant: int = 0
-    """Tells pictures apart that show the same: 0 is the picture as it is, others are moved, sized and mirrored."""
+    """Distinguishes pictures of the same content: 0 is unchanged, others are moved, scaled and mirrored."""
     view: int = 0
-    """Other than 0: turned, stretched and in another light, to be named and never to be drawn."""
+    """If not 0, the picture is distorted; such pictures are only named, never drawn."""
     redrawn: bool = False
-    """A view as if by another hand."""
+    """Whether a view also imitates another artist."""
 
     @property
     def key(self) -> str:
-        """A name of its own, from which also the place and size are drawn."""
+        """A unique name, which also seeds the random place and size."""
         parts = (self.style, self.name, self.colour, self.ground, self.arrangement, self.other, self.variant, self.view)
         return "|".join("" if part is None else str(part) for part in parts) + ("|redrawn" if self.redrawn else "")
 
@@ -63,7 +63,7 @@ class Composition:
 
     @property
     def phrase(self) -> str:
-        """What is seen: ``a cat``, ``a rocket on a blue background``, ``a cat left of a pizza``."""
+        """The content: ``a cat``, ``a rocket on a blue background``, ``a cat left of a pizza``."""
         said = with_article(self.subject)
         if self.arrangement is not None and self.other is not None:
             said = f"{said} {self.arrangement} {with_article(self.other)}"
@@ -71,12 +71,12 @@ class Composition:
 
     @property
     def caption(self) -> str:
-        """What is seen and whose drawing it is: ``a twemoji drawing of a red apple``."""
+        """The content and the style: ``a twemoji drawing of a red apple``."""
         return f"a {self.style} drawing of {self.phrase}"
 
 
 def with_article(noun: str) -> str:
-    """``a cat``, ``an apple``, ``grapes``: what looks like a plural has no article, nor has a time of day."""
+    """Return a noun with its article, ``a cat`` or ``an apple``; plurals (``grapes``) and times of day have none."""
     last = noun.rsplit(" ", 1)[-1]
     if last.endswith("s") and not last.endswith(("ss", "us", "is")):
         return noun
@@ -86,7 +86,7 @@ def with_article(noun: str) -> str:
 
 
 def name_in(answer: str) -> str:
-    """The name in a caption, as far as it is one: without the style and the article."""
+    """Return a caption without its style and article."""
     said = answer.strip()
     for style in STYLES:
         said = said.removeprefix(f"a {style} drawing of ")
@@ -94,10 +94,10 @@ def name_in(answer: str) -> str:
 
 
 def questions(shown: Composition) -> Iterator[tuple[str, str]]:
-    """Every question that can be asked about a picture, with its answer."""
+    """Yield every question about a picture with its answer."""
     yield WHAT, shown.phrase
     yield "describe it", shown.phrase
-    # Of what is named only, nobody asks for the style.
+    # No questions about the style of pictures that are only named.
     if shown.style in STYLES:
         yield WITH_STYLE, shown.caption
         yield "describe the drawing", shown.caption
@@ -110,48 +110,48 @@ def questions(shown: Composition) -> Iterator[tuple[str, str]]:
             yield WHICH_GROUP, GROUPS[shown.group]
 
 
-# How much more often than others a question is asked: the name matters most.
+# Relative frequencies of the questions; 1 for the others. The name matters most.
 _WEIGHTS = {WHAT: 4.0, ONE_WORD: 2.0, "name it": 2.0, WITH_STYLE: 2.0, WHICH_GROUP: 1.0, WHICH_STYLE: 0.5}
 
 
 def ask(shown: Composition, random: np.random.Generator) -> tuple[str, str]:
-    """One question about a picture and its answer."""
+    """Return a random question about a picture and its answer."""
     pairs = list(questions(shown))
     weights = np.array([_WEIGHTS.get(question, 1.0) for question, _ in pairs])
     return pairs[int(random.choice(len(pairs), p=weights / weights.sum()))]
 
 
 def requests(shown: Composition) -> tuple[str, ...]:
-    """Every way to ask for a picture."""
+    """Return every form of a request for a picture."""
     phrase, style = shown.phrase, shown.style
     forms = (phrase, shown.caption, f"draw {phrase}", f"draw {phrase} in {style} style", f"{phrase}, {style}")
     return forms if shown.arrangement is not None or shown.ground is not None else (*forms, shown.subject)
 
 
 def request(shown: Composition, random: np.random.Generator) -> str:
-    """One way to ask for a picture."""
+    """Return a random form of a request for a picture."""
     forms = requests(shown)
     return shown.caption if random.random() < 0.25 else _one_of(forms, random)
 
 
 def captions(shown: Composition) -> tuple[str, ...]:
-    """Every sentence that stands beside a picture in a document without questions."""
+    """Return every caption of a picture in a document without questions."""
     return shown.phrase, shown.caption, f"this is {shown.phrase}", f"{shown.phrase}, {shown.style}"
 
 
 def caption(shown: Composition, random: np.random.Generator) -> str:
-    """One sentence that stands beside a picture."""
+    """Return a random caption of a picture."""
     return _one_of(captions(shown), random)
 
 
 def pair(first: Composition, second: Composition, random: np.random.Generator) -> tuple[str, str]:
-    """What is said before and after the first of two pictures, where the second follows."""
+    """Return random texts before and after the first of two pictures, which the second follows."""
     before, after = _one_of((("here is ", " and "), ("this is ", " and this is "), ("", ", then ")), random)
     return f"{before}{first.phrase}", f"{after}{second.phrase}"
 
 
 def every_sentence(shown: Composition) -> Iterator[str]:
-    """Every text that can be said of a picture, for the vocabulary."""
+    """Yield every text about a picture, for the vocabulary."""
     yield from captions(shown)
     yield from requests(shown)
     for question, answer in questions(shown):

@@ -1,4 +1,4 @@
-"""The published emoji sets: where they come from, that they are what they were, and the drawings in them."""
+"""The published emoji sets: where they come from, their verification, and the drawings in them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Style:
-    """An emoji set drawn by one team. ``labelled_by``: "hexcode", or "label" where the set lists no code points."""
+    """An emoji set drawn by one team. ``labelled_by`` is "hexcode", or "label" where the set lists no code points."""
 
     name: str
     package: Package
@@ -83,18 +83,18 @@ STYLES = (
 
 
 class SourceError(RuntimeError):
-    """A package can't be fetched, or isn't what it was."""
+    """A package can't be fetched, or differs from the pinned one."""
 
 
 def fetch(package: Package, folder: Path) -> Path:
-    """The package's archive in ``folder``, fetched through npm where it isn't there, its bytes verified."""
+    """Return the package's archive in ``folder``, fetched through npm if it is missing, with its bytes verified."""
     archive = folder / package.archive
     if not archive.exists():
         npm = shutil.which("npm")
         if npm is None:
             raise SourceError(
-                f"{archive} isn't there and npm, which fetches it, isn't installed. Install Node.js, or put the file "
-                "there yourself."
+                f"{archive} is missing and npm, which would fetch it, isn't installed. Install Node.js, or put the "
+                "file there."
             )
         folder.mkdir(parents=True, exist_ok=True)
         command = [npm, "pack", f"{package.name}@{package.version}", "--pack-destination", str(folder)]
@@ -108,7 +108,7 @@ def fetch(package: Package, folder: Path) -> Path:
 
 
 def read_member(archive: Path, member: str) -> Any:
-    """The JSON file ``member`` of a package."""
+    """Return the contents of the JSON file ``member`` of a package."""
     with tarfile.open(archive) as tar:
         file = tar.extractfile(f"package/{member}")
         if file is None:
@@ -118,7 +118,7 @@ def read_member(archive: Path, member: str) -> Any:
 
 @dataclass(frozen=True)
 class Label:
-    """What Unicode says of an emoji: ``group`` 3–7 are animals, food, travel, activities and objects."""
+    """An emoji in Unicode's data; ``group`` 3–7 are animals, food, travel, activities and objects."""
 
     name: str
     hexcode: str
@@ -126,7 +126,7 @@ class Label:
 
 
 def read_labels(archive: Path) -> list[Label]:
-    """Every base emoji (no skin tones), in Unicode's order."""
+    """Return every base emoji (no skin tones), in Unicode's order."""
     return [
         Label(entry["label"].lower(), entry["hexcode"], entry.get("group"))
         for entry in sorted(read_member(archive, "en/data.json"), key=lambda entry: entry.get("order", 0))
@@ -135,7 +135,7 @@ def read_labels(archive: Path) -> list[Label]:
 
 @dataclass(frozen=True)
 class Drawing:
-    """An SVG, and whether it is to be mirrored after rendering."""
+    """An SVG, and whether to mirror it after rendering."""
 
     svg: str
     mirrored: bool = False
@@ -152,7 +152,7 @@ class DrawingSet:
         }
 
     def labelled(self, labels: list[Label]) -> Iterator[tuple[Label, Drawing]]:
-        """The drawings that have a label, in the order of the labels."""
+        """Yield the drawings that have a label, in the order of the labels."""
         for label in labels:
             if self.style.labelled_by == "hexcode":
                 name = self._names_by_hexcode.get(_without_selectors(label.hexcode))
@@ -175,7 +175,10 @@ class DrawingSet:
             alias = aliases[name]
             unknown = set(alias) - {"parent", "hFlip", "hidden"}
             if unknown:
-                raise SourceError(f"{self.style.name}: the alias {name!r} transforms by {sorted(unknown)}.")
+                raise SourceError(
+                    f"{self.style.name}: the alias {name!r} has the unknown transformations {sorted(unknown)}. "
+                    "Expected only hFlip."
+                )
             mirrored ^= alias.get("hFlip", False)
             name = alias["parent"]
         icon = self._icons["icons"][name]
@@ -188,7 +191,7 @@ class DrawingSet:
 
 
 def _without_selectors(hexcode: str) -> str:
-    """Code points without the variation selector, which the sets write or not."""
+    """Return code points without the variation selector, which not all sets write."""
     return "-".join(part for part in hexcode.lower().split("-") if part != "fe0f")
 
 

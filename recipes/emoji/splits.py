@@ -1,6 +1,6 @@
-"""Who may be learned from: near copies are kept together, and what is withheld is withheld from every stage.
+"""Which pictures are training data: near copies are kept together, and every stage withholds the same ones.
 
-Shapes: N pictures, H W pixels, C channels, F features.
+Shapes: B pictures, H W pixels, C channels, F features.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ import numpy.typing as npt
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "brown")
 SHAPES = ("heart", "circle", "square")
 WITHHELD_SHAPES = frozenset({"green heart", "blue square", "purple circle"})
-"""Withheld in every style: a model that draws one has put colour and shape together by itself."""
+"""Withheld in every style: a model that draws one has combined a colour and a shape that it saw only apart."""
 NEAR_COPY_DB = 30.0
 POOLED_SIDE = 16
 ROWS_AT_ONCE = 512
 
 
 def share(*words: str) -> float:
-    """A number in 0…1 that depends on the words alone, for choices that every stage makes alike."""
+    """Return a number in 0…1 that depends only on the words, for choices that every stage must make equally."""
     digest = hashlib.sha256("\x1f".join(words).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def scene_is_withheld(first: str, second: str) -> bool:
-    """Whether the composition of two things (two emoji, or an emoji and the colour of its ground) is withheld."""
+    """Return whether the pair of two things (two emoji, or an emoji and the colour of its ground) is withheld."""
     return share("scene", *sorted((first, second))) < 0.1
 
 
-def near_copies(pictures_NHWC: npt.NDArray[np.uint8]) -> list[int]:
-    """The cluster of each picture: pictures that are within 30 dB of each other, directly or through others.
+def near_copies(pictures_BHWC: npt.NDArray[np.uint8]) -> list[int]:
+    """Return the cluster of each picture: pictures within 30 dB of each other, directly or through others.
 
-    Averaging over cells never increases the mean square difference, so only pairs that are near after averaging are
-    compared in full.
+    Averaging over cells never increases the mean squared difference, so that only pairs that are near after averaging
+    are compared in full.
     """
-    count, side = pictures_NHWC.shape[0], pictures_NHWC.shape[1]
+    count, side = pictures_BHWC.shape[0], pictures_BHWC.shape[1]
     cell = side // POOLED_SIDE
     limit = 255.0**2 / 10 ** (NEAR_COPY_DB / 10)
-    pooled = pictures_NHWC.reshape(count, POOLED_SIDE, cell, POOLED_SIDE, cell, -1).mean(axis=(2, 4), dtype=np.float32)
-    features_NF = pooled.reshape(count, -1)
-    norms_N = np.square(features_NF).sum(axis=1)
+    pooled = pictures_BHWC.reshape(count, POOLED_SIDE, cell, POOLED_SIDE, cell, -1).mean(axis=(2, 4), dtype=np.float32)
+    features_BF = pooled.reshape(count, -1)
+    norms_B = np.square(features_BF).sum(axis=1)
     parents = list(range(count))
 
     def root(index: int) -> int:
@@ -55,12 +55,12 @@ def near_copies(pictures_NHWC: npt.NDArray[np.uint8]) -> list[int]:
 
     for start in range(0, count, ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
-        squares = norms_N[rows, None] + norms_N[None] - 2 * features_NF[rows] @ features_NF.T
-        # One level of slack for float32's rounding; the full comparison decides.
-        for row, column in np.argwhere(squares < (limit + 1) * features_NF.shape[1]):
+        squares = norms_B[rows, None] + norms_B[None] - 2 * features_BF[rows] @ features_BF.T
+        # One level of tolerance for float32's rounding; the full comparison decides.
+        for row, column in np.argwhere(squares < (limit + 1) * features_BF.shape[1]):
             first, second = start + int(row), int(column)
             if first < second and root(first) != root(second):
-                difference = pictures_NHWC[first].astype(np.float32) - pictures_NHWC[second]
+                difference = pictures_BHWC[first].astype(np.float32) - pictures_BHWC[second]
                 if float(np.mean(difference**2)) < limit:
                     parents[max(root(first), root(second))] = min(root(first), root(second))
     return [root(index) for index in range(count)]
@@ -69,10 +69,10 @@ def near_copies(pictures_NHWC: npt.NDArray[np.uint8]) -> list[int]:
 def withhold_one_style(
     emoji: Sequence[str], clusters: Sequence[int], candidates: Sequence[int], *, fraction: float
 ) -> set[int]:
-    """Pictures to withhold so that ``fraction`` of the candidates' emoji lose one style each, and never two.
+    """Return pictures to withhold so that ``fraction`` of the candidates' emoji lose one style each, and never two.
 
-    ``emoji`` and ``clusters`` are per picture. A picture goes with its near copies; one whose near copies would take a
-    second picture of some emoji stays.
+    ``emoji`` and ``clusters`` have an entry per picture. A picture is withheld together with its near copies, or
+    kept if they include a second picture of some emoji.
     """
     members: defaultdict[int, list[int]] = defaultdict(list)
     for index, cluster in enumerate(clusters):

@@ -1,8 +1,8 @@
-"""Show what keeps training stable: ``python -m recipes.emoji.stability``.
+"""Measure what keeps training stable: ``python -m recipes.emoji.stability``.
 
 The same small model on the same documents at a high learning rate, with and without qk-norm and the z-loss. Writes
-``stability.json`` and ``stability.png``: the loss of each, and how large its logits grow (log²Z). Needs the codes that
-``train_transformer`` left in its folder.
+``stability.json`` and ``stability.png``: the loss of each run and how large its logits grow (log²Z). Needs the codes
+that ``train_transformer`` wrote into its folder.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Z_LOSS = 1e-5
 
 @dataclass(frozen=True)
 class Curve:
-    """One run: what it had, and its course."""
+    """One run: its options and its course."""
 
     qk_norm: bool
     z_loss: float
@@ -49,7 +49,7 @@ class Curve:
 
     @property
     def title(self) -> str:
-        """For the legend."""
+        """The run's entry in the legend."""
         return f"{'with' if self.qk_norm else 'without'} qk-norm, {'with' if self.z_loss else 'without'} z-loss"
 
 
@@ -63,7 +63,7 @@ def run(
     architecture: dict[str, Any] | None = None,
     batch_size: int = 16,
 ) -> Curve:
-    """One run; it ends early where the loss is no longer finite."""
+    """Train once; the run ends early if the loss becomes NaN or infinite."""
     model = new_chameleon(data, {**(architecture or SMALL), "qk_norm": qk_norm}).model
     options = TrainingOptions.pretraining(
         steps=steps,
@@ -102,7 +102,7 @@ def run(
 
 
 def draw(curves: list[Curve], path: Path, *, learning_rate: float) -> None:
-    """The losses and the size of the logits, side by side."""
+    """Plot the losses and the size of the logits, side by side."""
     canvas = Canvas(figsize=(11, 4), layout="constrained")
     left, right = canvas.subplots(1, 2)
     for curve in curves:
@@ -116,17 +116,17 @@ def draw(curves: list[Curve], path: Path, *, learning_rate: float) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.emoji.stability", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--data", type=Path, default=DATA, help="the data folder (%(default)s)")
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="the image tokenizer (%(default)s)")
-    parser.add_argument("--run", type=Path, default=RUN, help="the run whose codes are taken (%(default)s)")
+    parser.add_argument("--run", type=Path, default=RUN, help="the run whose codes are used (%(default)s)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the folder for the results (%(default)s)")
-    parser.add_argument("--steps", type=int, default=300, help="of each run (%(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=2e-2, help="the peak (%(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (%(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="steps of each run (%(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=2e-2, help="the peak learning rate (%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="number of threads (%(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tokenizer = ImageTokenizer.from_pretrained(arguments.tokenizer)

@@ -1,8 +1,8 @@
-"""What the transformer learns to name and draw: everyday things, few enough to be met often within two hours.
+"""The everyday things that the transformer learns to name and draw: few enough to be seen often within two hours.
 
 The image tokenizer learns every emoji. ``ANIMALS``, ``FOOD`` and ``TRAVEL`` are everyday things of Unicode's groups 3,
-4 and 5. ``WITHHELD`` are all things of these groups that the splits withhold a style of, clock faces apart, so that
-nobody chose what is measured.
+4 and 5. ``WITHHELD`` are all things of these groups of which the splits withhold a style, except clock faces, so that
+the measured things are not selected by hand.
 """
 
 from __future__ import annotations
@@ -61,4 +61,4 @@ COMPOSED = _names(
     lemon; lion; panda; penguin; pig; pizza; rabbit; red apple; rocket; star; sun
     """
 )
-"""Those that requests lay on coloured grounds and beside each other: few, so that each is met often at half size."""
+"""Things that requests put on coloured grounds and beside each other: few, so that each is seen often at half size."""

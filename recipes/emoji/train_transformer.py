@@ -1,11 +1,12 @@
 """Pre-train the transformer: ``python -m recipes.emoji.train_transformer``.
 
-It learns from streams of captions and pictures. Before that it makes the vocabulary and sends every planned picture
-through the image tokenizer once. Every stage goes on where it was interrupted. Leaves in its folder ``tokenizer.json``,
-``codes/``, the run (``log.jsonl``, ``checkpoint/``, ``curves.png``) and, once it is finished, ``model/``.
+It learns from streams of captions and pictures. Before that it makes the vocabulary and encodes every planned picture
+with the image tokenizer once. Every stage resumes where it was interrupted. It writes into its folder
+``tokenizer.json``, ``codes/``, the run (``log.jsonl``, ``checkpoint/``, ``curves.png``) and, when it has finished,
+``model/``.
 
-``--minutes`` decides how many steps a new run has, by timing a few of them first; ``--steps`` says it outright, for a
-run that another machine should repeat.
+``--minutes`` determines the number of steps of a new run, by timing a few of them first; ``--steps`` sets it, to repeat
+a run on another machine.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ CONTEXT = 256
 MINUTES = 75.0
 MEASURED_STEPS = 6
 RESERVE = 0.92
-"""The share of the time that the steps may take; the rest is for measuring and saving."""
+"""The share of the time for the steps; the rest is for measuring and saving."""
 
 ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 192,
@@ -61,19 +62,19 @@ ARCHITECTURE: dict[str, Any] = {
     "num_key_value_heads": 3,
     "max_position_embeddings": CONTEXT,
 }
-"""With 4,900 ids 4.3 million parameters. qk-norm is on, as published."""
+"""4.3 million parameters with 4,900 ids. qk-norm is on, as published."""
 
 OPTIONS: dict[str, Any] = {
-    # A quarter of what is usual at this rate: in a fixed time, four times as many steps.
+    # A quarter of what is usual at this rate, for four times as many steps in the same time.
     "batch_size": 16,
     # The published 1e-4 is for 7 billion parameters; small models take, and in two hours need, twenty times as much.
     "learning_rate": 2e-3,
     "warmup_steps": 200,
     "schedule": "cosine",
     "epsilon": 1e-8,
-    # A drawing has ten times the ids of a caption: where all weigh alike, captions are hardly learned.
+    # A drawing has ten times the ids of a caption: with equal weights, captions are hardly learned.
     "picture_weight": 0.1,
-    # Drawings are to be learned by heart, and what is to be named seldom comes twice alike.
+    # Drawings should be memorised, and pictures to be named are seldom the same twice.
     "dropout": 0.0,
     "sequence_length": CONTEXT,
     "micro_batch_size": 8,
@@ -104,26 +105,26 @@ SMOKE_OPTIONS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Data:
-    """What both stages of training share: the planned pictures, their codes and the vocabulary."""
+    """What both stages of training share: planned pictures, their codes and the vocabulary."""
 
     image_tokenizer: ImageTokenizer
     tokenizer: TextTokenizer
     planned: list[Composition]
     withheld: list[Composition]
-    """Pictures of known things in a style that training doesn't show: only measured."""
+    """Pictures of known things in a withheld style, for measurement only."""
     store: TokenDataset
 
     def documents(self, form: Form, *, length: int, seed: int) -> EmojiDocuments:
-        """What is learned."""
+        """Return the training documents."""
         return EmojiDocuments(self.planned, self.writer, form=form, length=length, seed=seed)
 
     def held_out(self, form: Form) -> list[TokenDocument]:
-        """What is measured meanwhile."""
+        """Return the documents that are measured during training."""
         return held_out_documents(self.withheld, self.writer, form=form)
 
     @property
     def writer(self) -> DocumentWriter:
-        """For documents of these codes."""
+        """A writer of documents of these codes."""
         return DocumentWriter(self.store, self.tokenizer)
 
 
@@ -135,9 +136,9 @@ def prepare(
     *,
     form: Form = "pretraining",
 ) -> Data:
-    """Plan, encode what isn't encoded yet, and make the vocabulary of what is learned; all in ``folder``.
+    """Plan the pictures, encode those that aren't encoded yet, and make the vocabulary; all in ``folder``.
 
-    ``form`` decides what is planned; the vocabulary is that of the pre-training in either case.
+    ``form`` determines the plan; the vocabulary is always that of the pre-training.
     """
     known = learned(pictures)
     planned = plan(known, size)
@@ -161,13 +162,13 @@ def prepare(
 
 
 def sentences(planned: Iterable[Composition]) -> set[str]:
-    """Everything that can be said of what is learned, once; scenes only say again what their parts say."""
+    """Return every sentence about the pictures once; sentences of scenes only repeat those of their parts."""
     said = {sentence for shown in planned if shown.arrangement is None for sentence in every_sentence(shown)}
     return said | {ONE_WORD, WHICH_STYLE, "a cat left of a dog", "a cat above a dog", "here is a cat", " and a dog"}
 
 
 def new_chameleon(data: Data, architecture: dict[str, Any] | None = None, *, seed: int = 0) -> Chameleon:
-    """The untrained model with its processor and image tokenizer."""
+    """Return the untrained model with its processor and image tokenizer."""
     processor = ChameleonProcessor(data.tokenizer, image_tokenizer=data.image_tokenizer)
     config = ChameleonConfig(
         vocab_size=len(data.tokenizer),
@@ -180,24 +181,24 @@ def new_chameleon(data: Data, architecture: dict[str, Any] | None = None, *, see
     )
     torch.manual_seed(seed)
     model = ChameleonForConditionalGeneration(config)
-    place_pictures_by_their_codes(model, data.image_tokenizer)
+    initialize_picture_rows(model, data.image_tokenizer)
     return Chameleon(model, processor)
 
 
 @torch.no_grad()
-def place_pictures_by_their_codes(model: ChameleonForConditionalGeneration, image_tokenizer: ImageTokenizer) -> None:
-    """Begin with like embeddings, and like rows of the output layer, for codes that look alike.
+def initialize_picture_rows(model: ChameleonForConditionalGeneration, image_tokenizer: ImageTokenizer) -> None:
+    """Initialise embeddings and output rows so that codes that look alike have similar ones.
 
-    Each is the code's vector, turned at random into the model's width and brought to the size of the weights there.
+    Each is the code's vector, projected at random to the hidden width and scaled to the initializer's range.
 
-    Shapes: K codes, D their vectors' width, V vocabulary, E the model's width.
+    Shapes: Z codes, D their vectors' width, V vocabulary, E hidden width.
     """
-    codes_K11 = torch.arange(image_tokenizer.num_codes)[:, None, None]
-    vectors_KD = image_tokenizer.model.quantize.lookup(codes_K11).float()[:, :, 0, 0]
-    vectors_KD = vectors_KD - vectors_KD.mean(dim=0)
+    codes_Z11 = torch.arange(image_tokenizer.num_codes)[:, None, None]
+    vectors_ZD = image_tokenizer.model.quantize.lookup(codes_Z11).float()[:, :, 0, 0]
+    vectors_ZD = vectors_ZD - vectors_ZD.mean(dim=0)
     for weight_VE in (model.get_input_embeddings().weight, model.lm_head.weight):
-        turned_KE = vectors_KD @ torch.randn(vectors_KD.shape[1], weight_VE.shape[1])
-        weight_VE[model.layout.code_to_id_Z] = turned_KE * (model.config.initializer_range / turned_KE.std())
+        projected_ZE = vectors_ZD @ torch.randn(vectors_ZD.shape[1], weight_VE.shape[1])
+        weight_VE[model.layout.code_to_id_Z] = projected_ZE * (model.config.initializer_range / projected_ZE.std())
 
 
 def fit(
@@ -209,7 +210,7 @@ def fit(
     form: Form,
     show_progress: bool = True,
 ) -> bool:
-    """Train, or go on training; the model is written to ``folder/model`` once the last step is done, then True."""
+    """Train or continue training; after the last step, write the model to ``folder/model`` and return True."""
     documents = data.documents(form, length=options.steps * options.batch_size, seed=options.seed)
     trainer = Trainer(chameleon.model, documents, options, folder, held_out=data.held_out(form) or None)
     finished = trainer.run(show_progress=show_progress).finished
@@ -220,7 +221,7 @@ def fit(
 
 
 def steps_within(minutes: float, chameleon: Chameleon, data: Data, options: TrainingOptions, *, form: Form) -> int:
-    """How many steps take ``minutes`` here, by doing a few with a copy of the model."""
+    """Return how many steps take ``minutes`` on this machine, by timing a few on a copy of the model."""
     documents = data.documents(form, length=MEASURED_STEPS * options.batch_size, seed=options.seed)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(copy.deepcopy(chameleon.model).train(), documents, options, scratch)
@@ -231,7 +232,7 @@ def steps_within(minutes: float, chameleon: Chameleon, data: Data, options: Trai
 
 
 def options_of_run(folder: Path) -> TrainingOptions | None:
-    """The options of the run that a folder holds, to go on with it; None where there is none."""
+    """Return the options of the run in a folder, to continue it; None if there is none."""
     path = folder / "run.json"
     if not path.exists():
         return None
@@ -249,11 +250,11 @@ def train(
     smoke: bool = False,
     prepare_only: bool = False,
 ) -> bool:
-    """The whole stage, preparation included; True once the run is finished."""
+    """Run the stage, preparation included; return True when the run has finished."""
     began = time.monotonic()
     pictures = PictureSet.load(data_folder)
     if smoke:
-        pictures, image_tokenizer = few(pictures), random_image_tokenizer()
+        pictures, image_tokenizer = smoke_pictures(pictures), random_image_tokenizer()
     else:
         image_tokenizer = ImageTokenizer.from_pretrained(tokenizer)
     data = prepare(folder, pictures, image_tokenizer, SMOKE_SIZE if smoke else None)
@@ -266,7 +267,7 @@ def train(
 
 
 def minutes_left(minutes: float, began: float) -> float:
-    """Of a stage whose preparation, such as encoding, ``began`` at that time; at least half of them."""
+    """Return the minutes left of a stage whose preparation ``began`` at that time; at least half of ``minutes``."""
     return max(minutes / 2, minutes - (time.monotonic() - began) / 60)
 
 
@@ -280,7 +281,7 @@ def run_stage(
     minutes: float,
     steps: int | None,
 ) -> bool:
-    """Decide the number of steps, or take that of the run that is there, and train for at most ``minutes``."""
+    """Determine the number of steps, or take that of an existing run, and train for at most ``minutes``."""
     console = Console()
     options = options_of_run(folder)
     if options is None or steps is not None:
@@ -289,12 +290,12 @@ def run_stage(
     console.print(f"{len(data.planned):,} pictures, {options.steps:,} steps of {options.batch_size} documents")
     finished = fit(chameleon, data, options.replace(max_seconds=60 * minutes), folder, form=form)
     if not finished:
-        console.print("The time is up before the last step. The same command goes on from here.")
+        console.print("The time ended before the last step. Run the same command to continue.")
     return finished
 
 
-def few(pictures: PictureSet) -> PictureSet:
-    """A few drawings of each kind, for a quick try of the whole stage."""
+def smoke_pictures(pictures: PictureSet) -> PictureSet:
+    """Return a few drawings of each kind, to try the whole stage quickly."""
     counts: dict[str, int] = {}
     kept = set()
     for record in pictures.records:
@@ -306,7 +307,7 @@ def few(pictures: PictureSet) -> PictureSet:
 
 
 def random_image_tokenizer(num_codes: int = 4096) -> ImageTokenizer:
-    """An image tokenizer of the right shape that has learned nothing: 64×64 pixels to 8×8 codes."""
+    """Return an untrained image tokenizer of the right shape: 64×64 pixels to 8×8 codes."""
     config = ChameleonVQVAEConfig(
         resolution=SIDE,
         base_channels=32,
@@ -324,21 +325,21 @@ def random_image_tokenizer(num_codes: int = 4096) -> ImageTokenizer:
 
 
 def arguments_of(stage: str, description: str, run: Path, minutes: float) -> argparse.ArgumentParser:
-    """The arguments that both stages of training have."""
+    """Return a parser of the arguments of both training stages."""
     parser = argparse.ArgumentParser(prog=f"python -m recipes.emoji.{stage}", description=description)
     parser.add_argument("--data", type=Path, default=DATA, help="the data folder (%(default)s)")
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="the image tokenizer (%(default)s)")
     parser.add_argument("--run", type=Path, default=run, help="the folder of the run (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=minutes, help="how long it may take (%(default)s)")
-    parser.add_argument("--steps", type=int, help="the number of steps, instead of as many as the minutes allow")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, documents and dropout (%(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (%(default)s)")
-    parser.add_argument("--smoke", action="store_true", help="everything once, tiny and untrained; needs the data only")
+    parser.add_argument("--minutes", type=float, default=minutes, help="the most minutes (%(default)s)")
+    parser.add_argument("--steps", type=int, help="the number of steps (default: as many as the minutes allow)")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of weights, documents and dropout (%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="number of threads (%(default)s)")
+    parser.add_argument("--smoke", action="store_true", help="run once, tiny and untrained; needs only the data")
     return parser
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     summary = (__doc__ or "").splitlines()[0]
     parser = arguments_of("train_transformer", summary, RUN, MINUTES)
     parser.add_argument("--prepare", action="store_true", help="only encode the pictures and make the vocabulary")

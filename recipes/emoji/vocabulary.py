@@ -1,6 +1,6 @@
-"""The vocabulary of the embedded model: every byte, pieces of the recipe's words, the codes' names and the specials.
+"""The vocabulary of the embedded model: every byte, pieces of the recipe's words, the names of the codes and specials.
 
-Small, so that the output layer costs little: at most ``TEXT_SIZE`` ids of text beside the codes.
+It is small, so that the output layer costs little: at most ``TEXT_SIZE`` ids of text besides the codes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ TEXT_SIZE = 768
 
 
 def make_vocabulary(sentences: Iterable[str], *, num_codes: int, text_size: int = TEXT_SIZE) -> TextTokenizer:
-    """A byte-level BPE with ``text_size`` ids of text (256 of them bytes), learned from sentences.
+    """Train a byte-level BPE with ``text_size`` ids of text (256 of them bytes) on sentences.
 
-    Ids run as in the published file: ``<s>``, ``<pad>``, ``</s>``, ``<unk>``, the codes, the other specials, text.
-    The same sentences give the same file, whatever their order.
+    Ids are ordered as in the published file: ``<s>``, ``<pad>``, ``</s>``, ``<unk>``, codes, other specials, text. The
+    same sentences give the same file, in any order.
     """
     merges = _learn_merges(sorted(sentences), text_size)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -1,4 +1,4 @@
-"""The figures of the trained model can be taken, and their measures measure what they say."""
+"""The figures of the trained model and the measures that they use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from recipes.emoji.classifier import Judge
 from recipes.emoji.compositions import PlanSize
 from recipes.emoji.evaluate_transformer import (
-    Subject,
     captions,
     contact_sheet,
     interleaved,
@@ -26,6 +25,7 @@ from recipes.emoji.splits import COLOURS, SHAPES, WITHHELD_SHAPES
 from recipes.emoji.stability import draw, run
 from recipes.emoji.things import COMPOSED, THINGS
 from recipes.emoji.train_transformer import SMOKE_ARCHITECTURE, new_chameleon, prepare, random_image_tokenizer
+from recipes.emoji.trials import Subject
 
 from chameleon_core import GenerationOptions
 
@@ -40,7 +40,7 @@ def disc(colour: tuple[int, int, int], radius: float = 30) -> Bytes:
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    """A model that has learned nothing, and pictures of every kind that is measured."""
+    """Return an untrained model, and pictures of every kind that is measured."""
     things = sorted(COMPOSED)[:12]
     plain = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
     records = [

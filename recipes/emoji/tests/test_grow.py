@@ -1,4 +1,4 @@
-"""The image tokenizer's last minute: the codebook grows."""
+"""Growing the codebook of a trained image tokenizer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PlainColours:
 
 
 def distortion(model: ChameleonVQVAE) -> float:
-    """The mean squared distance of latents from their entries."""
+    """Return the mean squared distance of latents from their entries."""
     pixels_BCHW = PlainColours().pixels(range(500), np.random.default_rng(7))
     with torch.no_grad():
         encoding = model.encode(pixels_BCHW)
@@ -49,7 +49,7 @@ def make_model() -> ChameleonVQVAE:
     return ChameleonVQVAE(CONFIG.replace(initializer_range=0.2)).eval()
 
 
-def test_more_entries_lie_nearer_to_what_chooses_them() -> None:
+def test_more_entries_are_nearer_to_the_latents() -> None:
     model = make_model()
     before = distortion(model)
     grown = grow_codebook(model, PlainColours(), 32)

@@ -1,4 +1,4 @@
-"""The recipe's promises: what is withheld stays withheld, near copies stay together, a seed gives the same pictures."""
+"""Withheld pictures stay withheld, near copies stay together, and a seed always gives the same pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def disc(colour: tuple[int, int, int], radius: float = 30) -> Bytes:
-    """A disc on nothing: uint8 [64, 64, 4]."""
+    """Return a disc on transparent ground: uint8 [64, 64, 4]."""
     rows, columns = np.mgrid[:64, :64]
     inside = (rows - 31.5) ** 2 + (columns - 31.5) ** 2 < radius**2
     return np.dstack([np.broadcast_to(np.asarray(colour, np.uint8), (64, 64, 3)), inside.astype(np.uint8) * 255])
@@ -47,7 +47,7 @@ def test_never_two_styles_of_one_emoji_are_withheld() -> None:
     assert withheld == {index for index in range(120) if clusters[index] in groups}
 
 
-def test_about_a_tenth_of_the_scenes_is_withheld_whichever_comes_first() -> None:
+def test_about_a_tenth_of_the_scenes_is_withheld_in_either_order() -> None:
     words = [f"word {number}" for number in range(60)]
     pairs = [(one, other) for one in words for other in words if one < other]
     withheld = [scene_is_withheld(*pair) for pair in pairs]
@@ -55,7 +55,7 @@ def test_about_a_tenth_of_the_scenes_is_withheld_whichever_comes_first() -> None
     assert withheld == [scene_is_withheld(other, one) for one, other in pairs]
 
 
-def test_a_picture_in_its_place_is_itself() -> None:
+def test_a_picture_that_fills_the_canvas_is_unchanged() -> None:
     red = disc((200, 0, 0))
     np.testing.assert_array_equal(on_canvas(red), on_ground(red[None])[0])
 
@@ -77,7 +77,7 @@ def test_a_scene_has_the_first_left_of_or_above_the_second() -> None:
     assert tuple(scene(red, green, "above")[16, 32]) == (200, 0, 0)
 
 
-def test_turning_the_hue_keeps_the_outline_and_greys() -> None:
+def test_changing_the_hue_keeps_the_outline_and_greys() -> None:
     red = disc((200, 0, 0))
     turned = turn_hue(red, 1 / 3)
     assert turned[32, 32, 1] > 190
@@ -142,7 +142,7 @@ def test_drawings_are_found_by_code_points_or_by_label_through_aliases(tmp_path:
         assert 'viewBox="0 0 16 32"' in found["pointing right"].svg
 
 
-def test_other_bytes_than_the_pinned_ones_are_refused(tmp_path: Path) -> None:
+def test_an_archive_with_another_hash_is_refused(tmp_path: Path) -> None:
     package = Package("@scope/set", "1.0", "0" * 64)
     (tmp_path / "scope-set-1.0.tgz").write_bytes(b"something else")
     with pytest.raises(SourceError, match=r"scope-set-1\.0\.tgz has sha256 [0-9a-f]{64}, expected 0{64}"):

@@ -1,4 +1,4 @@
-"""The transformer's data keep their promises, and every stage runs: what is withheld never gets into a document."""
+"""Tests of the transformer's data and stages: withheld pictures never get into a document, and every stage runs."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def picture_set() -> PictureSet:
 def data_folder(folder: Path) -> Path:
     pictures = picture_set()
     folder.mkdir()
-    np.save(folder / "pictures.npy", pictures.rgba_NHWC)
+    np.save(folder / "pictures.npy", pictures.rgba_BHWC)
     (folder / "manifest.json").write_text(json.dumps({"pictures": [record.to_dict() for record in pictures.records]}))
     return folder
 
@@ -109,7 +109,7 @@ def test_a_withheld_drawing_is_refused() -> None:
         plan(withheld, SMALL)
 
 
-def test_what_leaks_is_known() -> None:
+def test_leaks_are_recognized() -> None:
     assert leaks(Composition("noto", "green heart"))
     assert leaks(Composition("noto", "heart", colour="green"))
     assert leaks(Composition("noto", "cat", arrangement="above", other="blue square"))
@@ -163,7 +163,7 @@ def test_phrases_read_as_a_person_would_say_them() -> None:
         assert name_in(answer) == "red apple"
 
 
-def test_the_vocabulary_is_small_has_every_byte_and_comes_out_alike() -> None:
+def test_the_vocabulary_is_small_has_every_byte_and_is_deterministic() -> None:
     said = sentences(plan(learned(picture_set()), SMALL))
     tokenizer = make_vocabulary(said, num_codes=1024, text_size=400)
     assert tokenizer.to_json() == make_vocabulary(sorted(said, reverse=True), num_codes=1024, text_size=400).to_json()
@@ -212,7 +212,7 @@ def test_documents_depend_on_the_seed_and_the_index_and_learn_answers_only(tmp_p
 
 
 def drawn_and_named(data: Data, form: Form, *, length: int = 400) -> tuple[list[Composition], list[Composition]]:
-    """What documents with one picture draw, and what they name."""
+    """Return what documents with one picture draw, and what they name."""
     drawn: list[Composition] = []
     named: list[Composition] = []
 
@@ -239,7 +239,7 @@ def drawn_and_named(data: Data, form: Form, *, length: int = 400) -> tuple[list[
 
 
 @pytest.mark.parametrize("form", ["pretraining", "instructions", "drawing"])
-def test_most_things_are_drawn_as_they_are_and_named_in_every_place(tmp_path: Path, form: Form) -> None:
+def test_most_things_are_drawn_unmoved_and_named_in_every_place(tmp_path: Path, form: Form) -> None:
     size = PlanSize(variants=8, grounds=0, recoloured=0, scenes=0, shape_variants=8, views=0, redrawn=0)
     data = prepare(tmp_path, picture_set(), random_image_tokenizer(), size, form=form)
     drawn, named = drawn_and_named(data, form, length=1500)
@@ -252,7 +252,7 @@ def test_most_things_are_drawn_as_they_are_and_named_in_every_place(tmp_path: Pa
         assert set(variants) == set(range(8))
 
 
-def test_what_is_drawn_beside_another_is_as_it_is_in_the_end(tmp_path: Path) -> None:
+def test_second_pictures_are_drawn_unmoved_in_the_last_stage(tmp_path: Path) -> None:
     size = PlanSize(variants=8, grounds=0, recoloured=0, scenes=0, shape_variants=8, views=0, redrawn=0)
     data = prepare(tmp_path, picture_set(), random_image_tokenizer(), size, form="drawing")
     drawn: list[Composition] = []
@@ -271,7 +271,7 @@ def test_what_is_drawn_beside_another_is_as_it_is_in_the_end(tmp_path: Path) -> 
     assert np.mean([shown.variant == 0 for shown in drawn]) > 0.8
 
 
-def test_requests_compose_a_few_things_each_as_it_is() -> None:
+def test_requests_compose_a_few_things_unmoved() -> None:
     planned = plan_requests(learned(picture_set()))
     assert {shown.name for shown in planned if shown.colour is None} == COMPOSED & set(THINGS)
     assert {shown.arrangement for shown in planned} == {None, "left of", "above"}
@@ -281,7 +281,7 @@ def test_requests_compose_a_few_things_each_as_it_is() -> None:
     assert len({shown.key for shown in planned}) == len(planned)
 
 
-def test_another_hand_changes_the_drawing_and_leaves_the_thing() -> None:
+def test_imitating_another_artist_changes_the_drawing_and_keeps_the_thing() -> None:
     record = Picture("noto", "rocket", "", 5, True, "train", 0, "")
     pictures = PictureSet([record], disc((200, 30, 30), radius=20)[None])
     painter = Painter(pictures)
@@ -302,7 +302,7 @@ def test_another_hand_changes_the_drawing_and_leaves_the_thing() -> None:
     assert plan_redrawn(shape) == []
 
 
-def test_a_fourth_hand_is_named_and_never_drawn(tmp_path: Path) -> None:
+def test_a_fourth_artist_is_named_and_never_drawn(tmp_path: Path) -> None:
     named = only_named(picture_set())
     assert [(record.style, record.name) for record in named.records] == [("noto-v1", "cat")]
     size = PlanSize(variants=1, grounds=0, recoloured=0, scenes=0, shape_variants=1, views=1, redrawn=3)
@@ -315,7 +315,7 @@ def test_a_fourth_hand_is_named_and_never_drawn(tmp_path: Path) -> None:
     assert not any("noto" in sentence or "style" in sentence for sentence in said)
 
 
-def test_what_is_seen_otherwise_is_named_and_never_drawn(tmp_path: Path) -> None:
+def test_distorted_pictures_are_named_and_never_drawn(tmp_path: Path) -> None:
     size = PlanSize(variants=2, grounds=0, recoloured=0, scenes=0, shape_variants=1, views=4)
     data = prepare(tmp_path, picture_set(), random_image_tokenizer(), size)
     drawn, named = drawn_and_named(data, "pretraining")
@@ -326,7 +326,7 @@ def test_what_is_seen_otherwise_is_named_and_never_drawn(tmp_path: Path) -> None
     assert {shown.view for shown in named if shown.name in SHAPES} == {0}
 
 
-def test_what_is_seen_otherwise_is_the_same_thing_elsewhere_in_other_light() -> None:
+def test_a_distorted_picture_is_the_same_thing_moved_and_relit() -> None:
     record = Picture("noto", "rocket", "", 5, True, "train", 0, "")
     painter = Painter(PictureSet([record], disc((200, 30, 30), radius=20)[None]))
     as_it_is_HWC = painter.paint(Composition("noto", "rocket"))
@@ -340,7 +340,7 @@ def test_what_is_seen_otherwise_is_the_same_thing_elsewhere_in_other_light() -> 
         assert 300 < np.count_nonzero(seen_HWC.min(axis=2) < 200) < 1700
 
 
-def test_codes_that_look_alike_begin_alike(tmp_path: Path) -> None:
+def test_codes_that_look_alike_are_initialized_alike(tmp_path: Path) -> None:
     data = prepare(
         tmp_path,
         picture_set(),
@@ -348,11 +348,11 @@ def test_codes_that_look_alike_begin_alike(tmp_path: Path) -> None:
         PlanSize(variants=1, grounds=1, recoloured=1, scenes=8, shape_variants=1, views=0),
     )
     model = new_chameleon(data, SMOKE_ARCHITECTURE).model
-    codebook_KD = data.image_tokenizer.model.quantize.lookup(torch.arange(4096)[:, None, None])[:, :, 0, 0]
+    codebook_ZD = data.image_tokenizer.model.quantize.lookup(torch.arange(4096)[:, None, None])[:, :, 0, 0]
     for weight_VE in (model.get_input_embeddings().weight, model.lm_head.weight):
-        rows_KE = weight_VE[model.layout.code_to_id_Z]
-        assert rows_KE.std().item() == pytest.approx(model.config.initializer_range, rel=1e-4)
-        distances = torch.stack([torch.pdist(codebook_KD[:200]), torch.pdist(rows_KE[:200])])
+        rows_ZE = weight_VE[model.layout.code_to_id_Z]
+        assert rows_ZE.std().item() == pytest.approx(model.config.initializer_range, rel=1e-4)
+        distances = torch.stack([torch.pdist(codebook_ZD[:200]), torch.pdist(rows_ZE[:200])])
         assert torch.corrcoef(distances)[0, 1] > 0.8
 
 
@@ -376,7 +376,7 @@ def test_pictures_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert torch.equal(torch.tensor(store.find(planned[5].key).ids.astype(np.int64)), expected)
 
 
-def test_both_stages_run_and_leave_a_model_that_draws(tmp_path: Path) -> None:
+def test_both_stages_run_and_write_a_model_that_draws(tmp_path: Path) -> None:
     data = data_folder(tmp_path / "data")
     nowhere = tmp_path / "no tokenizer"
     pretrained, tuned = tmp_path / "pretrained", tmp_path / "tuned"
@@ -393,7 +393,7 @@ def test_both_stages_run_and_leave_a_model_that_draws(tmp_path: Path) -> None:
     assert picture.image.size == (64, 64)
 
 
-def test_fine_tuning_goes_on_with_drawing_after_naming_however_often_it_stops(tmp_path: Path) -> None:
+def test_interrupted_fine_tuning_ends_with_the_same_weights(tmp_path: Path) -> None:
     data = data_folder(tmp_path / "data")
     pretrained, whole, stopped = (tmp_path / name for name in ("pretrained", "whole", "stopped"))
     assert train(pretrained, data, tmp_path, steps=2, smoke=True)
@@ -411,7 +411,7 @@ def test_fine_tuning_goes_on_with_drawing_after_naming_however_often_it_stops(tm
     assert torch.equal(drawn, again)
 
 
-def test_a_run_out_of_time_goes_on(tmp_path: Path) -> None:
+def test_a_run_out_of_time_resumes(tmp_path: Path) -> None:
     data = data_folder(tmp_path / "data")
     run = tmp_path / "run"
     assert not train(run, data, tmp_path, steps=2, minutes=1e-6, smoke=True)
@@ -430,7 +430,7 @@ def test_the_minutes_decide_how_many_steps_a_run_has(tmp_path: Path) -> None:
     assert 1 <= options.steps < 500
 
 
-def test_the_classifier_learns_names_and_comes_back_from_its_folder(tmp_path: Path) -> None:
+def test_the_classifier_learns_names_and_loads_from_its_folder(tmp_path: Path) -> None:
     colours = {"crab": (200, 0, 0), "frog": (0, 200, 0), "whale": (0, 0, 200)}
     records = [Picture("noto", name, "", 5, True, "train", 0, "") for name in colours]
     pictures = PictureSet(records, np.stack([disc(colour) for colour in colours.values()]))
