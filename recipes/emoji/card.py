@@ -76,7 +76,7 @@ def transformer_table(report: dict[str, Any]) -> str:
         )
         for each in report["figures"]
     ]
-    return table(("figure", "share", "of", "beside", "which is"), rows)
+    return table(("figure", "share", "of", "baseline", "which is"), rows)
 
 
 def stability_table(report: dict[str, Any]) -> str:

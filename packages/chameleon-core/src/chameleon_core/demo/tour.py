@@ -118,7 +118,7 @@ def name(chameleon: Chameleon, pictures: Sequence[Picture], work: _Work) -> list
 
 def tell(chameleon: Chameleon, work: _Work) -> Story:
     """Let the model draw a picture after each text of a document, with all before it as the prompt."""
-    document: Document = []
+    document = Document()
     for text in prompts.STORY:
         document.append(Text(text))
         document += chameleon.generate(document, modality="image", template="chat", seed=prompts.SEED)
