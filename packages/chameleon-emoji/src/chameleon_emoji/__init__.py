@@ -1,7 +1,8 @@
 """The embedded model of the Chameleon toolkit: its weights, and the pictures that it was trained and tested on.
 
 Once installed, it is found by name: ``Chameleon.from_pretrained("emoji")`` of chameleon-core, and
-``ImageTokenizer.from_pretrained("emoji")`` of chameleon-vq. ``pictures()`` returns the pictures, each with its licence.
+``ImageTokenizer.from_pretrained("emoji")`` of chameleon-vq. ``pictures()`` returns the pictures, each with its licence;
+``figures()`` what was measured.
 """
 
 from __future__ import annotations
