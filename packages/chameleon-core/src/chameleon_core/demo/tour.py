@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL.Image import Image as PILImage
 
-from chameleon_text import Document, Text
+from chameleon_text import Document, Image, Text
 
 from .._files import replacing
 from ..optional_packages import emoji_package
@@ -123,7 +123,8 @@ def tell(chameleon: Chameleon, work: _Work) -> Story:
         document.append(Text(text))
         document += chameleon.generate(document, modality="image", template="chat", seed=prompts.SEED)
         work.did(1)
-    return Story(document, prompts.QUESTION, chameleon.caption(document[-1], prompts.QUESTION))
+    last = next(segment for segment in reversed(document) if isinstance(segment, Image))
+    return Story(document, prompts.QUESTION, chameleon.caption(last, prompts.QUESTION))
 
 
 def reconstruction_psnr(chameleon: Chameleon, images: Sequence[PILImage]) -> float:
