@@ -1,6 +1,6 @@
-"""Compose a pipeline by hand: image tokenizer, text tokenizer, processor, transformer.
+"""Compose a pipeline of an image tokenizer, a text tokenizer, a processor and a transformer.
 
-All weights are random, so what it writes is noise; each part is made as a real one would be.
+All weights are random, so it writes noise; each part is made as a trained one is.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ vq_config = ChameleonVQVAEConfig(
 )
 image_tokenizer = ImageTokenizer(ChameleonVQVAE(vq_config), ChameleonImageProcessor.meta(resolution=32))
 
-# Text to ids. A trained model brings its tokenizer.json: TextTokenizer.from_file(path).
+# Text to ids. A trained model has its own tokenizer.json: TextTokenizer.from_file(path).
 text_tokenizer = make_tokenizer(num_codes=image_tokenizer.num_codes)
 processor = ChameleonProcessor(text_tokenizer, image_tokenizer=image_tokenizer)
 
-# Ids to ids. The vocabulary tells the model which ids are pictures', and vq_config how many make one.
+# Ids to ids. The vocabulary says which ids are pictures', and vq_config how many make a picture.
 config = ChameleonConfig(
     vocab_size=len(text_tokenizer),
     hidden_size=64,

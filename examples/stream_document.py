@@ -1,6 +1,6 @@
 """Stream a document of text and pictures, and keep each picture's previews as a strip.
 
-The model is the demo's, which is made on the spot: it writes noise.
+The model has random weights, so it writes noise.
 """
 
 from __future__ import annotations

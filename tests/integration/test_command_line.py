@@ -45,7 +45,7 @@ def test_a_quantized_model_writes_what_it_writes_in_python(folder: Path) -> None
     assert printed == text.text.rstrip("\n") + "\n"
 
 
-def test_a_generated_document_lies_in_its_folder(
+def test_a_generated_document_is_in_its_folder(
     folder: Path, chameleon: Chameleon, picture: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
@@ -101,7 +101,7 @@ def test_without_a_folder_pictures_are_counted(folder: Path, picture: Path, tmp_
         (["--image", __file__], "is not a picture"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line(arguments: list[object], said: str, folder: Path) -> None:
+def test_an_error_that_a_user_can_fix_is_one_line(arguments: list[object], said: str, folder: Path) -> None:
     result = run("generate", folder, *arguments)
     assert result.exit_code == 1
     assert said in result.stderr

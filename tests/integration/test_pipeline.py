@@ -43,7 +43,7 @@ def new_ids(chameleon: Chameleon, prompt: object, **options: object) -> list[int
     return chameleon.model.generate(torch.tensor([ids]), **options)[0, len(ids) :].tolist()  # type: ignore[arg-type,no-any-return]
 
 
-# The whole path.
+# From prompt to document.
 
 
 def test_a_document_is_what_the_processor_reads_in_the_ids_of_the_model(chameleon: Chameleon) -> None:
@@ -98,7 +98,7 @@ def test_placeholders_with_pixels_give_the_same_ids_as_real_ids(chameleon: Chame
 # Streams.
 
 
-def test_a_stream_tells_the_document(chameleon: Chameleon) -> None:
+def test_a_stream_has_the_document(chameleon: Chameleon) -> None:
     *events, finished = chameleon.stream("A ", preview_every=4, **INTERLEAVED)  # type: ignore[arg-type]
     assert isinstance(finished, Finished)
     told = "".join(event.text for event in events if isinstance(event, TextDelta))
@@ -108,8 +108,8 @@ def test_a_stream_tells_the_document(chameleon: Chameleon) -> None:
     assert drawn
 
 
-def test_deltas_hold_whole_characters(chameleon: Chameleon) -> None:
-    # Random weights write many bytes that are no character; what is one must not be cut.
+def test_deltas_have_complete_characters(chameleon: Chameleon) -> None:
+    # Random weights write many bytes that aren't characters; those that are must not be split.
     events = chameleon.stream("é", max_new_tokens=150, do_sample=True, seed=0)
     told = [event.text for event in events if isinstance(event, TextDelta)]
     assert all(text.encode().decode() == text for text in told)
@@ -157,7 +157,7 @@ def test_the_same_seed_gives_the_same_document_and_another_seed_another(chameleo
     assert first != other
 
 
-def test_a_rows_draw_does_not_depend_on_its_company(chameleon: Chameleon) -> None:
+def test_a_rows_sampling_does_not_depend_on_the_rest_of_the_batch(chameleon: Chameleon) -> None:
     prompts = [["A cat: ", photograph()], "A longer prompt of text alone, ", "B "]
     together = chameleon.generate_batch(prompts, **INTERLEAVED)  # type: ignore[arg-type]
     # A row's generator follows from its index, so that the first row alone draws as the first of three.
@@ -239,7 +239,7 @@ def test_what_a_sibling_raises_is_an_error_of_core_s_too(chameleon: Chameleon, f
         Chameleon.from_pretrained(tmp_path / "copy")
 
 
-def test_weights_without_a_decoder_are_said_before_a_picture_is_written(chameleon: Chameleon) -> None:
+def test_weights_without_a_decoder_are_an_error_before_a_picture_is_written(chameleon: Chameleon) -> None:
     assert isinstance(chameleon.image_tokenizer, ImageTokenizer)
     assert isinstance(chameleon.processor, ChameleonProcessor)
     encoder = ChameleonVQVAE(chameleon.image_tokenizer.model.config, with_decoder=False)

@@ -65,7 +65,7 @@ def run(*arguments: str, columns: int = 100) -> Any:
 
 
 def parts(*arguments: str) -> list[str | Path] | str:
-    """What a command reads of its prompt, or why it doesn't."""
+    """What a command reads of its prompt, or the error."""
     read: list[list[str | Path]] = []
     command = typer.Typer(add_completion=False)
 
@@ -120,7 +120,7 @@ def test_debug_shows_where_an_error_came_from() -> None:
     assert isinstance(result.exception, FileNotFoundError)
 
 
-def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chameleon_core.cli.plugins.PACKAGES", [None])
     assert isinstance(run("plugins").exception, AttributeError)
 
@@ -137,7 +137,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
         (["tokenize", "folder", "--document", "missing.json"], "missing.json"),
     ],
 )
-def test_wrong_usage_is_said_with_exit_code_2(arguments: list[str], said: str) -> None:
+def test_wrong_usage_has_exit_code_2(arguments: list[str], said: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert said in result.stderr
@@ -274,7 +274,7 @@ def test_the_list_keeps_within_the_screen(columns: int) -> None:
 
 @pytest.mark.usefixtures("acme")
 @pytest.mark.filterwarnings("default")
-def test_a_broken_plugin_is_named_in_one_line_by_a_command_that_goes_on() -> None:
+def test_a_broken_plugin_is_one_line_of_a_command_that_continues() -> None:
     result = run("doctor", "--json")
     assert result.exit_code == 0
     assert result.stderr == "warning: plugin 'broken' of acme 0.2 is not used: RuntimeError: no [kernel] library\n"

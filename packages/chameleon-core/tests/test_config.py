@@ -1,4 +1,4 @@
-"""ChameleonConfig: the reference's arguments and defaults, published files, and values that can't be."""
+"""ChameleonConfig: the arguments and defaults of transformers, published files, and impossible values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from chameleon_core.config import ChameleonConfig
 from chameleon_core.errors import ConfigError, FileFormatError
 from chameleon_core.training import TrainingOptions
 
-REFERENCE_DEFAULTS = {
+TRANSFORMERS_DEFAULTS = {
     "vocab_size": 65536,
     "hidden_size": 4096,
     "intermediate_size": 11008,
@@ -70,10 +70,10 @@ PUBLISHED_BY_NEW_RELEASES = {
 }
 
 
-def test_the_defaults_are_the_references() -> None:
+def test_the_defaults_are_those_of_transformers() -> None:
     config = ChameleonConfig()
-    assert {name: getattr(config, name) for name in REFERENCE_DEFAULTS} == REFERENCE_DEFAULTS
-    assert set(ChameleonConfig.__struct_fields__) == {*REFERENCE_DEFAULTS, "qk_norm", "extras"}
+    assert {name: getattr(config, name) for name in TRANSFORMERS_DEFAULTS} == TRANSFORMERS_DEFAULTS
+    assert set(ChameleonConfig.__struct_fields__) == {*TRANSFORMERS_DEFAULTS, "qk_norm", "extras"}
 
 
 def test_derived_properties() -> None:
@@ -99,7 +99,7 @@ def test_rope_scaling_multiplies_the_context(kind: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("published", [PUBLISHED_BY_OLD_RELEASES, PUBLISHED_BY_NEW_RELEASES])
-def test_old_and_new_published_files_are_read_without_a_word(published: dict[str, Any]) -> None:
+def test_old_and_new_published_files_are_read_without_a_warning(published: dict[str, Any]) -> None:
     config = ChameleonConfig.from_dict(published)
     assert (config.rope_type, config.rope_factor, config.rope_theta) == ("dynamic", 2.0, 5000.0)
     assert config.num_key_value_groups == 2
@@ -147,7 +147,7 @@ def test_two_descriptions_of_rope_that_differ_are_refused(parameters: dict[str, 
         )
 
 
-def test_null_means_the_default_where_the_reference_lets_it() -> None:
+def test_null_means_the_default_where_transformers_allows_it() -> None:
     nullable = ["attention_bias", "attention_dropout", "model_parallel_size", "swin_norm", "rope_theta"]
     config = ChameleonConfig.from_dict(dict.fromkeys([*nullable, "rope_scaling", "rope_parameters"]))
     assert config == ChameleonConfig()

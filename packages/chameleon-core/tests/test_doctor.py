@@ -115,7 +115,7 @@ def test_a_dtype_is_judged_by_its_instructions_and_its_speed(
     assert (bfloat16.status, bfloat16.note) == (status, said)
 
 
-def test_a_dtype_that_a_device_can_not_multiply_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dtype_that_a_device_can_not_multiply_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def gflops(device: torch.device, dtype: torch.dtype) -> float:
         if dtype == torch.float16:
             raise RuntimeError("not implemented for 'Half'\nand so on")
@@ -165,7 +165,7 @@ def test_without_a_model_the_defaults_are_chosen() -> None:
     assert named(found["weight_quantizers"], "int8")["note"] == 'quantization="int8" chooses it'
 
 
-def test_of_a_model_its_size_and_its_requests_are_told(folder: Path) -> None:
+def test_the_size_of_a_model_and_its_requests_are_reported(folder: Path) -> None:
     found = report(folder)
     assert found["model"]["dtype"] == "bfloat16"
     stored = sum(tensor.numel() * 2 for tensor in make_model(make_config(**WIDE)).state_dict().values())
@@ -177,7 +177,7 @@ def test_of_a_model_its_size_and_its_requests_are_told(folder: Path) -> None:
     )
 
 
-def test_what_a_quantizer_would_make_of_a_model_is_what_it_makes(folder: Path) -> None:
+def test_the_size_after_quantization_is_predicted(folder: Path) -> None:
     model = make_model(make_config(**WIDE))
     quantizer = get_weight_quantizer("int8")
     layers = [each for name, each in model.named_modules() if name.endswith("_proj")]
@@ -205,7 +205,7 @@ def test_a_quantizer_that_fails_is_listed_with_its_failure(install: Callable[...
     assert (acme["status"], acme["note"]) == ("refuses", "it fails: OSError: no kernel")
 
 
-def test_what_a_checkpoint_is_quantized_with_is_chosen(folder: Path, tmp_path: Path) -> None:
+def test_the_quantizer_of_a_checkpoint_is_chosen(folder: Path, tmp_path: Path) -> None:
     expected = named(report(folder)["weight_quantizers"], "int8")["note"].rpartition(" makes it ")[2]
     model = ChameleonForConditionalGeneration.from_pretrained(folder, quantization="int8")
     model.save_pretrained(tmp_path)
@@ -216,7 +216,7 @@ def test_what_a_checkpoint_is_quantized_with_is_chosen(folder: Path, tmp_path: P
     assert named(found, "int4")["note"] == "the checkpoint is quantized already"
 
 
-def test_a_quantizer_that_is_not_installed_is_said_to_be_so(folder: Path, tmp_path: Path) -> None:
+def test_a_quantizer_that_is_not_installed_is_reported(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     config = json.loads((copy / "config.json").read_text())
@@ -226,7 +226,7 @@ def test_a_quantizer_that_is_not_installed_is_said_to_be_so(folder: Path, tmp_pa
     assert named(found, "none")["note"].startswith("the checkpoint is quantized: no weight quantizer named 'gptq'")
 
 
-def test_a_backend_is_asked_about_everything_that_a_model_does(install: Callable[..., None], folder: Path) -> None:
+def test_a_backend_is_asked_about_everything_that_a_model_needs(install: Callable[..., None], folder: Path) -> None:
     asked: list[AttentionSpec] = []
 
     def unsupported(spec: AttentionSpec) -> str | None:
@@ -254,7 +254,7 @@ def test_a_backend_is_asked_about_everything_that_a_model_does(install: Callable
     }
 
 
-def test_what_is_too_large_or_slow_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_large_or_slow_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_memory_free", lambda: 1000)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64"})
     printed = run(folder).stdout

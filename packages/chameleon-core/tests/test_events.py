@@ -80,7 +80,7 @@ def picture_ids(codes: Sequence[int] = CODES, *, end: bool = True) -> list[int]:
     return [LAYOUT.begin_image_id, *inner, *([LAYOUT.end_image_id] if end else [])]
 
 
-def test_text_comes_in_whole_characters() -> None:
+def test_text_comes_in_complete_characters() -> None:
     a, b, c = text_ids(3)
     row = reader()
     assert events(row, [a, b, c]) == [TextDelta(7, f"({a} {b})")]
@@ -102,7 +102,7 @@ def test_a_picture_is_announced_followed_and_drawn() -> None:
         ImageProgress(7, 1, 4, None),
         ImageProgress(7, 2, 4, ("preview", 3, 0)),  # type: ignore[arg-type]
         ImageProgress(7, 3, 4, None),
-        # The whole picture comes with the next event, so that it has no preview.
+        # The complete picture comes with the next event, so this one has no preview.
         ImageProgress(7, 4, 4, None),
         ImageFinished(7, ("drawn", *CODES), CODES),  # type: ignore[arg-type]
     ]
@@ -130,7 +130,7 @@ def test_a_picture_that_was_cut_off_keeps_its_codes(done: int) -> None:
     assert picture.image[0] == ("drawn" if done == len(CODES) else "preview")
 
 
-def test_ids_without_a_meaning_for_the_reader_say_nothing() -> None:
+def test_ids_without_a_meaning_for_the_reader_have_no_events() -> None:
     row = reader()
     assert events(row, [LAYOUT.eos_id, LAYOUT.separator_id, LAYOUT.bos_id]) == []
     assert list(row.finish("stop")) == [Finished(7, "stop", [])]

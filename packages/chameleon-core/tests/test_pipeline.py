@@ -107,7 +107,7 @@ class Processor:
 
 
 class Pictures:
-    """An image tokenizer whose pictures are tuples of what was asked for."""
+    """An image tokenizer whose pictures are tuples of the codes."""
 
     def __init__(self, num_codes: int = 16, tokens_per_image: int = 4, *, draws: bool = True) -> None:
         self.num_codes = num_codes
@@ -220,7 +220,7 @@ def test_each_row_of_a_batch_gets_what_it_gets_alone() -> None:
     assert together == [pipeline.generate(prompt, max_new_tokens=8) for prompt in prompts]
 
 
-def test_rows_say_whose_events_they_are_and_each_ends_once() -> None:
+def test_events_have_their_rows_and_each_row_ends_once() -> None:
     events = list(make_pipeline().stream_batch(["word1", "word2"], max_new_tokens=3))
     assert {event.row for event in events} == {0, 1}
     assert [event.row for event in events if isinstance(event, Finished)] == [0, 1]
@@ -270,7 +270,7 @@ def test_a_repr_has_the_sizes_of_the_parts() -> None:
 # Prompts.
 
 
-def test_all_new_pictures_of_a_batch_are_read_at_once() -> None:
+def test_all_new_pictures_of_a_batch_are_read_together() -> None:
     pipeline = make_pipeline()
     first, second, third = Path("a.png"), Path("b.png"), Path("c.png")
     pipeline.generate_batch([["word1", first], [second, Image(codes=CODES), third]], max_new_tokens=1)
@@ -295,7 +295,7 @@ def test_options_are_the_models_own_unless_given() -> None:
     assert len(deltas(list(pipeline.stream("word1", options=GenerationOptions(max_new_tokens=4)))).split()) == 4
 
 
-def test_stop_strings_are_looked_for_in_the_processors_text() -> None:
+def test_stop_strings_are_searched_in_the_processors_text() -> None:
     pipeline = make_pipeline()
     (whole,) = pipeline.generate("word1", max_new_tokens=8)
     assert isinstance(whole, Text)
@@ -309,7 +309,7 @@ def test_stop_strings_are_looked_for_in_the_processors_text() -> None:
 # Cancellation.
 
 
-def test_a_stream_that_should_stop_ends_with_what_there_is() -> None:
+def test_a_stream_that_is_stopped_ends_with_the_partial_document() -> None:
     seen: list[Event] = []
     for event in make_pipeline().stream("word1", modality="image", should_stop=lambda: len(seen) > 2):
         seen.append(event)
@@ -337,7 +337,7 @@ def test_closing_a_stream_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(passes) == count
 
 
-# What doesn't fit is said before any work.
+# Mistakes are errors before any work.
 
 
 def test_a_prompt_past_the_context_is_refused_before_its_pictures_are_read() -> None:
@@ -348,7 +348,7 @@ def test_a_prompt_past_the_context_is_refused_before_its_pictures_are_read() -> 
     assert pipeline.image_tokenizer.read == []
 
 
-def test_a_picture_in_a_prompt_must_be_whole() -> None:
+def test_a_picture_in_a_prompt_must_be_complete() -> None:
     with pytest.raises(GenerationError, match=r"picture of prompt 1 has 3 codes; .* have 4"):
         make_pipeline().generate_batch(["word1", Image(codes=CODES[:3])])
 
@@ -368,7 +368,7 @@ def test_a_str_in_place_of_a_list_of_prompts_is_refused() -> None:
         make_pipeline().stream_batch("word1")
 
 
-def test_an_image_tokenizer_that_can_not_draw_says_so_first() -> None:
+def test_an_image_tokenizer_that_can_not_draw_is_an_error_before_any_id() -> None:
     pipeline = Chameleon(make_model(), Processor(make_vocabulary()), Pictures(draws=False))
     with pytest.raises(ValueError, match="no decoder"):
         pipeline.stream("word1", modality="interleaved")
@@ -411,7 +411,7 @@ def test_the_processors_image_tokenizer_serves_where_none_is_given() -> None:
     assert model.image_tokenizer is pictures
 
 
-def test_text_needs_no_image_tokenizer_and_pictures_say_that_they_do() -> None:
+def test_text_needs_no_image_tokenizer_and_pictures_need_one() -> None:
     pipeline = Chameleon(make_model(), Processor(make_vocabulary()))
     assert pipeline.generate("word1", max_new_tokens=1)
     with pytest.raises(ConfigError, match="no image tokenizer"):
@@ -452,7 +452,7 @@ def test_the_constants_of_an_image_tokenizer_that_was_not_needed_are_passed_on(t
     assert '"size": 3' in (tmp_path / "second" / "preprocessor_config.json").read_text()
 
 
-def test_an_argument_of_another_library_is_answered_with_ours(tmp_path: Path) -> None:
+def test_an_argument_of_another_library_is_an_error_that_names_ours(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="dtype"):
         Chameleon.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
 
@@ -469,7 +469,7 @@ def test_an_unknown_argument_is_an_error_with_the_closest_name(tmp_path: Path) -
     [({}, torch.float32), ({"dtype": None}, torch.bfloat16), ({"dtype": torch.float16}, torch.float16)],
     ids=["as the config says", "as stored", "as asked"],
 )
-def test_weights_become_what_the_config_says_unless_asked_otherwise(
+def test_weights_get_the_dtype_of_the_config_unless_another_is_requested(
     dtype: dict[str, Any], expected: torch.dtype, tmp_path: Path
 ) -> None:
     """So that a model can be stored in fewer bytes than it computes in."""

@@ -14,21 +14,21 @@ from .protocols import ImageTokenizerLike, ProcessorLike
 
 @translates_errors
 def load_image_tokenizer(folder: Path, *, device: torch.device | str) -> ImageTokenizerLike:
-    """The image tokenizer in a model's folder. Raises ``MissingPackageError`` where chameleon-vq isn't installed."""
+    """Load the image tokenizer of a model's folder. Raises ``MissingPackageError`` without chameleon-vq."""
     tokenizer: ImageTokenizerLike = vq_package().ImageTokenizer.from_pretrained(folder, device=device)
     return tokenizer
 
 
 @translates_errors
 def load_processor(folder: Path, *, image_tokenizer: ImageTokenizerLike | None = None) -> ProcessorLike:
-    """The processor in a model's folder. Raises ``MissingPackageError`` where chameleon-text isn't installed."""
+    """Load the processor of a model's folder. Raises ``MissingPackageError`` without chameleon-text."""
     processor_class = text_package().ChameleonProcessor
     processor: ProcessorLike = processor_class.from_pretrained(folder, image_tokenizer=image_tokenizer)
     return processor
 
 
 def vq_package() -> ModuleType:
-    """``chameleon_vq``. Raises ``MissingPackageError``."""
+    """Import and return ``chameleon_vq``, which reads and draws pictures. Raises ``MissingPackageError``."""
     try:
         import chameleon_vq
     except ImportError as error:
@@ -37,7 +37,7 @@ def vq_package() -> ModuleType:
 
 
 def text_package() -> ModuleType:
-    """``chameleon_text``, whose segments documents are made of. Raises ``MissingPackageError``."""
+    """Import and return ``chameleon_text``, which has documents and processors. Raises ``MissingPackageError``."""
     try:
         import chameleon_text
     except ImportError as error:
@@ -46,7 +46,7 @@ def text_package() -> ModuleType:
 
 
 def emoji_package() -> ModuleType:
-    """``chameleon_emoji``, the embedded model and its pictures. Raises ``MissingPackageError``."""
+    """Import and return ``chameleon_emoji``, the embedded model. Raises ``MissingPackageError``."""
     try:
         import chameleon_emoji
     except ImportError as error:
@@ -55,10 +55,12 @@ def emoji_package() -> ModuleType:
 
 
 def missing_package(distribution: str, purpose: str, error: ImportError) -> MissingPackageError:
-    """The error for a sibling that isn't installed, or the cause where it is there and broken."""
+    """Return the error for a package that isn't installed, or that is installed and can't be imported."""
     module = distribution.replace("-", "_")
     if not isinstance(error, ModuleNotFoundError) or error.name != module:
-        return MissingPackageError(f"{distribution}, which {purpose} needs, can't be imported: {error}")
+        return MissingPackageError(
+            f"{distribution}, which {purpose} needs, can't be imported: {error}. Install it again."
+        )
     return MissingPackageError(
         f"{purpose} needs {distribution}, which isn't installed. "
         f"From the toolkit's folder: python -m pip install ./packages/{distribution}"

@@ -220,7 +220,7 @@ class Chameleon:
     ) -> Generator[Event]:
         """Continue several prompts in one batch and yield the events of all; a row's last event is ``Finished``.
 
-        Prompts and options are checked eagerly, before the first event is asked for. The arguments are those of
+        Prompts and options are checked eagerly, before the first event is requested. The arguments are those of
         ``stream``.
         """
         if isinstance(prompts, str):

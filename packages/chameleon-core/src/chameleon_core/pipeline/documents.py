@@ -1,4 +1,4 @@
-"""Documents in folders."""
+"""Documents saved in folders."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 def save_document(document: Sequence[Segment], folder: str | os.PathLike[str]) -> None:
-    """Write a document as a folder that people and programs can read.
+    """Save a document as a folder that people and programs can read.
 
     ``document.md`` shows it, with ``picture-1.png`` and so on beside it; ``document.json`` is what chameleon-text's
-    ``document_from_json`` reads, with the codes of the pictures. Each file replaces its old one whole.
+    ``document_from_json`` reads, with the codes of the pictures. An old file is replaced once the new one is
+    complete.
     """
     text = text_package()
     folder = Path(folder)
@@ -45,11 +46,11 @@ def save_document(document: Sequence[Segment], folder: str | os.PathLike[str]) -
 
 
 def picture_name(number: int) -> str:
-    """The file of a document's picture, which are numbered from 1."""
+    """Return the file name of a document's picture; ``number`` is ≥ 1."""
     return f"picture-{number}.png"
 
 
 def _write(path: Path, text: str) -> None:
     with replacing(path) as temporary:
-        # Bytes, because text mode would turn the document's own line ends into the system's.
+        # Bytes, because text mode would convert the document's own line ends into the system's.
         temporary.write_bytes(f"{text}\n".encode())

@@ -45,7 +45,7 @@ def encode_prompts(
     context_length: int,
     image_tokenizer: Callable[[], ImageTokenizerLike],
 ) -> list[list[int]]:
-    """Return the ids of each prompt, once it is known that they fit and that the pictures asked for can be drawn.
+    """Return the ids of each prompt, once it is known that they fit and that requested pictures can be drawn.
 
     All pictures that have no codes yet are read as one batch. ``image_tokenizer`` is called where one is needed. Raises
     ``ContextLengthError`` or ``GenerationError`` before any picture is read.

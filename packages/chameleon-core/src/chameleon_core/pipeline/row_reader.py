@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class RowReader:
-    """Reads one row's new ids, one at a time, as events; at the end they are its document.
+    """Turns one row's new ids, one at a time, into events, and at the end into a document.
 
     ``draw`` makes a picture of N codes, ``preview`` one of fewer, every ``preview_every`` codes (0: never).
     ``document`` is the empty document that it fills.
@@ -48,7 +48,7 @@ class RowReader:
         self._codes: list[int] | None = None
 
     def push(self, token_id: int) -> Iterator[Event]:
-        """What the next id says. Ids that are neither text nor a picture's, such as the end of stream, say nothing."""
+        """Yield the events of the next id; ids that are neither text nor a picture's have none."""
         if self._codes is not None:
             if token_id == self._layout.end_image_id:
                 yield self._finish_image(self._codes)
@@ -63,7 +63,7 @@ class RowReader:
             yield from self._text_delta(self._decoder.push(token_id))
 
     def finish(self, reason: Reason) -> Iterator[Event]:
-        """The row's last events. The reader is used up afterwards."""
+        """Yield the row's last events. The reader can't be used afterwards."""
         yield from self._finish_text()
         if self._codes is not None:
             self._keep_unfinished(self._codes)
