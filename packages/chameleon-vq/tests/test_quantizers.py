@@ -90,7 +90,7 @@ def test_codes_do_not_depend_on_how_many_positions_are_compared_at_once(monkeypa
     codebook = Codebook(50, 6)
     latents_BDhw = torch.randn(2, 6, 9, 7)
     whole = codebook(latents_BDhw).codes
-    monkeypatch.setattr(codebook_module, "POSITIONS_AT_ONCE", 10)
+    monkeypatch.setattr(codebook_module, "CHUNK", 10)
     assert torch.equal(codebook(latents_BDhw).codes, whole)
 
 

@@ -159,7 +159,9 @@ def test_a_trained_discriminator_tells_drawn_from_real(pixels_BCHW: Tensor) -> N
     )
     trainer = VQTrainer(ChameleonVQVAE(CONFIG), options)
     real_BCHW, drawn_BCHW = pixels_BCHW.float(), torch.zeros_like(pixels_BCHW).float()
-    losses = [trainer._train_discriminator(real_BCHW, drawn_BCHW).item() for _ in range(30)]
+    assert trainer.adversary is not None
+    exact = torch.autocast("cpu", enabled=False)
+    losses = [trainer.adversary.train(real_BCHW, drawn_BCHW, exact).item() for _ in range(30)]
     assert losses[-1] < losses[0] / 2
 
 

@@ -179,7 +179,7 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
             "pixel_limit": pixel_limit,
             "rounding": rounding,
         }
-        # Names that aren't fields go along, because replace() says which field was meant.
+        # Unknown names are passed on, because the error of replace() names the closest field.
         changes = {name: value for name, value in overrides.items() if value is not None} | unknown
         settings = self.replace(**changes) if changes else self
         if return_tensors not in ("pt", "np", None):

@@ -262,7 +262,7 @@ class ImageTokenizer:
 
     @property
     def _upright(self) -> bool:
-        # PIL images with an EXIF orientation are turned upright as files are, since that is what people see.
+        # PIL images with an EXIF orientation are rotated upright as files are, since that is what people see.
         return self.image_processor.do_exif_transpose is not False
 
     def _default_resolution(self) -> tuple[int, int]:

@@ -14,8 +14,8 @@ from ..plugins import PluginSpec
 from .contract import Quantized, at_least_float32, count_codes, straight_through, without_autocast
 from .options import QuantizerOptions
 
-POSITIONS_AT_ONCE = 4096
-"""Bounds the table of distances: 4,096 positions and 8,192 entries are 128 MiB in float32."""
+CHUNK = 4096
+"""Positions whose distances to all entries are computed together: with 8,192 entries 128 MiB in float32."""
 
 
 class CodebookOptions(QuantizerOptions, frozen=True, kw_only=True):
@@ -66,7 +66,7 @@ class Codebook(nn.Module):
         norms_Z = entries_DZ.square().sum(dim=0)
         codes = [
             torch.addmm(norms_Z, part_MD.to(norms_Z.dtype), entries_DZ, alpha=-2).argmin(dim=1)
-            for part_MD in torch.split(latents_MD, POSITIONS_AT_ONCE)
+            for part_MD in torch.split(latents_MD, CHUNK)
         ]
         return torch.cat(codes).view(batch, height, columns)
 

@@ -1,4 +1,4 @@
-"""Tolerances per dtype for quantized latents and what their codes stand for, each with its reason."""
+"""Tolerances per dtype between quantized latents and the latents of their codes, each with its reason."""
 
 from __future__ import annotations
 

@@ -5,9 +5,14 @@ Shapes: B pictures, C channels, H W pixels.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .options import TrainingOptions
 
 MOST_CHANNELS = 8
 """The widest layer has this many times the first one's channels (pix2pix)."""
@@ -64,3 +69,40 @@ def adaptive_weight(reconstruction_loss: Tensor, generator_loss: Tensor, last_la
     (of_generator,) = torch.autograd.grad(generator_loss, last_layer, retain_graph=True)
     weight = of_reconstruction.norm() / (of_generator.norm() + DELTA)
     return weight.clamp(max=LARGEST_WEIGHT).detach()
+
+
+def clip_gradient(parameters: Iterable[nn.Parameter], options: TrainingOptions) -> Tensor:
+    """Clip the norm of the parameters' gradient to ``clip_norm``, and return what it was."""
+    return nn.utils.clip_grad_norm_(parameters, options.clip_norm or math.inf)
+
+
+class Adversary:
+    """A patch discriminator with its optimizer, trained in turn with the model.
+
+    ``last_layer`` are the weights of the decoder's last layer, which the adaptive weight is computed from.
+    """
+
+    def __init__(self, channels: int, last_layer: Tensor, options: TrainingOptions) -> None:
+        self.options = options
+        self.last_layer = last_layer
+        self.discriminator = PatchDiscriminator(
+            channels, channels=options.discriminator_channels, layers=options.discriminator_layers
+        ).to(last_layer.device)
+        self.optimizer = torch.optim.AdamW(
+            self.discriminator.parameters(), options.discriminator_learning_rate, betas=options.betas
+        )
+
+    def generator_loss(self, drawn_BCHW: Tensor, reconstruction_loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of the model that drew the pictures, and its adaptive weight: two scalars."""
+        generator = -self.discriminator(drawn_BCHW).float().mean()
+        return generator, adaptive_weight(reconstruction_loss, generator, self.last_layer)
+
+    def train(self, real_BCHW: Tensor, drawn_BCHW: Tensor, precision: torch.autocast) -> Tensor:
+        """Update the discriminator once, and return its loss, a scalar without a gradient."""
+        with precision:
+            loss = hinge_loss(self.discriminator(real_BCHW).float(), self.discriminator(drawn_BCHW).float())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        clip_gradient(self.discriminator.parameters(), self.options)
+        self.optimizer.step()
+        return loss.detach()

@@ -1,6 +1,6 @@
-"""The errors that only training raises, apart from the package's own so that both trainers name theirs alike.
+"""The errors that only training raises, in a module of their own so that both trainers have them in the same place.
 
-``chameleon_core.training.errors`` is the same for the transformer.
+``chameleon_core.training.errors`` has those of the transformer's.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from ._old_names import Order as _Order
 
 
 class PictureSource(Protocol):
-    """A set of pictures that are taken by index, augmented or not.
+    """A set of pictures, read by index and optionally augmented.
 
     A run is repeatable, and resumes from a checkpoint bit for bit, if ``pixels`` depends only on its arguments: all
     randomness comes from ``random``.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from ..errors import ConfigError
 from ..model import ChameleonVQVAE, VQReconstruction
 from .checkpoints import LOG_FILE, load_checkpoint, save_checkpoint
 from .codebooks import CodebookCare, has_codebooks, positions
-from .discriminator import PatchDiscriminator, adaptive_weight, hinge_loss
+from .discriminator import Adversary, clip_gradient
 from .errors import DivergenceError
 from .log import TrainingLog
 from .metrics import measure
@@ -70,23 +69,14 @@ class VQTrainer:
         self.options = options
         self.folder = None if folder is None else Path(folder)
         self.perceptual = None if perceptual is None else perceptual.eval().requires_grad_(False)
-        self.last_layer = model.decoder.conv_out.weight
-        self.device = self.last_layer.device
+        self.device = model.decoder.conv_out.weight.device
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, options.learning_rate, betas=options.betas, weight_decay=options.weight_decay
         )
-        self.discriminator: PatchDiscriminator | None = None
-        self.discriminator_optimizer: torch.optim.Optimizer | None = None
+        self.adversary: Adversary | None = None
         if options.discriminator_weight:
-            self.discriminator = PatchDiscriminator(
-                model.config.picture_channels,
-                channels=options.discriminator_channels,
-                layers=options.discriminator_layers,
-            ).to(self.device)
-            self.discriminator_optimizer = torch.optim.AdamW(
-                self.discriminator.parameters(), options.discriminator_learning_rate, betas=options.betas
-            )
+            self.adversary = Adversary(model.config.picture_channels, model.decoder.conv_out.weight, options)
         self.step = 0
         self.seconds = 0.0
         self.codebook = CodebookCare(model.quantize, self.optimizer, self.device)
@@ -140,6 +130,7 @@ class VQTrainer:
         options = self.options
         learning_rate = self._set_learning_rates()
         quantizes = self.step >= options.continuous_steps
+        adversary = self.adversary if self.step >= options.discriminator_start else None
         with self._precision():
             drawn = self._reconstruct(pixels_BCHW, quantizes=quantizes)
             losses = self._losses(drawn.pixels_BCHW.float(), pixels_BCHW)
@@ -147,8 +138,8 @@ class VQTrainer:
             if quantizes:
                 loss = loss + options.quantizer_weight * drawn.encoding.loss.float()
             entry: dict[str, Any] = {}
-            if self._is_adversarial:
-                generator, weight = self._generator_loss(drawn.pixels_BCHW, losses.reconstruction)
+            if adversary is not None:
+                generator, weight = adversary.generator_loss(drawn.pixels_BCHW, losses.reconstruction)
                 loss = loss + options.discriminator_weight * weight * generator
                 entry |= {"generator": generator.item(), "adaptive_weight": weight.item()}
         if not torch.isfinite(loss):
@@ -158,10 +149,11 @@ class VQTrainer:
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = self._clip(self.parameters)
+        norm = clip_gradient(self.parameters, options)
         self.optimizer.step()
-        if self._is_adversarial:
-            entry["discriminator"] = self._train_discriminator(pixels_BCHW, drawn.pixels_BCHW.detach()).item()
+        if adversary is not None:
+            discriminator = adversary.train(pixels_BCHW, drawn.pixels_BCHW.detach(), self._precision())
+            entry["discriminator"] = discriminator.item()
         if quantizes:
             self.codebook.count(drawn.encoding.codes_Bhw)
             entry |= self._revive(drawn.encoding.latents_BDhw)
@@ -198,30 +190,6 @@ class VQTrainer:
         total = options.l1_weight * l1 + options.l2_weight * l2 + options.perceptual_weight * perceptual
         return Losses(l1, l2, perceptual, total)
 
-    @property
-    def _is_adversarial(self) -> bool:
-        return self.discriminator is not None and self.step >= self.options.discriminator_start
-
-    def _generator_loss(self, drawn_BCHW: Tensor, reconstruction_loss: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the discriminator's loss for the drawn pictures, and its adaptive weight."""
-        assert self.discriminator is not None  # asked by _is_adversarial
-        generator = -self.discriminator(drawn_BCHW).float().mean()
-        return generator, adaptive_weight(reconstruction_loss, generator, self.last_layer)
-
-    def _train_discriminator(self, real_BCHW: Tensor, drawn_BCHW: Tensor) -> Tensor:
-        assert self.discriminator is not None  # asked by _is_adversarial
-        assert self.discriminator_optimizer is not None
-        with self._precision():
-            loss = hinge_loss(self.discriminator(real_BCHW).float(), self.discriminator(drawn_BCHW).float())
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._clip(self.discriminator.parameters())
-        self.discriminator_optimizer.step()
-        return loss.detach()
-
-    def _clip(self, parameters: Iterator[nn.Parameter] | Sequence[nn.Parameter]) -> Tensor:
-        return nn.utils.clip_grad_norm_(parameters, self.options.clip_norm or math.inf)
-
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bfloat16")
 
@@ -240,8 +208,8 @@ class VQTrainer:
         factor = warmup * (floor + (1 - floor) * cosine)
         for group in self.optimizer.param_groups:
             group["lr"] = options.learning_rate * factor
-        if self.discriminator_optimizer is not None:
-            for group in self.discriminator_optimizer.param_groups:
+        if self.adversary is not None:
+            for group in self.adversary.optimizer.param_groups:
                 group["lr"] = options.discriminator_learning_rate * factor
         return options.learning_rate * factor
 
@@ -290,9 +258,9 @@ class VQTrainer:
         }
         if self.device.type == "cuda":
             state["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
-        if self.discriminator is not None and self.discriminator_optimizer is not None:
-            state["discriminator"] = self.discriminator.state_dict()
-            state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
+        if self.adversary is not None:
+            state["discriminator"] = self.adversary.discriminator.state_dict()
+            state["discriminator_optimizer"] = self.adversary.optimizer.state_dict()
         save_checkpoint(self.folder, state)
 
     def _resume(self) -> None:
@@ -309,9 +277,9 @@ class VQTrainer:
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.discriminator is not None and self.discriminator_optimizer is not None:
-            self.discriminator.load_state_dict(state["discriminator"])
-            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+        if self.adversary is not None:
+            self.adversary.discriminator.load_state_dict(state["discriminator"])
+            self.adversary.optimizer.load_state_dict(state["discriminator_optimizer"])
         self.codebook.usage_QZ.copy_(state["usage"].view_as(self.codebook.usage_QZ))
         self.step, self.seconds = state["step"], state["seconds"]
         torch.set_rng_state(state["random"]["cpu"])
