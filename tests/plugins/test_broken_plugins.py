@@ -1,4 +1,4 @@
-"""Broken plugins for every package, all at once: each is set aside with its reason, and every command works."""
+"""Broken plugins for every package together: each is quarantined with its reason, and every command works."""
 
 from __future__ import annotations
 

@@ -417,6 +417,8 @@ def test_what_can_not_run_here_is_not_asked_about_a_request(registry: PluginRegi
     install("acme-flare", source)
     spec = registry.get(HOOK, "flare")
     assert spec.why_unavailable() == spec.why_unsupported("a request") == "no GPU"
+    with pytest.raises(BrokenPluginError, match=r"^'flare' can't run on this machine: no GPU\.$"):
+        spec.make()
 
 
 LAZY = GOOD.replace("factory=object", "factory='acme_heavy:Kernel.make', unavailable='acme_heavy:why'")
@@ -425,15 +427,15 @@ LAZY = GOOD.replace("factory=object", "factory='acme_heavy:Kernel.make', unavail
 def test_a_string_is_imported_when_it_is_first_called(
     registry: PluginRegistry, install: Install, tmp_path: Path
 ) -> None:
-    source = "class Kernel:\n    @staticmethod\n    def make(): return 'a kernel'\ndef why(): return 'no GPU'\n"
+    source = "class Kernel:\n    @staticmethod\n    def make(): return 'a kernel'\ndef why(): return None\n"
     (tmp_path / "acme_heavy.py").write_text(source)
     install("acme-flare", LAZY)
     spec = registry.get(HOOK, "flare")
     assert type(spec) is AttentionBackendSpec
     assert "acme_heavy" not in sys.modules
     try:
+        assert registry.registered(HOOK)[-1].why_unavailable() is None
         assert spec.make() == "a kernel"
-        assert registry.registered(HOOK)[-1].why_unavailable() == "no GPU"
         assert repr(spec.factory) == "LazyCallable('acme_heavy:Kernel.make')"
     finally:
         del sys.modules["acme_heavy"]
@@ -443,7 +445,7 @@ def test_a_string_is_imported_when_it_is_first_called(
     ("source", "reason"),
     [
         pytest.param(None, "ModuleNotFoundError: No module named 'acme_heavy'", id="no module"),
-        pytest.param("", "AttributeError: module 'acme_heavy' has no attribute 'Kernel'", id="no attribute"),
+        pytest.param("", "AttributeError: module 'acme_heavy' has no attribute 'make'", id="no attribute"),
         pytest.param("raise OSError('no driver')", "OSError: no driver", id="raises"),
         pytest.param("import sys; sys.exit('bye')", "SystemExit: bye", id="exits"),
     ],
@@ -453,7 +455,7 @@ def test_a_string_that_can_not_be_imported_is_an_error_when_it_is_asked_for(
 ) -> None:
     if source is not None:
         (tmp_path / "acme_heavy.py").write_text(source)
-    install("acme-flare", LAZY)
+    install("acme-flare", GOOD.replace("factory=object", "factory='acme_heavy:make'"))
     assert names(registry) == [*BUILT_IN, "flare"]
     try:
         with pytest.raises(BrokenPluginError) as caught:
@@ -462,7 +464,7 @@ def test_a_string_that_can_not_be_imported_is_an_error_when_it_is_asked_for(
         sys.modules.pop("acme_heavy", None)
     assert str(caught.value) == (
         "the attention backend 'flare' of acme-flare 0.2 can't be used: "
-        f"its factory 'acme_heavy:Kernel.make' can't be imported: {reason}."
+        f"its factory 'acme_heavy:make' can't be imported: {reason}."
     )
     assert caught.value.__cause__ is not None
 

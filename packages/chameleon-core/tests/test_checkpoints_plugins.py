@@ -92,6 +92,13 @@ def test_a_third_party_model_is_found_by_name(tmp_path: Path) -> None:
     assert "acme-chameleon" in [each.distribution for each in REGISTRY.registered(PRETRAINED_HOOK)]
 
 
+def test_a_third_party_model_that_is_not_available_here_says_why(tmp_path: Path) -> None:
+    unavailable = ", unavailable=lambda: 'its weights were not downloaded', api_version"
+    (tmp_path / "acme_chameleon.py").write_text(textwrap.dedent(PLUGIN).replace(", api_version", unavailable))
+    with pytest.raises(BrokenPluginError, match=r"'acme-small' can't run on this machine: its weights were not down"):
+        resolve_folder("acme-small")
+
+
 def test_an_unknown_format_names_those_that_are_installed(tmp_path: Path) -> None:
     with pytest.raises(UnknownPluginError, match=r"no checkpoint format named 'acne'.*acme.*Did you mean 'acme'\?"):
         write_checkpoint(Checkpoint(ChameleonConfig(), {}), tmp_path, checkpoint_format="acne")

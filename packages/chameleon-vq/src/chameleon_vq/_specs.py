@@ -58,7 +58,14 @@ class PluginSpec(msgspec.Struct, frozen=True, kw_only=True):
         return f"{type(self).__name__}({about})"
 
     def make(self, *args: Any, **options: Any) -> Any:
-        """Make the object. Raises what the factory raises, and ``BrokenPluginError`` where it can't be imported."""
+        """Make the object.
+
+        Raises what the factory raises, and ``BrokenPluginError`` where the factory can't be imported or the plugin
+        can't run on this machine.
+        """
+        reason = self.why_unavailable()
+        if reason is not None:
+            raise BrokenPluginError(f"{self.name!r} can't run on this machine: {reason.rstrip('.')}.")
         return resolve(self.factory)(*args, **options)
 
     def why_unavailable(self) -> str | None:
