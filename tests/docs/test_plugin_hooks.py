@@ -32,7 +32,7 @@ class Hook(NamedTuple):
 
     @property
     def signature(self) -> str:
-        """As in the source, without the docstring."""
+        """The signature as in the source, without the docstring."""
         source = inspect.getsource(getattr(importlib.import_module(f"{self.package}.hookspecs"), self.name))
         (function,) = ast.parse(source).body
         assert isinstance(function, ast.FunctionDef)

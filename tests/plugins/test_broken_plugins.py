@@ -24,7 +24,7 @@ def {hook}():
 
 
 class Hook(NamedTuple):
-    """A hook of a package, what it wants, and a built-in name there."""
+    """A hook of a package, the fields that it requires, and a built-in name there."""
 
     name: str
     spec: str
@@ -69,7 +69,7 @@ COMMANDS = {
     "vq decode": "chameleon-vq decode codes.safetensors --tokenizer model --output pictures",
     "vq reconstruct": "chameleon-vq reconstruct a.png --tokenizer model --output both",
 }
-# Which packages' plugins a command looks up, and so which of their broken ones it names; the lists have all.
+# The packages whose plugins a command looks up, and so whose broken ones it names; the lists have all.
 LOOKS_UP = {
     "doctor": ["chameleon_backends"],
     "tokenize": ["chameleon_vq", "chameleon_text"],
@@ -81,7 +81,7 @@ LOOKS_UP = {
     "vq reconstruct": ["chameleon_vq"],
 }
 
-# Runs each command as if in a process of its own: it finds the plugins anew, and warns anew.
+# Runs each command as if in a new process: it finds the plugins anew, and warns anew.
 RUN_ALL = """
 import importlib, json, shlex, sys, warnings
 from typer.testing import CliRunner
@@ -137,7 +137,9 @@ def test_every_command_works(results: dict[str, list[Any]], command: str) -> Non
 
 
 @pytest.mark.parametrize("command", LOOKS_UP)
-def test_a_command_names_the_broken_plugins_that_it_came_by(results: dict[str, list[Any]], command: str) -> None:
+def test_a_command_names_the_broken_plugins_of_the_hooks_that_it_uses(
+    results: dict[str, list[Any]], command: str
+) -> None:
     _, _, stderr, _ = results[command]
     for package in LOOKS_UP[command]:
         for variant, (_, reason) in variants(package).items():

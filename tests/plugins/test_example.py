@@ -1,4 +1,4 @@
-"""examples/acme-backend once it is installed: what it adds is listed, and used like what is built in."""
+"""examples/acme-backend, installed: its plugins are listed, and used like built-ins."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_an_image_tokenizer_has_its_quantizer(tmp_path: Any) -> None:
     assert tokenizer.decode(codes_BN)[0].size == (16, 16)
 
 
-def test_a_melody_stands_in_a_document_beside_text_and_pictures() -> None:
+def test_a_document_may_have_a_melody_beside_text_and_pictures() -> None:
     processor = ChameleonProcessor(make_tokenizer(more_specials=melody.TOKENS), image_tokenizer=FakeImageTokenizer())
     document = [Text("Sing "), melody.Melody((60, 64, 67)), Image(codes=(1, 2, 3, 4)), melody.Melody((72,))]
     ids = processor.encode(document)

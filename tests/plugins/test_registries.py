@@ -1,4 +1,4 @@
-"""What holds for the plugins of every package."""
+"""Rules that the plugins of every package keep."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def registry(package: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_every_hook_has_a_kind_and_every_kind_a_hook(package: str, registry: Any) -> None:
     hookspecs = importlib.import_module(f"{package}.hookspecs")
-    # What pluggy's marker leaves on a function.
+    # The attribute that pluggy's marker sets on a function.
     hooks = {name for name, each in vars(hookspecs).items() if hasattr(each, f"{package}_spec")}
     assert hooks == registry.kinds.keys()
     assert registry.project == package
@@ -50,7 +50,7 @@ def test_the_builtins_are_usable_and_described(package: str, registry: Any) -> N
         for registered in registry.registered(hook):
             assert registered.distribution == registry.distribution
             assert registered.spec.summary, f"{registered.spec.name} has no summary for the listing"
-            # What this machine lacks is said in a sentence, and nobody's check fails.
+            # What this machine lacks is said in a sentence, and no check fails.
             reason = registered.why_unavailable()
             assert reason is None or (" " in reason and "its own check failed" not in reason)
 

@@ -87,7 +87,7 @@ def test_every_hook_accepts_a_spec_of_every_package_and_of_none(
 ) -> None:
     fields = {"name": "acme", "factory": "acme_heavy:make", "api_version": 2}
     if maker == "none" or extra(hook):
-        # What a hook needs beyond PluginSpec's fields only a class that has them can carry.
+        # PluginSpec has no room for the fields that some hooks need beside its own.
         spec: object = OwnSpec(**fields, **extra(hook))
     else:
         spec = importlib.import_module(maker).PluginSpec(**fields)

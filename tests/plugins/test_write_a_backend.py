@@ -1,4 +1,4 @@
-"""docs/write-a-backend.md, followed to the letter: its files written, its commands run, what they print compared."""
+"""docs/write-a-backend.md, followed to the letter: its files are written, its commands run, their output compared."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ pytest.importorskip("editables", reason="the walk installs its package in place"
 
 
 class Environment(NamedTuple):
-    """A Python environment of its own that has all that this one has."""
+    """A Python environment that also sees everything installed in this one."""
 
     folder: Path
     python: Path
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
-        """Run what a reader would type, offline."""
+        """Run a command of the page, offline."""
         program, *arguments = shlex.split(command)
         if program == "chameleon":
             words = ["-c", "from chameleon_core.cli import main; main()"]
@@ -56,7 +56,7 @@ def environment(tmp_path: Path) -> Environment:
     own = subprocess.run(
         [python, "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True, text=True
     )
-    # What is installed here is found there, after what is installed there.
+    # Packages of this environment are found there, after those of that environment.
     lines = [f"import site; site.addsitedir({folder!r})" for folder in site.getsitepackages()]
     (Path(own.stdout.strip()) / "parent.pth").write_text("\n".join(lines))
     folder = tmp_path / "acme"
@@ -65,12 +65,12 @@ def environment(tmp_path: Path) -> Environment:
 
 
 def steps() -> Iterator[tuple[str, str, str]]:
-    """The blocks in order: their kind, a word about them, and their text."""
+    """Yield the blocks in order: their kind, the word after it, and their text."""
     for block in BLOCK.finditer(PAGE.read_text(encoding="utf-8")):
         yield block["kind"], (block["word"] or "").strip(), block["text"]
 
 
-def test_the_walk_arrives(environment: Environment) -> None:
+def test_the_tutorial_works(environment: Environment) -> None:
     for kind, word, text in steps():
         if word == "no-run":
             continue
@@ -88,7 +88,7 @@ def test_the_walk_arrives(environment: Environment) -> None:
 
 
 def shown(output: str) -> re.Pattern[str]:
-    """What a command is said to print: `…` is anything, on a line of its own any lines."""
+    """Return a pattern of a command's expected output: `…` matches anything, and alone on a line any lines."""
     lines = []
     for line in output.splitlines():
         pattern = re.escape(line).replace("…", ".*?")

@@ -1,4 +1,4 @@
-"""What several test modules share."""
+"""Fixtures that several test modules share."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture
 def untraced_flex(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run flex attention by torch's debugging switch: without it each kind of request is traced, for half a second."""
+    """Run flex attention with torch's debugging switch: without it each kind of request is traced for half a second."""
     monkeypatch.setattr("torch.nn.attention.flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)

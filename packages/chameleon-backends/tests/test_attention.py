@@ -43,12 +43,12 @@ def spec(query_length: int = 3, key_length: int = 3, **fields: Any) -> Attention
 
 
 def seen(request: AttentionSpec, row: int = 0) -> list[str]:
-    """The mask as text: a line for each query, a 1 for each key that it sees."""
+    """Return the mask as text: a line for each query, a 1 for each key that it sees."""
     return ["".join(str(int(key)) for key in query) for query in visible_keys(request)[row]]
 
 
 def attend_to_numbers(name: str, request: AttentionSpec) -> list[list[float]]:
-    """Each query's mean of the keys' numbers 1, 2, 3, … that it sees: queries of zeros weigh all keys alike."""
+    """Return each query's mean of the numbers 1, 2, 3, … of its visible keys: queries of zeros weight them equally."""
     backend = get_attention_backend(name)
     query_BTHD = torch.zeros(request.batch_size, request.query_length, 1, 2)
     key_BSKD = torch.randn(request.batch_size, request.key_length, 1, 2)
@@ -170,7 +170,7 @@ class TestAttend:
 
 
 class TestEagerWeights:
-    def test_weights_are_shown_before_dropout(self) -> None:
+    def test_weights_are_returned_before_dropout(self) -> None:
         backend = EagerAttention()
         assert isinstance(backend, AttentionWeightsBackend)
         zeros_BTHD = torch.zeros(1, 3, 1, 2)
@@ -185,7 +185,7 @@ class TestEagerWeights:
         weights_BHTS = backend.attention_weights(tensor_BTHD, tensor_BTHD, backend.plan(spec()), scale=1.0)
         assert weights_BHTS.dtype == torch.float32
 
-    def test_sdpa_has_none_to_show(self) -> None:
+    def test_sdpa_has_no_weights_to_return(self) -> None:
         assert not isinstance(SDPAAttention(), AttentionWeightsBackend)
 
 

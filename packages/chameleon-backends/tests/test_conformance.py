@@ -30,7 +30,7 @@ class TestSDPA(AttentionBackendConformance):
 
 
 class Call(NamedTuple):
-    """One call of ``attend``; the visible keys [B, T, S] are its plan."""
+    """One call of ``attend``, whose plan is the visible keys [B, T, S]."""
 
     query: Tensor
     key: Tensor
@@ -40,13 +40,13 @@ class Call(NamedTuple):
     dropout: float = 0.0
 
     def right(self, **changes: Any) -> Tensor:
-        """The right answer to the call with these changes."""
+        """Return the right answer to the call with these changes."""
         call = self._replace(**changes)
         return EagerAttention().attend(*call[:4], scale=call.scale, dropout=call.dropout)
 
 
 class WrongPlan(EagerAttention):
-    """Sees the keys that another mask shows."""
+    """Sees the keys of another mask."""
 
     def __init__(self, mask: Callable[[AttentionSpec], Tensor]) -> None:
         self.mask = mask
@@ -56,7 +56,7 @@ class WrongPlan(EagerAttention):
 
 
 class WrongAttend(EagerAttention):
-    """Answers something else."""
+    """Returns another answer."""
 
     def __init__(self, wrong: Callable[[Call], Tensor]) -> None:
         self.wrong = wrong
@@ -66,7 +66,7 @@ class WrongAttend(EagerAttention):
 
 
 class Forgetful(EagerAttention):
-    """Attends as its last plan says."""
+    """Attends by its latest plan, whatever it is given."""
 
     def plan(self, spec: AttentionSpec) -> None:
         self.last = super().plan(spec)
@@ -76,7 +76,7 @@ class Forgetful(EagerAttention):
 
 
 class Refusing(EagerAttention):
-    """Refuses what a check says, with some error."""
+    """Refuses what a check refuses, with a given error."""
 
     def __init__(
         self, check: Callable[[AttentionSpec], bool], error: type[Exception] = UnsupportedAttentionError
@@ -106,7 +106,7 @@ def window_by(spec: AttentionSpec, more: int) -> Tensor:
 
 
 def documents_of_the_first_queries(spec: AttentionSpec) -> Tensor:
-    """As if the queries stood at the first positions."""
+    """As if the queries were at the first positions."""
     if spec.document_ids_BS is None:
         return visible_keys(spec)
     queries = spec.document_ids_BS[:, : spec.query_length, None]
@@ -119,7 +119,7 @@ def heads_in_another_order(call: Call) -> Tensor:
 
 
 def softly_masked(call: Call) -> Tensor:
-    """What an additive mask does whose number isn't low enough."""
+    """As with an additive mask whose value isn't low enough."""
     group = call.query.shape[2] // call.key.shape[2]
     key, value = (tensor.repeat_interleave(group, dim=2) for tensor in (call.key, call.value))
     scores = call.scale * torch.einsum("bthd,bshd->bhts", call.query, key) - 30.0 * ~call.visible[:, None]
@@ -127,7 +127,7 @@ def softly_masked(call: Call) -> Tensor:
 
 
 def in_low_precision(call: Call) -> Tensor:
-    """Scores and weights in the dtype of the query, as a kernel without float32 statistics has them."""
+    """Scores and weights in the dtype of the query, as in a kernel without float32 statistics."""
     group = call.query.shape[2] // call.key.shape[2]
     key, value = (tensor.repeat_interleave(group, dim=2) for tensor in (call.key, call.value))
     hidden = ~call.visible[:, None]
@@ -242,13 +242,13 @@ CASES = [pytest.param(law, wrong, id=f"{law}-{what}") for law, cases in WRONG.it
 
 @pytest.fixture
 def no_shrinking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure is expected, and its smallest example of no interest."""
+    """Skip shrinking: a failure is expected, and its smallest example isn't needed."""
     suite = chameleon_backends.testing.attention
     monkeypatch.setattr(suite, "LAWS", settings(suite.LAWS, phases=[Phase.generate]))
 
 
 class Few(AttentionBackendConformance):
-    """As few requests as a suite may draw."""
+    """Draws as few requests as a suite may."""
 
     max_examples = MIN_EXAMPLES
 
@@ -266,7 +266,7 @@ def test_a_wrong_backend_fails_the_law_that_it_breaks(law: str, backend: object,
 
 def test_every_law_has_a_wrong_backend_that_fails_it() -> None:
     laws = {name for name in dir(AttentionBackendConformance) if name.startswith("test_")}
-    # The two that need more than a backend have tests of their own below.
+    # The two that need more than a backend are tested below.
     own = {
         "test_what_it_refuses_it_refuses_by_a_sentence_and_in_plan",
         "test_weights_that_it_shows_are_those_that_it_uses",
@@ -391,7 +391,7 @@ class TestWeakening:
 
         assert Inheriting.not_applicable == Excused.not_applicable
 
-    def test_more_tests_are_welcome(self) -> None:
+    def test_a_suite_may_have_more_tests(self) -> None:
         class More(AttentionBackendConformance):
             def test_something_of_its_own(self) -> None:
                 """Nothing."""

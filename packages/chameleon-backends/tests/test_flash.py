@@ -42,7 +42,7 @@ def reference(
     window: tuple[int, int],
     dropout: float,
 ) -> Tensor:
-    """What the package documents: aligned to the last key, window (left, right) with -1 for no end."""
+    """Return what the package documents: aligned to the last key, window (left, right) with -1 for no end."""
     T, S = query_BTHD.shape[1], key_BSKD.shape[1]
     ahead_TS = torch.arange(S) - (torch.arange(T) + S - T)[:, None]
     left, right = window[0], 0 if causal else window[1]
@@ -55,7 +55,7 @@ def reference(
 
 
 class StandInTwo:
-    """The functions that are called of ``flash_attn``, with the whole signatures of its versions 2.7.0 to 2.8.3."""
+    """The functions of ``flash_attn`` that are called, with the full signatures of its versions 2.7.0 to 2.8.3."""
 
     @staticmethod
     def flash_attn_func(
@@ -155,7 +155,7 @@ class StandInTwo:
 
 
 class StandInThree:
-    """The same of ``flash_attn_interface`` (version 3): no dropout, and its first releases return two things."""
+    """The functions of ``flash_attn_interface`` (version 3): no dropout, and its first releases return two values."""
 
     @staticmethod
     def flash_attn_func(
@@ -283,7 +283,7 @@ def spec(device: str = "cpu", dtype: torch.dtype = torch.bfloat16, **fields: obj
 
 @pytest.fixture(autouse=True)
 def nothing_is_remembered() -> Iterator[None]:
-    """Whether a package can be imported is found out once in a process."""
+    """Forget which packages could be imported, which is found out once per process."""
     flash_package.why_broken.cache_clear()
     yield
     flash_package.why_broken.cache_clear()
@@ -295,7 +295,7 @@ def pretend_device(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] 
 
 
 def pretend_installed(monkeypatch: pytest.MonkeyPatch, *versions: int) -> None:
-    """Let these versions be all that can be imported of the package."""
+    """Pretend that only these versions of the package can be imported."""
     for version, name in flash_package.MODULES.items():
         module = ModuleType(name)
         module.__spec__ = importlib.machinery.ModuleSpec(name, None)
@@ -306,7 +306,7 @@ def pretend_installed(monkeypatch: pytest.MonkeyPatch, *versions: int) -> None:
 
 class TestWhatIsThere:
     @pytest.mark.parametrize(("version", "module"), [(2, "flash_attn"), (3, "flash_attn_interface")])
-    def test_the_names_of_the_package_insist_on_it(
+    def test_the_names_of_the_package_require_it(
         self, version: int, module: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -435,7 +435,7 @@ class TestWhichCall:
     def plan(**fields: Any) -> object:
         return PackageFlashAttention(StandInTwo, 2, device_type="meta").plan(spec("meta", batch_size=2, **fields))
 
-    def test_without_padding_the_batch_goes_whole(self) -> None:
+    def test_without_padding_the_batch_is_one_call(self) -> None:
         assert isinstance(self.plan(), WholePlan)
         assert isinstance(self.plan(query_length=1, sliding_window=2), WholePlan)
 

@@ -42,7 +42,7 @@ def spec(device: str = "cpu", **fields: Any) -> AttentionSpec:
 
 @pytest.mark.parametrize("lengths", [(5, 9), (1, 9)], ids=["a few new tokens", "a new token"])
 def test_as_it_runs_it_equals_float64_eager(lengths: tuple[int, int]) -> None:
-    """Traced, as elsewhere than in these tests: with padding, documents, a window, grouped heads, and a cache."""
+    """Traced, as outside these tests: with padding, documents, a window, grouped heads, and a cache."""
     documents_BS = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1, 1, 1, 1]])
     request = spec(
         batch_size=2,
@@ -83,7 +83,7 @@ class TestBlockMask:
         mask = flex.block_mask(spec(query_length=2048, key_length=2048, document_ids_BS=documents_BS))
         within_a_picture_QN = torch.ones(8, 8).tril()
         assert torch.equal(mask.to_dense()[0, 0], torch.block_diag(within_a_picture_QN, within_a_picture_QN).int())
-        assert mask.kv_num_blocks.eq(1).all()  # the diagonal; all others are seen as a whole
+        assert mask.kv_num_blocks.eq(1).all()  # the diagonal; all others are visible in full
 
     def test_planning_reads_nothing_back_from_the_device(self) -> None:
         """Of a tensor on "meta" there is nothing to read."""
@@ -95,7 +95,7 @@ class TestBlockMask:
 
 @pytest.fixture
 def triton(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
-    """Say whether Triton is installed."""
+    """Pretend that Triton is installed, or isn't."""
     return lambda there: monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if there else None)
 
 
@@ -125,7 +125,7 @@ def test_on_cuda_it_needs_triton(triton: Callable[[bool], None]) -> None:
 class TestCompiling:
     @pytest.fixture
     def compiled(self, monkeypatch: pytest.MonkeyPatch, untraced_flex: None) -> Iterator[list[Callable[..., Tensor]]]:
-        """What was compiled, by a compiler that changes nothing; on a CPU too."""
+        """Record what is compiled, by a compiler that changes nothing; on a CPU too."""
         functions: list[Callable[..., Tensor]] = []
 
         def compiler(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -70,7 +70,7 @@ Install = Callable[..., None]
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> PluginRegistry:
-    """A registry like the package's own, so that a test leaves nothing behind in that one."""
+    """A registry like the package's own, so that a test doesn't change that one."""
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
     return PluginRegistry(
         "chameleon_backends",
@@ -109,7 +109,7 @@ def names(registry: PluginRegistry) -> list[str]:
 
 
 def only_quarantined(registry: PluginRegistry) -> Quarantined:
-    """Load while expecting the warning about the one bad plugin."""
+    """Load, expecting a warning about the one bad plugin, and return it."""
     with pytest.warns(PluginWarning, match="is not used"):
         quarantined = registry.quarantined()
     assert len(quarantined) == 1
@@ -169,7 +169,7 @@ def test_an_unknown_name_says_what_is_installed_and_what_is_close(registry: Plug
     assert isinstance(caught.value, ValueError)
 
 
-def test_an_unknown_name_like_no_other_gets_no_suggestion(registry: PluginRegistry) -> None:
+def test_an_unknown_name_without_a_close_match_gets_no_suggestion(registry: PluginRegistry) -> None:
     with pytest.raises(UnknownPluginError, match=r"\)\.$"):
         registry.get(HOOK, "quantum")
 
@@ -181,7 +181,7 @@ BAD = {
     "exits on import": ("import sys; sys.exit('goodbye')", "SystemExit: goodbye"),
     "misspells the hook": (GOOD.replace("chameleon_attention_backends", "chameleon_atention_backends"), "unknown hook"),
     "takes arguments that the hook lacks": (GOOD.replace("backends():", "backends(model):"), "model"),
-    "marks no function": (GOOD.replace("@hookimpl", ""), "no function in it is marked with the hookimpl"),
+    "marks no function": (GOOD.replace("@hookimpl", ""), "none of its functions is marked with the hookimpl"),
     "takes a built-in's name": (GOOD.replace("flare", "sdpa"), r"'sdpa' exists already \(chameleon-backends "),
     "was written for version 1": (
         GOOD.replace("=HOOK_API_VERSION", "=1"),
@@ -279,7 +279,7 @@ def test_the_error_of_a_quarantined_plugin_has_its_cause(registry: PluginRegistr
 
 
 def test_an_unknown_name_also_says_which_plugins_are_broken(registry: PluginRegistry, install: Install) -> None:
-    # A plugin that can't be imported can't say its backends' names: the one that was asked for may be among them.
+    # A plugin that can't be imported can't say its backends' names; the requested one may be among them.
     install("acme-bad", BAD["raises on import"][0])
     only_quarantined(registry)
     with pytest.raises(UnknownPluginError, match=r"Installed but broken: acme_bad \(acme-bad 0\.2\)\."):
@@ -295,7 +295,7 @@ def test_the_first_of_two_plugins_keeps_a_name_that_both_take(registry: PluginRe
     assert registry.registered(HOOK)[-1].distribution == "acme-one"
 
 
-def test_a_bad_plugin_is_taken_not_even_in_part(registry: PluginRegistry, install: Install) -> None:
+def test_no_part_of_a_bad_plugin_is_used(registry: PluginRegistry, install: Install) -> None:
     second = 'AttentionBackendSpec(name="sdpa", factory=object, api_version=HOOK_API_VERSION), '
     install("acme-bad", GOOD.replace("return [", f"return [{second}"))
     only_quarantined(registry)
@@ -313,9 +313,7 @@ def test_a_bad_plugin_is_warned_of_once(registry: PluginRegistry, install: Insta
         registry.get(HOOK, "eager")
 
 
-def test_where_warnings_are_errors_the_plugins_are_known_all_the_same(
-    registry: PluginRegistry, install: Install
-) -> None:
+def test_where_warnings_are_errors_the_plugins_are_still_found(registry: PluginRegistry, install: Install) -> None:
     install("acme-bad", BAD["raises on import"][0])
     install("zeta-good", GOOD)
     with warnings.catch_warnings():
@@ -366,7 +364,7 @@ def test_reload_finds_what_was_installed_meanwhile(registry: PluginRegistry, ins
     assert names(registry) == [*BUILT_IN, "flare"]
 
 
-def test_reload_gives_a_plugin_that_was_mended_another_chance(registry: PluginRegistry, install: Install) -> None:
+def test_reload_finds_a_plugin_that_was_fixed(registry: PluginRegistry, install: Install) -> None:
     install("acme-bad", "import os\nif 'ACME_OK' not in os.environ: raise RuntimeError('no')\n" + textwrap.dedent(GOOD))
     only_quarantined(registry)
     with pytest.MonkeyPatch.context() as patch:
@@ -385,7 +383,7 @@ def test_a_plugin_may_look_others_up_while_it_is_loaded(
     assert names(registry) == [*BUILT_IN, "flare"]
 
 
-def test_threads_that_look_up_at_once_all_find_every_plugin(registry: PluginRegistry, install: Install) -> None:
+def test_threads_that_look_up_together_all_find_every_plugin(registry: PluginRegistry, install: Install) -> None:
     install("acme-flare", "import time\ntime.sleep(0.05)\n" + textwrap.dedent(GOOD))
     found: list[list[str]] = []
     threads = [threading.Thread(target=lambda: found.append(names(registry))) for _ in range(4)]

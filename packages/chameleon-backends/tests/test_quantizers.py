@@ -50,7 +50,7 @@ def layer_spec(
 
 @st.composite
 def weights(draw: st.DrawFn) -> Tensor:
-    """Rows [O, 256] of values of any size, of one sign or of both, with a few that stand out, as float32 holds them."""
+    """Rows [O, 256] of float32 values of any magnitude, of one sign or both, with a few outliers."""
     values = st.floats(-(2.0**100), 2.0**100, width=32) | st.floats(-1, 1, width=32) | st.sampled_from([0.0, TINY])
     rows = draw(st.lists(st.lists(values, min_size=1, max_size=8), min_size=1, max_size=3))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
@@ -64,7 +64,7 @@ def weights(draw: st.DrawFn) -> Tensor:
 
 
 def steps(quantizer: WeightQuantizer, stored: dict[str, Tensor]) -> Tensor:
-    """The step of each weight, [O, 256]."""
+    """Return the step of each weight, [O, 256]."""
     scale = stored["weight_scale"].double().abs()
     return scale[:, None] if scale.dim() == 1 else scale.repeat_interleave(256 // scale.shape[1], dim=1)
 
@@ -73,7 +73,7 @@ def steps(quantizer: WeightQuantizer, stored: dict[str, Tensor]) -> Tensor:
 @LAWS
 @given(weight_OI=weights())
 def test_each_weight_is_off_by_at_most_half_a_step(quantizer: WeightQuantizer, weight_OI: Tensor) -> None:
-    """Whatever the weights: nothing is clipped."""
+    """For any weights: nothing is clipped."""
     stored = quantizer.quantize(weight_OI)
     error_OI = (quantizer.dequantize(stored).double() - weight_OI.double()).abs()
     # The division before rounding is itself rounded, by 2^-24 of a code of up to 2^7.
@@ -92,8 +92,8 @@ def test_quantizing_the_dequantized_weight_gives_the_same_bits(quantizer: Weight
 @pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)
 @LAWS
 @given(weight_OI=weights())
-def test_the_step_is_hardly_larger_than_the_range_asks_for(quantizer: WeightQuantizer, weight_OI: Tensor) -> None:
-    """A bound on the error in steps says nothing where the steps are wide."""
+def test_the_step_is_hardly_larger_than_the_range_requires(quantizer: WeightQuantizer, weight_OI: Tensor) -> None:
+    """A bound on the error in steps says nothing if the steps are too wide."""
     scale = quantizer.quantize(weight_OI)["weight_scale"].double().abs()
     groups = weight_OI.double().view(*scale.shape, -1)
     below, above = (-groups.amin(dim=-1)).clamp(min=0), groups.amax(dim=-1).clamp(min=0)
@@ -134,7 +134,7 @@ def test_a_smaller_group_is_more_exact_and_larger() -> None:
 
 
 class TestKernels:
-    """Which kernel runs, the order that it wants, and the care that it needs."""
+    """Which kernel runs, its order of codes, and the alignment that it needs."""
 
     @pytest.mark.parametrize(
         ("spec", "kernel"),
@@ -167,8 +167,8 @@ class TestKernels:
         restored = CPUInt4Weight.of(stored, 32).stored()
         assert all(torch.equal(restored[name], stored[name]) for name in stored)
 
-    def test_the_order_of_processors_without_vector_instructions_is_unpacked_too(self) -> None:
-        """The order depends on the processor; torch can be told to take it for one that can do little."""
+    def test_the_order_of_cpus_without_vector_instructions_is_unpacked_too(self) -> None:
+        """The order depends on the CPU; torch can be told to use fewer instructions than it has."""
         code = """
 import torch
 from chameleon_backends.quantizers import int4_kernels
@@ -233,7 +233,7 @@ for rows in (16, 48, 96, 112):
         assert weight.kernel_rows == rows
 
     def test_tensors_of_mapped_files_are_moved_where_kernels_may_read(self) -> None:
-        """A file's tensors begin at any multiple of 8; aligned loads elsewhere end the process."""
+        """A file's tensors begin at any multiple of 8; other aligned loads crash the process."""
         buffer = torch.zeros(48 * 64 + 8, dtype=torch.int8)
         off = buffer[8:].view(48, 64)
         assert off.data_ptr() % ALIGNMENT
@@ -262,7 +262,7 @@ for rows in (16, 48, 96, 112):
 
 
 class TestRegistry:
-    """The names, and what is said where they can't be used."""
+    """The names, and the errors where they can't be used."""
 
     def test_the_builtins_are_registered(self) -> None:
         assert weight_quantizer_names()[:5] == ("int8", "int4", "bnb-nf4", "bnb-int8", "torchao")
@@ -294,7 +294,7 @@ class TestRegistry:
             (100, "100 input features aren't a multiple of the group size 128; int8 takes any width"),
         ],
     )
-    def test_a_width_that_groups_do_not_fill_is_refused_with_what_would(
+    def test_a_width_that_groups_do_not_fill_is_refused_with_sizes_that_do(
         self, in_features: int, reason: str | None
     ) -> None:
         assert why_quantizer_unsupported("int4", layer_spec(in_features)) == reason

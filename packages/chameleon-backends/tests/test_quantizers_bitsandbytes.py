@@ -38,7 +38,7 @@ class TestNF4DoublyQuantized(WeightQuantizerConformance):
     }
 
     def test_quantizing_again_does_not_drift(self, quantizer: WeightQuantizer) -> None:
-        """A hundred times go no further than two of the steps that scales have, 1/127 of the largest."""
+        """A hundred times change a weight by at most two steps of its scale, 1/127 of the largest value."""
         weight_OI = 0.05 * torch.randn(128, 256, generator=torch.Generator().manual_seed(0))
         once_OI = often_OI = quantizer.dequantize(quantizer.quantize(weight_OI))
         for _ in range(100):
@@ -69,7 +69,7 @@ class TestLLMInt8(WeightQuantizerConformance):
 
 
 def test_the_packages_layer_and_ours_are_the_same() -> None:
-    """What the package's own layers store, ours read, and the other way round."""
+    """Ours reads what the package's own layers store, and the other way round."""
     linear = torch.nn.Linear(64, 48, bias=False)
     theirs = bitsandbytes.nn.Linear4bit(64, 48, bias=False, quant_type="nf4", compute_dtype=torch.float32)
     # Else it repacks its weight in the first product on CPUs with AVX512-BF16, which takes multiples of 32 outputs.
@@ -134,7 +134,7 @@ def test_repacking_is_undone_on_every_cpu(double_quant: bool) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("out_features", [1, 22, 33, 72])
-def test_nf4_serves_outputs_that_are_no_multiple_of_32(out_features: int, dtype: torch.dtype) -> None:
+def test_nf4_serves_outputs_that_are_not_a_multiple_of_32(out_features: int, dtype: torch.dtype) -> None:
     """The package's kernel for CPUs with AVX512-BF16 doesn't."""
     linear = torch.nn.Linear(66, out_features, bias=False, dtype=dtype)
     layer = QuantizedLinear.from_linear(linear, get_weight_quantizer("bnb-nf4"))
@@ -144,7 +144,7 @@ def test_nf4_serves_outputs_that_are_no_multiple_of_32(out_features: int, dtype:
 
 @pytest.mark.parametrize("double_quant", [True, False])
 @pytest.mark.parametrize("in_features", [2, 32, 66, 96, 160])
-def test_blocks_of_nf4_go_on_into_the_next_row(in_features: int, double_quant: bool) -> None:
+def test_blocks_of_nf4_continue_into_the_next_row(in_features: int, double_quant: bool) -> None:
     """The package's kernel for CPUs with AVX-512 begins a block with each row."""
     quantizer = get_weight_quantizer("bnb-nf4", double_quant=double_quant)
     stored = quantizer.quantize(torch.randn(6, in_features, generator=torch.Generator().manual_seed(0)))
@@ -192,7 +192,7 @@ def test_int8_is_right_or_refused_whatever_instructions_are_used(instructions: s
     subprocess.run([sys.executable, "-c", WITH_LIMITED_INSTRUCTIONS], env=environment, check=True)
 
 
-def test_products_are_computed_in_the_dtype_that_is_asked_for() -> None:
+def test_products_are_computed_in_the_requested_dtype() -> None:
     linear, values = torch.nn.Linear(64, 48, bias=False), torch.randn(3, 64)
     exact, rough = (
         QuantizedLinear.from_linear(linear, get_weight_quantizer("bnb-nf4", compute_dtype=dtype))
@@ -243,8 +243,8 @@ def test_the_records_of_transformers_are_read() -> None:
     ],
     ids=str,
 )
-def test_a_state_that_lies_about_its_tensors_is_refused(change: dict[str, object]) -> None:
-    """The package's kernels would read what isn't theirs."""
+def test_a_state_that_does_not_fit_its_tensors_is_refused(change: dict[str, object]) -> None:
+    """The package's kernels would read out of bounds."""
     quantizer = get_weight_quantizer("bnb-nf4")
     stored = quantizer.quantize(torch.randn(48, 64))
     name = "weight.quant_state.bitsandbytes__nf4"

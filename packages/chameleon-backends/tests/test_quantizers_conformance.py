@@ -45,7 +45,7 @@ class TestInt4OfSmallGroups(WeightQuantizerConformance):
 
 
 class Wrong(Int8Quantizer):
-    """``int8`` with one of its methods replaced; the right answer comes as the first argument."""
+    """``int8`` with some methods replaced; a replacement gets the right answer as its first argument."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class WrongWeight:
 
 
 class Refusing(Int8Quantizer):
-    """Refuses by a reason, where it says so, or without saying so."""
+    """Refuses with a reason, announced by ``unsupported`` or not."""
 
     def __init__(self, reason: str | None, *, when_asked: bool = True) -> None:
         self.__dict__.update(reason=reason, when_asked=when_asked)
@@ -103,7 +103,7 @@ class Refusing(Int8Quantizer):
 
 
 class WithoutCare(Int8Quantizer):
-    """Neither looks for infinities nor keeps the scale of zeros from being zero."""
+    """Neither checks for infinite values nor keeps the scale of zeros above zero."""
 
     def quantize(self, weight_OI: Tensor) -> dict[str, Tensor]:
         scale_O = (weight_OI.abs().amax(dim=1) / 127).bfloat16()
@@ -114,7 +114,7 @@ class WithoutCare(Int8Quantizer):
 
 
 class Forgetful(Int8Quantizer):
-    """Knows the scales of the tensors that it made itself, and stores others."""
+    """Remembers the scales of tensors that it made, and stores others."""
 
     def __init__(self) -> None:
         self.__dict__.update(scales={})
@@ -133,7 +133,7 @@ class Forgetful(Int8Quantizer):
 
 
 def growing(stored: dict[str, Tensor], weight_OI: Tensor) -> dict[str, Tensor]:
-    """A scale that is a little above the range, each time."""
+    """A scale that is always a little too large."""
     scale_O = (stored["weight_scale"].float() * 1.01).bfloat16()
     codes_OI = (weight_OI / scale_O.float()[:, None]).round().to(torch.int8)
     return {"weight": codes_OI, "weight_scale": scale_O}
@@ -222,7 +222,7 @@ CASES = [pytest.param(law, wrong, id=f"{law}-{what}") for law, cases in WRONG.it
 
 @pytest.fixture
 def no_shrinking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure is expected, and its smallest example of no interest."""
+    """Skip shrinking: a failure is expected, and its smallest example isn't needed."""
     suite = chameleon_backends.testing.weight_quantizers
     monkeypatch.setattr(suite, "LAWS", settings(suite.LAWS, phases=[Phase.generate]))
 
@@ -238,7 +238,7 @@ def run_law(law: str, quantizer: Any, suite: type[WeightQuantizerConformance] = 
 
 @pytest.mark.parametrize("law", WRONG)
 def test_the_right_quantizer_passes_as_the_wrong_ones_do_not(law: str) -> None:
-    """So what the wrong ones fail by is what is wrong with them, not how they are made."""
+    """So wrong quantizers fail because of their mistake, not because of how they are made."""
     with contextlib.suppress(pytest.skip.Exception):  # the law of options needs a registered name
         run_law(law, Wrong())
 

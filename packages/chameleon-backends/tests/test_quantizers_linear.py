@@ -21,7 +21,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=s
 
 
 def make_linear(dtype: torch.dtype = torch.float32, *, bias: bool = True) -> nn.Linear:
-    """128 to 48, the same each time."""
+    """Return a layer from 128 to 48 features, the same each time."""
     linear = nn.Linear(128, 48, bias=bias, dtype=dtype)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_without_a_need_for_gradients_there_is_no_graph(name: str) -> None:
 
 @NAMES
 def test_another_dtype_leaves_the_stored_bits_alone(name: str) -> None:
-    """Not so a conversion of the scales: in float16 small ones would be lost."""
+    """Converted scales would lose small ones in float16."""
     layer = make_layer(name, bias=False)
     layer.load({**layer.stored(), "weight_scale": layer.stored()["weight_scale"] * 2.0**-30})
     before, out = stored_bits(layer), layer(torch.ones(1, 128))
@@ -146,7 +146,7 @@ def test_a_layer_that_the_quantizer_refuses_is_refused() -> None:
 
 
 @NAMES
-def test_a_copy_is_a_layer_of_its_own(name: str) -> None:
+def test_a_copy_is_independent(name: str) -> None:
     layer = make_layer(name, torch.bfloat16)
     other = copy.deepcopy(layer)
     for tensor in other.stored().values():
@@ -154,6 +154,6 @@ def test_a_copy_is_a_layer_of_its_own(name: str) -> None:
     assert torch.equal(other(torch.ones(2, 128).bfloat16()), layer(torch.ones(2, 128).bfloat16()))
 
 
-def test_it_shows_what_it_is() -> None:
+def test_it_prints_what_it_is() -> None:
     shown = "QuantizedLinear(in_features=128, out_features=48, bias=True, Int4Quantizer(group_size=128))"
     assert repr(make_layer("int4")) == shown

@@ -51,7 +51,7 @@ def test_a_config_is_an_object_or_a_name_or_its_dict_form() -> None:
 
 
 @pytest.mark.parametrize("config", ["NoSuchConfig", {"_type": "os", "_data": {}}, 3])
-def test_what_is_no_config_is_refused(config: object) -> None:
+def test_what_is_not_a_config_is_refused(config: object) -> None:
     with pytest.raises(ConfigError, match=r"is not a config of torchao\.quantization"):
         get_weight_quantizer("torchao", config=config)
 
@@ -70,7 +70,7 @@ def test_the_packages_reasons_are_given() -> None:
         get_weight_quantizer("torchao", config="Int8StaticActivationInt8WeightConfig").quantize(linear.weight)
 
 
-def test_a_shape_that_lies_about_its_tensors_is_refused() -> None:
+def test_a_shape_that_does_not_fit_its_tensors_is_refused() -> None:
     quantizer = get_weight_quantizer("torchao")
     stored = quantizer.quantize(torch.randn(48, 64))
     layer = QuantizedLinear(quantizer, 64, 48, dtype=torch.float32)

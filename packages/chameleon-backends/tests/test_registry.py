@@ -30,7 +30,7 @@ from chameleon_backends.plugins import ENVIRONMENT_VARIABLE
 
 @pytest.fixture(autouse=True)
 def only_builtins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever else is installed here."""
+    """Look up the built-ins only, whatever else is installed."""
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "")
     REGISTRY.reload()
     yield

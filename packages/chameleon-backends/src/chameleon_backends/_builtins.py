@@ -51,7 +51,7 @@ def chameleon_attention_backends() -> Iterable[AttentionBackendSpec]:
             name="flex",
             factory="chameleon_backends.backends.flex:FlexAttention",
             api_version=HOOK_API_VERSION,
-            summary="torch's flex attention, which skips blocks of keys that nobody sees",
+            summary="torch's flex attention, which skips blocks without a visible key",
             unsupported="chameleon_backends.backends.flex:why_flex_unsupported",
         ),
     ]

@@ -182,7 +182,7 @@ class PluginRegistry:
                     self._admit(own, lambda builtin=builtin: builtin)  # type: ignore[misc]
                 for entry_point in self._entry_points():
                     self._admit(_source(entry_point), entry_point.load)
-                # Last, because a warning may be an error, and the plugins are known all the same.
+                # Last: a warning may be raised as an error, and the plugins must be registered by then.
                 for bad in self._quarantined:
                     warnings.warn(
                         f"plugin {bad.plugin!r} of {bad.distribution} {bad.version} is not used: {bad.reason}",
@@ -199,7 +199,7 @@ class PluginRegistry:
                 yield entry_point
 
     def _admit(self, source: _Source, load: Callable[[], object]) -> None:
-        """Load one plugin and take all its specs, or quarantine it whole."""
+        """Load one plugin and register all its specs, or quarantine it."""
         returned: list[tuple[str, Any]] = []
         usable: list[Registered] = []
         names = [source.plugin]
@@ -223,14 +223,14 @@ class PluginRegistry:
             self._registered[plugin.hook][plugin.spec.name] = plugin
 
     def _specs(self, plugin: object) -> Iterator[tuple[str, Any]]:
-        # A manager of its own for each plugin: what pluggy says is wrong is then wrong with this plugin.
+        # A separate manager for each plugin, so that what pluggy reports is about this plugin.
         manager = pluggy.PluginManager(self.project)
         manager.add_hookspecs(self._hookspecs)
         manager.register(plugin)
         manager.check_pending()
         callers = [caller for caller in manager.get_hookcallers(plugin) or () if caller.name in self.kinds]
         if not callers:
-            raise TypeError(f"no function in it is marked with the hookimpl of {self.project}")
+            raise TypeError(f"none of its functions is marked with the hookimpl of {self.project}")
         for caller in callers:
             results = caller()
             if not results:  # pluggy leaves out what returned None

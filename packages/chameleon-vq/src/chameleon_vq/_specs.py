@@ -118,7 +118,7 @@ def resolve(field: Callable[P, R] | str) -> Callable[P, R]:
 
 
 def wrong_field(spec: Any, spec_type: type[PluginSpec], hook: str) -> str | None:
-    """Return a sentence about the first field of what a hook returned that isn't one of the spec type, or None."""
+    """Return what is wrong with the first field that doesn't fit the spec type, None where all fit."""
     name = getattr(spec, "name", None)
     which = f"the spec {name!r}" if isinstance(name, str) and name else f"a spec of type {type(spec).__name__}"
     for field in _fields(spec_type):

@@ -58,7 +58,7 @@ def why_broken(version: int) -> str | None:
     module = MODULES[version]
     try:
         imported = importlib.import_module(module)
-    except Exception as error:  # a library built for another torch fails in ways of its own
+    except Exception as error:  # a library built for another torch may raise anything
         return f"flash-attn {version} is installed, but its module {module!r} fails to import: {error!r}"
     missing = [function for function in FUNCTIONS if not hasattr(imported, function)]
     if missing:

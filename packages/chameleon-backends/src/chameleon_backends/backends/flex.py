@@ -1,4 +1,4 @@
-"""Attention by torch's flex attention: the rules become a block mask, and blocks of keys that nobody sees are skipped.
+"""Attention by torch's flex attention: the rules become a block mask, and blocks without a visible key are skipped.
 
 On CUDA the kernel is compiled for each kind of request. On a CPU torch's uncompiled form runs: correct, but it computes
 every score, and compiling would take longer than most runs.

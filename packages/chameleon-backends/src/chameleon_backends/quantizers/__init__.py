@@ -1,1 +1,1 @@
-"""The built-in weight quantizers, each in a module of its own."""
+"""The built-in weight quantizers, each in its own module."""

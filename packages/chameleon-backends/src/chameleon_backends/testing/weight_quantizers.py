@@ -204,7 +204,7 @@ class WeightQuantizerConformance(Conformance):
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
     def test_values_that_are_not_finite_are_refused(self, quantizer: WeightQuantizer, value: float) -> None:
-        """They would spread over their whole row or group."""
+        """They would spread over their row or group."""
         weight_OI = self._served(quantizer).weight_OI.clone()
         weight_OI[3, 5] = value
         with pytest.raises(UnsupportedWeightError):
