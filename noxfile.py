@@ -150,8 +150,9 @@ def parity(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Let the embedded model draw, name and continue; leaves a contact sheet in demo-output/. (2 minutes.)"""
-    install_workspace(session)
+    """The demo with what a user installs; writes a contact sheet into demo-output/. (2 minutes.)"""
+    others = [f"./packages/chameleon-{package}" for package in PACKAGES if package != "core"]
+    session.install(*PINNED, *others, "./packages/chameleon-core[cli]")
     session.run("chameleon", "demo", "--output", "demo-output", *session.posargs)
 
 

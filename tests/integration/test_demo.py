@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from typer.testing import CliRunner
 
 from chameleon_core import Chameleon, MissingPackageError
 from chameleon_core.cli.app import app
-from chameleon_core.demo import STEPS, make_image_tokenizer, page, prompts, run_demo
+from chameleon_core.demo import QUICKSTART, STEPS, make_image_tokenizer, page, prompts, run_demo
 from chameleon_core.demo.sheet import NAMED
 from chameleon_emoji import MODEL, figures, pictures
 from chameleon_text import Image, document_from_json
 
+ROOT = Path(__file__).parents[2]
 # The model card has 53.7 %, of 41 drawings; machines differ in their last bits.
 EXACT_NAMES = 0.48
 LARGEST_SHEET = 600_000
@@ -75,6 +77,18 @@ def test_what_it_says_to_try_next_works(tmp_path: Path) -> None:
     assert output.endswith("a panda\n")
     assert {path.name for path in tmp_path.iterdir()} == {"panda", "fox.png"}
     assert pixels(tmp_path / "panda" / "picture-1.png").shape == (64, 64, 3)
+
+
+def test_the_first_command_of_the_readme_installs_every_package_and_runs_the_demo() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    command = readme.partition("```sh\n")[2].partition("```")[0]
+    assert command.startswith("python -m pip install -c constraints.txt ")
+    assert set(re.findall(r"\./(packages/chameleon-\w+)", command)) == {
+        path.relative_to(ROOT).as_posix() for path in ROOT.glob("packages/*")
+    }
+    assert '"./packages/chameleon-core[cli]"' in command
+    assert command.endswith(" && chameleon demo\n")
+    assert (ROOT / QUICKSTART).is_file()
 
 
 def test_it_names_what_it_never_saw(made: Made) -> None:

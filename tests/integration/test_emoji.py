@@ -1,4 +1,4 @@
-"""The embedded model is found by name, and does what its model card says."""
+"""The embedded model is found by name and does what its model card says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chameleon_core import Chameleon, Quantization, quantize_model
 from chameleon_text import Image
 from chameleon_vq import ImageTokenizer
 
-# Of the 41 drawings of withheld styles that are in the package, decibels.
+# Of the 41 drawings of withheld styles that are in the package, in decibels.
 PSNR = 23.35
 
 
@@ -34,7 +34,7 @@ def test_a_picture_is_64_codes_of_4096_in_either_package(emoji: Chameleon) -> No
     assert torch.equal(tokenizer.encode(image), emoji.image_tokenizer.encode(image))
 
 
-def test_withheld_pictures_come_back_as_measured() -> None:
+def test_withheld_pictures_are_reconstructed_as_measured() -> None:
     tokenizer = ImageTokenizer.from_pretrained("emoji")
     images = [picture.image for picture in withheld()]
     again = tokenizer.decode(tokenizer.encode(images))
@@ -46,7 +46,7 @@ def test_it_computes_in_float32(emoji: Chameleon) -> None:
     assert {parameter.dtype for parameter in emoji.model.parameters()} == {torch.float32}
 
 
-def test_it_draws_in_the_colour_that_it_was_asked_for(emoji: Chameleon) -> None:
+def test_it_draws_in_the_requested_colour(emoji: Chameleon) -> None:
     pixels_HWC = np.asarray(emoji.draw("a twemoji drawing of a red heart", seed=0).convert("RGB")) / 255
     assert pixels_HWC.shape == (64, 64, 3)
     red, green, blue = np.median(pixels_HWC[24:40, 24:40].reshape(-1, 3), axis=0)
@@ -73,7 +73,7 @@ def test_it_says_what_it_sees_in_more_than_one_form(emoji: Chameleon) -> None:
     ("quantization", "goal"), [(Quantization("int8"), 0.98), (Quantization("int4", {"group_size": 64}), 0.9)]
 )
 def test_quantized_it_writes_the_same_ids(quantization: Quantization, goal: float) -> None:
-    """The likeliest ids of the names of withheld pictures: what it says, not what it would have asked."""
+    """Compare the likeliest ids of the names of withheld pictures, given the right ids before each."""
     emoji = Chameleon.from_pretrained("emoji")
     codes_BN = emoji.image_tokenizer.encode([picture.image for picture in withheld()])
     rows = [
@@ -91,6 +91,6 @@ def test_quantized_it_writes_the_same_ids(quantization: Quantization, goal: floa
 
 @torch.no_grad()
 def likeliest(chameleon: Chameleon, question: list[int], answer: list[int]) -> torch.Tensor:
-    """The likeliest id at each place of an answer and after it."""
+    """Return the likeliest id at each position of an answer and after it."""
     logits_TV = chameleon.model(torch.tensor([question + answer])).logits[0]
     return logits_TV[len(question) - 1 :].argmax(dim=-1)
