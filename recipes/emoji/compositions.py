@@ -108,7 +108,9 @@ def plan(pictures: PictureSet, size: PlanSize | None = None, *, seed: int = 0) -
     planned = []
     for record, rgba_HWC in zip(pictures.records, pictures.rgba_BHWC, strict=True):
         if record.split != "train":
-            raise ValueError(f"{record.style} {record.name} is {record.split}: not to be learned from.")
+            raise ValueError(
+                f"{record.style} {record.name} is {record.split} and must not be learned. Plan only training pictures."
+            )
         single = Composition(record.style, record.name, record.group)
         variants = size.shape_variants if is_shape(record.name) else size.variants
         planned += [replace(single, variant=variant) for variant in range(variants)]

@@ -73,7 +73,7 @@ def evaluation_sets(pictures: PictureSet) -> Iterator[tuple[str, Bytes]]:
 
 
 def withheld_scenes(pictures: PictureSet) -> Bytes:
-    """Compositions that training never shows, of pictures that it never shows: uint8 [B, 64, 64, 3]."""
+    """Return withheld compositions of withheld pictures: uint8 [B, 64, 64, 3]."""
     random = np.random.default_rng(0)
     scenes: list[Bytes] = []
     while len(scenes) < SCENES:
@@ -90,14 +90,14 @@ def withheld_scenes(pictures: PictureSet) -> Bytes:
 
 
 def photographs() -> Bytes:
-    """Six photographs, the middle square of each, reduced: uint8 [6, 64, 64, 3]."""
+    """Return the middle squares of six photographs, downscaled: uint8 [6, 64, 64, 3]."""
     arrays = [getattr(skimage.data, name)() for name in ("chelsea", "coffee", "rocket", "hubble_deep_field")]
     arrays += load_sample_images().images
     return np.stack([_middle_square(Image.fromarray(array).convert("RGB")) for array in arrays])
 
 
 def evaluate_tokenizer(tokenizer: ImageTokenizer, pictures: PictureSet) -> list[TokenizerFigures]:
-    """The figures of every set."""
+    """Return the figures of every set."""
     trained = pictures.where(lambda picture: picture.split == "train").on_white()
     figures = []
     for name, real_BHWC in evaluation_sets(pictures):
@@ -121,7 +121,7 @@ def evaluate_tokenizer(tokenizer: ImageTokenizer, pictures: PictureSet) -> list[
 
 
 def reconstructions(tokenizer: ImageTokenizer, pictures_BHWC: Bytes) -> tuple[Bytes, torch.Tensor]:
-    """Pictures after encoding and decoding, and their codes."""
+    """Return pictures after encoding and decoding, and their codes."""
     codes_BN = tokenizer.encode(list(pictures_BHWC), batch_size=32)
     return np.stack([np.asarray(image) for image in tokenizer.decode(codes_BN, batch_size=32)]), codes_BN
 

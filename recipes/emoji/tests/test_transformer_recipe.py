@@ -105,7 +105,7 @@ def test_nothing_withheld_is_planned() -> None:
 
 def test_a_withheld_drawing_is_refused() -> None:
     withheld = picture_set().where(lambda picture: picture.split == "withheld-shape")
-    with pytest.raises(ValueError, match=r"is withheld-shape: not to be learned from"):
+    with pytest.raises(ValueError, match=r"is withheld-shape and must not be learned"):
         plan(withheld, SMALL)
 
 

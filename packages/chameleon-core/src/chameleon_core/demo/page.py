@@ -44,7 +44,7 @@ Font = PIL.ImageFont.FreeTypeFont | PIL.ImageFont.ImageFont
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line under a tile, which is wrapped where it is too long."""
+    """A line under a tile; long ones are wrapped."""
 
     text: str
     colour: str = INK

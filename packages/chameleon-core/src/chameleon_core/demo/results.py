@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """The model's answer to what a drawing is that it never saw."""
+    """The model's name for a drawing that it never saw."""
 
     picture: Picture
     answer: str
@@ -54,7 +54,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A document whose pictures the model drew, and its answer to what the last of them is."""
+    """A document whose pictures the model drew, and its name for the last of them."""
 
     document: Document
     question: str

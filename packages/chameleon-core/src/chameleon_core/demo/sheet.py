@@ -171,7 +171,7 @@ def _captioned(caption: Caption) -> Tile:
 
 
 def _spread(captions: Sequence[Caption], count: int) -> Sequence[Caption]:
-    """Return some of them, at even distances, so that they aren't chosen by how good they are."""
+    """Return some of them, at even distances, so that they aren't selected by quality."""
     return [captions[index * len(captions) // count] for index in range(count)]
 
 

@@ -103,7 +103,7 @@ def run_demo(folder: Path, *, progress: Progress = lambda what, done, total: Non
 
 
 def name(chameleon: Chameleon, pictures: Sequence[Picture], work: _Work) -> list[Caption]:
-    """Return the likeliest answer to what each picture is."""
+    """Return the likeliest name of each picture."""
     captions: list[Caption] = []
     for start in range(0, len(pictures), ROWS):
         part = pictures[start : start + ROWS]
@@ -128,7 +128,7 @@ def tell(chameleon: Chameleon, work: _Work) -> Story:
 
 
 def reconstruction_psnr(chameleon: Chameleon, images: Sequence[PILImage]) -> float:
-    """Return the mean PSNR of pictures that became codes and pictures again, in decibels."""
+    """Return the mean PSNR of pictures after encoding and decoding, in decibels."""
     tokenizer = chameleon.image_tokenizer
     again_BHWC = _bytes(tokenizer.decode(tokenizer.encode(images)))
     errors_B = np.square(_bytes(images).astype(np.float32) - again_BHWC).mean(axis=(1, 2, 3))
@@ -154,7 +154,7 @@ class _Work:
         self._what = ""
 
     def start(self, what: str) -> None:
-        """Say what is being done from now on."""
+        """Begin another kind of work."""
         self._what = what
         self._progress(what, self._done, self._total)
 
