@@ -33,6 +33,7 @@ from ..protocols import ImageTokenizerLike, TextTokenizerLike
 from .cache import KVCache
 from .ecosystem import refuse_arguments
 from .loss import next_token_loss
+from .resize import resized_rows, rounded_size
 from .transformer import ChameleonModel, init_weight
 
 
@@ -360,23 +361,19 @@ class ChameleonForConditionalGeneration(nn.Module):
         New rows are the mean of the old ones, so that a new id starts as an average one. Raises ``ValueError`` for
         numbers below 1, ``ConfigError`` where the output layer is quantized.
         """
-        if new_num_tokens < 1 or pad_to_multiple_of < 1:
-            raise ValueError(
-                f"new_num_tokens and pad_to_multiple_of must be ≥ 1; got {new_num_tokens} and {pad_to_multiple_of}."
-            )
+        size = rounded_size(new_num_tokens, pad_to_multiple_of)
         if isinstance(self.lm_head, QuantizedLinear):
             raise ConfigError(
                 "the output layer is quantized and can't be resized. Resize the float model, then quantize it."
             )
-        size = -(-new_num_tokens // pad_to_multiple_of) * pad_to_multiple_of
         config = self.config.replace(vocab_size=size)
         self.model.embed_tokens = nn.Embedding(
-            size, config.hidden_size, _weight=_resized(self.model.embed_tokens.weight, size)
+            size, config.hidden_size, _weight=resized_rows(self.model.embed_tokens.weight, size)
         )
         if config.tie_word_embeddings:
             self.tie_weights()
         else:
-            self.lm_head.weight = nn.Parameter(_resized(self.lm_head.weight, size))
+            self.lm_head.weight = nn.Parameter(resized_rows(self.lm_head.weight, size))
         self.lm_head.out_features = size
         self.config = self.model.config = config
         self.__dict__.pop("layout", None)
@@ -389,12 +386,6 @@ def _kept_positions(logits_to_keep: int | Tensor) -> slice | Tensor:
     if logits_to_keep < 0:
         raise ValueError(f"logits_to_keep must be ≥ 0 (0: all positions); got {logits_to_keep}.")
     return slice(-logits_to_keep or None, None)
-
-
-def _resized(weight_VE: Tensor, size: int) -> Tensor:
-    kept_VE = weight_VE[:size]
-    mean_1E = weight_VE.mean(dim=0, keepdim=True)
-    return torch.cat((kept_VE, mean_1E.expand(size - len(kept_VE), -1)))
 
 
 if not TYPE_CHECKING:
