@@ -201,6 +201,7 @@ def test_a_loaded_processor_reads_pictures(folder: Path, chameleon: Chameleon) -
     batch = loaded.processor(text="What is this?<image>", images=[photograph()], return_tensors="pt")
     expected = chameleon.processor(text="What is this?<image>", images=[photograph()], return_tensors="pt")
     assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert "image tokenizer: ImageTokenizer" in repr(loaded)
     assert loaded.generate("A ", **INTERLEAVED) == chameleon.generate("A ", **INTERLEAVED)  # type: ignore[arg-type]
 
 

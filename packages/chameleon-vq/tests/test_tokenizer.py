@@ -45,6 +45,14 @@ def test_the_numbers_of_a_tokenizer(tokenizer: ImageTokenizer) -> None:
     assert tokenizer.tokens_per_image == 64
 
 
+def test_a_tokenizer_moves_to_a_device_and_keeps_its_dtype() -> None:
+    tokenizer = make_image_tokenizer()
+    dtypes = [each.dtype for each in tokenizer.model.parameters()]
+    assert tokenizer.to("meta") is tokenizer
+    assert {each.device.type for each in tokenizer.model.parameters()} == {"meta"}
+    assert [each.dtype for each in tokenizer.model.parameters()] == dtypes
+
+
 def test_files_images_arrays_and_lists_give_the_same_codes(
     tokenizer: ImageTokenizer, picture: PIL.Image.Image, tmp_path: Path
 ) -> None:

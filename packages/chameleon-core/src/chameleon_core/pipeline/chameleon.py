@@ -117,7 +117,7 @@ class Chameleon:
         The image tokenizer keeps its dtype, because codes depend on it.
         """
         self.model.to(device=device, dtype=dtype)
-        move = getattr(self._image_tokenizer, "to", None)
+        move = getattr(self._loaded_image_tokenizer, "to", None)
         if device is not None and move is not None:
             move(device)
         return self
@@ -290,6 +290,11 @@ class Chameleon:
         document = self.generate([picture, question], modality="text", template=template, **likeliest)
         return "".join(segment.text for segment in document if isinstance(segment, text_package().Text)).strip()
 
+    @property
+    def _loaded_image_tokenizer(self) -> ImageTokenizerLike | None:
+        # The processor loads the model's without this object.
+        return self.model._image_tokenizer if self._image_tokenizer is None else self._image_tokenizer
+
     def _steps(
         self, rows: Sequence[Sequence[int]], options: GenerationOptions, should_stop: Callable[[], bool] | None
     ) -> Generator[Step] | None:
@@ -322,7 +327,8 @@ class Chameleon:
         side = math.isqrt(layout.tokens_per_image)
         grid = f"{side} × {side}" if side**2 == layout.tokens_per_image else f"{layout.tokens_per_image}"
         dtype = str(self.model.dtype).removeprefix("torch.")
-        tokenizer = "not loaded yet" if self._image_tokenizer is None else type(self._image_tokenizer).__name__
+        loaded = self._loaded_image_tokenizer
+        tokenizer = "not loaded yet" if loaded is None else type(loaded).__name__
         return "\n".join(
             (
                 "Chameleon(",
