@@ -5,9 +5,10 @@ Shapes: B rows, T ids of the longest row.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -100,12 +101,24 @@ def make_batch(
 
 def one_row(ids: Any) -> list[int]:
     """Return one row of ids, a list, an array or a tensor, as a list. Raises ``ConfigError`` for anything else."""
+    if isinstance(ids, (str, bytes, bytearray, Mapping, Set)):
+        raise ConfigError(f"a {type(ids).__name__} is no row of ids, expected a list of integers or an array.")
     try:
-        return [operator.index(each) for each in (ids.tolist() if hasattr(ids, "tolist") else ids)]
+        row = list(ids.tolist() if hasattr(ids, "tolist") else ids)
     except TypeError as error:
-        raise ConfigError(
-            "expected one row of integer ids. Decode a batch row by row, or with batch_decode."
-        ) from error
+        raise ConfigError(f"a {type(ids).__name__} is no row of ids, expected a list of integers.") from error
+    return row if all(type(each) is int for each in row) else [one_id(each) for each in row]
+
+
+def one_id(value: Any) -> int:
+    """Return an id as an int. Raises ``ConfigError`` for anything but an integer, for floats and bools too."""
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):  # ValueError and RuntimeError are tensors'
+            return operator.index(value)
+    raise ConfigError(
+        f"found a {type(value).__name__} where an id belongs, expected one row of integer ids. Decode a batch row by "
+        "row, or with batch_decode."
+    )
 
 
 def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:

@@ -15,6 +15,14 @@ class FileFormatError(ChameleonTextError, ValueError):
     """A file's content isn't what its name says."""
 
 
+class MissingFileError(ChameleonTextError, FileNotFoundError):
+    """A file or folder doesn't exist."""
+
+
+class FileAccessError(ChameleonTextError, OSError):
+    """The system doesn't let a file be read or written."""
+
+
 class VocabularyError(ChameleonTextError, ValueError):
     """A vocabulary lacks names, isn't a bijection, or doesn't have a code or an id."""
 
@@ -41,3 +49,11 @@ class BrokenPluginError(ChameleonTextError, ImportError):
 
 class MissingPackageError(ChameleonTextError, ImportError):
     """The request needs a package that isn't installed, or an object of it that wasn't passed."""
+
+
+class ReadOnlyError(ChameleonTextError, AttributeError):
+    """An attribute was assigned that doesn't exist, or can't change once the object is made."""
+
+
+class TokenizerWarning(UserWarning):
+    """A tokenizer's files ask for something that isn't done here, or the tokenizer doesn't give every text back."""

@@ -45,7 +45,8 @@ IMAGE_PLACEHOLDER_AS_PUBLISHED = "<reserved08707>"
 REQUIRED_NAMES = (BEGIN_OF_STREAM, END_OF_STREAM, PAD, BEGIN_IMAGE, END_IMAGE, SEPARATOR)
 _ALWAYS_SPECIAL = frozenset((*REQUIRED_NAMES, IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER_AS_PUBLISHED))
 
-_PICTURE_NAME = re.compile(r"IMGIMG([A-J]+)Z", re.ASCII)
+_PICTURE_NAME = re.compile(r"IMGIMG([A-J]{1,18})Z", re.ASCII)
+"""A code of 19 digits and more is none: no vocabulary has as many names."""
 _DIGITS = str.maketrans("ABCDEFGHIJ", "0123456789")
 _LETTERS = str.maketrans("0123456789", "ABCDEFGHIJ")
 
@@ -128,6 +129,7 @@ class Vocabulary:
 
         Raises ``VocabularyError`` with everything that is missing, and where names, ids and codes are not one to one.
         """
+        check_one_to_one(token_ids)
         missing = [repr(name) for name in REQUIRED_NAMES if name not in token_ids]
         placeholder = image_token
         if placeholder == IMAGE_PLACEHOLDER and placeholder not in token_ids:
@@ -155,7 +157,6 @@ class Vocabulary:
                 f"the vocabulary of {len(token_ids)} tokens lacks {', '.join(missing)}. "
                 "Is this the tokenizer.json of a Chameleon model?"
             )
-        _check_one_to_one(token_ids)
         size = max(token_ids.values()) + 1
         code_to_id_Z = np.array([token_ids[code_to_name[code]] for code in range(len(code_to_name))], dtype=np.int64)
         id_to_code_V = np.full(size, -1, dtype=np.int64)
@@ -191,7 +192,7 @@ class Vocabulary:
 
     def codes_to_ids(self, codes: Sequence[int] | npt.NDArray[np.integer]) -> list[int]:
         """Return the ids of codes. Raises ``VocabularyError`` for a code out of range."""
-        codes_N = np.asarray(codes, dtype=np.int64)
+        codes_N = _one_row(codes, "codes")
         wrong_N = (codes_N < 0) | (codes_N >= self.num_codes)
         if wrong_N.any():
             raise VocabularyError(
@@ -203,7 +204,7 @@ class Vocabulary:
 
     def ids_to_codes(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> list[int]:
         """Return the codes of picture ids. Raises ``VocabularyError`` for an id that isn't a picture code's."""
-        ids_N = np.asarray(ids, dtype=np.int64)
+        ids_N = _one_row(ids, "ids")
         known_N = (ids_N >= 0) & (ids_N < len(self))
         codes_N = np.where(known_N, self.id_to_code[np.where(known_N, ids_N, 0)], -1)
         if (codes_N < 0).any():
@@ -213,11 +214,41 @@ class Vocabulary:
         return codes
 
 
-def _check_one_to_one(token_ids: Mapping[str, int]) -> None:
+def _one_row(values: object, what: str) -> npt.NDArray[np.int64]:
+    """Return a row of integers as int64. Raises ``VocabularyError`` for floats, bools, strings and other shapes."""
+    try:
+        values_N = np.asarray(values)
+        values_N = values_N.astype(np.int64) if values_N.size == 0 else values_N
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors of other devices
+        raise VocabularyError(f"{what} must be one row of integers, not {type(values).__name__}: {error}.") from error
+    if values_N.ndim != 1 or values_N.dtype.kind not in "iu":
+        raise VocabularyError(f"{what} must be one row of integers, not shape {values_N.shape} of {values_N.dtype}.")
+    if values_N.dtype.kind == "u":
+        values_N = np.minimum(values_N, np.iinfo(np.int64).max)
+    return values_N.astype(np.int64)
+
+
+def check_one_to_one(token_ids: Mapping[str, int]) -> None:
+    """Raise ``VocabularyError`` where ids aren't integers ≥ 0, each of one name, and near the number of names.
+
+    Ids may have gaps, but arrays have a row for each up to the highest, so a file may not state any number.
+    """
     names: dict[int, str] = {}
     for name, token_id in token_ids.items():
+        if not isinstance(name, str):
+            raise VocabularyError(f"the vocabulary has the name {name!r:.80}, expected a str.")
         if isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0:
-            raise VocabularyError(f"the id of {name!r} is {token_id!r}, expected an integer ≥ 0.")
+            raise VocabularyError(f"the id of {name!r:.80} is {token_id!r:.80}, expected an integer ≥ 0.")
         if token_id in names:
-            raise VocabularyError(f"{names[token_id]!r} and {name!r} both have the id {token_id}.")
+            raise VocabularyError(f"{names[token_id]!r:.80} and {name!r:.80} both have the id {token_id}.")
         names[token_id] = name
+    highest = max(names, default=0)
+    if highest >= 16 * len(names) + 65_536:
+        raise VocabularyError(
+            f"{names[highest]!r:.80} has the id {_number(highest)} in a vocabulary of {len(names):,} names, expected "
+            f"ids below {16 * len(names) + 65_536:,}. Is the file damaged?"
+        )
+
+
+def _number(value: int) -> str:
+    return f"{value:,}" if value < 10**18 else "of more than 18 digits"

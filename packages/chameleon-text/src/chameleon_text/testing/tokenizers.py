@@ -6,7 +6,8 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..tokenizer import BYTE_LETTERS, TextTokenizer
+from ..tokenizer import TextTokenizer
+from ..tokenizer_file import BYTE_LETTERS
 from ..vocabulary import (
     BEGIN_IMAGE,
     BEGIN_OF_STREAM,
