@@ -62,3 +62,13 @@ def test_help_begins_with_what_people_come_for() -> None:
 def test_an_old_name_warns_and_is_the_new_thing() -> None:
     with pytest.warns(DeprecationWarning, match=r"pictures\.PIXEL_LIMIT is chameleon_vq\.pictures\.MAX_PIXELS now"):
         assert pictures.PIXEL_LIMIT == pictures.MAX_PIXELS
+
+
+def test_listing_quantizers_loads_nothing_beyond_the_package() -> None:
+    code = (
+        "import os, sys, chameleon_vq; os.environ['CHAMELEON_PLUGINS'] = ''; before = set(sys.modules)\n"
+        "from chameleon_vq.registry import REGISTRY, VECTOR_QUANTIZERS_HOOK\n"
+        "print(len([each.why_unavailable() for each in REGISTRY.registered(VECTOR_QUANTIZERS_HOOK)]))\n"
+        "print(*(set(sys.modules) - before))"
+    )
+    assert run(code).split() == ["6"]
