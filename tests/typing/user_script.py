@@ -26,6 +26,7 @@ from chameleon_core import (
     Modality,
     Prompt,
     QuantizationReport,
+    Reason,
     Step,
     TextDelta,
     quantization_report,
@@ -100,6 +101,7 @@ def stream(chameleon: Chameleon) -> str:
                 assert_type(image, PIL.Image.Image)
                 assert_type(codes, tuple[int, ...])
             case Finished(reason=reason, document=document):
+                assert_type(reason, Reason)
                 assert_type(document, Document)
                 return reason
     events.close()

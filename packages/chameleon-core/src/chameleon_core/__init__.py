@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         Picture,
         Prompt,
         PromptPart,
+        Reason,
         TextDelta,
         save_document,
     )
@@ -97,6 +98,7 @@ __all__ = [
     "PromptPart",
     "Quantization",
     "QuantizationReport",
+    "Reason",
     "Step",
     "TextDelta",
     "TokenLayout",
@@ -150,6 +152,7 @@ _MODULES = {
     "PromptPart": ".pipeline",
     "Quantization": ".quantization",
     "QuantizationReport": ".quantization",
+    "Reason": ".pipeline",
     "Step": ".generation",
     "TextDelta": ".pipeline",
     "TokenLayout": ".layout",

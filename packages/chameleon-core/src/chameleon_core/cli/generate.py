@@ -88,7 +88,7 @@ def generate(
     ] = None,
     min_p: Annotated[
         float | None,
-        typer.Option(help="Sample among ids with this share of the best probability.", rich_help_panel=SAMPLING),
+        typer.Option(help="Sample among ids with this share of the top probability.", rich_help_panel=SAMPLING),
     ] = None,
     image_temperature: Annotated[
         float | None, typer.Option(help="As --temperature, for the codes of pictures.", rich_help_panel=SAMPLING)
