@@ -50,5 +50,5 @@ def test_an_unknown_note_is_refused() -> None:
 
 
 def test_a_vocabulary_without_the_tokens_says_what_it_lacks() -> None:
-    with pytest.raises(DocumentError, match="'melody' can't be used here: the vocabulary lacks 130 of its tokens"):
+    with pytest.raises(DocumentError, match=r"'melody' of .* can't be used here: the vocabulary lacks 130"):
         ChameleonProcessor(make_tokenizer()).encode(SCALE)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from chameleon_text import (
     HOOK_API_VERSION,
     REGISTRY,
+    BrokenPluginError,
     Decoded,
     Image,
     Piece,
@@ -362,7 +363,7 @@ WRONG_TEMPLATES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 # What a law says itself, and what wrong plugins raise in it.
-FAILURES = (AssertionError, KeyError, TypeError, ValueError, pytest.fail.Exception)
+FAILURES = (AssertionError, BrokenPluginError, KeyError, TypeError, ValueError, pytest.fail.Exception)
 
 
 @pytest.fixture

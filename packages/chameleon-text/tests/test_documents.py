@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import pytest
 from hypothesis import given
 
 from chameleon_text import (
+    ChameleonProcessor,
     Document,
     DocumentError,
     Image,
     ImageCountError,
     MissingPackageError,
+    Piece,
     Segment,
     Special,
     Text,
@@ -29,10 +32,12 @@ from chameleon_text import (
     document_from_parts,
     document_to_json,
     messages_from_turns,
+    normalized,
     pictures,
     turns_from_messages,
 )
-from chameleon_text.testing import documents
+from chameleon_text.testing import FakeImageTokenizer, documents, make_tokenizer
+from chameleon_text.training import _joined
 
 
 def png(mode: str = "RGB", size: tuple[int, int] = (3, 2)) -> str:
@@ -120,7 +125,163 @@ def test_a_segment_of_an_unknown_type_is_an_error() -> None:
     ],
 )
 def test_the_usual_names_of_a_picture_are_read(part: dict[str, Any], picture: object) -> None:
-    assert document_from_parts([{"type": "image"} | part]) == [Image(picture)]
+    part = {"type": "image"} | part
+    assert document_from_parts([part], allow_files=True) == [Image(picture)]
+    assert document_from_json(json.dumps([part]), allow_files=True) == [Image(picture)]
+    message = {"role": "user", "content": [part]}
+    assert turns_from_messages([message], allow_files=True)[0].document == (Image(picture),)
+    for opens in (
+        lambda: document_from_parts([part]),
+        lambda: document_from_json(json.dumps([part])),
+        lambda: turns_from_messages([message]),
+        lambda: ChameleonProcessor(make_tokenizer()).encode_messages([message]),
+        lambda: ChameleonProcessor(make_tokenizer()).encode_for_training([message]),
+    ):
+        with pytest.raises(DocumentError, match=r"part 0, .* names the file .*allow_files=True"):
+            opens()
+
+
+def test_a_path_object_is_the_callers_own() -> None:
+    part = {"type": "image", "path": Path("a.png")}
+    assert document_from_parts([part]) == [Image(Path("a.png"))]
+    assert document_from_parts([{"type": "image"}], images=["a.png"]) == [Image("a.png")]
+
+
+def test_a_path_beside_codes_is_a_name_that_nothing_opens() -> None:
+    (segment,) = document_from_json('[{"type": "image", "codes": [3], "path": "/no/such/file.png"}]')
+    processor = ChameleonProcessor(make_tokenizer(), image_tokenizer=FakeImageTokenizer())
+    assert processor.decode_document(processor.encode([segment])) == [Image(codes=(3,))]
+    assert processor.draw([segment]) == [segment]
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"type": "image", "pth": "a.png"}, "unknown field 'pth'. Did you mean 'path'"),
+        ({"type": "image", "base46": "aa", "codes": [1]}, "unknown field 'base46'. Did you mean 'base64'"),
+        ({"type": "image_url", "image_url": {"url": "a.png", "size": 3}}, "'size'.*, expected 'url' alone"),
+        ({"type": "image_url", "image_url": {"url": "a.png", "detail": "high"}}, "a detail, expected 'url' alone"),
+        ({"type": "text", "text": "a", "tekst": "b"}, "unknown field 'tekst'. Did you mean 'text'"),
+        ({"type": "text", "text": "a", 3: "b"}, "unknown field 3"),
+        ({"type": "x" * 10_000}, "a type of 10,000 characters"),
+        ({"type": "image", "url": "http://[a"}, "the URL of a picture is not one"),
+    ],
+)
+def test_a_field_that_would_be_ignored_is_an_error(part: dict[Any, Any], message: str) -> None:
+    with pytest.raises(DocumentError, match=message):
+        document_from_parts([part], allow_files=True)
+
+
+def test_a_field_that_is_null_says_nothing() -> None:
+    parts = [{"type": "text", "text": "a", "image": None}, {"type": "image", "text": None, "image": None}]
+    assert document_from_parts(parts, images=["a.png"]) == [Text("a"), Image("a.png")]
+
+
+def test_a_field_of_a_message_that_would_be_ignored_is_an_error() -> None:
+    with pytest.raises(DocumentError, match=r"message 0 has an unknown field 'contents'\. Did you mean 'content'"):
+        turns_from_messages([{"role": "user", "content": "a", "contents": "b"}])
+    assert turns_from_messages([{"role": "user", "content": "a", "name": None}]) == [Turn("user", (Text("a"),))]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '[{"type": "text", "text": ' + "[" * 200 + "]" * 200 + "}]",
+        '[{"type": "image", "codes": [' + "9" * 5000 + "]}]",
+        '[{"type": "image", "codes": [NaN]}]',
+        '[{"type": "image", "codes": [99999999999999999999]}]',
+        '[{"type": "image", "codes": [1.5]}]',
+        '[{"type": "image", "codes": [true]}]',
+        '[{"type": "image", "codes": [[1], [1, 2]]}]',
+        '[{"type": "image", "image_url": {"url": 3}}]',
+        '[{"type": "image", "url": []}]',
+        '[{"type": "text", "text": "\\ud800"}]',
+        b'[{"type": "text", "text": "\xed\xa0\x80"}]',
+        "\ufeff3",
+        "[null]",
+        "[[]]",
+        '[{"type": "text"}]',
+        '[{"type": "text", "text": null}]',
+        "null",
+        "NaN",
+        None,
+        3,
+    ],
+)
+def test_whatever_is_read_raises_this_packages_errors(text: Any) -> None:
+    with pytest.raises(DocumentError):
+        document_from_json(text)
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    assert document_from_json(b'\xef\xbb\xbf[{"type": "text", "text": "a"}]') == [Text("a")]
+
+
+@pytest.mark.parametrize(
+    "content", ["root:x:0:0:root:/root:/bin/bash\n", '["a-secret", {"a-secret": 1}]', '{"a-secret": 1}']
+)
+def test_an_error_quotes_nothing_of_a_file_that_is_no_document(content: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        document_from_json(content)
+    assert "secret" not in str(caught.value)
+    assert "root" not in str(caught.value)
+
+
+@pytest.mark.parametrize("messages", [None, "text", {"role": "user"}, 3, [None], [{"role": "user", "content": [3]}]])
+def test_messages_of_another_shape_are_errors(messages: Any) -> None:
+    for reads in (turns_from_messages, ChameleonProcessor(make_tokenizer()).encode_messages):
+        with pytest.raises(DocumentError):
+            reads(messages)
+
+
+@pytest.mark.parametrize(
+    "picture", [PIL.Image.new("RGB", (2, 2)), np.zeros((2, 2, 3), np.uint8), Path("a.png"), "a.png"]
+)
+def test_one_picture_needs_no_list(picture: Any) -> None:
+    (segment,) = document_from_parts([{"type": "image"}], images=picture)
+    assert isinstance(segment, Image)
+    assert segment.image is picture
+    with pytest.raises(DocumentError, match="images is a int"):
+        document_from_parts([], images=3)  # type: ignore[arg-type]
+
+
+def test_half_a_surrogate_pair_is_not_written() -> None:
+    with pytest.raises(DocumentError, match="half of a surrogate pair"):
+        document_to_json([Text("a\ud800")])
+
+
+def test_postscript_is_not_read_from_a_document() -> None:
+    data = base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n%%EndComments\n").decode()
+    with pytest.raises(DocumentError, match="no picture that can be read"):
+        document_from_parts([{"type": "image", "base64": data}])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Special(3),  # type: ignore[arg-type]
+        lambda: Turn("user", "text"),  # type: ignore[arg-type]
+        lambda: Turn(3, ()),  # type: ignore[arg-type]
+        lambda: Image(codes=5),  # type: ignore[arg-type]
+        lambda: Image(codes=[[1], [1, 2]]),  # type: ignore[arg-type]
+    ],
+)
+def test_parts_of_wrong_types_are_errors(make: Any) -> None:
+    with pytest.raises(DocumentError):
+        make()
+
+
+def test_time_is_linear_in_the_parts_of_a_document() -> None:
+    def seconds(count: int) -> float:
+        document = [Text("the red apple " * 20)] * count
+        start = time.process_time()
+        normalized(document)
+        _joined([Piece(segment) for segment in document])
+        return time.process_time() - start
+
+    seconds(100)
+    assert min(seconds(48_000) for _ in range(2)) < 12 * min(seconds(12_000) for _ in range(2)) + 0.2
 
 
 @pytest.mark.parametrize("part", [{"base64": png()}, {"url": f"data:image/png;base64,{png()}"}])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -146,7 +149,7 @@ def test_a_custom_segment_is_written_in_json_and_in_messages(audio: Any) -> None
 def test_a_vocabulary_without_a_modality_is_an_error_only_where_it_is_used(audio: Any) -> None:
     processor = ChameleonProcessor(make_tokenizer())
     assert processor.decode_document(processor.encode("text")) == [Text("text")]
-    with pytest.raises(DocumentError, match="'audio' can't be used here: the vocabulary has no '<audio>'"):
+    with pytest.raises(DocumentError, match=r"'audio' of acme-audio 0\.2 can't be used here: the vocabulary has no"):
         processor.encode([audio((1,))])
 
 
@@ -180,10 +183,10 @@ def test_a_custom_template_renders_and_parses(audio: Any) -> None:
 
 def test_a_codec_that_fails_stops_only_its_own_segments(install: Installer) -> None:
     module = install("acme-audio", PLUGIN.replace('if "<audio>" in context.tokenizer.token_ids else', "if True else"))
-    with pytest.warns(PluginWarning, match="segment codec 'audio' is not used: KeyError"):
+    with pytest.warns(PluginWarning, match=r"segment codec 'audio' of acme-audio 0\.2 is not used: KeyError"):
         processor = ChameleonProcessor(make_tokenizer())
     assert processor.decode_document(processor.encode("text")) == [Text("text")]
-    with pytest.raises(DocumentError, match="'audio' can't be used here: KeyError"):
+    with pytest.raises(DocumentError, match=r"'audio' of acme-audio 0\.2 can't be used here: KeyError"):
         processor.encode([module.Audio((1,))])
 
 
@@ -197,7 +200,7 @@ def test_a_codec_whose_ids_are_taken_is_left_out(install: Installer) -> None:
 def test_a_codec_that_reads_nothing_is_an_error(install: Installer) -> None:
     install("acme-audio", PLUGIN.replace("position + closed)", "start)"))
     processor = ChameleonProcessor(make_tokenizer(more_specials=AUDIO))
-    with pytest.raises(DocumentError, match="the codec of Audio read no id at position 0"):
+    with pytest.raises(BrokenPluginError, match=r"'audio' of acme-audio 0\.2 returned the end 0 .*must read one id"):
         processor.decode_document([processor.tokenizer.token_ids["<audio>"]])
 
 
@@ -224,3 +227,166 @@ def test_an_unknown_segment_is_an_error(audio: Any, monkeypatch: pytest.MonkeyPa
     REGISTRY.reload()
     with pytest.raises(DocumentError, match=r"no installed codec is for Audio segments\. Installed: Text, Image"):
         ChameleonProcessor(make_tokenizer()).encode([audio((1,))])
+
+
+def ids_of(processor: ChameleonProcessor) -> list[int]:
+    return [processor.tokenizer.token_ids["<audio>"]]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("self.ids = {self.begin", "self.ids = {'a', self.begin", "one of its ids is a str"),
+        ("self.ids = {self.begin", "self.ids = {99999, self.begin", "its id 99999 has no name"),
+        ("def encode(", "def encodes(", "it has no method encode"),
+        ("return None if", "return 7 if", r"unsupported\(\) returned 7"),
+    ],
+)
+def test_a_codec_that_is_no_codec_is_left_out(old: str, new: str, said: str, install: Installer) -> None:
+    module = install("acme-audio", PLUGIN.replace(old, new))
+    processor = ChameleonProcessor(make_tokenizer(more_specials=AUDIO))
+    with pytest.raises(DocumentError, match=rf"'audio' of acme-audio 0\.2 can't be used.*{said}"):
+        processor.encode([module.Audio((1,))])
+
+
+# A panic of Rust is a BaseException, too.
+@pytest.mark.parametrize("raised", ["ValueError('why')", "SystemExit(3)", "BaseException('panic')"])
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [
+        ("def encode(self, segments):", lambda processor, audio: processor.encode([audio((1,))])),
+        ("def decode(self, ids, start):", lambda processor, audio: processor.decode_document(ids_of(processor))),
+        ("def render(self, turns):", lambda processor, audio: processor.encode("a", template="shout")),
+        ("def parse(self, segments):", lambda processor, audio: processor.decode_turns([4], template="shout")),
+    ],
+)
+def test_whatever_a_plugin_raises_is_an_error_that_names_it(
+    method: str, call: Any, raised: str, install: Installer
+) -> None:
+    audio = install("acme-audio", PLUGIN.replace(method, f"{method}\n            raise {raised}")).Audio
+    processor = ChameleonProcessor(make_tokenizer(more_specials=AUDIO))
+    with pytest.raises(BrokenPluginError, match=rf"of acme-audio 0\.2 failed, .*{raised.partition('(')[0]}: "):
+        call(processor, audio)
+
+
+def test_an_error_of_the_package_in_a_plugin_keeps_its_class_and_names_it(install: Installer) -> None:
+    raises = "def encode(self, segments):\n            from chameleon_text import DocumentError as E; raise E('why')"
+    audio = install("acme-audio", PLUGIN.replace("def encode(self, segments):", raises)).Audio
+    with pytest.raises(DocumentError) as caught:
+        ChameleonProcessor(make_tokenizer(more_specials=AUDIO)).encode([audio((1,))])
+    assert str(caught.value) == "why"
+    assert caught.value.__notes__ == ["Raised by the segment codec 'audio' of acme-audio 0.2, encoding segments."]
+
+
+def test_an_interruption_in_a_plugin_passes(install: Installer) -> None:
+    raises = "def render(self, turns):\n            raise KeyboardInterrupt"
+    install("acme-audio", PLUGIN.replace("def render(self, turns):", raises))
+    with pytest.raises(KeyboardInterrupt):
+        ChameleonProcessor(make_tokenizer(), template="shout").encode("a", template="shout")
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        ("return [3 for _ in segments]; [[self.begin", "returned ids that are none"),
+        ("return []; [[self.begin", "returned 0 rows of ids for 1 segments"),
+        ("return None; [[self.begin", "failed, encoding segments: TypeError"),
+        ("return [[4, self.begin", "returned the id 4, which isn't one of its ids"),
+        ("return [[1.5", "returned ids that are none"),
+    ],
+)
+def test_ids_that_a_codec_may_not_write_are_an_error_that_names_it(new: str, said: str, install: Installer) -> None:
+    audio = install("acme-audio", PLUGIN.replace("return [[self.begin", new)).Audio
+    with pytest.raises(BrokenPluginError, match=rf"'audio' of acme-audio 0\.2 {said}"):
+        ChameleonProcessor(make_tokenizer(more_specials=AUDIO)).encode([audio((1,))])
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        ("None", "failed, decoding the ids from position 0: TypeError"),
+        ("Decoded('a', position + closed)", "returned a str from decode"),
+        ("Decoded(Audio(()), 10**6)", "returned the end 1000000"),
+        ("Decoded(Audio(()), 1.5)", "failed, decoding the ids from position 0: TypeError"),
+    ],
+)
+def test_what_a_codec_may_not_read_is_an_error_that_names_it(new: str, said: str, install: Installer) -> None:
+    install("acme-audio", PLUGIN.replace("return Decoded(Audio(tuple(codes)), position + closed)", f"return {new}"))
+    processor = ChameleonProcessor(make_tokenizer(more_specials=AUDIO))
+    with pytest.raises(BrokenPluginError, match=rf"'audio' of acme-audio 0\.2 {said}"):
+        processor.decode_document(ids_of(processor))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("factory=Shout", "factory=int", "returned 0 without a method render"),
+        ("return [Piece(segment)", "return None; [Piece(segment)", "returned None from render"),
+        ("return [Piece(segment)", "return ['a']; [Piece(segment)", "returned a str among the pieces"),
+        ('return [Turn("user"', 'return 3; [Turn("user"', "returned 3 from parse"),
+    ],
+)
+def test_what_a_template_may_not_return_is_an_error_that_names_it(
+    old: str, new: str, said: str, install: Installer
+) -> None:
+    install("acme-audio", PLUGIN.replace(old, new))
+    processor = ChameleonProcessor(make_tokenizer())
+    with pytest.raises(BrokenPluginError, match=rf"the template 'shout' of acme-audio 0\.2 {said}"):
+        processor.decode_turns(processor.encode("a", template="shout"), template="shout")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ("load=lambda fields: 1 / 0", "failed, reading part 0.*ZeroDivisionError"),
+        ("load=lambda fields: 3", "returned 3 from load"),
+        ("dump=lambda segment: 1 / 0", "failed, writing a segment as JSON: ZeroDivisionError"),
+        ("dump=lambda segment: 3", "returned 3 from dump"),
+    ],
+)
+def test_json_of_a_plugin_that_goes_wrong_is_an_error_that_names_it(fields: str, said: str, install: Installer) -> None:
+    audio = install("acme-audio", PLUGIN.replace("segment=Audio, ", f"segment=Audio, {fields}, ")).Audio
+    with pytest.raises(BrokenPluginError, match=rf"'audio' of acme-audio 0\.2 {said}"):
+        document_from_json(document_to_json([audio((1,))]))
+
+
+@pytest.mark.parametrize("template", [3, ["chat"], b"chat"])
+def test_a_template_is_named_by_a_str(template: Any) -> None:
+    with pytest.raises(ConfigError, match="expected the name of one"):
+        ChameleonProcessor(make_tokenizer()).encode("a", template=template)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ("factory=AudioCodec, unsupported=lacking,", "factory=lambda context: 1 / 0,"),
+        ("unsupported=lacking,", "unsupported=lambda context: 1 / 0,"),
+        ("from chameleon_text", "raise RuntimeError('no driver')\nfrom chameleon_text"),
+    ],
+)
+def test_one_broken_plugin_fails_no_suite_of_others(
+    broken: tuple[str, str], install: Installer, tmp_path: Path
+) -> None:
+    with contextlib.suppress(RuntimeError):
+        install("acme-audio", textwrap.dedent(PLUGIN).replace(*broken))
+    (tmp_path / "test_others.py").write_text(
+        textwrap.dedent(
+            """
+            from chameleon_text import Image
+            from chameleon_text.testing import SegmentCodecConformance, TemplateConformance
+
+            class TestImages(SegmentCodecConformance):
+                name = "image"
+
+                def segments(self):
+                    return [Image(codes=(1, 2, 3, 4)), Image(codes=())]
+
+            class TestChat(TemplateConformance):
+                name = "chat"
+            """
+        )
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "test_others.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from ._moved import moved_names
-from .errors import ConfigError, MissingPackageError
+from .errors import ConfigError, MissingPackageError, ReadOnlyError
 
 TensorKind: TypeAlias = Literal["np", "pt"]
 PaddingSide: TypeAlias = Literal["left", "right"]
@@ -44,6 +44,14 @@ class ProcessorBatch(Mapping[str, Any]):
         if name in entries:
             return entries[name]
         raise AttributeError(f"the batch has no {name!r}, only {', '.join(entries) or 'nothing'}.")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name != "_entries":
+            raise ReadOnlyError(
+                f"{name} can't be assigned to a batch, whose entries would stay as they are. Make a dict of it: "
+                f"{{**batch, {name!r}: ...}}."
+            )
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         shapes = (f"{name}: {tuple(getattr(value, 'shape', [len(value)]))}" for name, value in self._entries.items())
@@ -123,10 +131,11 @@ def one_id(value: Any) -> int:
 
 def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     """Return ``value`` where it is one of the allowed ones. Raises ``ConfigError`` with these and the closest."""
-    if value in allowed:
-        return value
-    message = f"{name} is {value!r}, expected {' or '.join(map(repr, allowed))}."
-    close = difflib.get_close_matches(str(value), [each for each in allowed if isinstance(each, str)], n=1)
+    with contextlib.suppress(TypeError, ValueError, RuntimeError):  # arrays and tensors aren't one truth
+        if value in allowed:
+            return value
+    message = f"{name} is {value!r:.200}, expected {' or '.join(map(repr, allowed))}."
+    close = difflib.get_close_matches(str(value)[:200], [each for each in allowed if isinstance(each, str)], n=1)
     raise ConfigError(f"{message} Did you mean {close[0]!r}?" if close else message)
 
 

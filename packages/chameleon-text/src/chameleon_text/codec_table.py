@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 
-from .codecs import CodecContext, SegmentCodec
-from .errors import ConfigError, DocumentError, VocabularyError
+import numpy as np
+
+from .batch import one_row
+from .codecs import CodecContext, ImageCodec, SegmentCodec, TextCodec
+from .errors import BrokenPluginError, ConfigError, DocumentError, VocabularyError
 from .hookspecs import SegmentCodecSpec
+from .plugin_calls import codec_owner, described, plugin_call, wrong
 from .plugins import PluginWarning
 from .registry import segment_codec_spec, segment_codec_specs
 from .segments import Segment, Special
@@ -26,18 +32,23 @@ class CodecTable:
         self._codecs: dict[type[Segment], SegmentCodec] = {}
         self._owners: dict[int, SegmentCodec] = {}
         self._names: dict[int, str] = {}
+        self._specs: dict[int, SegmentCodecSpec] = {}
+        self._called: dict[int, str] = {}
+        self._checked: set[int] = set()
         self._reasons: dict[type[Segment], str] = {}
         for name in given:
             segment_codec_spec(name)  # an unknown name is an error, not a codec that is never used
         for spec in segment_codec_specs():
             if spec.name in given:
-                reason = self._admit(spec, given[spec.name])
+                owner = f"the segment codec that was given for {spec.name!r}"
+                with plugin_call(owner, "being read"):
+                    reason = self._admit(spec, given[spec.name], owner)
                 if reason is not None:
-                    raise ConfigError(f"the segment codec that was given for {spec.name!r}: {reason}")
+                    raise ConfigError(f"{owner}: {reason}")
             else:
                 reason = self._install(spec, context)
             if reason is not None:
-                self._reasons[spec.segment] = f"the segment codec {spec.name!r} can't be used here: {reason}"
+                self._reasons[spec.segment] = f"{codec_owner(spec.name)} can't be used here: {reason}"
 
     def encode(self, segments: Sequence[Segment]) -> list[list[int]]:
         """Return the ids of each segment; all of one type are encoded together."""
@@ -49,9 +60,26 @@ class CodecTable:
             else:
                 positions.setdefault(type(segment), []).append(position)
         for kind, of_kind in positions.items():
-            encoded = self._codec(kind).encode([segments[position] for position in of_kind])
+            encoded = self._encoded(kind, [segments[position] for position in of_kind])
             for position, ids in zip(of_kind, encoded, strict=True):
-                rows[position] = list(ids)
+                rows[position] = ids
+        return rows
+
+    def _encoded(self, kind: type[Segment], segments: list[Segment]) -> list[list[int]]:
+        codec = self._codec(kind)
+        owner = self._called[id(codec)]
+        with self._guard(codec, "encoding segments"):
+            encoded = list(codec.encode(segments))
+        if len(encoded) != len(segments):
+            wrong(owner, f"{len(encoded)} rows of ids for {len(segments)} segments.")
+        try:
+            rows = [one_row(ids) for ids in encoded]
+        except ConfigError as error:
+            raise BrokenPluginError(f"{owner} returned ids that are none: {error}") from error
+        if id(codec) in self._checked:
+            for token_id in (each for row in rows for each in row):
+                if self._owners.get(token_id) is not codec:
+                    wrong(owner, f"the id {token_id}, which isn't one of its ids.")
         return rows
 
     def decode(self, ids: Sequence[int]) -> list[Segment]:
@@ -64,32 +92,66 @@ class CodecTable:
                 segments.append(Special(self._name(ids[position])))
                 position += 1
                 continue
-            segment, end = owner.decode(ids, position)
-            if end <= position:
-                raise DocumentError(
-                    f"the codec of {type(segment).__name__} read no id at position {position}; it must read one."
-                )
+            segment, position = self._decoded(owner, ids, position)
             segments.append(segment)
-            position = end
         return segments
+
+    def _guard(self, codec: SegmentCodec, doing: str) -> contextlib.AbstractContextManager[None]:
+        """Name the plugin in what it raises. What comes out of a built-in codec is the image tokenizer's error."""
+        if id(codec) in self._checked:
+            return plugin_call(self._called[id(codec)], doing)
+        return contextlib.nullcontext()
+
+    def _decoded(self, codec: SegmentCodec, ids: Sequence[int], start: int) -> tuple[Segment, int]:
+        owner, spec = self._called[id(codec)], self._specs[id(codec)]
+        with self._guard(codec, f"decoding the ids from position {start}"):
+            decoded = codec.decode(ids, start)
+            segment, end = decoded[0], operator.index(decoded[1])
+        if not isinstance(segment, spec.segment):
+            wrong(owner, f"{described(segment)} from decode; expected a {spec.segment.__name__}.")
+        if not start < end <= len(ids):
+            wrong(
+                owner,
+                f"the end {end} for a segment that begins at position {start} of {len(ids)} ids; it must read one id "
+                "at least, and none that isn't there.",
+            )
+        return segment, end
 
     def _install(self, spec: SegmentCodecSpec, context: CodecContext) -> str | None:
         try:
-            return spec.why_unsupported(context) or self._admit(spec, spec.make(context))
+            reason = spec.why_unsupported(context)
+            if reason is not None:
+                return reason if isinstance(reason, str) else f"unsupported() returned {described(reason)}"
+            return self._admit(spec, spec.make(context), codec_owner(spec.name))
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
         # Any exception: a third-party codec must not stop documents that have no such segment.
-        except Exception as error:
+        except BaseException as error:
             reason = f"{type(error).__name__}: {error}"
-            warnings.warn(f"segment codec {spec.name!r} is not used: {reason}", PluginWarning, stacklevel=2)
+            warnings.warn(f"{codec_owner(spec.name)} is not used: {reason}", PluginWarning, stacklevel=2)
             return reason
 
-    def _admit(self, spec: SegmentCodecSpec, codec: SegmentCodec) -> str | None:
-        taken = self._owners.keys() & codec.ids
+    def _admit(self, spec: SegmentCodecSpec, codec: SegmentCodec, owner: str) -> str | None:
+        for method in ("encode", "decode"):
+            if not callable(getattr(codec, method, None)):
+                return f"it has no method {method}."
+        ids = frozenset(codec.ids)
+        for token_id in ids:
+            if type(token_id) is not int and not isinstance(token_id, np.integer):
+                return f"one of its ids is {described(token_id)}, expected integers."
+            if token_id not in self._tokenizer.names:
+                return f"its id {token_id} has no name in this vocabulary."
+        taken = self._owners.keys() & ids
         if taken:
             first = min(taken)
             return f"its id {first} ({self._name(first)!r}) already belongs to the codec {self._names[first]!r}."
         self._codecs[spec.segment] = codec
-        self._owners |= dict.fromkeys(codec.ids, codec)
-        self._names |= dict.fromkeys(codec.ids, spec.name)
+        self._owners |= dict.fromkeys(ids, codec)
+        self._names |= dict.fromkeys(ids, spec.name)
+        self._specs[id(codec)] = spec
+        self._called[id(codec)] = owner
+        if type(codec) not in (TextCodec, ImageCodec):
+            self._checked.add(id(codec))
         return None
 
     def _codec(self, kind: type[Segment]) -> SegmentCodec:

@@ -162,10 +162,10 @@ class ImageCodec:
         if self._image_tokenizer is None:
             raise MissingPackageError(NO_IMAGE_READER)
         codes_BN = np.asarray(self._image_tokenizer.encode(images))
-        if codes_BN.ndim != 2 or len(codes_BN) != len(images):
+        if codes_BN.ndim != 2 or len(codes_BN) != len(images) or codes_BN.dtype.kind not in "iu":
             raise DocumentError(
-                f"the image tokenizer returned codes of shape {codes_BN.shape} for {len(images)} pictures, "
-                f"expected [{len(images)}, N]."
+                f"the image tokenizer returned codes of shape {codes_BN.shape} and dtype {codes_BN.dtype} for "
+                f"{len(images)} pictures, expected integers [{len(images)}, N]."
             )
         return iter(codes_BN)
 

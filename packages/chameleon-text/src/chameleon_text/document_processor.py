@@ -12,10 +12,10 @@ from .batch import choice, one_row
 from .codec_table import CodecTable
 from .codecs import NO_IMAGE_READER, CodecContext, ImageTokenizerLike, SegmentCodec
 from .documents import messages_from_turns, turns_from_messages
-from .errors import ConfigError, MissingPackageError
-from .registry import REGISTRY, TEMPLATES_HOOK
+from .errors import ConfigError, DocumentError, MissingPackageError
+from .plugin_calls import parse, render, template_of
 from .segments import Document, Image, Special, as_document
-from .templates import USER, Piece, Template, Turn
+from .templates import USER, Piece, Turn
 from .tokenizer import TextTokenizer
 from .training import Labels, TrainingExample, encode_rows
 from .vocabulary import IMAGE_PLACEHOLDER, Vocabulary
@@ -69,7 +69,7 @@ class DocumentProcessor:
         ``template`` names what is put around it; ``completion`` is nothing. ``add_bos`` begins the ids with ``<s>``.
         Pictures are read as one batch.
         """
-        pieces = template_of(template).render([Turn(USER, tuple(as_document(document)))])
+        pieces = render(template, [Turn(USER, tuple(as_document(document)))])
         return self._ids(pieces, add_bos=add_bos)
 
     def decode_document(self, ids: Any) -> Document:
@@ -87,17 +87,19 @@ class DocumentProcessor:
         images: Iterable[Any] = (),
         template: str | None = None,
         add_bos: bool = True,
+        allow_files: bool = False,
     ) -> list[int]:
         """Return the ids of a conversation, given as chat messages or as turns.
 
         ``images`` are the pictures of the parts that are only ``{"type": "image"}``. ``template`` is the processor's
-        unless given.
+        unless given. A picture that a message gives by a path or a ``file:`` URL is an error unless ``allow_files`` is
+        True; a ``Path`` object is the caller's own, and is opened.
         """
-        return self._ids(self._render(messages, images, template), add_bos=add_bos)
+        return self._ids(self._render(messages, images, template, allow_files), add_bos=add_bos)
 
     def decode_turns(self, ids: Any, *, template: str | None = None) -> list[Turn]:
         """Return the turns of a conversation, as the template tells them apart."""
-        return template_of(template or self.template).parse(self._codecs.decode(one_row(ids)))
+        return parse(template or self.template, self._codecs.decode(one_row(ids)))
 
     def decode_messages(self, ids: Any, *, template: str | None = None) -> list[dict[str, Any]]:
         """Return the chat messages of a conversation, all plain JSON."""
@@ -110,13 +112,15 @@ class DocumentProcessor:
         images: Iterable[Any] = (),
         template: str | None = None,
         labels: Labels = "answer",
+        allow_files: bool = False,
     ) -> TrainingExample:
         """Return a conversation with its labels: of the assistant's turns (``"answer"``) or of everything (``"all"``).
 
-        Placeholders are never trained on. ``ChameleonProcessor.pad`` makes a batch of the examples.
+        Placeholders are never trained on. ``ChameleonProcessor.pad`` makes a batch of the examples. ``allow_files`` is
+        that of ``encode_messages``.
         """
         choice("labels", labels, ("answer", "all"))
-        pieces = self._render(messages, images, template)
+        pieces = self._render(messages, images, template, allow_files)
         (row,) = encode_rows([pieces], self._codecs, prefix=(self.vocabulary.bos_id,))
         return TrainingExample(row.ids, row.labels(labels, placeholder_id=self.vocabulary.image_placeholder_id))
 
@@ -139,6 +143,8 @@ class DocumentProcessor:
         if self.image_tokenizer is None:
             raise MissingPackageError(NO_IMAGE_READER)
         painted = self.image_tokenizer.decode(list(wanted.values()))
+        if len(painted) != len(wanted):
+            raise DocumentError(f"the image tokenizer drew {len(painted)} pictures of {len(wanted)} rows of codes.")
         for (index, codes), picture in zip(wanted.items(), painted, strict=True):
             segments[index] = Image(picture, codes)
         return segments
@@ -148,19 +154,19 @@ class DocumentProcessor:
         return row.ids
 
     def _render(
-        self, messages: Iterable[Mapping[str, Any] | Turn], images: Iterable[Any], template: str | None
+        self,
+        messages: Iterable[Mapping[str, Any] | Turn],
+        images: Iterable[Any],
+        template: str | None,
+        allow_files: bool,
     ) -> list[Piece]:
+        if isinstance(messages, (str, Mapping)) or not isinstance(messages, Iterable):
+            raise DocumentError(f"the messages are a {type(messages).__name__}, expected a list.")
         conversation = list(messages)
         turns = [each for each in conversation if isinstance(each, Turn)]
         if len(turns) != len(conversation):
-            turns = turns_from_messages(conversation, images=images)  # type: ignore[arg-type]
-        return template_of(template or self.template).render(turns)
-
-
-def template_of(name: str) -> Template:
-    """Return the template called ``name``. Raises ``UnknownPluginError`` or ``BrokenPluginError``."""
-    template: Template = REGISTRY.get(TEMPLATES_HOOK, name).make()
-    return template
+            turns = turns_from_messages(conversation, images=images, allow_files=allow_files)  # type: ignore[arg-type]
+        return render(template or self.template, turns)
 
 
 def _sequence_length(given: int | None, image_tokenizer: ImageTokenizerLike | None) -> int:

@@ -17,7 +17,10 @@ from .segments import Image
 MAX_PIXELS = 89_478_485
 """The most pixels that a picture in JSON may have: Pillow's own limit, a quarter of a gigabyte in RGB."""
 
-_SOURCES = ("codes", "image", "url", "image_url", "path", "base64")
+IMAGE_FIELDS = ("codes", "image", "url", "image_url", "path", "base64")
+"""What a part of type ``image`` may have."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""The formats that are read from base64: no PostScript, for which Pillow starts a program."""
 
 
 def image_fields(segment: Image) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def image_of_fields(fields: dict[str, Any]) -> Image:
     messages commonly have. Raises ``DocumentError`` where it is under several of them (``codes`` may have a picture
     beside them), can't be read, or is on the network.
     """
-    sources = [name for name in _SOURCES if fields.get(name) is not None and name != "codes"]
+    sources = [name for name in IMAGE_FIELDS if fields.get(name) is not None and name != "codes"]
     codes = fields.get("codes")
     if len(sources) > 1:
         raise DocumentError(f"an image part has several pictures: {', '.join(sources)}. Leave one.")
@@ -54,6 +57,9 @@ def image_of_fields(fields: dict[str, Any]) -> Image:
         return Image(codes=None if codes is None else tuple(codes))
     source = fields[sources[0]]
     if isinstance(source, dict):  # {"image_url": {"url": ...}}
+        more = sorted(str(name) for name in source if name not in ("url", "detail"))
+        if more or source.get("detail", "auto") != "auto":
+            raise DocumentError(f"{sources[0]} of an image part has {more or 'a detail'}, expected 'url' alone.")
         source = source.get("url")
     if sources[0] == "base64":
         picture = _picture(source)
@@ -65,7 +71,10 @@ def image_of_fields(fields: dict[str, Any]) -> Image:
 
 
 def _of_url(url: str) -> Any:
-    scheme = urlsplit(url).scheme
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        raise DocumentError(f"the URL of a picture is not one: {error}.") from error
     if scheme == "data":
         header, _, data = url.partition(",")
         if not header.endswith(";base64"):
@@ -75,7 +84,7 @@ def _of_url(url: str) -> Any:
         return Path(unquote(urlsplit(url).path))
     if scheme in ("http", "https", "ftp", "s3"):
         raise DocumentError(
-            f"{url!r} is on the network, which this package doesn't read. Fetch the picture and pass its path."
+            f"{url!r:.100} is on the network, which this package doesn't read. Fetch the picture and pass its path."
         )
     return url
 
@@ -85,7 +94,7 @@ def _picture(data: Any) -> Any:
     if not isinstance(data, str):
         raise DocumentError(f"a picture in base64 must be a str, not {type(data).__name__}.")
     try:
-        picture = image_module.open(io.BytesIO(base64.b64decode(data, validate=True)))
+        picture = image_module.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=FORMATS)
         if picture.width * picture.height > MAX_PIXELS:
             raise DocumentError(
                 f"a picture has {picture.width}×{picture.height} pixels; at most {MAX_PIXELS} are read from JSON."
@@ -97,7 +106,6 @@ def _picture(data: Any) -> Any:
         raise
     except (image_module.DecompressionBombError, image_module.DecompressionBombWarning) as error:
         raise DocumentError(f"a picture is too large: {error}") from error
-    # OSError: not a picture, or cut short. The others are what Pillow's decoders raise for broken ones.
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # not a picture, or cut short; Pillow's decoders raise much for broken ones
         raise DocumentError(f"a picture's base64 holds no picture that can be read: {error}.") from error
     return picture

@@ -6,14 +6,15 @@ Shapes: B rows, T ids of the longest row, C channels, H W pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from .batch import PaddingSide, ProcessorBatch, TensorKind, choice, make_batch, one_row
 from .codecs import NO_IMAGE_READER, ImageTokenizerLike, SegmentCodec
-from .document_processor import DocumentProcessor, template_of
-from .errors import ConfigError, MissingPackageError
+from .document_processor import DocumentProcessor
+from .errors import ConfigError, MissingPackageError, VocabularyError
 from .folder import ProcessorFolder, write_folder
+from .plugin_calls import render
 from .prompts import AllowSpecial, as_pictures, as_texts, parse_prompts, place_pictures
 from .segments import Text
 from .templates import ASSISTANT, USER, Turn
@@ -126,13 +127,13 @@ class ChameleonProcessor(DocumentProcessor):
         if pictures and self.image_tokenizer is None:
             entries["pixel_values"] = self._pixel_values(pictures, return_tensors)
             documents = parsed  # whose placeholders stay placeholders
-        template = template_of("completion" if return_for_text_completion else self.template)
+        template = "completion" if return_for_text_completion else self.template
         rendered = []
         for index, document in enumerate(documents):
             turns = [Turn(USER, tuple(document))]
             if replies is not None:
                 turns.append(Turn(ASSISTANT, (Text(replies[index]),)))
-            rendered.append(template.render(turns))
+            rendered.append(render(template, turns))
         rows = encode_rows(rendered, self._codecs, prefix=self._prefix, suffix=self.tokenizer.suffix_ids)
         placeholder_id = self.vocabulary.image_placeholder_id
         return ProcessorBatch(
@@ -155,12 +156,24 @@ class ChameleonProcessor(DocumentProcessor):
         return_tensors: TensorKind | None = None,
     ) -> ProcessorBatch:
         """Return a batch of rows of ids, or of training examples, whose labels are padded with -100."""
+        if not isinstance(rows, Sequence) and not hasattr(rows, "tolist"):
+            raise ConfigError(f"rows is a {type(rows).__name__}, expected a list of rows of ids, or of examples.")
         examples = [row for row in rows if isinstance(row, TrainingExample)]
         if examples and len(examples) != len(rows):
             raise ConfigError("rows must be either all training examples or all ids.")
+        ids = [one_row(row.input_ids if isinstance(row, TrainingExample) else row) for row in rows]
+        for number, row in enumerate(ids):
+            unknown = next((each for each in row if each not in self.tokenizer.names), None)
+            if unknown is not None:
+                raise VocabularyError(f"row {number} has the id {unknown}, which has no name in this vocabulary.")
+        for number, example in enumerate(examples):
+            if len(example.labels) != len(ids[number]):
+                raise ConfigError(
+                    f"example {number} has {len(ids[number])} ids and {len(example.labels)} labels. Each id has one."
+                )
         return ProcessorBatch(
             make_batch(
-                [example.input_ids for example in examples] if examples else [one_row(row) for row in rows],
+                ids,
                 pad_id=self.vocabulary.pad_id,
                 labels=[example.labels for example in examples] if examples else None,
                 padding=True,
@@ -183,6 +196,8 @@ class ChameleonProcessor(DocumentProcessor):
         self, ids: Any, *, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool = False
     ) -> list[str]:
         """Return the text of each row of ids, as ``decode`` gives it."""
+        if isinstance(ids, (str, bytes, Mapping)) or not isinstance(ids, Iterable):
+            raise ConfigError(f"batch_decode takes rows of ids, not a {type(ids).__name__}.")
         return [
             self.decode(
                 row,

@@ -42,7 +42,12 @@ def parse_prompts(
     Raises ``ConfigError`` where ``allow_special`` names what isn't a special token of the vocabulary.
     """
     specials = {tokenizer.names[token_id] for token_id in tokenizer.special_ids}
-    names = specials if allow_special == "all" else {*allow_special}
+    if isinstance(allow_special, str):
+        names = specials if allow_special == "all" else {allow_special}
+    elif isinstance(allow_special, Collection) and all(isinstance(name, str) for name in allow_special):
+        names = {*allow_special}
+    else:
+        raise ConfigError("allow_special must be a list of names of special tokens, or 'all'.")
     unknown = sorted(names - specials)
     if unknown:
         close = difflib.get_close_matches(unknown[0], specials, n=1)

@@ -62,7 +62,12 @@ class Image(Segment, frozen=True, eq=False):
             )
         if self.codes is None:
             return
-        codes = np.asarray(self.codes if len(self.codes) else np.empty(0, np.int64))
+        try:
+            codes = np.asarray(self.codes if len(self.codes) else np.empty(0, np.int64))
+        except (TypeError, ValueError, RuntimeError) as error:  # a number, ragged lists, a tensor of another device
+            raise DocumentError(
+                f"a picture's codes must be one row of integers ≥ 0, not {type(self.codes).__name__}: {error}."
+            ) from error
         if codes.ndim != 1 or codes.dtype.kind not in "iu" or (codes < 0).any():
             raise DocumentError(
                 f"a picture's codes must be one row of integers ≥ 0, not shape {codes.shape} of {codes.dtype}"
@@ -113,6 +118,10 @@ class Special(Segment, frozen=True):
     name: str
     """The token's name, for instance ``</s>``."""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise DocumentError(f"Special holds the name of a token, a str, not {type(self.name).__name__}.")
+
 
 class Document(list[Segment]):
     """A document: a list of segments, which a notebook shows as text and pictures.
@@ -153,13 +162,17 @@ def normalized(document: Iterable[Segment]) -> Document:
     This is what comes back from ids, which don't tell where one text ended and the next began.
     """
     result = Document()
+    texts: list[str] = []  # joined once, because joining two at a time takes quadratic time
     for segment in document:
-        if not isinstance(segment, Text):
-            result.append(segment)
-        elif result and isinstance(result[-1], Text):
-            result[-1] = Text(result[-1].text + segment.text)
-        elif segment.text:
-            result.append(segment)
+        if isinstance(segment, Text):
+            texts.append(segment.text)
+            continue
+        if any(texts):
+            result.append(Text("".join(texts)))
+        texts = []
+        result.append(segment)
+    if any(texts):
+        result.append(Text("".join(texts)))
     return result
 
 

@@ -25,6 +25,16 @@ class Turn(msgspec.Struct, frozen=True):
     document: tuple[Segment, ...]
     """What it says."""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.role, str):
+            raise DocumentError(f"the role of a turn must be a str, not {type(self.role).__name__}.")
+        if isinstance(self.document, list):
+            msgspec.structs.force_setattr(self, "document", tuple(self.document))
+        if not isinstance(self.document, tuple) or not all(isinstance(each, Segment) for each in self.document):
+            raise DocumentError(
+                "the document of a turn must be a tuple of segments. as_document makes segments of plain values."
+            )
+
 
 class Piece(msgspec.Struct, frozen=True):
     """One segment of a rendered conversation."""

@@ -5,6 +5,7 @@ Shapes: B rows, T ids of the longest row.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias
 
@@ -82,15 +83,14 @@ def _row(
 def _joined(pieces: Sequence[Piece]) -> list[Piece]:
     """Join adjacent texts, so that their ids don't depend on how the caller cut them."""
     result: list[Piece] = []
-    for piece in pieces:
-        last = result[-1] if result else None
-        if (
-            last is not None
-            and isinstance(last.segment, Text)
-            and isinstance(piece.segment, Text)
-            and last.answer == piece.answer
-        ):
-            result[-1] = Piece(Text(last.segment.text + piece.segment.text), piece.answer)
-        else:
-            result.append(piece)
+    # A key for each run of texts of one kind; every other piece is a run of its own.
+    runs = itertools.groupby(
+        enumerate(pieces), lambda each: each[1].answer if isinstance(each[1].segment, Text) else (each[0],)
+    )
+    for _, run in runs:
+        piece, *more = (piece for _, piece in run)
+        if more:
+            text = "".join(each.segment.text for each in (piece, *more) if isinstance(each.segment, Text))
+            piece = Piece(Text(text), piece.answer)
+        result.append(piece)
     return result

@@ -32,6 +32,9 @@ def tokenize(
         typer.Option(exists=True, dir_okay=False, help="A document.json instead of texts and pictures."),
     ] = None,
     template: Annotated[str, typer.Option(help="Format of the prompt: completion, chat or a plugin's.")] = "completion",
+    allow_files: Annotated[
+        bool, typer.Option("--allow-files", help="Let the document open the picture files that it names.")
+    ] = False,
 ) -> None:
     """Write the ids of a document to stdout, as a JSON array."""
     from ..checkpoints import resolve_folder
@@ -43,7 +46,7 @@ def tokenize(
     folder = resolve_folder(model)
     package = text_package()
     if document is not None:
-        parts = package.document_from_json(document.read_bytes())
+        parts = package.document_from_json(document.read_bytes(), allow_files=allow_files)
     unread = [segment for segment in package.as_document(parts) if _is_unread(segment, package)]
     with Console(stderr=True).status(f"loading {model}"):
         image_tokenizer = load_image_tokenizer(folder, device="cpu") if unread else None

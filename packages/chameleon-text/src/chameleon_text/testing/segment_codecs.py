@@ -97,8 +97,15 @@ class SegmentCodecConformance(Conformance, Subject):
         assert ids
         assert ids <= context.tokenizer.names.keys(), "an id that the vocabulary doesn't have"
         for other in segment_codec_specs():
-            if other.name != self.name and other.why_unsupported(context) is None:
-                assert ids.isdisjoint(other.make(context).ids), f"the codec {other.name!r} has some of its ids"
+            if other.name == self.name:
+                continue
+            try:
+                others = set() if other.why_unsupported(context) is not None else set(other.make(context).ids)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # another plugin's fault, which its own suite shows
+                continue
+            assert ids.isdisjoint(others), f"the codec {other.name!r} has some of its ids"
 
     def test_every_id_that_is_written_belongs_to_the_codec(self, codec: Any) -> None:
         @LAW

@@ -20,6 +20,8 @@ class Subject:
 
     name: ClassVar[str]
     """The name that the plugin under test is registered under."""
+    pytestmark = pytest.mark.filterwarnings("ignore::chameleon_text.PluginWarning")
+    """What else is installed and broken fails no suite but its own, also where warnings are errors."""
     more_specials: ClassVar[tuple[str, ...]] = ()
     """Special tokens that it needs beside those of every vocabulary."""
 
