@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from chameleon_text import ChameleonProcessor, FileFormatError, Image, TextTokenizer, _files
+from chameleon_text import (
+    ChameleonProcessor,
+    ChameleonTextError,
+    FileAccessError,
+    FileFormatError,
+    Image,
+    TextTokenizer,
+    TokenizerWarning,
+    _files,
+)
 from chameleon_text.testing import FakeImageTokenizer, make_tokenizer
 
 
@@ -140,3 +149,143 @@ def test_an_interrupted_save_leaves_the_old_file_intact(
         ChameleonProcessor(make_tokenizer(seed=5), image_seq_length=7).save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == before.keys()
     assert (tmp_path / name).read_bytes() == before[name]
+
+
+class FakeWithConstants(FakeImageTokenizer):
+    image_processor = FakeImageProcessor()
+
+
+def test_the_constants_of_the_image_tokenizer_are_written(tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    ChameleonProcessor(tokenizer, image_tokenizer=FakeWithConstants()).save_pretrained(tmp_path)
+    assert read(tmp_path, "preprocessor_config.json") == {"do_resize": True}
+    assert read(tmp_path, "processor_config.json")["image_processor"] == {"do_resize": True}
+
+
+def test_what_a_folder_says_of_pictures_survives_a_processor_that_reads_none(
+    tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    ChameleonProcessor(tokenizer, image_processor=FakeImageProcessor()).save_pretrained(tmp_path)
+    ChameleonProcessor(tokenizer).save_pretrained(tmp_path)
+    assert read(tmp_path, "processor_config.json")["image_processor"] == {"do_resize": True}
+    assert read(tmp_path, "preprocessor_config.json") == {"do_resize": True}
+    ChameleonProcessor.from_pretrained(tmp_path).save_pretrained(tmp_path / "copy")
+    assert read(tmp_path / "copy", "preprocessor_config.json") == {"do_resize": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "said"),
+    [
+        ("tokenizer_config.json", {"pad_token": "<unk>"}, "pad_token is '<unk>' in .*, and '<pad>' is used"),
+        ("tokenizer_config.json", {"eos_token": {"content": "<eoss>"}}, "eos_token is '<eoss>'"),
+        ("tokenizer_config.json", {"extra_special_tokens": {"boi_token": "<s>"}}, "boi_token is '<s>'"),
+        ("tokenizer_config.json", {"add_bos_token": False}, "add_bos_token is false"),
+        ("tokenizer_config.json", {"add_eos_token": True}, "add_eos_token is true"),
+        ("tokenizer_config.json", {"add_prefix_space": True}, "no space is put before a text"),
+        ("tokenizer_config.json", {"clean_up_tokenization_spaces": True}, "decoded text is left as it is"),
+        ("tokenizer_config.json", {"chat_template": "{{ messages }}"}, "its chat template isn't used"),
+        ("processor_config.json", {"chat_template": "{{ messages }}"}, "its chat template isn't used"),
+        ("chat_template.json", {}, "its chat template isn't used"),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"0": {"content": "<s>", "special": True, "lstrip": True}}},
+            "'<s>' are as tokenizer.json has them",
+        ),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"9" * 5000: {"content": "cow"}}},
+            "'cow' are as tokenizer.json has them",
+        ),
+    ],
+)
+def test_what_a_config_asks_for_and_is_not_done_is_said(
+    name: str, config: dict[str, Any], said: str, tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    tokenizer.save(tmp_path / "tokenizer.json")
+    _files.write_json(tmp_path / name, config)
+    with pytest.warns(TokenizerWarning, match=said):
+        ChameleonProcessor.from_pretrained(tmp_path)
+
+
+def test_configs_that_agree_with_the_tokenizer_say_nothing(tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    ChameleonProcessor(tokenizer).save_pretrained(tmp_path)
+    decoder = {str(token.pop("id")): token for token in tokenizer.added_tokens()}
+    config = read(tmp_path, "tokenizer_config.json")
+    more = {"added_tokens_decoder": decoder, "model_max_length": 10**30, "add_bos_token": True, "unk_token": None}
+    _files.write_json(tmp_path / "tokenizer_config.json", config | more)
+    ChameleonProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "processor_config.json"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff", b"[" * 100_000, b"NaN", b'{"a": ' + b"9" * 5000 + b"}", b'{"a": "\\ud800"}', b"3", b"null"],
+)
+def test_whatever_a_file_holds_raises_this_packages_errors(
+    name: str, content: bytes, tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    ChameleonProcessor(tokenizer).save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FileFormatError, match=name):
+        ChameleonProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("processor_config.json", {"image_seq_length": 10**12}),
+        ("processor_config.json", {"image_seq_length": 0}),
+        ("processor_config.json", {"image_seq_length": True}),
+        ("processor_config.json", {"image_seq_length": 1.5}),
+        ("processor_config.json", {"image_token": []}),
+        ("tokenizer_config.json", {"image_token": {"content": None, "x": 1}, "padding_side": 3}),
+        ("tokenizer_config.json", {"padding_side": "lefft"}),
+        ("tokenizer_config.json", {"padding_side": ["left"]}),
+        ("tokenizer_config.json", {"image_token": "a"}),
+        ("tokenizer_config.json", {"image_token": "<nosuch>"}),
+    ],
+)
+def test_a_value_that_is_needed_and_wrong_raises_this_packages_errors(
+    name: str, config: dict[str, Any], tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    tokenizer.save(tmp_path / "tokenizer.json")
+    _files.write_json(tmp_path / name, config)
+    with pytest.raises(ChameleonTextError):
+        ChameleonProcessor.from_pretrained(tmp_path)
+
+
+def test_a_file_that_is_not_needed_stops_nothing(tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    ChameleonProcessor(tokenizer).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_bytes(b"\xff")
+    _files.write_json(tmp_path / "processor_config.json", {"image_seq_length": "many", "image_token": "<image>"})
+    processor = ChameleonProcessor.from_pretrained(tmp_path, image_tokenizer=FakeImageTokenizer())
+    assert processor.image_seq_length == 4
+
+
+@pytest.mark.parametrize("folder", [None, 3, "no\0folder"])
+def test_what_is_no_path_is_an_error(folder: Any) -> None:
+    with pytest.raises(ChameleonTextError):
+        ChameleonProcessor.from_pretrained(folder)
+
+
+def test_a_folder_in_the_place_of_a_file_and_the_other_way_round_are_errors(
+    tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer.json").mkdir()
+    with pytest.raises(FileAccessError, match=r"tokenizer\.json can't be read: Is a directory"):
+        ChameleonProcessor.from_pretrained(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileAccessError, match="file can't be written: File exists"):
+        ChameleonProcessor(tokenizer).save_pretrained(tmp_path / "file")
+    with pytest.raises(FileAccessError, match="can't be written"):
+        tokenizer.save(tmp_path / "file" / "tokenizer.json")
+
+
+def test_a_full_disk_is_an_error_that_says_so(
+    tokenizer: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(FileAccessError, match=r"can't be written: No space left on device"):
+        ChameleonProcessor(tokenizer).save_pretrained(tmp_path)

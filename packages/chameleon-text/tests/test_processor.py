@@ -16,15 +16,18 @@ from hypothesis import strategies as st
 
 from chameleon_text import (
     ChameleonProcessor,
+    ChameleonTextError,
     ConfigError,
     Document,
     DocumentError,
     Image,
     ImageCountError,
     MissingPackageError,
+    ReadOnlyError,
     Special,
     Text,
     TextTokenizer,
+    TrainingExample,
     UnknownPluginError,
     VocabularyError,
     normalized,
@@ -373,3 +376,108 @@ def test_tensors_without_torch_name_the_install_line(
         processor(text="a", return_tensors="pt")
     with pytest.raises(MissingPackageError, match="pip install torch"):
         processor(text="a").to("cpu")
+
+
+# Nothing is accepted and then ignored.
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tokenizer", "can't change once it is made"),
+        ("image_tokenizer", "can't change once it is made"),
+        ("image_seq_length", "can't change once it is made"),
+        ("image_token", "can't change once it is made"),
+        ("vocabulary", "can't change once it is made"),
+        ("paddding_side", "Did you mean 'padding_side'"),
+        ("chat_template", "processor.template"),
+        ("pad_token", "special tokens are those of the tokenizer.json"),
+    ],
+)
+def test_what_would_do_nothing_is_not_assigned(name: str, said: str) -> None:
+    processor = ChameleonProcessor(make_tokenizer())
+    with pytest.raises(ReadOnlyError, match=said):
+        setattr(processor, name, None)
+
+
+def test_what_is_assigned_is_used() -> None:
+    processor = ChameleonProcessor(make_tokenizer())
+    processor.padding_side = "right"
+    batch = processor(["the red apple", "the"], padding=True)
+    assert batch.attention_mask[1][-1] == 0
+    processor.template = "completion"
+    assert processor.decode(processor(text="a").input_ids[0]) == "<s>a"
+    processor.image_processor = FakeImageProcessor()
+    assert "pixel_values" in processor("<image>", images=[painted(1, 2, 3, 4)])
+    for name, value in (("padding_side", "up"), ("image_processor", 3)):
+        with pytest.raises(ConfigError, match=name):
+            setattr(processor, name, value)
+    with pytest.raises(UnknownPluginError):
+        processor.template = "chatt"
+    with pytest.raises(ReadOnlyError, match="can't be assigned to a batch"):
+        batch.input_ids = []
+
+
+def test_a_subclass_has_attributes_of_its_own() -> None:
+    class Mine(ChameleonProcessor):
+        def __init__(self, tokenizer: TextTokenizer) -> None:
+            super().__init__(tokenizer)
+            self.mine = 3
+
+    processor = Mine(make_tokenizer())
+    assert processor.mine == 3
+    with pytest.raises(ReadOnlyError):
+        processor.tokenizer = make_tokenizer()
+
+
+@pytest.mark.parametrize("ids", [[-1], [363], [10**30]])
+def test_a_batch_has_no_id_outside_the_vocabulary(ids: list[int]) -> None:
+    processor = ChameleonProcessor(make_tokenizer())
+    with pytest.raises(VocabularyError, match=r"row 1 has the id .*, which has no name"):
+        processor.pad([[1], ids])
+
+
+@pytest.mark.parametrize("rows", [None, 3, [[1.5]], [[True]], ["ab"], [[[1]]], [1], [TrainingExample([1, 2], [1])]])
+def test_what_is_no_row_is_not_padded(rows: Any) -> None:
+    with pytest.raises(ConfigError):
+        ChameleonProcessor(make_tokenizer()).pad(rows)
+
+
+@pytest.mark.parametrize("ids", [None, 3, "12", [1, 2], [[1.5]], {1: 2}])
+def test_what_is_no_batch_is_not_decoded(ids: Any) -> None:
+    with pytest.raises(ConfigError):
+        ChameleonProcessor(make_tokenizer()).batch_decode(ids)
+
+
+@pytest.mark.parametrize("allowed", [3, [3], None, ["</s>", 3]])
+def test_special_tokens_are_allowed_by_their_names(allowed: Any) -> None:
+    with pytest.raises(ConfigError, match="allow_special"):
+        ChameleonProcessor(make_tokenizer())("a", allow_special=allowed)
+    batch = ChameleonProcessor(make_tokenizer())("a</s>", allow_special="</s>", return_for_text_completion=True)
+    assert len(batch.input_ids[0]) == 3
+
+
+@pytest.mark.parametrize("codes", [[1.5], [True], ["a"], [[1]], [[1], [1, 2]], [2**70], [-1], [None], None])
+def test_codes_are_one_row_of_integers_in_range(codes: Any) -> None:
+    vocabulary = ChameleonProcessor(make_tokenizer()).vocabulary
+    for convert in (vocabulary.codes_to_ids, vocabulary.ids_to_codes):
+        with pytest.raises(VocabularyError):
+            convert(codes)
+    assert vocabulary.codes_to_ids([]) == []
+
+
+@pytest.mark.parametrize("codes", [[[1.5] * 4], [["a"] * 4], [[99] * 4], [[-1] * 4], [[1] * 4] * 2, [1] * 4])
+def test_what_an_image_tokenizer_may_not_return_is_an_error(codes: Any) -> None:
+    image_tokenizer = FakeImageTokenizer()
+    image_tokenizer.encode = lambda images: codes  # type: ignore[method-assign]
+    processor = ChameleonProcessor(make_tokenizer(), image_tokenizer=image_tokenizer)
+    with pytest.raises(ChameleonTextError):
+        processor.encode([painted(1, 2, 3, 4)])
+
+
+@pytest.mark.parametrize("value", [np.zeros(2), [1], {}, object()])
+def test_an_argument_of_another_kind_is_a_config_error(value: Any) -> None:
+    processor = ChameleonProcessor(make_tokenizer())
+    for name in ("padding", "padding_side", "labels", "return_tensors"):
+        with pytest.raises(ConfigError, match=name):
+            processor("a", **{name: value})

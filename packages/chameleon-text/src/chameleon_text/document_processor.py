@@ -14,6 +14,7 @@ from .codecs import NO_IMAGE_READER, CodecContext, ImageTokenizerLike, SegmentCo
 from .documents import messages_from_turns, turns_from_messages
 from .errors import ConfigError, DocumentError, MissingPackageError
 from .plugin_calls import parse, render, template_of
+from .sealed import Sealed
 from .segments import Document, Image, Special, as_document
 from .templates import USER, Piece, Turn
 from .tokenizer import TextTokenizer
@@ -22,9 +23,11 @@ from .vocabulary import IMAGE_PLACEHOLDER, Vocabulary
 
 PUBLISHED_SEQUENCE_LENGTH = 1024
 """The ids of one picture in the published models."""
+MAX_LENGTH = 2**20
+"""The most ids that a picture may have: a number in a file must not fill the memory with placeholders."""
 
 
-class DocumentProcessor:
+class DocumentProcessor(Sealed):
     """The part of ``ChameleonProcessor`` that needs nothing but documents: see there for the arguments."""
 
     def __init__(
@@ -54,7 +57,6 @@ class DocumentProcessor:
             )
         self.image_token = image_token
         self.template = template
-        template_of(template)  # an unknown name is an error here, not at the first prompt
         context = CodecContext(
             tokenizer=tokenizer,
             vocabulary=self.vocabulary,
@@ -62,6 +64,18 @@ class DocumentProcessor:
             image_seq_length=self.image_seq_length,
         )
         self._codecs = CodecTable(context, segment_codecs or {})
+        if type(self) is DocumentProcessor:
+            self._seal(DocumentProcessor)
+
+    @property
+    def template(self) -> str:
+        """The format of prompts and conversations, which may be assigned."""
+        return self._template
+
+    @template.setter
+    def template(self, name: str) -> None:
+        template_of(name)  # an unknown name is an error here, not at the first prompt
+        self._template = name
 
     def encode(self, document: object, *, template: str = "completion", add_bos: bool = True) -> list[int]:
         """Return the ids of a document: text, pictures and segments, or one of them alone.
@@ -99,7 +113,7 @@ class DocumentProcessor:
 
     def decode_turns(self, ids: Any, *, template: str | None = None) -> list[Turn]:
         """Return the turns of a conversation, as the template tells them apart."""
-        return parse(template or self.template, self._codecs.decode(one_row(ids)))
+        return parse(self.template if template is None else template, self._codecs.decode(one_row(ids)))
 
     def decode_messages(self, ids: Any, *, template: str | None = None) -> list[dict[str, Any]]:
         """Return the chat messages of a conversation, all plain JSON."""
@@ -166,12 +180,12 @@ class DocumentProcessor:
         turns = [each for each in conversation if isinstance(each, Turn)]
         if len(turns) != len(conversation):
             turns = turns_from_messages(conversation, images=images, allow_files=allow_files)  # type: ignore[arg-type]
-        return render(template or self.template, turns)
+        return render(self.template if template is None else template, turns)
 
 
 def _sequence_length(given: int | None, image_tokenizer: ImageTokenizerLike | None) -> int:
-    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
-        raise ConfigError(f"image_seq_length is {given!r}, expected an integer ≥ 1.")
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MAX_LENGTH):
+        raise ConfigError(f"image_seq_length is {given!r:.80}, expected an integer from 1 to {MAX_LENGTH:,}.")
     if image_tokenizer is None:
         return PUBLISHED_SEQUENCE_LENGTH if given is None else given
     if given is not None and given != image_tokenizer.tokens_per_image:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ._files import read_json, write_json
-from .errors import FileFormatError
+from ._files import write_json
+from .errors import ChameleonTextError, ConfigError, FileFormatError, MissingFileError
+from .json_reader import read_json_object, writing
 from .tokenizer import TextTokenizer
 from .vocabulary import (
     BEGIN_IMAGE,
@@ -25,24 +27,88 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 PROCESSOR_CONFIG = "processor_config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"
+CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+
+
+_NAMES = {
+    "bos_token": BEGIN_OF_STREAM,
+    "eos_token": END_OF_STREAM,
+    "pad_token": PAD,
+    "sep_token": SEPARATOR,
+    "boi_token": BEGIN_IMAGE,
+    "eoi_token": END_IMAGE,
+}
+"""The names that ``transformers`` has for the special tokens, and the tokens."""
 
 
 class ProcessorFolder:
-    """What a folder says of a processor. ``configs`` has the two configs as they are, empty where there is none."""
+    """What a folder says of a processor. ``configs`` has its configs as they are, empty where there is none."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """Raise ``FileNotFoundError`` without a ``tokenizer.json``, ``FileFormatError`` for a broken file."""
-        self._path = Path(folder)
-        if not (self._path / TOKENIZER).is_file():
-            raise FileNotFoundError(
-                f"{self._path / TOKENIZER} doesn't exist, the file that a model's folder has its tokenizer in. "
-                "Pass a folder; names of models are looked up by chameleon-core."
-            )
-        self.tokenizer = TextTokenizer.from_file(self._path / TOKENIZER)
-        self.configs = {
-            name: read_json(self._path / name) if (self._path / name).is_file() else {}
-            for name in (TOKENIZER_CONFIG, PROCESSOR_CONFIG)
-        }
+        """Raise ``MissingFileError`` without a ``tokenizer.json``, ``FileFormatError`` for a broken file."""
+        try:
+            self._path = Path(folder)
+        except TypeError as error:
+            raise ConfigError(f"the folder is a {type(folder).__name__}, expected a path.") from error
+        try:
+            self.tokenizer = TextTokenizer.from_file(self._path / TOKENIZER)
+        except MissingFileError as error:
+            raise MissingFileError(
+                f"{self._path / TOKENIZER} doesn't exist, the file that a model's folder has its tokenizer in; "
+                "save_pretrained of a processor or a fast tokenizer writes it. Pass a folder; names of models are "
+                "looked up by chameleon-core."
+            ) from error
+        self.configs = {name: self._optional(name) for name in (TOKENIZER_CONFIG, PROCESSOR_CONFIG)}
+        # Not needed here, only carried along: a fault in it is reported by those who read it.
+        with contextlib.suppress(ChameleonTextError):
+            self.configs[PREPROCESSOR_CONFIG] = self._optional(PREPROCESSOR_CONFIG)
+
+    def not_done(self) -> Iterator[str]:
+        """Yield a clause for each thing that the configs ask for and that this package doesn't do."""
+        config = self.configs[TOKENIZER_CONFIG]
+        nested = config.get("extra_special_tokens")
+        for field, own in _NAMES.items():
+            for place in (config, nested if isinstance(nested, dict) else {}):
+                token = _content(place.get(field))
+                if token is not None and token != own:
+                    yield f"{field} is {token!r:.80} in {TOKENIZER_CONFIG}, and {own!r} is used"
+                    break
+        prefix, suffix = self.tokenizer.prefix_ids, self.tokenizer.suffix_ids
+        if config.get("add_bos_token") is False and prefix:
+            yield f"add_bos_token is false in {TOKENIZER_CONFIG}, and the post-processor of {TOKENIZER} is done"
+        if config.get("add_eos_token") is True and not suffix:
+            yield f"add_eos_token is true in {TOKENIZER_CONFIG}, and the post-processor of {TOKENIZER} is done"
+        if config.get("add_prefix_space") is True:
+            yield "no space is put before a text (add_prefix_space), because it would come back with it"
+        if config.get("clean_up_tokenization_spaces") is True:
+            yield "decoded text is left as it is (clean_up_tokenization_spaces)"
+        others = list(self._other_flags(config.get("added_tokens_decoder")))
+        if others:
+            more = f" and {len(others) - 8} more" if len(others) > 8 else ""
+            yield f"{', '.join(others[:8])}{more} are as {TOKENIZER} has them, not as {TOKENIZER_CONFIG} does"
+        if any(self.configs[name].get("chat_template") for name in (TOKENIZER_CONFIG, PROCESSOR_CONFIG)) or any(
+            os.path.lexists(self._path / name) for name in CHAT_TEMPLATES
+        ):
+            yield "its chat template isn't used; conversations are rendered by the processor's template"
+
+    def _other_flags(self, decoder: Any) -> Iterator[str]:
+        """Yield the added tokens that the tokenizer's config describes in another way than the tokenizer's file."""
+        if not isinstance(decoder, dict):
+            return
+        known = {token["id"]: token for token in self.tokenizer.added_tokens()}
+        for token_id, token in decoder.items():
+            if not isinstance(token, dict):
+                continue
+            own = known.get(int(token_id) if str(token_id).isdecimal() and len(token_id) < 12 else -1, {})
+            flags = ("content", "special", "single_word", "lstrip", "rstrip", "normalized")
+            if any(token.get(flag, own.get(flag)) != own.get(flag) for flag in flags):
+                yield f"{token.get('content')!r:.80}"
+
+    def _optional(self, name: str) -> dict[str, Any]:
+        try:
+            return read_json_object(self._path / name)
+        except MissingFileError:
+            return {}
 
     @property
     def image_token(self) -> str:
@@ -50,8 +116,7 @@ class ProcessorFolder:
         for name in (TOKENIZER_CONFIG, PROCESSOR_CONFIG):
             token = self.configs[name].get("image_token")
             if token is not None:
-                token = token.get("content") if isinstance(token, dict) else token
-                token = str(self._typed(name, "image_token", token, str))
+                token = str(self._typed(name, "image_token", _content(token), str))
                 # A prompt spells it <image>, even if the vocabulary still has Meta's name for it.
                 return IMAGE_PLACEHOLDER if token == IMAGE_PLACEHOLDER_AS_PUBLISHED else token
         return IMAGE_PLACEHOLDER
@@ -65,12 +130,22 @@ class ProcessorFolder:
     @property
     def padding_side(self) -> Any:
         """``left`` or ``right``, or None where the folder doesn't say."""
-        return self.configs[TOKENIZER_CONFIG].get("padding_side")
+        side = self.configs[TOKENIZER_CONFIG].get("padding_side")
+        if side not in ("left", "right", None):
+            raise FileFormatError(
+                f"{self._path / TOKENIZER_CONFIG}: padding_side is {side!r:.80}, expected 'left' or 'right'."
+            )
+        return side
 
     def _typed(self, file: str, field: str, value: Any, kind: type) -> Any:
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise FileFormatError(f"{self._path / file}: {field} is {value!r}, expected {kind.__name__}.")
+            raise FileFormatError(f"{self._path / file}: {field} is {value!r:.80}, expected {kind.__name__}.")
         return value
+
+
+def _content(token: Any) -> Any:
+    """Return the name of a token, which may be written as an object."""
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def write_folder(
@@ -85,9 +160,11 @@ def write_folder(
 ) -> None:
     """Write a processor's files; the configs keep what ``configs`` has beyond the entries written here.
 
-    Each file is complete before it replaces its predecessor.
+    Each file is complete before it replaces its predecessor. Raises ``FileAccessError`` where one can't be written.
     """
     path = Path(folder)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
     tokenizer.save(path / TOKENIZER)
     pictures = {"image_token": image_token, "boi_token": BEGIN_IMAGE, "eoi_token": END_IMAGE}
     defaults = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
@@ -102,7 +179,7 @@ def write_folder(
         "extra_special_tokens": pictures,
         **pictures,
     }
-    write_json(path / TOKENIZER_CONFIG, defaults | dict(configs.get(TOKENIZER_CONFIG, {})) | own)
+    _write(path / TOKENIZER_CONFIG, defaults | dict(configs.get(TOKENIZER_CONFIG, {})) | own)
     processor_config = {
         **configs.get(PROCESSOR_CONFIG, {}),
         "processor_class": "ChameleonProcessor",
@@ -110,9 +187,20 @@ def write_folder(
         "image_token": image_token,
     }
     to_dict = getattr(image_processor, "to_dict", None)
+    constants = configs.get(PREPROCESSOR_CONFIG) if to_dict is None else to_dict()
+    if constants:
+        _write(path / PREPROCESSOR_CONFIG, constants)
     if to_dict is not None:
         # Older folders have these constants in a file of their own, newer ones in the processor's config.
-        constants = to_dict()
-        write_json(path / PREPROCESSOR_CONFIG, constants)
         processor_config["image_processor"] = constants
-    write_json(path / PROCESSOR_CONFIG, processor_config)
+    elif "image_processor" not in processor_config:
+        # What another writer said of pictures is no business of a processor that reads none.
+        with contextlib.suppress(ChameleonTextError):
+            there = read_json_object(path / PROCESSOR_CONFIG).get("image_processor")
+            processor_config |= {} if there is None else {"image_processor": there}
+    _write(path / PROCESSOR_CONFIG, processor_config)
+
+
+def _write(path: Path, data: Mapping[str, Any]) -> None:
+    with writing(path):
+        write_json(path, data)

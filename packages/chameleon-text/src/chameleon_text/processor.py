@@ -6,13 +6,14 @@ Shapes: B rows, T ids of the longest row, C channels, H W pixels.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from .batch import PaddingSide, ProcessorBatch, TensorKind, choice, make_batch, one_row
 from .codecs import NO_IMAGE_READER, ImageTokenizerLike, SegmentCodec
 from .document_processor import DocumentProcessor
-from .errors import ConfigError, MissingPackageError, VocabularyError
+from .errors import ConfigError, MissingPackageError, TokenizerWarning, VocabularyError
 from .folder import ProcessorFolder, write_folder
 from .plugin_calls import render
 from .prompts import AllowSpecial, as_pictures, as_texts, parse_prompts, place_pictures
@@ -49,6 +50,11 @@ class ChameleonProcessor(DocumentProcessor):
     ``UnknownPluginError`` for a template that isn't installed.
     """
 
+    _elsewhere = {
+        **dict.fromkeys(("pad_token", "eos_token", "bos_token"), "special tokens are those of the tokenizer.json."),
+        "chat_template": "conversations are rendered by the template, a plugin: processor.template = 'completion'.",
+    }
+
     def __init__(
         self,
         tokenizer: TextTokenizer,
@@ -70,10 +76,34 @@ class ChameleonProcessor(DocumentProcessor):
             segment_codecs=segment_codecs,
         )
         self.image_processor = image_processor
-        self.padding_side: PaddingSide = choice("padding_side", padding_side, ("left", "right"))
+        self.padding_side = padding_side
         # Every stream begins with <s>, also where the file has no post-processor that says so.
         self._prefix = tokenizer.prefix_ids or (() if tokenizer.suffix_ids else (self.vocabulary.bos_id,))
         self._configs: Mapping[str, Mapping[str, Any]] = {}
+        self._seal(ChameleonProcessor)
+
+    @property
+    def padding_side(self) -> PaddingSide:
+        """``left`` or ``right``, which may be assigned."""
+        return self._padding_side
+
+    @padding_side.setter
+    def padding_side(self, side: PaddingSide) -> None:
+        self._padding_side: PaddingSide = choice("padding_side", side, ("left", "right"))
+
+    @property
+    def image_processor(self) -> ImageProcessorLike | None:
+        """What gives prompts ``pixel_values`` where there is no image tokenizer; it may be assigned."""
+        return self._image_processor
+
+    @image_processor.setter
+    def image_processor(self, image_processor: ImageProcessorLike | None) -> None:
+        if image_processor is not None and not callable(getattr(image_processor, "preprocess", None)):
+            raise ConfigError(
+                f"image_processor is a {type(image_processor).__name__} without a method preprocess, expected one such "
+                "as chameleon_vq.ChameleonImageProcessor()."
+            )
+        self._image_processor = image_processor
 
     def __repr__(self) -> str:
         reader = self.image_processor if self.image_tokenizer is None else self.image_tokenizer
@@ -142,7 +172,7 @@ class ChameleonProcessor(DocumentProcessor):
                 pad_id=self.vocabulary.pad_id,
                 labels=None if labels is None else [row.labels(labels, placeholder_id=placeholder_id) for row in rows],
                 padding=bool(padding),
-                padding_side=padding_side or self.padding_side,
+                padding_side=self.padding_side if padding_side is None else padding_side,
                 return_tensors=return_tensors,
             )
             | entries
@@ -177,7 +207,7 @@ class ChameleonProcessor(DocumentProcessor):
                 pad_id=self.vocabulary.pad_id,
                 labels=[example.labels for example in examples] if examples else None,
                 padding=True,
-                padding_side=padding_side or self.padding_side,
+                padding_side=self.padding_side if padding_side is None else padding_side,
                 return_tensors=return_tensors,
             )
         )
@@ -222,8 +252,9 @@ class ChameleonProcessor(DocumentProcessor):
         """Load the processor of a model's folder: ``tokenizer.json``, and the two configs where there are any.
 
         The arguments are those of the class, and win over the configs. What the configs say beyond it is kept, and
-        written back by ``save_pretrained``. Raises ``FileNotFoundError`` without a ``tokenizer.json``, and
-        ``FileFormatError`` for a broken file.
+        written back by ``save_pretrained``; a ``TokenizerWarning`` says what they ask for and isn't done. Raises
+        ``MissingFileError`` without a ``tokenizer.json``, ``FileFormatError`` for a broken file, and
+        ``FileAccessError`` where the system doesn't let a file be read.
         """
         files = ProcessorFolder(folder)
         if image_seq_length is None and image_tokenizer is None:
@@ -234,18 +265,22 @@ class ChameleonProcessor(DocumentProcessor):
             image_processor=image_processor,
             image_seq_length=image_seq_length,
             image_token=files.image_token,
-            padding_side=padding_side or files.padding_side or "left",
+            padding_side=(files.padding_side or "left") if padding_side is None else padding_side,
             template=template,
             segment_codecs=segment_codecs,
         )
         processor._configs = files.configs
+        not_done = tuple(files.not_done())
+        if not_done:
+            warnings.warn(f"{os.fspath(folder)}: {'; '.join(not_done)}.", TokenizerWarning, stacklevel=2)
         return processor
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the files that ``from_pretrained`` and ``transformers`` read.
 
-        An image processor that has ``to_dict`` gets its ``preprocessor_config.json`` beside them. Each file is complete
-        before it replaces its predecessor.
+        An image processor that has ``to_dict``, the image tokenizer's too, gets its ``preprocessor_config.json`` beside
+        them; without one, what the folder already says of pictures stays. Each file is complete before it replaces its
+        predecessor. Raises ``FileAccessError`` where the system doesn't let them be written.
         """
         write_folder(
             folder,
@@ -253,7 +288,7 @@ class ChameleonProcessor(DocumentProcessor):
             image_token=self.tokenizer.names[self.vocabulary.image_placeholder_id],
             image_seq_length=self.image_seq_length,
             padding_side=self.padding_side,
-            image_processor=self.image_processor,
+            image_processor=self.image_processor or getattr(self.image_tokenizer, "image_processor", None),
             configs=self._configs,
         )
 

@@ -20,7 +20,10 @@ class Sealed:
     """For names that people try to assign, what to do instead."""
 
     def __setattr__(self, name: str, value: object) -> None:
-        if "_sealed" in self.__dict__ and not name.startswith("_") and not hasattr(type(self), name):
+        sealed = self.__dict__.get("_sealed")
+        # A subclass may have attributes of its own, which it sets after its base is made.
+        refused = sealed is not None and (type(self) is sealed or name in self._elsewhere or name in self.__dict__)
+        if refused and not name.startswith("_") and not hasattr(type(self), name):
             raise ReadOnlyError(self._refusal(name))
         super().__setattr__(name, value)
 
@@ -29,8 +32,8 @@ class Sealed:
             raise ReadOnlyError(f"{name} of a {type(self).__name__} can't be deleted.")
         super().__delattr__(name)
 
-    def _seal(self) -> None:
-        self.__dict__["_sealed"] = True
+    def _seal(self, kind: type) -> None:
+        self.__dict__["_sealed"] = kind
 
     def _refusal(self, name: str) -> str:
         own = type(self).__name__

@@ -115,7 +115,7 @@ class TextTokenizer(Sealed):
         left_out = tuple(file.left_out(data))
         if left_out:
             warnings.warn(f"{source}: {'; '.join(left_out)}.", TokenizerWarning, stacklevel=2)
-        self._seal()
+        self._seal(TextTokenizer)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Made anew, because a copy of the library's tokenizer would match special tokens.
@@ -133,6 +133,11 @@ class TextTokenizer(Sealed):
         if not isinstance(data, dict):
             raise FileFormatError(f"the tokenizer is a JSON {type(data).__name__}, expected an object.")
         return cls(data)
+
+    def added_tokens(self) -> list[dict[str, Any]]:
+        """Return the added tokens as the file has them, with their flags."""
+        tokens: list[dict[str, Any]] = json.loads(self._json).get("added_tokens") or []
+        return tokens
 
     def to_json(self) -> str:
         """Return the text of a ``tokenizer.json``, with everything that was in the one that was read."""
