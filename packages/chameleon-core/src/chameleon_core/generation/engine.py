@@ -79,7 +79,10 @@ def generate_ids(
         )
     prompts = _prompts(input_ids_BT, attention_mask_BT, model.config.vocab_size)
     layout = None if model.config.vocabulary_map is None else model.layout
-    ends = model.config.eos_token_ids if layout is None else (layout.eos_id,)
+    ends = set(model.config.eos_token_ids)
+    if layout is not None and layout.eos_id not in ends:
+        # The vocabulary's own names decide; the ids of such a config are the defaults of another vocabulary.
+        ends = {layout.eos_id}
     rows = [
         start_row(
             index,
@@ -87,7 +90,7 @@ def generate_ids(
             options,
             layout=layout,
             context_length=model.config.context_length,
-            stop_ids=frozenset((*ends, *options.stop_ids)),
+            stop_ids=frozenset(ends.union(options.stop_ids)),
         )
         for index, prompt in enumerate(prompts)
     ]
@@ -258,7 +261,7 @@ class _Engine(Generic[CacheT]):
         if self.layout is None:
             return torch.arange(self.model.config.vocab_size)
         allowed_V = self.layout.text_allowed_V.clone()
-        allowed_V[[self.layout.eos_id, self.layout.begin_image_id, *self.options.stop_ids]] = True
+        allowed_V[[self.layout.begin_image_id, *self.rows[0].stop_ids]] = True
         return allowed_V.nonzero()[:, 0]
 
     @cached_property

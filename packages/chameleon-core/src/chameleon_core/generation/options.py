@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypedDict, Unpack
 
 from msgspec import Meta
@@ -17,7 +19,9 @@ Modality = Literal["text", "image", "interleaved"]
 
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0)]
+Temperature = Annotated[float, Meta(ge=1e-6, le=1e6)]
+Penalty = Annotated[float, Meta(ge=1e-3, le=1e3)]
+Scale = Annotated[float, Meta(ge=-1e4, le=1e4)]
 Probability = Annotated[float, Meta(gt=0, le=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 
@@ -47,8 +51,8 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     """The most pictures of an interleaved document, ≥ 0; None, the default, sets no limit."""
     do_sample: bool = False
     """Whether ids are sampled; False, the default, takes the likeliest id."""
-    temperature: Positive = 1.0
-    """What the logits of text are divided by, > 0; 1 by default. Below 1, likely ids become likelier."""
+    temperature: Temperature = 1.0
+    """What the logits of text are divided by, 1e-6…1e6; 1 by default. Below 1, likely ids become likelier."""
     top_k: Count | None = None
     """Sample text among this many of the likeliest ids, ≥ 1; None, the default, keeps all."""
     top_p: Probability = 1.0
@@ -57,22 +61,23 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     min_p: Share = 0.0
     """Sample text among ids with at least this share of the likeliest one's probability, in [0, 1); 0, the default,
     keeps all."""
-    repetition_penalty: Positive = 1.0
+    repetition_penalty: Penalty = 1.0
     """What the positive logits of text ids that the row has already are divided by, and the negative ones multiplied
-    by, > 0; 1, the default, is no penalty."""
-    image_temperature: Positive | None = None
-    """``temperature`` for the codes of pictures, > 0; None, the default, takes the text's."""
+    by, 0.001…1,000; 1, the default, is no penalty."""
+    image_temperature: Temperature | None = None
+    """``temperature`` for the codes of pictures, 1e-6…1e6; None, the default, takes the text's."""
     image_top_k: Count | None = None
     """``top_k`` for the codes of pictures, ≥ 1; None, the default, takes the text's."""
     image_top_p: Probability | None = None
     """``top_p`` for the codes of pictures, in (0, 1]; None, the default, takes the text's."""
     image_min_p: Share | None = None
     """``min_p`` for the codes of pictures, in [0, 1); None, the default, takes the text's."""
-    guidance_text: float = 1.0
-    """How strongly pictures follow the text of the context; 1, the default, is no guidance, above 1 is more. Finite."""
-    guidance_image: float = 1.0
-    """How strongly pictures follow the pictures of the context; 1, the default, is no guidance, above 1 is more.
-    Finite."""
+    guidance_text: Scale = 1.0
+    """How strongly pictures follow the text of the context, -1e4…1e4; 1, the default, is no guidance, above 1 is
+    more."""
+    guidance_image: Scale = 1.0
+    """How strongly pictures follow the pictures of the context, -1e4…1e4; 1, the default, is no guidance, above 1 is
+    more."""
     seed: Natural | None = None
     """The seed of sampling, ≥ 0: each row gets a generator of its own from it and its index in the request. None, the
     default, takes a seed from torch's generator."""
@@ -114,11 +119,52 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
         """Return a copy with some options changed, checked again."""
         return super().replace(**changes)
 
+    @classmethod
+    def from_file_dict(
+        cls, data: Mapping[str, Any], config: ChameleonConfig, *, source: str = "generation_config.json"
+    ) -> GenerationOptions:
+        """Return the options of a ``generation_config.json``, which may be one of ``transformers``.
+
+        Values that ``transformers`` reads as "off" or as "only the likeliest" mean the same here, and ids of
+        ``eos_token_id`` beyond those of ``config`` become ``stop_ids``. A value that can't be used never raises: it is
+        left out, and one warning names ``source``, the fields and their values.
+        """
+        given = {name: value for name, value in data.items() if value is not None}
+        unused: dict[str, str] = {}
+        stop_ids = _end_ids(given, config, unused)
+        if _is_number(given.get("top_k")) and given["top_k"] == 0:
+            del given["top_k"]
+        for name in ("top_p", "image_top_p", "min_p", "image_min_p"):
+            # A nucleus of nothing, and a share of all of the likeliest one's probability, keep the likeliest alone.
+            if _is_number(given.get(name)) and given[name] == (0 if name.endswith("top_p") else 1):
+                del given[name]
+                given["image_top_k" if name.startswith("image_") else "top_k"] = 1
+        if _is_number(given.get("temperature")) and given["temperature"] == 0:
+            greedy = ", and ids are chosen greedily" if given.get("do_sample") is True else ""
+            unused["temperature"] = f"{given.pop('temperature')!r} (expected > 0{greedy})"
+            given.pop("do_sample", None)
+        if isinstance(given.get("stop_strings"), str):
+            given["stop_strings"] = [given["stop_strings"]]
+        for name in sorted(given.keys() & set(cls.__struct_fields__) - {"extras"}):
+            try:
+                cls(**{name: given[name]})
+            except ConfigError as error:
+                unused[name] = f"{given.pop(name)!r:.80} ({str(error).partition(': ')[2].partition(';')[0]})"
+        if unused:
+            listed = "; ".join(f"{name} {value}" for name, value in unused.items())
+            warnings.warn(f"{source} has values that can't be used and are left out: {listed}.", stacklevel=2)
+        return cls.from_dict({**given, **({"stop_ids": stop_ids} if stop_ids else {})}, source=source)
+
     def to_file_dict(self, config: ChameleonConfig) -> dict[str, Any]:
-        """Return the mapping of ``generation_config.json``: the config's ids and the options that were changed."""
-        ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        """Return the mapping of ``generation_config.json``: the config's ids and the options that were changed.
+
+        ``stop_ids`` are written as ``eos_token_id``, which other readers know.
+        """
+        ids: dict[str, Any] = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         defaults = GenerationOptions().to_dict()
         changed = {name: value for name, value in self.to_dict().items() if defaults.get(name) != value}
+        if changed.pop("stop_ids", None):
+            ids["eos_token_id"] = list(dict.fromkeys((*config.eos_token_ids, *self.stop_ids)))
         return {**{name: value for name, value in ids.items() if value is not None}, **changed}
 
     def check(self) -> None:
@@ -148,6 +194,23 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
         )
 
 
+def _end_ids(given: dict[str, Any], config: ChameleonConfig, unused: dict[str, str]) -> list[int]:
+    """Remove the ids that end a row from ``given`` and return those beyond the config's; add others to ``unused``."""
+    found: list[int] = []
+    for name in ("eos_token_id", "stop_ids"):
+        value = given.pop(name, [])
+        ids = value if isinstance(value, list | tuple) else [value]
+        bad = [each for each in ids if type(each) is not int or not 0 <= each < config.vocab_size]
+        if bad:
+            unused[name] = f"{bad!s:.80} (expected ids below {config.vocab_size})"
+        found += [each for each in ids if each not in bad]
+    return [each for each in dict.fromkeys(found) if each not in config.eos_token_ids]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 class PipelineChanges(TypedDict, total=False):
     """Every option but ``modality``, which the pipeline's methods have as an argument of its own.
 
@@ -157,17 +220,17 @@ class PipelineChanges(TypedDict, total=False):
     max_new_tokens: Count | None
     max_images: Natural | None
     do_sample: bool
-    temperature: Positive
+    temperature: Temperature
     top_k: Count | None
     top_p: Probability
     min_p: Share
-    repetition_penalty: Positive
-    image_temperature: Positive | None
+    repetition_penalty: Penalty
+    image_temperature: Temperature | None
     image_top_k: Count | None
     image_top_p: Probability | None
     image_min_p: Share | None
-    guidance_text: float
-    guidance_image: float
+    guidance_text: Scale
+    guidance_image: Scale
     seed: Natural | None
     stop_ids: tuple[Natural, ...]
     stop_strings: tuple[str, ...]

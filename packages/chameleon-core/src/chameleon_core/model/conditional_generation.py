@@ -111,9 +111,8 @@ class ChameleonForConditionalGeneration(nn.Module):
         model = loaded.model
         model.config = model.model.config = loaded.config
         model.source = folder
-        model.generation_options = GenerationOptions.from_dict(
-            {name: value for name, value in loaded.generation_config.items() if value is not None},
-            source=str(folder / GENERATION_FILE),
+        model.generation_options = GenerationOptions.from_file_dict(
+            loaded.generation_config, loaded.config, source=str(folder / GENERATION_FILE)
         )
         return model
 
