@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from chameleon_backends import AttentionWeightsBackend, get_attention_backend
 
 from ..config import ChameleonConfig
+from ..errors import VocabularyError
 from .attention_context import AttentionContext, prepare_attention
 from .cache import KVCache
 from .layers import DecoderLayer, RMSNorm
@@ -74,7 +75,7 @@ class ChameleonModel(nn.Module):
         and 0 for padding, which lies on one side of a row; with a cache it lies on the left, and later passes need no
         mask. ``position_ids`` [B, T] or [1, T] count from a row's first real position unless given. ``document_ids``
         int64 [B, S] restrict attention to positions of the same number (packed rows). Raises ``ValueError`` where
-        shapes don't match.
+        shapes don't match, ``VocabularyError`` for ids outside the vocabulary (on a GPU, torch's own error).
         """
         hidden_BTE = self._embed(input_ids, inputs_embeds)
         context = self._context(hidden_BTE, attention_mask, position_ids, document_ids, cache, output_attentions)
@@ -113,7 +114,15 @@ class ChameleonModel(nn.Module):
         assert input_ids is not None
         if input_ids.dim() != 2:
             raise ValueError(f"input_ids must be [batch, length]; got {list(input_ids.shape)}.")
-        return self.embed_tokens(input_ids)
+        try:
+            return self.embed_tokens(input_ids)
+        except IndexError as error:
+            size = self.config.vocab_size
+            outside = sorted(set(input_ids[(input_ids < 0) | (input_ids >= size)].tolist()))
+            raise VocabularyError(
+                f"input_ids has ids outside the vocabulary: {outside[:8]}; expected 0…{size - 1}. "
+                "Padding is marked by attention_mask, and takes any id of the vocabulary."
+            ) from error
 
     def _context(
         self,

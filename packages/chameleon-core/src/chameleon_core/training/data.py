@@ -51,6 +51,12 @@ class TokenDocument:
     """bool [T], True for ids that are targets of the loss; None for all. The first id is never a target."""
 
     def __post_init__(self) -> None:
+        for name, array in (("ids", self.ids), ("trained", self.trained)):
+            if not isinstance(array, np.ndarray) and (name == "ids" or array is not None):
+                raise DatasetError(
+                    f"document {self.key!r}: {name} must be a NumPy array, got a {type(array).__name__}. "
+                    "TokenDocument.of takes a list of ids."
+                )
         if self.ids.ndim != 1 or not np.issubdtype(self.ids.dtype, np.integer):
             raise DatasetError(
                 f"document {self.key!r}: ids must be integers [T], got {self.ids.dtype} {self.ids.shape}."
@@ -67,7 +73,7 @@ class TokenDocument:
     @classmethod
     def of(cls, key: str, ids: Sequence[int]) -> TokenDocument:
         """Return a document of which all ids are targets."""
-        return cls(key, np.asarray(ids, dtype=np.int64))
+        return cls(key, _integers(key, ids))
 
     @classmethod
     def with_answer(cls, key: str, ids: Sequence[int], *, separator_id: int) -> TokenDocument:
@@ -75,7 +81,7 @@ class TokenDocument:
 
         Raises ``DatasetError`` unless the separator occurs exactly once.
         """
-        ids_T = np.asarray(ids, dtype=np.int64)
+        ids_T = _integers(key, ids)
         places = np.flatnonzero(ids_T == separator_id)
         if len(places) != 1:
             raise DatasetError(
@@ -111,6 +117,20 @@ class TokenDataset(Sequence[TokenDocument]):
         number = int(np.searchsorted(self._ends, index, side="right"))
         shard = self._shards[number]
         return shard.document(index - self._ends[number] + len(shard))
+
+    def suspects(self, *, vocab_size: int, min_length: int, max_length: int) -> Iterator[int]:
+        """Yield the index of a document in each shard that has an id ≥ ``vocab_size``, and of each of another length.
+
+        All ids are read once; nothing is made of documents that are fine.
+        """
+        first = 0
+        for shard in self._shards:
+            lengths_D = np.diff(shard.offsets)
+            yield from (first + np.flatnonzero((lengths_D < min_length) | (lengths_D > max_length))).tolist()
+            if vocab_size < MAX_VOCABULARY and len(shard.ids_M) and shard.ids_M.max() >= vocab_size:
+                place = int(np.argmax(shard.ids_M >= vocab_size))
+                yield first + int(np.searchsorted(shard.offsets, place, side="right")) - 1
+            first += len(shard)
 
     def find(self, key: str) -> TokenDocument:
         """Return the document with this key. Raises ``KeyError``."""
@@ -220,6 +240,19 @@ class TokenDatasetWriter:
         self._num_shards += 1
         self._pending = []
         self._pending_size = 0
+
+
+def _integers(key: str, ids: Sequence[int]) -> np.ndarray:
+    """Return ids as int64 [T]. Raises ``DatasetError`` where they aren't integers."""
+    try:
+        array = np.asarray(ids)
+        if array.size == 0 or np.issubdtype(array.dtype, np.integer):
+            return array.astype(np.int64)
+        found = str(array.dtype)
+    # Lists of different lengths, integers beyond 64 bits, tensors on other devices.
+    except (ValueError, TypeError, OverflowError) as error:
+        found = str(error)
+    raise DatasetError(f"document {key!r}: ids must be integers [T]; got {found}.")
 
 
 class _Meta(msgspec.Struct, frozen=True, kw_only=True):

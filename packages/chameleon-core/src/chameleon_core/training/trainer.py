@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from .._files import read_json, write_json
 from ..errors import ConfigError, FileFormatError
 from ..model import ChameleonForConditionalGeneration
 from .checkpoints import Progress, load_checkpoint, save_checkpoint
+from .checks import check_document, check_documents, check_weights
 from .curves import plot_curves
 from .data import TokenDocument
 from .errors import DatasetError, DivergenceError, requires_extra
@@ -44,6 +45,11 @@ class Documents(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> TokenDocument: ...
+
+
+class _Bounds(TypedDict):
+    vocab_size: int
+    sequence_length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +94,11 @@ class Trainer:
     A run that was stopped or killed resumes from its last checkpoint when the same trainer is constructed again and
     ``run`` is called. On the same machine with the same number of threads it ends with the same weights, bit for bit,
     as a run that wasn't stopped. ``model`` must be constructed as before, since parameters that don't train aren't
-    saved. Raises ``ConfigError`` where the folder holds a run with other options, except those in
-    ``TrainingOptions.changeable``.
+    saved. Raises ``ConfigError`` where no parameter trains, and where the folder holds a run with other options, except
+    those in ``TrainingOptions.changeable``.
+
+    Documents in a list or a ``TokenDataset`` are checked before the first step, others in the step that takes them:
+    ``DatasetError`` names the document with an id outside the vocabulary or with fewer than two ids.
 
     ``on_step`` is called after each step with the number of steps that are done. The trained weights are those of
     ``model``; save them with ``model.save_pretrained``.
@@ -121,12 +130,19 @@ class Trainer:
         self.objective: nn.Module = torch.compile(objective) if options.compile else objective  # type: ignore[assignment]
         self.optimizer = build_optimizer(model, options)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if not self.parameters:
+            raise ConfigError(
+                "no parameter of the model trains: all are frozen. Call model.requires_grad_(True), add_lora(model) or "
+                "train_picture_rows(model)."
+            )
 
     def run(self, *, show_progress: bool = False, draw_curves: bool = True) -> TrainingResult:
         """Train to the last step, or until ``max_seconds`` have passed. Seeds torch's generators.
 
-        Raises ``DivergenceError`` where the loss or a gradient becomes NaN or infinite; the last checkpoint is from an
-        earlier step. Raises ``MissingPackageError`` where the progress bar or the curves need a package.
+        Raises ``DatasetError`` for documents that can't be trained on and ``WeightsError`` for weights that aren't
+        finite, both before the first step. Raises ``DivergenceError`` where the loss or a gradient becomes NaN or
+        infinite; the last checkpoint is from an earlier step. Raises ``MissingPackageError`` where the progress bar or
+        the curves need a package.
         """
         if draw_curves:
             # A missing package is an error now, not after hours of work.
@@ -134,9 +150,12 @@ class Trainer:
                 import matplotlib  # noqa: F401
         began = time.monotonic()
         options = self.options
+        for documents in (self.documents, *(() if self.held_out is None else (self.held_out,))):
+            check_documents(documents, **self._bounds)
         _claim_folder(self.folder, options, len(self.documents))
         torch.manual_seed(options.seed)
         progress = load_checkpoint(self.folder / CHECKPOINT_FOLDER, self.model, self.optimizer) or Progress()
+        check_weights(self.model.named_parameters())
         log = TrainingLog(self.folder / LOG_FILE, steps_done=progress.step)
         out_of_time = False
         with _mode(self.model, training=True), self._progress_bar(progress.step, shown=show_progress) as advance:
@@ -200,12 +219,18 @@ class Trainer:
     def _batches(self, documents: Sequence[TokenDocument]) -> list[Batch]:
         """Return micro-batches of documents of similar lengths, which need the least padding."""
         options = self.options
+        for document in documents:
+            check_document(document, **self._bounds)
         size = options.micro_batch_size or len(documents)
         ordered = sorted(documents, key=len)
         return [
             collate(ordered[start : start + size], options.sequence_length, rows=options.rows)
             for start in range(0, len(ordered), size)
         ]
+
+    @property
+    def _bounds(self) -> _Bounds:
+        return {"vocab_size": self.model.config.vocab_size, "sequence_length": self.options.sequence_length}
 
     def _forward(self, batch: Batch) -> LossSums:
         device = self.model.device
