@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,7 @@ from chameleon_text import (
     VocabularyError,
     normalized,
 )
+from chameleon_text.prompts import NameSplitter
 from chameleon_text.testing import FakeImageTokenizer, documents, make_tokenizer, permuted_tokenizers, texts
 
 Pixels = npt.NDArray[np.uint8]
@@ -481,3 +483,40 @@ def test_an_argument_of_another_kind_is_a_config_error(value: Any) -> None:
     for name in ("padding", "padding_side", "labels", "return_tensors"):
         with pytest.raises(ConfigError, match=name):
             processor("a", **{name: value})
+
+
+name_sets = st.sets(st.text("<ab>-^]", min_size=1, max_size=4), min_size=1, max_size=6)
+
+
+@given(name_sets, st.text("<ab>-^]", max_size=20))
+def test_names_are_found_where_a_pattern_of_them_all_finds_them(names: set[str], text: str) -> None:
+    pattern = re.compile(f"({'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))})")
+    assert NameSplitter(names)(text) == pattern.split(text)
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "image_token", "image_tokenizer"])
+@pytest.mark.parametrize("value", [3, "tokenizer.json", [], object()])
+def test_a_part_of_another_kind_is_a_config_error(part: str, value: Any) -> None:
+    if part == "image_token" and isinstance(value, str):
+        return
+    parts: dict[str, Any] = {"tokenizer": make_tokenizer(), part: value}
+    with pytest.raises(ConfigError, match=f"{part} is"):
+        ChameleonProcessor(**parts)
+
+
+def test_what_an_image_processor_may_not_return_is_an_error() -> None:
+    class Wrong(FakeImageProcessor):
+        def preprocess(self, images: list[Any], *, return_tensors: Any = None) -> Any:
+            return None
+
+    with pytest.raises(ConfigError, match="without 'pixel_values'"):
+        ChameleonProcessor(make_tokenizer(), image_processor=Wrong())("<image>", images=[painted(1, 2, 3, 4)])
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("nowhere", None), ("meta:x", None), (None, "bfloat16"), (3.5, None)])
+def test_a_device_that_is_not_there_is_a_config_error(device: Any, dtype: Any) -> None:
+    pytest.importorskip("torch")
+    processor = ChameleonProcessor(make_tokenizer(), image_processor=FakeImageProcessor())
+    batch = processor("a", return_tensors="pt")
+    with pytest.raises(ConfigError, match=r"can't be moved to device|dtype is"):
+        batch.to(device, dtype)

@@ -61,22 +61,28 @@ class ProcessorBatch(Mapping[str, Any]):
         """Return the batch on another device, with its floating-point tensors (``pixel_values``) in another dtype.
 
         As in PyTorch, ``to(torch.bfloat16)`` alone sets the dtype. Ids and masks stay integers.
-        Raises ``ConfigError`` where an entry isn't a tensor.
+        Raises ``ConfigError`` where an entry isn't a tensor, and where PyTorch hasn't the device or the dtype.
         """
         torch = _torch()
         if isinstance(device, torch.dtype):
             device, dtype = None, device
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ConfigError(f"dtype is {dtype!r}, expected a floating-point dtype such as torch.bfloat16.")
         for name, value in self._entries.items():
             if not isinstance(value, torch.Tensor):
                 raise ConfigError(
                     f"{name} is a {type(value).__name__}; only a batch of tensors can move. Pass return_tensors='pt'."
                 )
-        return ProcessorBatch(
-            {
+        try:
+            moved = {
                 name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
                 for name, tensor in self._entries.items()
             }
-        )
+        # PyTorch raises any of these for a device that it wasn't built for, or that isn't there.
+        except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"the batch can't be moved to device={device!r}, dtype={dtype!r}: {reason}") from error
+        return ProcessorBatch(moved)
 
 
 def make_batch(

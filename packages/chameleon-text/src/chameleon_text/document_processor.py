@@ -40,6 +40,20 @@ class DocumentProcessor(Sealed):
         template: str = "chat",
         segment_codecs: Mapping[str, SegmentCodec] | None = None,
     ) -> None:
+        if not isinstance(tokenizer, TextTokenizer):
+            raise ConfigError(
+                f"tokenizer is a {type(tokenizer).__name__}, expected a chameleon_text.TextTokenizer. "
+                "TextTokenizer.from_file reads a tokenizer.json."
+            )
+        if not isinstance(image_token, str):
+            raise ConfigError(f"image_token is a {type(image_token).__name__}, expected the name of a token.")
+        if image_tokenizer is not None and not all(
+            isinstance(getattr(image_tokenizer, name, None), int) for name in ("num_codes", "tokens_per_image")
+        ):
+            raise ConfigError(
+                f"image_tokenizer is a {type(image_tokenizer).__name__}, expected one such as "
+                "chameleon_vq.ImageTokenizer, with num_codes and tokens_per_image."
+            )
         self.tokenizer = tokenizer
         self.vocabulary = Vocabulary.from_token_ids(
             tokenizer.token_ids, special_ids=tokenizer.special_ids, image_token=image_token

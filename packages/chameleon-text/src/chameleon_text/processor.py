@@ -295,4 +295,9 @@ class ChameleonProcessor(DocumentProcessor):
     def _pixel_values(self, pictures: list[Any], return_tensors: TensorKind | None) -> Any:
         if self.image_processor is None:
             raise MissingPackageError(NO_IMAGE_READER)
-        return self.image_processor.preprocess(pictures, return_tensors=return_tensors or "np")["pixel_values"]
+        processed = self.image_processor.preprocess(pictures, return_tensors=return_tensors or "np")
+        if not isinstance(processed, Mapping) or "pixel_values" not in processed:
+            raise ConfigError(
+                f"the image processor returned a {type(processed).__name__} without 'pixel_values', expected a mapping."
+            )
+        return processed["pixel_values"]

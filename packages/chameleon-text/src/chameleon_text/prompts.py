@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 from .errors import ConfigError, ImageCountError
 from .segments import Document, Image, Segment, Special, Text
-from .tokenizer import TextTokenizer, name_pattern
+from .tokenizer import TextTokenizer
 
 AllowSpecial: TypeAlias = Collection[str] | Literal["all"]
 """The special tokens that a prompt may spell, by name, or all of them."""
@@ -55,15 +56,41 @@ def parse_prompts(
             f"allow_special names {unknown}, not special in this vocabulary."
             + (f" Did you mean {close[0]!r}?" if close else "")
         )
-    pattern = name_pattern({image_token, *names})
-    assert pattern is not None
+    split = NameSplitter({image_token, *names})
     documents: list[Document] = []
     for prompt in prompts:
-        # The pattern has one group, so that the odd parts are the names that it found.
-        parts = pattern.split(prompt)
-        segments = (_segment(part, index % 2 == 1, image_token) for index, part in enumerate(parts) if part)
+        segments = (_segment(part, index % 2 == 1, image_token) for index, part in enumerate(split(prompt)) if part)
         documents.append(Document(segments))
     return documents
+
+
+class NameSplitter:
+    """Finds names in texts, the longest first, in a time that doesn't depend on how many names there are."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = frozenset(names)
+        lengths: dict[str, set[int]] = {}
+        for name in self._names:
+            lengths.setdefault(name[0], set()).add(len(name))
+        self._lengths = {first: sorted(each, reverse=True) for first, each in lengths.items()}
+        self._first = re.compile(f"[{''.join(map(re.escape, sorted(lengths)))}]")
+
+    def __call__(self, text: str) -> list[str]:
+        """Return the parts of a text, of which the odd ones are the names."""
+        parts: list[str] = []
+        start = position = 0
+        while found := self._first.search(text, position):
+            position = found.start()
+            name = next((each for each in self._candidates(text, position) if each in self._names), None)
+            if name is None:
+                position += 1
+                continue
+            parts += [text[start:position], name]
+            start = position = position + len(name)
+        return [*parts, text[start:]]
+
+    def _candidates(self, text: str, position: int) -> Iterator[str]:
+        return (text[position : position + length] for length in self._lengths[text[position]])
 
 
 def place_pictures(documents: Sequence[Document], images: Any) -> list[Document]:

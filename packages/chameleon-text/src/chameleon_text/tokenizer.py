@@ -11,7 +11,6 @@ from __future__ import annotations
 import codecs
 import json
 import os
-import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -232,6 +231,8 @@ class StreamDecoder:
     What ``push`` and the final ``flush`` return, joined, is ``TextTokenizer.decode`` of the same ids.
     """
 
+    __slots__ = ("_decoder", "_skip_special_tokens", "_tokenizer")
+
     def __init__(self, tokenizer: TextTokenizer, *, skip_special_tokens: bool = False) -> None:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
@@ -246,12 +247,6 @@ class StreamDecoder:
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest
-
-
-def name_pattern(names: Iterable[str]) -> re.Pattern[str] | None:
-    """Return a pattern with one group that finds any of the names, the longest first, or None where there are none."""
-    alternatives = sorted(set(names), key=len, reverse=True)
-    return re.compile(f"({'|'.join(map(re.escape, alternatives))})") if alternatives else None
 
 
 def _again(text: str, source: str) -> TextTokenizer:

@@ -129,6 +129,8 @@ class Vocabulary:
 
         Raises ``VocabularyError`` with everything that is missing, and where names, ids and codes are not one to one.
         """
+        if not isinstance(token_ids, Mapping):
+            raise VocabularyError(f"the vocabulary is a {type(token_ids).__name__}, expected names and their ids.")
         check_one_to_one(token_ids)
         missing = [repr(name) for name in REQUIRED_NAMES if name not in token_ids]
         placeholder = image_token
