@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import AutoTokenizer
 from transformers import ChameleonProcessor as PeerProcessor
 from transformers.models.chameleon.image_processing_pil_chameleon import ChameleonImageProcessorPil
 
-from chameleon_text import ChameleonProcessor, ConfigError, Text
+from chameleon_text import ChameleonProcessor, ConfigError, Text, TokenizerWarning
 from chameleon_text.testing import make_tokenizer
 from chameleon_vq import ChameleonImageProcessor
 
@@ -155,3 +156,27 @@ def test_a_wrong_number_of_pictures_is_refused_by_both(
     for processor in (ours, peer):
         with pytest.raises((ValueError, IndexError, StopIteration)):
             processor(text=["<image><image>"], images=pictures[:1], return_tensors="pt")
+
+
+@pytest.mark.parametrize("text", ["the cat", "the catalog", "cat the", "a Cat"])
+@pytest.mark.parametrize("flag", ["single_word", "lstrip", "rstrip"])
+@pytest.mark.parametrize("place", ["tokenizer.json", "tokenizer_config.json"])
+def test_added_words_have_the_ids_of_the_peer_whichever_file_has_their_flags(
+    place: str, flag: str, text: str, tmp_path: Path
+) -> None:
+    tokenizer = make_tokenizer()
+    ChameleonProcessor(tokenizer).save_pretrained(tmp_path)
+    data, config = (json.loads((tmp_path / name).read_text()) for name in ("tokenizer.json", "tokenizer_config.json"))
+    names = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    word = {"id": len(tokenizer), "content": "cat"} | dict.fromkeys(names, False)
+    described = {name: value for name, value in word.items() if name != "id"}
+    data["added_tokens"].append(word | ({flag: True} if place == "tokenizer.json" else {}))
+    if place == "tokenizer_config.json":
+        config["added_tokens_decoder"] = {str(len(tokenizer)): described | {flag: True}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TokenizerWarning)
+        ours = ChameleonProcessor.from_pretrained(tmp_path)
+    peer = AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.tokenizer.encode(text) == peer(text, add_special_tokens=False)["input_ids"]

@@ -187,13 +187,18 @@ def test_what_a_folder_says_of_pictures_survives_a_processor_that_reads_none(
         ("chat_template.json", {}, "its chat template isn't used"),
         (
             "tokenizer_config.json",
-            {"added_tokens_decoder": {"0": {"content": "<s>", "special": True, "lstrip": True}}},
-            "'<s>' are as tokenizer.json has them",
+            {"added_tokens_decoder": {"0": {"content": "<ss>", "special": True}}},
+            "'<ss>' are as tokenizer.json has them",
         ),
         (
             "tokenizer_config.json",
             {"added_tokens_decoder": {"9" * 5000: {"content": "cow"}}},
             "'cow' are as tokenizer.json has them",
+        ),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"0": {"content": "<s>", "lstrip": "yes"}}},
+            "'<s>' are as tokenizer.json has them",
         ),
     ],
 )
@@ -289,3 +294,20 @@ def test_a_full_disk_is_an_error_that_says_so(
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(FileAccessError, match=r"can't be written: No space left on device"):
         ChameleonProcessor(tokenizer).save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(("flags", "text"), [({"single_word": True}, "a catalog"), ({"normalized": True}, "a cat")])
+def test_flags_in_the_tokenizers_config_win_as_in_transformers(
+    flags: dict[str, bool], text: str, tokenizer: TextTokenizer, tmp_path: Path
+) -> None:
+    data = json.loads(tokenizer.to_json())
+    names = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    word = {"id": len(tokenizer), "content": "cat"} | dict.fromkeys(names, False)
+    _files.write_json(tmp_path / "tokenizer.json", data | {"added_tokens": [*data["added_tokens"], word]})
+    decoder = {str(len(tokenizer)): {"content": "cat"} | flags}
+    _files.write_json(tmp_path / "tokenizer_config.json", {"added_tokens_decoder": decoder})
+    processor = ChameleonProcessor.from_pretrained(tmp_path)
+    expected = TextTokenizer(data | {"added_tokens": [*data["added_tokens"], word | flags]})
+    assert processor.tokenizer.encode(text) == expected.encode(text)
+    processor.save_pretrained(tmp_path / "again")
+    assert TextTokenizer.from_file(tmp_path / "again" / "tokenizer.json").encode(text) == expected.encode(text)

@@ -39,6 +39,7 @@ _NAMES = {
     "eoi_token": END_IMAGE,
 }
 """The names that ``transformers`` has for the special tokens, and the tokens."""
+_FLAGS = ("special", "single_word", "lstrip", "rstrip", "normalized")
 
 
 class ProcessorFolder:
@@ -51,7 +52,7 @@ class ProcessorFolder:
         except TypeError as error:
             raise ConfigError(f"the folder is a {type(folder).__name__}, expected a path.") from error
         try:
-            self.tokenizer = TextTokenizer.from_file(self._path / TOKENIZER)
+            data = read_json_object(self._path / TOKENIZER)
         except MissingFileError as error:
             raise MissingFileError(
                 f"{self._path / TOKENIZER} doesn't exist, the file that a model's folder has its tokenizer in; "
@@ -59,6 +60,8 @@ class ProcessorFolder:
                 "looked up by chameleon-core."
             ) from error
         self.configs = {name: self._optional(name) for name in (TOKENIZER_CONFIG, PROCESSOR_CONFIG)}
+        described = _described(self.configs[TOKENIZER_CONFIG].get("added_tokens_decoder"))
+        self.tokenizer = TextTokenizer(_with_flags(data, described), source=os.fspath(self._path / TOKENIZER))
         # Not needed here, only carried along: a fault in it is reported by those who read it.
         with contextlib.suppress(ChameleonTextError):
             self.configs[PREPROCESSOR_CONFIG] = self._optional(PREPROCESSOR_CONFIG)
@@ -82,7 +85,7 @@ class ProcessorFolder:
             yield "no space is put before a text (add_prefix_space), because it would come back with it"
         if config.get("clean_up_tokenization_spaces") is True:
             yield "decoded text is left as it is (clean_up_tokenization_spaces)"
-        others = list(self._other_flags(config.get("added_tokens_decoder")))
+        others = list(self._otherwise(_described(config.get("added_tokens_decoder"))))
         if others:
             more = f" and {len(others) - 8} more" if len(others) > 8 else ""
             yield f"{', '.join(others[:8])}{more} are as {TOKENIZER} has them, not as {TOKENIZER_CONFIG} does"
@@ -91,17 +94,14 @@ class ProcessorFolder:
         ):
             yield "its chat template isn't used; conversations are rendered by the processor's template"
 
-    def _other_flags(self, decoder: Any) -> Iterator[str]:
-        """Yield the added tokens that the tokenizer's config describes in another way than the tokenizer's file."""
-        if not isinstance(decoder, dict):
+    def _otherwise(self, described: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
+        """Yield the added tokens that aren't as the tokenizer's config describes them."""
+        if not described:
             return
         known = {token["id"]: token for token in self.tokenizer.added_tokens()}
-        for token_id, token in decoder.items():
-            if not isinstance(token, dict):
-                continue
-            own = known.get(int(token_id) if str(token_id).isdecimal() and len(token_id) < 12 else -1, {})
-            flags = ("content", "special", "single_word", "lstrip", "rstrip", "normalized")
-            if any(token.get(flag, own.get(flag)) != own.get(flag) for flag in flags):
+        for token_id, token in described.items():
+            own = known.get(token_id, {})
+            if any(token.get(field, own.get(field)) != own.get(field) for field in ("content", *_FLAGS)):
                 yield f"{token.get('content')!r:.80}"
 
     def _optional(self, name: str) -> dict[str, Any]:
@@ -141,6 +141,31 @@ class ProcessorFolder:
         if not isinstance(value, kind) or isinstance(value, bool):
             raise FileFormatError(f"{self._path / file}: {field} is {value!r:.80}, expected {kind.__name__}.")
         return value
+
+
+def _described(decoder: Any) -> dict[int, dict[str, Any]]:
+    """Return the added tokens of a ``tokenizer_config.json`` by their ids, which are strings there."""
+    items = decoder.items() if isinstance(decoder, dict) else ()
+    return {
+        int(token_id) if token_id.isascii() and token_id.isdecimal() and len(token_id) < 12 else -1: token
+        for token_id, token in items
+        if isinstance(token, dict)
+    }
+
+
+def _with_flags(data: dict[str, Any], described: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a ``tokenizer.json`` with the flags of the tokenizer's config, which win in ``transformers``."""
+    added = data.get("added_tokens")
+    if not described or not isinstance(added, list):
+        return data
+    tokens = []
+    for token in added:
+        token_id = token.get("id") if isinstance(token, dict) else None
+        other = described.get(token_id, {}) if isinstance(token_id, int) else {}
+        if other.get("content") == (token.get("content") if isinstance(token, dict) else None):
+            token = {**token, **{flag: other[flag] for flag in _FLAGS if isinstance(other.get(flag), bool)}}
+        tokens.append(token)
+    return {**data, "added_tokens": tokens}
 
 
 def _content(token: Any) -> Any:
