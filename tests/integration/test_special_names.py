@@ -18,7 +18,7 @@ from chameleon_text.testing import FakeImageTokenizer, make_tokenizer
 
 NEEDED = ("<s>", "</s>", "<pad>", "<racm3:break>", "<eoss>", "<reserved08706>", "<image>", "<reserved08707>")
 SPECIAL_BY_NAME = (*NEEDED, "<unk>", "<sentinel:3>", "<reserved09000>", "</", "<=>", "<>", "<1", "<div>", "<<")
-TEXT_BY_NAME = ("<", ">", "a", "a<", " </", "[MASK]", "IMGIMGZ", "IMGIMGKZ")
+TEXT_BY_NAME = ("<", ">", "a", "a<", " </", "[MASK]", "IMGIMGZ", "IMGIMGKZ", f"IMGIMG{'J' * 5000}Z")
 PICTURES = ("IMGIMGAZ", "IMGIMGBZ", "IMGIMGBBZ")
 
 NAMES = st.sampled_from([*SPECIAL_BY_NAME, *TEXT_BY_NAME, *PICTURES]) | st.text("<>/=1ab", min_size=1, max_size=5)

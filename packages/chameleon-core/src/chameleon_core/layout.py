@@ -34,7 +34,8 @@ PLACEHOLDERS = ("<image>", "<reserved08707>")
 """Meta published the placeholder under the second name, which the files of ``transformers`` rename to the first."""
 
 # The letters A to J are the decimal digits of the code: IMGIMGCFHZ is code 257.
-_PICTURE_NAME = re.compile(r"IMGIMG([A-J]+)Z")
+# A code of 19 digits and more is none, because no vocabulary has as many names.
+_PICTURE_NAME = re.compile(r"IMGIMG([A-J]{1,18})Z")
 _DIGITS = str.maketrans("ABCDEFGHIJ", "0123456789")
 
 
