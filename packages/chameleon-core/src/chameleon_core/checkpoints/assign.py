@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
 
@@ -31,6 +31,10 @@ class StoredWeights:
     """Where the weights are moved."""
     source: str
     """The folder, for error messages."""
+    check_finite: bool = False
+    """Whether NaN and infinity in weights are an error."""
+    not_finite: list[str] = field(default_factory=list)
+    """The names of weights that hold NaN or infinity, with why, as far as weights were loaded."""
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
@@ -58,7 +62,40 @@ class StoredWeights:
 
     def load(self, name: str) -> Tensor:
         """Return a tensor in its stored type, on the device."""
-        return self.tensors[name].load().to(self.device)
+        value = self.tensors[name].load().to(self.device)
+        if self.check_finite and not is_finite(value):
+            self.not_finite.append(name)
+        return value
+
+    def load_cast(self, name: str) -> Tensor:
+        """Return a tensor in the type of the model, on the device."""
+        value = self.load(name)
+        if not value.is_floating_point() or self.dtype in (None, value.dtype):
+            return value
+        cast_value = value.to(self.dtype)
+        narrows = self.dtype is not None and torch.finfo(self.dtype).max < torch.finfo(value.dtype).max
+        if self.check_finite and narrows and name not in self.not_finite and not is_finite(cast_value):
+            self.not_finite.append(f"{name} (finite as {value.dtype}, beyond what {self.dtype} holds)")
+        return cast_value
+
+    def raise_not_finite(self) -> None:
+        """Raise ``WeightsError`` where a tensor that was loaded isn't finite."""
+        if self.not_finite:
+            raise WeightsError(
+                f"the weights in {self.source} hold NaN or infinity: {', '.join(self.not_finite)}. Load a sound copy, "
+                "another dtype where the cast overflows, or pass check_finite=False to load them as they are."
+            )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether no value is NaN or infinite, at the speed of the memory and without a copy."""
+    if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
+        return True
+    if tensor.dtype.itemsize == 1:
+        tensor = tensor.float()  # types of one byte have no comparison
+    # A NaN is both the least and the greatest value.
+    least, greatest = tensor.aminmax()
+    return bool(least.isfinite() and greatest.isfinite())
 
 
 def assign(model: nn.Module, weights: StoredWeights, plan: QuantizationPlan | None = None) -> None:
@@ -75,9 +112,7 @@ def assign(model: nn.Module, weights: StoredWeights, plan: QuantizationPlan | No
         _check_fit([*map(_Wanted.for_slot, slots)], weights)
     for slot in plain:
         # A file may hold a tied tensor under each of its names; the first name is that of the embeddings.
-        value = weights.load(next(name for name in slot.names if name in weights.tensors))
-        if value.is_floating_point():
-            value = value.to(weights.dtype)
+        value = weights.load_cast(next(name for name in slot.names if name in weights.tensors))
         if isinstance(slot.tensor, nn.Parameter):
             value = nn.Parameter(value, requires_grad=slot.tensor.requires_grad)
         for module, attribute in slot.places:
@@ -85,6 +120,7 @@ def assign(model: nn.Module, weights: StoredWeights, plan: QuantizationPlan | No
     if plan is not None:
         for name in plan.names:
             _quantize(model, name, weights, plan)
+    weights.raise_not_finite()
     empty = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     if empty:
         raise WeightsError(
@@ -104,6 +140,8 @@ def _quantize(model: nn.Module, name: str, weights: StoredWeights, plan: Quantiz
             layer.load({part: weights.load(f"{name}.{part}") for part in layer.layout()})
         else:
             layer.load(plan.quantizer.quantize(weights.load(f"{name}.weight")))
+            # A quantizer that doesn't check its weight hides the fault in the codes of this layer.
+            weights.raise_not_finite()
     model.set_submodule(name, layer)
 
 

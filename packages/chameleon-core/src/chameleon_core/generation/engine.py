@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ..errors import GenerationError
 from .decoder import CacheT, Decoder, TextDecoder
+from .finite import check_logits
 from .guidance import guidance_branches
 from .options import GenerationOptions
-from .repacked_head import MAX_ROWS, RepackedRows
+from .repacked_head import MAX_ROWS, RepackedRows, reads_weight_alone
 from .rows import FinishReason, Row, start_row
 from .sampling import FORBIDDEN, RowGenerators, penalize_repetition, sample
 
@@ -186,6 +187,7 @@ class _Engine(Generic[CacheT]):
         """Return the next id of each row, from the logits of the ids that text may take."""
         indices = [row.index for row in rows]
         logits_RA = self._text_logits(hidden_RE)
+        check_logits(logits_RA, rows, self.model)
         if self.seen_RV is not None:
             seen_RA = self.seen_RV[indices][:, self.text_ids_A]
             logits_RA = penalize_repetition(logits_RA, seen_RA, self.options.repetition_penalty)
@@ -208,21 +210,38 @@ class _Engine(Generic[CacheT]):
     def _sample_codes(self, hidden_LE: Tensor, lanes: Sequence[Lane]) -> dict[int, int]:
         """Return the next picture id of each row, from the picture rows of the output layer alone."""
         assert self.layout is not None
-        logits_LZ = F.linear(hidden_LE, self.picture_weight_ZE).float()
+        logits_LZ = self._code_logits(hidden_LE)
+        check_logits(logits_LZ, [lane.row for lane in lanes], self.model)
         indices = list(dict.fromkeys(lane.row.index for lane in lanes))
         if any(lane.weight != 1 for lane in lanes):
             weights_L1 = torch.tensor([[lane.weight] for lane in lanes], device=logits_LZ.device)
             row_L = torch.tensor([indices.index(lane.row.index) for lane in lanes], device=logits_LZ.device)
             logits_RZ = logits_LZ.new_zeros(len(indices), logits_LZ.shape[1])
             logits_LZ = logits_RZ.index_add_(0, row_L, logits_LZ * weights_L1)
+            rows = [self.rows[index] for index in indices]
+            check_logits(logits_LZ, rows, self.model, option="guidance_text or guidance_image")
         codes = sample(logits_LZ, self.options.image_sampling, self.generators, indices)
         return {index: int(self.layout.code_to_id_Z[code]) for index, code in zip(indices, codes, strict=True)}
 
+    def _code_logits(self, hidden_LE: Tensor) -> Tensor:
+        if self.picture_weight_ZE is not None:
+            return F.linear(hidden_LE, self.picture_weight_ZE).float()
+        return self.model.lm_head(hidden_LE)[:, self.picture_ids_Z].float()
+
     @cached_property
-    def picture_weight_ZE(self) -> Tensor:
-        """The output layer's rows for codes 0 … Z − 1, copied when the first picture begins."""
+    def picture_ids_Z(self) -> Tensor:
+        """The ids of codes 0 … Z − 1, on the model's device."""
         assert self.layout is not None
-        return self.model.lm_head.weight[self.layout.code_to_id_Z.to(self.model.device)]
+        return self.layout.code_to_id_Z.to(self.model.device)
+
+    @cached_property
+    def picture_weight_ZE(self) -> Tensor | None:
+        """The output layer's rows for codes 0 … Z − 1, copied when the first picture begins.
+
+        None where the layer computes something other than the product with its weight, as an adapter does.
+        """
+        layer = self.model.lm_head
+        return layer.weight[self.picture_ids_Z] if reads_weight_alone(layer) else None
 
     def _accept(self, row: Row, token_id: int) -> None:
         row.accept(token_id)

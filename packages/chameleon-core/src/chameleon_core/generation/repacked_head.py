@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chameleon_backends import QuantizedLinear
+
 # Where repacking pays on a CPU (torch 2.13): at a width of 256 a row of 65,536 logits takes a fraction of the time, at
 # 1,024 nearly as long as before. Eight rows are as fast either way, and so is a weight that fits the caches.
 MAX_WIDTH = 512
@@ -60,13 +62,23 @@ class RepackedHead:
         A weight may change in ways that leave no trace (``weight.data``), so each call multiplies it with a fixed
         vector and compares the products with those of the weight that was copied.
         """
-        if type(layer) is not nn.Linear or not _pays(layer.weight):
+        if type(layer) is not nn.Linear or not reads_weight_alone(layer) or not _pays(layer.weight):
             return None
         checksums_V = layer.weight @ torch.arange(layer.in_features).cos()
         kept = self._kept
         if kept is None or not (torch.equal(kept[0], checksums_V) and torch.equal(kept[1], rows_A)):
             kept = self._kept = (checksums_V, rows_A, RepackedRows.repack(layer.weight[rows_A]))
         return kept[2]
+
+
+def reads_weight_alone(layer: nn.Module) -> bool:
+    """Return whether a layer's output is the product with its ``weight`` and nothing else.
+
+    It isn't where a subclass, an adapter that wraps the layer, a hook or a bias adds to it or replaces it.
+    """
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks)
+    changed = any(hooks) or "forward" in vars(layer) or getattr(layer, "bias", None) is not None
+    return not changed and type(layer).forward in (nn.Linear.forward, QuantizedLinear.forward)
 
 
 def _pays(weight_VE: Tensor) -> bool:

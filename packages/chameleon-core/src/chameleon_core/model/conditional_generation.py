@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import torch
 from torch import Tensor, nn
 
-from chameleon_backends import QuantizedLinear
-
 from .._boundary import translates_errors
 from .._moved import moved_names
 from ..checkpoints import load_checkpoint, resolve_folder, save_checkpoint
@@ -33,7 +31,7 @@ from ..protocols import ImageTokenizerLike, TextTokenizerLike
 from .cache import KVCache
 from .ecosystem import refuse_arguments
 from .loss import next_token_loss
-from .resize import resized_rows, rounded_size
+from .resize import check_resizable, resized_rows, rounded_size
 from .transformer import ChameleonModel, init_weight
 
 
@@ -85,6 +83,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         device: torch.device | str = "cpu",
         attn_implementation: str = "sdpa",
         quantization: str | Quantization | None = None,
+        check_finite: bool = True,
         **unknown: object,
     ) -> Self:
         """Load a model in eval mode from a folder, by the name of an installed model, or by a Hub id (extra ``hub``).
@@ -94,7 +93,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         ever held twice.
 
         ``quantization`` is the name of a weight quantizer, or a ``Quantization`` with its options and the layers to
-        skip. A folder that was saved quantized loads without it.
+        skip. A folder that was saved quantized loads without it. ``check_finite=False`` leaves out the check for NaN.
 
         Raises ``ModelNotFoundError``, ``FileFormatError`` for a damaged file, ``WeightsError`` with every tensor that
         is missing, unexpected or of another shape, and ``ConfigError`` for a quantization that isn't available.
@@ -107,6 +106,7 @@ class ChameleonForConditionalGeneration(nn.Module):
             dtype=dtype,
             device=device,
             quantization=quantization,
+            check_finite=check_finite,
         )
         model = loaded.model
         model.config = model.model.config = loaded.config
@@ -358,13 +358,10 @@ class ChameleonForConditionalGeneration(nn.Module):
         """Grow or shrink the vocabulary to ``new_num_tokens``, rounded up to a multiple, and return the embeddings.
 
         New rows are the mean of the old ones, so that a new id starts as an average one. Raises ``ValueError`` for
-        numbers below 1, ``ConfigError`` where the output layer is quantized.
+        numbers below 1, ``ConfigError`` where the output layer is quantized or wrapped.
         """
         size = rounded_size(new_num_tokens, pad_to_multiple_of)
-        if isinstance(self.lm_head, QuantizedLinear):
-            raise ConfigError(
-                "the output layer is quantized and can't be resized. Resize the float model, then quantize it."
-            )
+        check_resizable(self.lm_head)
         config = self.config.replace(vocab_size=size)
         self.model.embed_tokens = nn.Embedding(
             size, config.hidden_size, _weight=resized_rows(self.model.embed_tokens.weight, size)

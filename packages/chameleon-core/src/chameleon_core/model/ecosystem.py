@@ -21,7 +21,7 @@ ECOSYSTEM_ARGUMENTS: Mapping[str, str] = MappingProxyType(
 """What replaces each argument, as a clause for an error message."""
 
 
-ARGUMENTS = ("dtype", "device", "attn_implementation", "quantization")
+ARGUMENTS = ("dtype", "device", "attn_implementation", "quantization", "check_finite")
 """The keyword arguments of ``from_pretrained``."""
 
 

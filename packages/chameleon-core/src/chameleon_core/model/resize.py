@@ -6,7 +6,11 @@ Shapes: V vocabulary, E hidden width.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from chameleon_backends import QuantizedLinear
+
+from ..errors import ConfigError
 
 
 def rounded_size(new_num_tokens: int, pad_to_multiple_of: int) -> int:
@@ -16,6 +20,19 @@ def rounded_size(new_num_tokens: int, pad_to_multiple_of: int) -> int:
             f"new_num_tokens and pad_to_multiple_of must be ≥ 1; got {new_num_tokens} and {pad_to_multiple_of}."
         )
     return -(-new_num_tokens // pad_to_multiple_of) * pad_to_multiple_of
+
+
+def check_resizable(head: nn.Module) -> None:
+    """Raise ``ConfigError`` where an output layer isn't the plain one, whose weight can be replaced."""
+    if isinstance(head, QuantizedLinear):
+        raise ConfigError(
+            "the output layer is quantized and can't be resized. Resize the float model, then quantize it."
+        )
+    if not isinstance(head, nn.Linear):
+        raise ConfigError(
+            f"the output layer is wrapped in a {type(head).__name__} and can't be resized. Resize the model, then add "
+            "adapters."
+        )
 
 
 def resized_rows(weight_VE: Tensor, size: int) -> Tensor:

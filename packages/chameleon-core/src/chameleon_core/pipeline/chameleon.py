@@ -79,6 +79,7 @@ class Chameleon:
         device: torch.device | str = "cpu",
         attn_implementation: str = "sdpa",
         quantization: str | Quantization | None = None,
+        check_finite: bool = True,
         **unknown: object,
     ) -> Self:
         """Load the model and the processor of a folder, of an installed model's name or of a Hub id.
@@ -92,6 +93,7 @@ class Chameleon:
             device=device,
             attn_implementation=attn_implementation,
             quantization=quantization,
+            check_finite=check_finite,
             **unknown,
         )
         assert model.source is not None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from chameleon_backends import QuantizedLinear
 
 from ..errors import ConfigError
+from ..generation.repacked_head import reads_weight_alone
 from ..model import IGNORE_INDEX, ChameleonForConditionalGeneration
 from ..model.layers import DecoderLayer
 from .errors import DatasetError
@@ -89,9 +90,10 @@ class Objective(nn.Module):
 
     def __init__(self, model: ChameleonForConditionalGeneration, options: TrainingOptions) -> None:
         super().__init__()
-        if not isinstance(model.lm_head, nn.Linear):
+        if not isinstance(model.lm_head, nn.Linear) or not reads_weight_alone(model.lm_head):
             raise ConfigError(
-                f"the output layer is a {type(model.lm_head).__name__}; the loss needs the weight of an nn.Linear. "
+                f"the output layer is a {type(model.lm_head).__name__} that isn't, or isn't only, the product with its "
+                "weight (a wrapper, a subclass, a hook or a bias); the loss needs an nn.Linear. "
                 "Leave lm_head out of the targets of adapters and of quantization."
             )
         quantized = any(isinstance(module, QuantizedLinear) for module in model.modules())

@@ -1,0 +1,46 @@
+"""The check that logits are finite before an id is chosen from them, and the likely cause where they aren't.
+
+Shapes: R rows, A ids that may be chosen (of text, or the codes of a picture).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import GenerationError
+from .rows import Row
+
+_NAMES_LISTED = 3
+
+
+def check_logits(logits_RA: Tensor, rows: Sequence[Row], model: object, *, option: str | None = None) -> None:
+    """Raise ``GenerationError`` with the row, the step and the likely cause where logits hold NaN or infinity.
+
+    ``option`` are the options that changed logits which were finite before.
+    """
+    # One sum is the cheapest read of all logits. It isn't finite where one of them isn't, or where it overflows.
+    if logits_RA.sum().isfinite():
+        return
+    bad_R = (~logits_RA.isfinite()).sum(dim=-1).tolist()
+    for row, bad in zip(rows, bad_R, strict=True):
+        if bad:
+            raise GenerationError(
+                f"row {row.index}, step {len(row.new_ids)}: {bad} of {logits_RA.shape[-1]} logits are NaN or infinite. "
+                + (f"{option} made them overflow; use a value nearer to 1." if option else _likely_cause(model))
+            )
+
+
+def _likely_cause(model: object) -> str:
+    tensors = [*model.named_parameters(), *model.named_buffers()] if isinstance(model, nn.Module) else []
+    floats = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
+    broken = [name for name, tensor in floats if not tensor.float().isfinite().all()]
+    if broken:
+        more = f" and {len(broken) - _NAMES_LISTED} more" if len(broken) > _NAMES_LISTED else ""
+        return f"The model's weights aren't finite: {', '.join(broken[:_NAMES_LISTED])}{more}. Load a sound checkpoint."
+    dtypes = {tensor.dtype for _, tensor in floats}
+    if torch.float16 in dtypes:
+        return "float16 overflows beyond 65,504; load the model with dtype='bfloat16' or dtype='float32'."
+    return "The model's weights are finite, so its activations overflow; check its config against the checkpoint's."
