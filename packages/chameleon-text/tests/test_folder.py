@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -311,3 +312,12 @@ def test_flags_in_the_tokenizers_config_win_as_in_transformers(
     assert processor.tokenizer.encode(text) == expected.encode(text)
     processor.save_pretrained(tmp_path / "again")
     assert TextTokenizer.from_file(tmp_path / "again" / "tokenizer.json").encode(text) == expected.encode(text)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "processor_config.json"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(name: str, tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    ChameleonProcessor(tokenizer).save_pretrained(tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(FileAccessError, match="is a pipe"):
+        ChameleonProcessor.from_pretrained(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -51,7 +52,13 @@ def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         path = Path(path)
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+            # Opening a pipe waits for a writer, and some devices never end.
+            raise FileAccessError(f"{path} is a pipe, a socket or a device, expected a file.")
         data = path.read_bytes()
+    except FileAccessError:
+        raise
     except FileNotFoundError as error:
         raise MissingFileError(f"{path} doesn't exist. Pass the path of a file.") from error
     except OSError as error:
