@@ -15,10 +15,12 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from . import demo, doctor, generate, plugins, tokens
-from .terminal import print_message
+from .terminal import discard_stdout, escape_unencodable, print_message, printable
 
 INTERRUPTED = 130
 """The exit code of a program that Ctrl-C ended, by the convention of shells."""
+BROKEN_PIPE = 141
+"""The exit code of a program whose reader went away, as ``head`` does, by the same convention."""
 
 
 class Commands(TyperGroup):
@@ -26,10 +28,16 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
+        escape_unencodable()
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
-                return super().invoke(ctx)
+                result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            discard_stdout()
+            raise typer.Exit(BROKEN_PIPE) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
@@ -64,7 +72,7 @@ def _show_warning(
     if _is_ours(category):
         print_message(f"warning: {message}", style="yellow")
     else:
-        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+        sys.stderr.write(printable(warnings.formatwarning(message, category, filename, lineno, line)))
 
 
 def _print_version(wanted: bool) -> None:

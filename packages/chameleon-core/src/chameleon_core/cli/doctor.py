@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from .generate import usable_device
+from .terminal import echo
 
 
 def register(app: typer.Typer) -> None:
@@ -51,6 +52,6 @@ def doctor(
     with Console(stderr=True).status("measuring"):
         report = examine(model, device=device, dtype=dtype)
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
+        echo(msgspec.json.format(msgspec.json.encode(report)).decode())
     else:
         show(report, Console(highlight=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,13 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from ..optional_packages import text_package
 from ..pipeline.documents import picture_name
 from ..pipeline.events import Event, Finished, ImageFinished, ImageProgress, ImageStarted, TextDelta
+from .terminal import printable
 
 if TYPE_CHECKING:
     from chameleon_text import Document
-
-
-# Unicode's control characters, without tab and line feed.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Writer:
@@ -75,8 +71,7 @@ class Writer:
     def _write(self, text: str) -> None:
         self._at_line_start = text.endswith("\n")
         if sys.stdout.isatty():
-            # A terminal interprets control characters, which a model may write.
-            text = _CONTROLS.sub("\ufffd", text)
+            text = printable(text)
         sys.stdout.write(text)
         sys.stdout.flush()
 

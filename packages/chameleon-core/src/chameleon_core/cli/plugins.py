@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .terminal import print_rows
+from .terminal import echo, print_rows, printable
 
 PACKAGES = ("chameleon-vq", "chameleon-text", "chameleon-backends", "chameleon-core")
 
@@ -56,7 +56,7 @@ def plugins(
 
     listed = [each for package in PACKAGES for each in _listed(package)]
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(each) for each in listed], indent=2, ensure_ascii=False))
+        echo(json.dumps([dataclasses.asdict(each) for each in listed], indent=2, ensure_ascii=False))
         return
     console = Console(highlight=False)
     width = max(len(each.name or "") for each in listed)
@@ -122,7 +122,7 @@ def _print_package(console: Console, package: str, listed: list[Listed], width: 
         print_rows(console, ((each.name, _note(each), STYLES[each.status]) for each in rows if each.name), width=width)
         for each in rows:
             if each.name is None and each.note:
-                console.print(f"    {each.note}", markup=False)
+                console.print(f"    {printable(each.note)}", markup=False)
     console.print()
 
 

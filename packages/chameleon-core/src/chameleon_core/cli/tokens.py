@@ -96,7 +96,7 @@ def _ids(path: Path) -> list[int]:
     source = "stdin" if str(path) == "-" else str(path)
     try:
         data = json.loads(sys.stdin.read() if source == "stdin" else path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{source} isn't JSON: {error}. {EXPECTED}") from error
     if not isinstance(data, list) or not all(type(each) is int for each in data):
         raise FileFormatError(f"{source} isn't a JSON array of integers. {EXPECTED}")
