@@ -17,6 +17,9 @@ from .options import QuantizerOptions
 CHUNK = 4096
 """Positions whose distances to all entries are computed together: with 8,192 entries 128 MiB in float32."""
 
+CANCELLATION = 2**13
+"""Units of rounding, relative to |z|² + |e|², below which a squared distance is computed from the differences."""
+
 
 class CodebookOptions(QuantizerOptions, frozen=True, kw_only=True):
     """The options of ``codebook``: none. Its loss is weighted by ``ChameleonVQVAEConfig.beta``."""
@@ -61,19 +64,30 @@ class Codebook(nn.Module):
         """Return the code of each latent: int64 [B, h, w]."""
         batch, width, height, columns = latents_BDhw.shape
         latents_MD = latents_BDhw.permute(0, 2, 3, 1).reshape(-1, width)
-        # |z - e|² = |z|² - 2 z·e + |e|², where |z|² is the same for every entry.
-        entries_DZ = at_least_float32(self.embedding.weight).T
-        norms_Z = entries_DZ.square().sum(dim=0)
-        codes = [
-            torch.addmm(norms_Z, part_MD.to(norms_Z.dtype), entries_DZ, alpha=-2).argmin(dim=1)
-            for part_MD in torch.split(latents_MD, CHUNK)
-        ]
+        entries_ZD = at_least_float32(self.embedding.weight)
+        norms_Z = entries_ZD.square().sum(dim=1)
+        codes = [_nearest(part_MD.to(norms_Z.dtype), entries_ZD, norms_Z) for part_MD in latents_MD.split(CHUNK)]
         return torch.cat(codes).view(batch, height, columns)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Return the entries of codes [B, h, w]: latents [B, D, h, w]."""
         entries_BhwD: Tensor = self.embedding(codes)
         return entries_BhwD.permute(0, 3, 1, 2)
+
+
+def _nearest(latents_MD: Tensor, entries_ZD: Tensor, norms_Z: Tensor) -> Tensor:
+    """Return the index of the entry nearest to each latent: int64 [M]."""
+    # |z - e|² = |z|² - 2 z·e + |e|², where |z|² is the same for every entry.
+    least = torch.addmm(norms_Z, latents_MD, entries_ZD.T, alpha=-2).min(dim=1)
+    squares_M = latents_MD.square().sum(dim=1)
+    scale_M = squares_M + norms_Z[least.indices]
+    # Where the terms nearly cancel, what is left is rounding, and the differences themselves are exact.
+    cancels_M = squares_M + least.values < CANCELLATION * torch.finfo(scale_M.dtype).eps * scale_M
+    codes_M = least.indices
+    for rows in cancels_M.nonzero()[:, 0].split(CHUNK // 4):
+        distances_MZ = torch.cdist(latents_MD[rows], entries_ZD, compute_mode="donot_use_mm_for_euclid_dist")
+        codes_M[rows] = distances_MZ.argmin(dim=1)
+    return codes_M
 
 
 def make(config: ChameleonVQVAEConfig) -> Codebook:
