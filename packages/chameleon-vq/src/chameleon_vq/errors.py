@@ -23,8 +23,16 @@ class MissingFileError(ChameleonVQError, FileNotFoundError):
     """A file or folder doesn't exist."""
 
 
+class FileAccessError(ChameleonVQError, OSError):
+    """A file or folder can't be read or written: no permission, no space, or a folder in place of a file."""
+
+
 class ImageError(ChameleonVQError, ValueError):
     """A picture can't be read, or has an unsuitable size or mode."""
+
+
+class ImageWarning(UserWarning):
+    """A picture was read without something beside its pixels, or files of a folder were left out."""
 
 
 class CodesError(ChameleonVQError, ValueError):

@@ -21,7 +21,8 @@ from msgspec import Meta
 from ._config import Config
 from ._files import read_json, write_json
 from .errors import ConfigError, ImageError, MissingFileError
-from .pictures import MAX_PIXELS, Picture, check_pixels, list_pictures, open_picture
+from .picture_files import check_pixels
+from .pictures import MAX_PIXELS, Picture, list_pictures, open_picture
 from .transforms import Blend, Bytes, Rounding, byte_values, center_crop, target_size, to_rgb
 
 Side = Annotated[int, Meta(ge=1)]
@@ -33,6 +34,7 @@ SIZES = (
     {"height", "width"},
     {"max_height", "max_width"},
 )
+_LARGEST = 2**40  # pixels; far above any picture, and below what arithmetic in floating point rounds
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"
 
@@ -111,12 +113,20 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
         super().__post_init__()
 
     def check(self) -> None:
-        """Raise ``ConfigError`` if a size has other keys than expected, or ``image_std`` a zero."""
+        """Raise ``ConfigError`` if a size has other keys than expected or is too large, or a constant isn't finite."""
         if set(self.size) not in SIZES:
             allowed = ", ".join("{" + ", ".join(sorted(keys)) + "}" for keys in SIZES)
             raise ConfigError(f"size has the keys {sorted(self.size)}; expected one of {allowed}.")
         if set(self.crop_size) != {"height", "width"}:
             raise ConfigError(f"crop_size has the keys {sorted(self.crop_size)}; expected height and width.")
+        for name in ("rescale_factor", "image_mean", "image_std"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected finite numbers.")
+        limit = max(self.pixel_limit, MAX_PIXELS)
+        if self.crop_size["height"] * self.crop_size["width"] > limit:
+            raise ConfigError(f"crop_size is {self.crop_size}; expected at most {limit:,} pixels, the pixel_limit.")
+        if max(*self.size.values(), self.resample, self.pixel_limit) > _LARGEST:
+            raise ConfigError(f"size is {self.size} and pixel_limit {self.pixel_limit}; expected at most {_LARGEST:,}.")
         if not np.all(self.image_std):
             raise ConfigError(f"image_std is {self.image_std}; expected no zero, since pixels are divided by it.")
 
@@ -217,6 +227,12 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
             f"{root} has no {PREPROCESSOR}, and no {PROCESSOR} with an image_processor; expected one of them."
         )
 
+    @property
+    def largest_pixel(self) -> float:
+        """The largest absolute value of a pixel; 1 with the default constants."""
+        channels = max(len(value) if isinstance(value, tuple) else 1 for value in (self.image_mean, self.image_std))
+        return float(np.abs(self._values(channels)).max())
+
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Save to a folder's ``preprocessor_config.json``, readable by ``transformers``."""
         write_json(Path(folder) / PREPROCESSOR, self.to_dict())
@@ -260,6 +276,14 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
     def _scaled(self, bytes_HWC: Bytes) -> npt.NDArray[Any]:
         """Scale bytes [H, W, C] to pixels [C, H, W]."""
         channels = bytes_HWC.shape[2]
+        values_C256 = self._values(channels)
+        scaled_CHW = np.empty((channels, *bytes_HWC.shape[:2]), dtype=values_C256.dtype)
+        for channel in range(channels):
+            np.take(values_C256[channel], bytes_HWC[:, :, channel], out=scaled_CHW[channel])
+        return scaled_CHW
+
+    def _values(self, channels: int) -> npt.NDArray[Any]:
+        """Return the pixel value of each byte, [C, 256]. Raises ``ConfigError`` if one overflows."""
         normalization = None
         if self.do_normalize:
             normalization = (
@@ -272,10 +296,12 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
             normalization=normalization,
             rounding=self.rounding,
         )
-        scaled_CHW = np.empty((channels, *bytes_HWC.shape[:2]), dtype=values_C256.dtype)
-        for channel in range(channels):
-            np.take(values_C256[channel], bytes_HWC[:, :, channel], out=scaled_CHW[channel])
-        return scaled_CHW
+        if not np.isfinite(values_C256).all():
+            raise ConfigError(
+                f"rescale_factor {self.rescale_factor}, image_mean {self.image_mean} and image_std {self.image_std} "
+                "make pixels that overflow float32; expected constants that map 0…255 to about −1…1."
+            )
+        return values_C256
 
 
 def _per_channel(name: str, value: float | tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -23,6 +23,7 @@ from . import checkpoint
 from .errors import ChameleonVQError, CodesError, ImageError, MissingFileError
 from .image_processor import PREPROCESSOR, PROCESSOR, ChameleonImageProcessor
 from .model import ChameleonVQVAE
+from .picture_files import check_pixels
 from .pictures import Picture, batches, bytes_to_image, list_pictures, pictures_in, pixels_to_images
 from .registry import find_pretrained
 
@@ -31,6 +32,14 @@ Codes = Tensor | npt.NDArray[Any] | Sequence[Any]
 # The fingerprint leaves these out: an encoder's codes fit every decoder that was trained with its codebook, and
 # published checkpoints have no decoder.
 _NOT_ENCODING = ("decoder.", "post_quant_conv.")
+
+
+_INTEGERS = {
+    torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64,
+}  # fmt: skip
+_LARGEST_INT = 2**63 - 1
+_LARGEST_SIDE = 2**16
+_NAMED = 10  # failures that an error names
 
 
 class ImageTokenizer:
@@ -175,7 +184,8 @@ class ImageTokenizer:
         """Encode the picture files of a folder and its subfolders, and yield each path with its codes: int64 [N].
 
         The files are sorted, and only a batch is in memory. A file that can't be read is passed to ``on_error`` and
-        skipped; without ``on_error`` its error is raised.
+        skipped; without ``on_error`` its error is raised after the others were yielded. What isn't a picture is left
+        out with an ``ImageWarning``; see ``chameleon_vq.pictures.pictures_in``.
         """
         yield from self.encode_files(pictures_in(folder), batch_size=batch_size, on_error=on_error)
 
@@ -189,20 +199,34 @@ class ImageTokenizer:
         """Encode picture files, and yield each path with its codes, int64 [N]; see ``encode_folder``."""
         if not self.image_processor.do_center_crop:
             batch_size = 1  # their sizes differ
-        for part in batches(self._read(paths, on_error), batch_size):
+        failures: list[ChameleonVQError] = []
+        report = on_error or (lambda _, error: failures.append(error))
+        for part in batches(self._read(paths, report), batch_size):
             codes_BN = self.encode_pixels(torch.cat([pixels_1CHW for _, pixels_1CHW in part]))
             yield from zip((path for path, _ in part), codes_BN, strict=True)
+        if len(failures) == 1:
+            raise failures[0]
+        if failures:
+            lines = "\n".join(f"  {error}" for error in failures[:_NAMED])
+            more = f"\n  and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
+            raise ImageError(f"{len(failures)} pictures can't be read; the others were encoded.\n{lines}{more}")
 
     @torch.no_grad()
     def encode_pixels(self, pixels_BCHW: Tensor) -> Tensor:
         """Encode pixels from the image processor, [B, C, H, W], to codes: int64 [B, N]. Raises ``ImageError``."""
         channels = self.model.config.in_channels
+        if not isinstance(pixels_BCHW, Tensor) or pixels_BCHW.layout != torch.strided or pixels_BCHW.is_meta:
+            raise ImageError(
+                f"expected a tensor of floating-point pixels [B, {channels}, H, W] with dense values, got "
+                f"{type(pixels_BCHW).__name__}; ImageTokenizer.encode takes pictures."
+            )
         if pixels_BCHW.ndim != 4 or pixels_BCHW.shape[1] != channels or not pixels_BCHW.is_floating_point():
             raise ImageError(
                 f"expected floating-point pixels [B, {channels}, H, W], got {pixels_BCHW.dtype} "
                 f"{list(pixels_BCHW.shape)}."
             )
         self._check_resolution(*pixels_BCHW.shape[2:])
+        self._check_range(pixels_BCHW)
         weight = self.model.quant_conv.weight
         pixels_BCHW = pixels_BCHW.to(weight.device, weight.dtype, memory_format=_fastest_layout(weight.device))
         return self.model.encode(pixels_BCHW).codes_Bhw.flatten(1).cpu()
@@ -217,7 +241,7 @@ class ImageTokenizer:
         and ``MissingDecoderError`` if the weights have no decoder.
         """
         self.model.require_decoder()
-        height, width = latent_size or self.latent_size
+        height, width = self._grid_size(latent_size)
         codes_BN = self._checked(codes_BN, ndim=2)
         count = height * width * self.codes_per_position
         if codes_BN.shape[1] != count:
@@ -237,7 +261,7 @@ class ImageTokenizer:
         The cost is in proportion to the rows drawn; the lowest of them change a little when more follow. Raises
         ``CodesError``, ``MissingDecoderError``.
         """
-        height, width = latent_size or self.latent_size
+        height, width = self._grid_size(latent_size)
         codes_n = self._checked(codes_n, ndim=1)
         per_row = width * self.codes_per_position
         if len(codes_n) > height * per_row:
@@ -245,6 +269,7 @@ class ImageTokenizer:
                 f"got {len(codes_n)} codes, expected at most {height * per_row} for a grid of {height}×{width}."
             )
         stride, channels = self.model.config.stride, self.model.config.picture_channels
+        check_pixels(width * stride, height * stride, self.image_processor.pixel_limit, "the preview")
         [image] = pixels_to_images(torch.zeros(1, channels, height * stride, width * stride))
         rows = len(codes_n) // per_row
         if rows:
@@ -272,6 +297,9 @@ class ImageTokenizer:
 
     def _check_resolution(self, height: int, width: int) -> None:
         stride = self.model.config.stride
+        for side in (height, width):
+            if not isinstance(side, int) or side < 1:
+                raise ImageError(f"a picture's side is {side!r} pixels, expected a multiple of {stride}.")
         if height % stride or width % stride:
             below, above = min(height, width) // stride * stride, -(-max(height, width) // stride) * stride
             raise ImageError(
@@ -280,22 +308,46 @@ class ImageTokenizer:
             )
 
     def _read(
-        self, paths: Iterable[Path], on_error: Callable[[Path, ChameleonVQError], None] | None
+        self, paths: Iterable[Path], on_error: Callable[[Path, ChameleonVQError], None]
     ) -> Iterator[tuple[Path, Tensor]]:
         for path in paths:
             try:
                 pixels_1CHW = self.pixels(path)
+                self._check_resolution(*pixels_1CHW.shape[2:])
             except (ImageError, MissingFileError) as error:
-                if on_error is None:
-                    raise
                 on_error(path, error)
             else:
                 yield path, pixels_1CHW
 
+    def _check_range(self, pixels_BCHW: Tensor) -> None:
+        """Raise ``ImageError`` if pixels hold NaN, or values far outside of what the image processor returns."""
+        if not pixels_BCHW.numel():
+            return
+        low, high = (float(value) for value in pixels_BCHW.detach().aminmax())
+        limit = 2 * max(1.0, self.image_processor.largest_pixel)
+        if not -limit <= low <= high <= limit:
+            raise ImageError(
+                f"got pixels from {low:g} to {high:g}, expected about −1…1, as ImageTokenizer.pixels returns them. "
+                "Pass pictures of 0…255 as uint8 arrays to ImageTokenizer.encode."
+            )
+
+    def _grid_size(self, latent_size: tuple[int, int] | None) -> tuple[int, int]:
+        """Return the height and width of a grid, by default the default one. Raises ``CodesError``."""
+        if latent_size is None:
+            return self.latent_size
+        sides = tuple(latent_size) if isinstance(latent_size, Sequence) else ()
+        if len(sides) != 2 or not all(isinstance(side, int) and 1 <= side <= _LARGEST_SIDE for side in sides):
+            raise CodesError(
+                f"latent_size is {latent_size!r}, expected the height and width of the grid, each 1…{_LARGEST_SIDE}."
+            )
+        return sides[0], sides[1]
+
     def _checked(self, codes: Codes, *, ndim: int) -> Tensor:
-        tensor = torch.from_numpy(np.asarray(codes)) if not isinstance(codes, Tensor) else codes
         expected = "[B, N]" if ndim == 2 else "[n]"
-        if tensor.ndim != ndim or tensor.is_floating_point() or tensor.dtype == torch.bool:
+        tensor = codes if isinstance(codes, Tensor) else _to_tensor(codes, expected)
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise CodesError(f"expected integer codes {expected} with dense values, got {_kind(tensor)}.")
+        if tensor.ndim != ndim or tensor.dtype not in _INTEGERS:
             raise CodesError(f"expected integer codes {expected}, got {tensor.dtype} {list(tensor.shape)}.")
         tensor = tensor.long()
         if tensor.numel() and (tensor.min() < 0 or tensor.max() >= self.num_codes):
@@ -309,6 +361,26 @@ class ImageTokenizer:
         per_position = self.codes_per_position
         shape = (-1, height, width) if per_position == 1 else (-1, height, width, per_position)
         return codes_BN.view(shape)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"a tensor of {'the device meta' if tensor.is_meta else f'layout {tensor.layout}'}"
+
+
+def _to_tensor(codes: object, expected: str) -> Tensor:
+    """Convert an array or nested lists of codes, of any byte order and strides."""
+    try:
+        array = np.asarray(codes)
+    except Exception as error:  # ragged lists, or elements that NumPy can't convert
+        raise CodesError(f"expected integer codes {expected}, got lists that make no array: {error}.") from error
+    if array.dtype.kind not in "iu" or np.ma.is_masked(codes):
+        raise CodesError(
+            f"expected integer codes {expected}, got {'masked values' if np.ma.is_masked(codes) else array.dtype} "
+            f"{list(array.shape)}."
+        )
+    if array.dtype.kind == "u" and array.itemsize == 8 and array.size and array.max() > _LARGEST_INT:
+        raise CodesError(f"expected integer codes {expected}, got {int(array.max())} among them.")
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
 
 
 def _fastest_layout(device: torch.device) -> torch.memory_format:

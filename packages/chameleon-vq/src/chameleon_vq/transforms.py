@@ -29,7 +29,7 @@ def to_rgb(image: PIL.Image.Image, *, blend: Blend) -> PIL.Image.Image:
         if "A" not in image.getbands() and image.info.get("transparency") is None:
             return image if image.mode == "RGB" else image.convert("RGB")
         image = image.convert("RGBA")
-    except ValueError as error:
+    except Exception as error:  # Pillow raises several for unsuitable modes and transparency
         raise ImageError(f"can't convert a picture of mode {image.mode} to RGB: {error}.") from error
     if blend == "pillow":
         white = PIL.Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -107,6 +107,14 @@ def byte_values(
     if factor is None and normalization is None:
         return np.tile(bytes_256, (channels, 1))
     dtype = np.float64 if rounding == "meta" else np.float32
+    # Overflow becomes infinity, which the caller refuses.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return _scaled_bytes(bytes_256, channels, factor, normalization, dtype)
+
+
+def _scaled_bytes(
+    bytes_256: Bytes, channels: int, factor: float | None, normalization: tuple[Any, Any] | None, dtype: Any
+) -> npt.NDArray[Any]:
     values_256 = bytes_256.astype(np.float64) * (1.0 if factor is None else factor)
     values_C256 = np.tile(values_256.astype(dtype), (channels, 1))
     if normalization is not None:

@@ -66,7 +66,7 @@ class Codebook(nn.Module):
         latents_MD = latents_BDhw.permute(0, 2, 3, 1).reshape(-1, width)
         entries_ZD = at_least_float32(self.embedding.weight)
         norms_Z = entries_ZD.square().sum(dim=1)
-        codes = [_nearest(part_MD.to(norms_Z.dtype), entries_ZD, norms_Z) for part_MD in latents_MD.split(CHUNK)]
+        codes = [_nearest(part_MD.to(norms_Z.dtype), entries_ZD, norms_Z) for part_MD in torch.split(latents_MD, CHUNK)]
         return torch.cat(codes).view(batch, height, columns)
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def _nearest(latents_MD: Tensor, entries_ZD: Tensor, norms_Z: Tensor) -> Tensor:
     # Where the terms nearly cancel, what is left is rounding, and the differences themselves are exact.
     cancels_M = squares_M + least.values < CANCELLATION * torch.finfo(scale_M.dtype).eps * scale_M
     codes_M = least.indices
-    for rows in cancels_M.nonzero()[:, 0].split(CHUNK // 4):
+    for rows in torch.split(cancels_M.nonzero()[:, 0], CHUNK // 4):
         distances_MZ = torch.cdist(latents_MD[rows], entries_ZD, compute_mode="donot_use_mm_for_euclid_dist")
         codes_M[rows] = distances_MZ.argmin(dim=1)
     return codes_M

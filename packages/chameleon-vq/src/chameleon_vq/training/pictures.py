@@ -30,12 +30,53 @@ class PictureSource(Protocol):
         ...
 
 
+_CHECKED_TOGETHER = 256  # pictures, so that the check needs little memory
+_SLACK = 1e-3  # of −1…1, for rounding
+
+
+def check_training_pixels(pixels_BCHW: Tensor, name: str, *, slack: float = _SLACK) -> None:
+    """Raise ``ImageError`` unless pixels [B, C, H, W] are floating-point numbers in −1…1, up to ``slack``."""
+    if not pixels_BCHW.is_floating_point():
+        raise ImageError(
+            f"{name} are {pixels_BCHW.dtype}, expected uint8 (0…255) or floating point (−1…1). Convert 0…255 with "
+            ".to(torch.uint8)."
+        )
+    low, high = (float(value) for value in pixels_BCHW.detach().aminmax())
+    if not -1 - slack <= low <= high <= 1 + slack:
+        raise ImageError(
+            f"{name} have values from {low:g} to {high:g}, expected floating point in −1…1. Convert 0…255 with "
+            ".to(torch.uint8), or with x / 127.5 - 1."
+        )
+
+
+def check_training_batch(pixels_BCHW: object, name: str, *, channels: int, stride: int) -> None:
+    """Raise ``ImageError`` unless pictures are floating point [B, C, H, W] in −1…1, with sides that the stride divides.
+
+    Only values that are far outside are refused, since an augmentation may go a little beyond.
+    """
+    if not isinstance(pixels_BCHW, Tensor) or pixels_BCHW.ndim != 4 or not pixels_BCHW.numel():
+        found = list(pixels_BCHW.shape) if isinstance(pixels_BCHW, Tensor) else type(pixels_BCHW).__name__
+        raise ImageError(f"{name} are {found}, expected pixels [B, {channels}, H, W].")
+    height, width = pixels_BCHW.shape[2:]
+    if pixels_BCHW.shape[1] != channels or height % stride or width % stride:
+        raise ImageError(
+            f"{name} have the shape {list(pixels_BCHW.shape)}, expected [B, {channels}, H, W] with sides that are "
+            f"multiples of {stride}. Resize and crop them, or convert them to {channels} channels first."
+        )
+    check_training_pixels(pixels_BCHW, name, slack=1.0)
+
+
 class TensorPictures:
     """Pictures in memory: uint8 [B, C, H, W], or float in −1…1. ``mirror`` flips each one with probability 1/2."""
 
     def __init__(self, pixels_BCHW: Tensor, *, mirror: bool = False) -> None:
-        if pixels_BCHW.ndim != 4 or not len(pixels_BCHW):
+        if not isinstance(pixels_BCHW, Tensor) or pixels_BCHW.layout != torch.strided or pixels_BCHW.is_meta:
+            raise ImageError(f"expected a tensor [B, C, H, W] with dense values, got {type(pixels_BCHW).__name__}.")
+        if pixels_BCHW.ndim != 4 or not pixels_BCHW.numel():
             raise ImageError(f"expected at least one picture [B, C, H, W], got shape {list(pixels_BCHW.shape)}.")
+        if pixels_BCHW.dtype != torch.uint8:
+            for start in range(0, len(pixels_BCHW), _CHECKED_TOGETHER):
+                check_training_pixels(pixels_BCHW[start : start + _CHECKED_TOGETHER], "the pictures")
         self._pixels_BCHW = pixels_BCHW
         self._mirror = mirror
 

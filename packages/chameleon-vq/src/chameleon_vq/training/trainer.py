@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._moved import moved_names
-from ..errors import ConfigError
+from ..errors import ConfigError, ImageError
 from ..model import ChameleonVQVAE, VQReconstruction
 from .checkpoints import LOG_FILE, load_checkpoint, save_checkpoint
 from .codebooks import CodebookCare, has_codebooks, positions
@@ -27,7 +27,7 @@ from .log import TrainingLog
 from .metrics import measure
 from .options import TrainingOptions
 from .order import BatchOrder, random_for
-from .pictures import PictureSource
+from .pictures import PictureSource, check_training_batch
 from .progress import progress_bar
 
 # Options that may differ between a checkpoint and the run that resumes it: they don't change the weights.
@@ -92,12 +92,14 @@ class VQTrainer:
 
         ``validation_BCHW`` are pixels in −1…1, measured every ``validate_every`` steps (``validation_NCHW`` is its
         deprecated name). Raises ``DivergenceError`` if the loss becomes NaN or infinite, ``ConfigError`` if the folder
-        has a run with other options, ``FileFormatError`` if its checkpoint can't be read.
+        has a run with other options, ``FileFormatError`` if its checkpoint can't be read, and ``ImageError``, before
+        any work, if the pictures don't suit the model or aren't in −1…1.
         """
         if validation_NCHW is not None:
             warnings.warn("validation_NCHW is deprecated; use validation_BCHW.", DeprecationWarning, stacklevel=2)
             validation_BCHW = validation_NCHW
         options = self.options
+        self._check_pictures(pictures, validation_BCHW)
         self._resume()
         log = TrainingLog(None if self.folder is None else self.folder / LOG_FILE, steps_done=self.step)
         order = BatchOrder(len(pictures), batch_size=options.batch_size, seed=options.seed)
@@ -108,8 +110,9 @@ class VQTrainer:
                 if self.step == options.continuous_steps and options.kmeans_pictures:
                     self._place_entries(pictures)
                 random = random_for(options.seed, "augment", self.step)
-                pixels_BCHW = pictures.pixels(order.batch(self.step), random).to(self.device)
-                entry = self._step(pixels_BCHW)
+                pixels_BCHW = pictures.pixels(order.batch(self.step), random)
+                self._check_batch(pixels_BCHW, f"the pictures of step {self.step}")
+                entry = self._step(pixels_BCHW.to(self.device))
                 self.step += 1
                 self.seconds = before + time.monotonic() - started
                 ends = self._progress() >= 1
@@ -124,6 +127,18 @@ class VQTrainer:
                     self._save()
         self.model.eval()
         return log.entries
+
+    def _check_pictures(self, pictures: PictureSource, validation_BCHW: Tensor | None) -> None:
+        """Raise ``ImageError`` if the first picture, or one for validation, doesn't suit the model."""
+        if not len(pictures):
+            raise ImageError("there are no pictures to train on; expected at least one.")
+        self._check_batch(pictures.pixels([0], random_for(self.options.seed, "augment", 0)), "the pictures")
+        if validation_BCHW is not None:
+            self._check_batch(validation_BCHW, "the validation pictures")
+
+    def _check_batch(self, pixels_BCHW: Tensor, name: str) -> None:
+        config = self.model.config
+        check_training_batch(pixels_BCHW, name, channels=config.in_channels, stride=config.stride)
 
     def _step(self, pixels_BCHW: Tensor) -> dict[str, Any]:
         """Update the model and the discriminator once, and return the step's entry for the log."""
