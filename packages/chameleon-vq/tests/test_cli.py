@@ -113,7 +113,7 @@ def test_codes_of_another_tokenizer_are_refused(run: Run) -> None:
         (("encode", "photos", "-t", "tok", "--device", "toaster"), "error: the device 'toaster' can't be used here"),
         (("reconstruct", "nothing.png", "-t", "tok"), "left out: there is no picture file nothing.png."),
         (("encode", "photos", "-t", "no/thing"), "error: there is no folder no/thing."),
-        (("encode", "tok", "-t", "tok"), "error: there are no pictures in tok; expected files named *.bmp"),
+        (("encode", "tok", "-t", "tok"), "error: there are no pictures in tok; expected files named *.apng"),
         (("encode", "photos/a.png", "photos/a.png", "photos/more/../a.png", "-t", "tok"), "have the name 'a.png'"),
         (("encode", "nothing.png", "-t", "tok"), "left out: there is no picture file nothing.png."),
         (("decode", "nothing", "-t", "tok"), "error: there is no file of codes nothing."),
@@ -131,9 +131,48 @@ def test_pictures_of_different_grids_do_not_fit_into_one_file(run: Run, tokenize
     tokenizer.image_processor.replace(do_resize=False, do_center_crop=False).save_pretrained("tok")
     for width, height in ((8, 8), (16, 8)):
         PIL.Image.new("RGB", (width, height)).save(f"{width}.png")
-    result = run("encode", "8.png", "16.png", "-t", "tok")
+    PIL.Image.new("RGB", (32, 32)).save("32.png")
+    result = run("encode", "8.png", "16.png", "32.png", "-t", "tok")
     assert result.exit_code == 1
-    assert "error: these pictures have grids of different sizes" in result.stderr
+    assert "left out: 8.png has 4 codes, expected 64: pictures of grids of different sizes" in result.stderr
+    assert read_codes("codes.safetensors").names == ("32.png",)
+
+
+def test_what_can_not_be_written_is_said_before_anything_is_encoded(run: Run) -> None:
+    Path("photos/back\\slash.png").write_bytes(Path("photos/a.png").read_bytes())
+    Path("photos/._a.png").write_bytes(b"\0\5\x16\7\0\2")
+    result = run("encode", "photos", "-t", "tok")
+    assert result.exit_code == 1
+    assert "left out: the name 'back\\\\slash.png' is not a relative path" in result.stderr
+    assert "not a picture: photos/._a.png (metadata of macOS, not a picture)" in result.stderr
+    assert read_codes("codes.safetensors").names == ("a.png", "more/b.jpg")
+    Path("folder").mkdir()
+    result = run("encode", "photos", "-t", "nothing", "-o", "folder")
+    assert result.exit_code == 1
+    assert "error: folder can't be written: there is a folder of that name." in result.stderr
+    result = run("encode", "photos", "-t", "nothing", "-o", "photos/a.png/codes")
+    assert "error: photos/a.png/codes can't be written" in result.stderr
+
+
+def test_what_was_encoded_before_an_interruption_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: ImageTokenizer, paths: Any, **options: Any) -> Any:
+        yield from list(encode_files(self, paths, **options))[:1]
+        raise KeyboardInterrupt
+
+    encode_files = ImageTokenizer.encode_files
+    monkeypatch.setattr(ImageTokenizer, "encode_files", interrupted)
+    result = run("encode", "photos", "-t", "tok")
+    assert result.exit_code == 130
+    assert "stopped: the other pictures were not encoded" in result.stderr
+    assert read_codes("codes.safetensors").names == ("a.png",)
+
+
+def test_names_reach_the_terminal_without_control_characters(run: Run) -> None:
+    Path("photos/\x1b[31m\u202egnp.png").write_bytes(b"broken")
+    result = run("encode", "photos", "-t", "tok")
+    assert "\x1b[31m" not in result.stderr
+    assert "\u202e" not in result.stderr
+    assert r"photos/\x1b[31m\u202egnp.png is not a picture" in result.stderr
 
 
 def test_bfloat16_codes_decode_with_the_same_tokenizer_in_float32(run: Run) -> None:

@@ -9,7 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from chameleon_vq import CodesError, FileFormatError, ImageTokenizer, MissingFileError, read_codes, write_codes
+from chameleon_vq import (
+    CodesError,
+    FileAccessError,
+    FileFormatError,
+    ImageTokenizer,
+    MissingFileError,
+    read_codes,
+    write_codes,
+)
 from chameleon_vq.codes_file import FORMAT, picture_names
 from chameleon_vq.testing import make_image_tokenizer
 
@@ -92,3 +100,71 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path) -> None:
 def test_pictures_keep_their_names_and_never_share_one() -> None:
     assert picture_names(["a.jpg", "b/c.png", "d"]) == ["a.png", "b/c.png", "d.png"]
     assert picture_names(["a.jpg", "a.png"]) == ["a.jpg.png", "a.png.png"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.jpg", "a.png", "a.jpg.png"],
+        ["a.jpg.png", "a.jpg", "a.gif"],
+        ["a", "a", "a"],
+        ["./a", "a"],
+        ["a", "a.png/b"],
+        ["a.png/b/c", "a.png/b.jpg", "a", "a.png/b"],
+    ],
+)
+def test_names_made_unique_are_unique_and_no_folders_of_others(names: list[str]) -> None:
+    made = picture_names(names)
+    assert len(set(made)) == len(names)
+    folders = {parent.as_posix() for name in made for parent in Path(name).parents}
+    assert not folders & set(made)
+
+
+def test_twelve_thousand_equal_names_take_no_time() -> None:
+    assert len(set(picture_names(["a"] * 12_000))) == 12_000
+
+
+def test_names_too_many_for_the_header_are_kept(
+    tokenizer: ImageTokenizer, tmp_path: Path, codes_BN: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chameleon_vq.codes_file._LONGEST_METADATA", 8)
+    names = ("a.png", "ü.png", "b\udcff.png")
+    write_codes(tmp_path / "codes", codes_BN, names=names, tokenizer=tokenizer)
+    file = read_codes(tmp_path / "codes")
+    assert (file.names, file.codes_BN.tolist()) == (names, codes_BN.tolist())
+    one = {"codes": torch.zeros(1, 2, dtype=torch.uint16)}
+    for names_tensor in (torch.zeros(3), torch.tensor([0xFF], dtype=torch.uint8), torch.zeros(1, dtype=torch.bool)):
+        fields = metadata(format="chameleon-vq-codes-2")
+        save_file({**one, "names": names_tensor}, tmp_path / "damaged", metadata=fields)
+        with pytest.raises(FileFormatError):
+            read_codes(tmp_path / "damaged")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"names": "[" * 100_000},
+        {"names": "1" * 5_000},
+        {"names": '["a\\u0000.png"]'},
+        {"latent_size": "[1e400, 2]"},
+        {"latent_size": "[1, 99999999999999999999]"},
+        {"latent_size": "[-1, 2]"},
+        {"format": "chameleon-vq-codes-3"},
+    ],
+)
+def test_header_fields_of_any_rubbish_are_refused(tmp_path: Path, fields: dict[str, str]) -> None:
+    save_file({"codes": torch.zeros(1, 2, dtype=torch.uint16)}, tmp_path / "codes", metadata=metadata(**fields))
+    with pytest.raises(FileFormatError):
+        read_codes(tmp_path / "codes")
+
+
+def test_codes_that_the_tokenizer_does_not_have_are_not_written(tokenizer: ImageTokenizer, tmp_path: Path) -> None:
+    for code in (-1, 64):
+        with pytest.raises(CodesError, match=r"expected 0…63"):
+            write_codes(tmp_path / "codes", torch.full((1, 64), code), names=["a"], tokenizer=tokenizer)
+
+
+def test_a_place_that_can_not_be_written_is_named(tokenizer: ImageTokenizer, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileAccessError, match=r"codes can't be written: .*\. Choose another path\."):
+        write_codes(tmp_path / "file" / "codes", torch.zeros(1, 64).long(), names=["a"], tokenizer=tokenizer)

@@ -348,9 +348,11 @@ def test_a_log_that_is_cut_short_gives_its_whole_records(tmp_path: Path) -> None
 
 
 def test_a_run_that_diverges_stops(pixels_BCHW: Tensor) -> None:
-    pictures = TensorPictures(torch.full_like(pixels_BCHW, torch.nan))
+    model = make_model()
+    with torch.no_grad():
+        model.quant_conv.weight.fill_(torch.nan)
     with pytest.raises(DivergenceError, match="the loss of step 0 is nan"):
-        VQTrainer(make_model(), OPTIONS).fit(pictures)
+        VQTrainer(model, OPTIONS.replace(kmeans_pictures=0)).fit(TensorPictures(pixels_BCHW))
 
 
 def test_a_model_without_a_decoder_is_refused() -> None:

@@ -16,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ._files import read_json, replacing, write_json
+from ._files import replacing
 from .config import CODES_PER_POSITION, ChameleonVQVAEConfig
 from .errors import ConfigError, FileFormatError, MissingFileError, Shape, WeightsError
+from .file_access import read_object, reading, write_object, writing
 from .model import ChameleonVQVAE
 from .registry import make_quantizer
 
@@ -29,6 +30,8 @@ MODEL_TYPE = "chameleon_vqgan"
 MODEL_PREFIX = "model.vqmodel."
 DECODER_PREFIX = "decoder."
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
 
 def read_model(folder: str | os.PathLike[str], *, device: str | torch.device, dtype: torch.dtype) -> ChameleonVQVAE:
     """Read the VQ-VAE of a folder, ready for inference; without a decoder if the weights have none.
@@ -37,12 +40,18 @@ def read_model(folder: str | os.PathLike[str], *, device: str | torch.device, dt
     tensor that is missing, unexpected or of another shape.
     """
     root = Path(folder)
+    check_device(device, dtype)
     config, prefix = _read_config(root)
     files = {name.removeprefix(prefix): path for name, path in _tensor_files(root).items() if name.startswith(prefix)}
     if not files:
         raise FileFormatError(f"{root} has no tensors named {prefix}*, expected the weights of an image tokenizer.")
-    with torch.device("meta"):
-        model = ChameleonVQVAE(config, with_decoder=any(name.startswith(DECODER_PREFIX) for name in files))
+    _check_depth(root, config, len(files))
+    with_decoder = any(name.startswith(DECODER_PREFIX) for name in files)
+    try:
+        with torch.device("meta"):
+            model = ChameleonVQVAE(config, with_decoder=with_decoder)
+    except (RuntimeError, OverflowError, TypeError, MemoryError) as error:  # sizes beyond those of any tensor
+        raise ConfigError(f"{root / CONFIG} describes no model that can be made: {error}") from error
     _check_codes_per_position(root, model)
     _check_shapes(root, model, dict(_read_shapes(files, prefix)))
     # Made again, on a real device: a quantizer may have tensors that aren't in the file.
@@ -55,9 +64,9 @@ def write_model(model: ChameleonVQVAE, folder: str | os.PathLike[str]) -> None:
     """Write the VQ-VAE to a folder of its own: the weights, then the configuration, each in one replacement."""
     root = Path(folder)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(root / WEIGHTS) as temporary:
+    with writing(root / WEIGHTS), replacing(root / WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-    write_json(root / CONFIG, config_dict(model))
+    write_object(root / CONFIG, config_dict(model))
 
 
 def config_dict(model: ChameleonVQVAE) -> dict[str, Any]:
@@ -79,7 +88,7 @@ def _read_config(root: Path) -> tuple[ChameleonVQVAEConfig, str]:
         raise MissingFileError(
             f"{root} has no {CONFIG}; expected the folder of a Chameleon model or of an image tokenizer."
         )
-    data = read_json(path)
+    data = read_object(path)
     if "vq_config" in data:
         nested = data["vq_config"] or {}
         if not isinstance(nested, dict):
@@ -91,6 +100,34 @@ def _read_config(root: Path) -> tuple[ChameleonVQVAEConfig, str]:
         f"{path} has the model_type {data.get('model_type')!r} and no vq_config; expected a Chameleon model's "
         f"vq_config, or the model_type {MODEL_TYPE!r} of an image tokenizer."
     )
+
+
+def check_device(device: str | torch.device, dtype: torch.dtype) -> None:
+    """Raise ``ConfigError`` if a device isn't available, or if the model can't compute in a dtype."""
+    if dtype not in _DTYPES:
+        names = ", ".join(str(each) for each in _DTYPES)
+        raise ConfigError(f"the dtype is {dtype!r}, expected one that the model computes in: {names}.")
+    try:
+        torch.empty(0, device=device)
+    # torch raises any of these for a device that doesn't exist
+    except (RuntimeError, AssertionError, ImportError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ConfigError(f"the device {device!r} can't be used here: {reason}. Pass device='cpu'.") from error
+
+
+def _check_depth(root: Path, config: ChameleonVQVAEConfig, tensors: int) -> None:
+    """Raise ``ConfigError`` if the configuration has more blocks than the files have tensors, before they are made."""
+    levels = len(config.channel_multiplier)
+    for count, name in (
+        (levels, "channel_multiplier"),
+        (levels * config.num_res_blocks, "num_res_blocks"),
+        (config.quantizer_options.get("num_quantizers", 0), "num_quantizers"),
+    ):
+        if isinstance(count, int) and count > tensors:
+            raise ConfigError(
+                f"{root / CONFIG}: {name} makes {count:,} parts, but the weights have {tensors:,} tensors. Check that "
+                f"{CONFIG} and the weights belong together."
+            )
 
 
 def _check_codes_per_position(root: Path, model: ChameleonVQVAE) -> None:
@@ -106,14 +143,15 @@ def _check_codes_per_position(root: Path, model: ChameleonVQVAE) -> None:
 
 def _tensor_files(root: Path) -> dict[str, Path]:
     """Return the file of every tensor in the folder, by the tensor's name."""
-    if (root / INDEX).is_file():
-        index = read_json(root / INDEX).get("weight_map")
-        if not isinstance(index, dict):
-            raise FileFormatError(f"{root / INDEX} has no weight_map, expected an object; download the file again.")
-        return {name: _shard(root, file) for name, file in index.items()}
+    # As in `transformers`, which takes a single file before an index that an earlier save left.
     if (root / WEIGHTS).is_file():
         with _opened(root / WEIGHTS) as file:
             return dict.fromkeys(file.keys(), root / WEIGHTS)
+    if (root / INDEX).is_file():
+        index = read_object(root / INDEX).get("weight_map")
+        if not isinstance(index, dict):
+            raise FileFormatError(f"{root / INDEX} has no weight_map, expected an object; download the file again.")
+        return {name: _shard(root, file) for name, file in index.items()}
     raise MissingFileError(
         f"{root} has neither {INDEX} nor {WEIGHTS}. Weights in other formats must be converted to safetensors first."
     )
@@ -171,7 +209,7 @@ def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise MissingFileError(f"there is no {path}, which the index names; download the missing file.")
     try:
-        with safe_open(path, framework="pt") as file:
+        with reading(path), safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
         raise FileFormatError(

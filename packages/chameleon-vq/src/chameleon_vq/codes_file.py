@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -17,10 +18,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ._files import replacing
-from .errors import CodesError, FileFormatError, MissingFileError
+from .errors import ChameleonVQError, CodesError, FileFormatError, MissingFileError
+from .file_access import reading, writing
+from .picture_files import is_kind
 from .tokenizer import ImageTokenizer
 
 FORMAT = "chameleon-vq-codes-1"
+FORMAT_OF_MANY = "chameleon-vq-codes-2"
+"""The format of files whose names are too many for the header: they are a tensor, the bytes of the same JSON."""
+
+_TENSORS = {FORMAT: ["codes"], FORMAT_OF_MANY: ["codes", "names"]}
+_LONGEST_METADATA = 2**24  # characters; safetensors refuses headers of more than 100 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,59 +71,104 @@ def write_codes(
         raise CodesError(
             f"the tokenizer has {tokenizer.num_codes} codes, expected at most 65536: a file has 16 bits a code."
         )
+    if codes_BN.numel() and not 0 <= int(codes_BN.min()) <= int(codes_BN.max()) < tokenizer.num_codes:
+        raise CodesError(
+            f"got codes {int(codes_BN.min())}…{int(codes_BN.max())}, expected 0…{tokenizer.num_codes - 1}."
+        )
     for name in names:
-        _check_name(name)
+        check_name(name)
+    written_names = json.dumps(list(names))
+    tensors = {"codes": codes_BN.to(torch.uint16).contiguous()}
     metadata = {
         "format": FORMAT,
         "fingerprint": tokenizer.fingerprint,
         "latent_size": json.dumps(tokenizer.latent_size),
-        "names": json.dumps(list(names)),
     }
-    with replacing(path) as temporary:
-        save_file({"codes": codes_BN.to(torch.uint16).contiguous()}, temporary, metadata=metadata)
+    if len(written_names) <= _LONGEST_METADATA:
+        metadata["names"] = written_names
+    else:
+        metadata["format"] = FORMAT_OF_MANY
+        tensors["names"] = torch.frombuffer(bytearray(written_names, "ascii"), dtype=torch.uint8)
+    with writing(path), replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def read_codes(path: str | os.PathLike[str]) -> CodesFile:
     """Read a file that ``write_codes`` wrote. Raises ``MissingFileError``, ``FileFormatError``."""
     path = Path(path)
-    if not path.is_file():
+    if not is_kind(path, "file"):
         raise MissingFileError(f"there is no file of codes {path}.")
     try:
-        with safe_open(path, framework="pt") as file:
+        with reading(path), safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT or list(file.keys()) != ["codes"]:
+            if sorted(file.keys()) != _TENSORS.get(metadata.get("format", "")):
                 raise FileFormatError(
                     f"{path} is a safetensors file but not one of codes: its format is {metadata.get('format')!r}, "
-                    f"expected {FORMAT!r}."
+                    f"expected {FORMAT!r} with the tensor codes."
                 )
             codes_BN = file.get_tensor("codes")
-        names, latent_size = json.loads(metadata["names"]), json.loads(metadata["latent_size"])
+            written_names = (
+                metadata["names"]
+                if metadata["format"] == FORMAT
+                else file.get_tensor("names").to(torch.uint8).numpy().tobytes()
+            )
+        names, latent_size = json.loads(written_names), json.loads(metadata["latent_size"])
         fingerprint = metadata["fingerprint"]
-    except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+    except ChameleonVQError:
+        raise
+    # ValueError: JSON of bytes that aren't UTF-8, or numbers of thousands of digits. A file may have any dtype.
+    except (SafetensorError, KeyError, ValueError, RecursionError, RuntimeError, TypeError) as error:
         raise FileFormatError(f"{path} is not a complete file of codes: {error}. Encode the pictures again.") from error
     if codes_BN.dtype != torch.uint16 or codes_BN.ndim != 2 or not _is_list(names, str, len(codes_BN)):
         raise FileFormatError(
             f"{path} holds {codes_BN.dtype} {list(codes_BN.shape)}, expected uint16 with one row per name."
         )
-    if not _is_list(latent_size, int, 2):
-        raise FileFormatError(f"{path}: the latent_size is {latent_size!r}, expected two integers.")
+    if not _is_list(latent_size, int, 2) or not all(1 <= side <= max(1, codes_BN.shape[1]) for side in latent_size):
+        raise FileFormatError(
+            f"{path}: the latent_size is {str(latent_size)[:80]}, expected two integers, the height and width of a "
+            f"grid of {codes_BN.shape[1]} codes."
+        )
     for name in names:
-        _check_name(name)
+        check_name(name)
     return CodesFile(codes_BN.long(), tuple(names), (latent_size[0], latent_size[1]), fingerprint)
 
 
 def picture_names(names: Sequence[str], suffix: str = ".png") -> list[str]:
-    """Return a file name per picture: its name with another suffix, appended if two would be the same otherwise."""
-    changed = [str(PurePosixPath(name).with_suffix(suffix)) for name in names]
-    return [new if changed.count(new) == 1 else name + suffix for name, new in zip(names, changed, strict=True)]
+    """Return a file name per picture, all different: its name with another suffix, or with the suffix appended.
+
+    The suffix is appended if two names would be the same otherwise; what is then still the same, or would be the
+    folder of another, gets a number.
+    """
+    paths = [PurePosixPath(name) for name in names]
+    changed = [str(path.with_suffix(suffix)) for path in paths]
+    count = Counter(changed)
+    folders = {str(folder) for path in paths for folder in path.parents}
+    taken: set[str] = set()
+    numbers: Counter[str] = Counter()
+    result = []
+    for path, new in zip(paths, changed, strict=True):
+        chosen = new if count[new] == 1 else f"{path}{suffix}"
+        stem = chosen.removesuffix(suffix)
+        while chosen in taken or chosen in folders:
+            numbers[stem] += 1
+            chosen = f"{stem}-{numbers[stem] + 1}{suffix}"
+        taken.add(chosen)
+        result.append(chosen)
+    return result
 
 
 def _is_list(value: object, kind: type, length: int) -> bool:
     return isinstance(value, list) and len(value) == length and all(type(each) is kind for each in value)
 
 
-def _check_name(name: str) -> None:
-    # Names become files when codes are decoded, so they may not lead out of the folder that was asked for.
+def check_name(name: str) -> None:
+    """Raise ``FileFormatError`` if a name isn't a relative path.
+
+    Names become files when codes are decoded, so they may not lead out of the folder that was asked for.
+    """
     path = PurePosixPath(name)
-    if not path.name or path.is_absolute() or ".." in path.parts or "\\" in name or PureWindowsPath(name).drive:
-        raise FileFormatError(f"the name {name!r} is not a relative path inside a folder, such as 'cats/1.png'.")
+    drive = PureWindowsPath(name).drive if ":" in name else ""
+    if not path.name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or drive:
+        raise FileFormatError(
+            f"the name {name!r:.120} is not a relative path inside a folder, such as 'cats/1.png', without '\\\\'."
+        )

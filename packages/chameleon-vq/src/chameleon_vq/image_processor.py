@@ -19,8 +19,8 @@ import torch
 from msgspec import Meta
 
 from ._config import Config
-from ._files import read_json, write_json
 from .errors import ConfigError, ImageError, MissingFileError
+from .file_access import read_object, write_object
 from .picture_files import check_pixels
 from .pictures import MAX_PIXELS, Picture, list_pictures, open_picture
 from .transforms import Blend, Bytes, Rounding, byte_values, center_crop, target_size, to_rgb
@@ -216,16 +216,13 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
 
         Raises ``MissingFileError`` if the folder has neither, ``FileFormatError``, ``ConfigError``.
         """
-        root = Path(folder)
-        if (root / PREPROCESSOR).is_file():
-            return cls.from_dict(read_json(root / PREPROCESSOR), source=str(root / PREPROCESSOR))
-        if (root / PROCESSOR).is_file():
-            nested = read_json(root / PROCESSOR).get("image_processor")
-            if isinstance(nested, dict):
-                return cls.from_dict(nested, source=f"{root / PROCESSOR} (image_processor)")
-        raise MissingFileError(
-            f"{root} has no {PREPROCESSOR}, and no {PROCESSOR} with an image_processor; expected one of them."
-        )
+        settings = settings_of(folder)
+        if settings is None:
+            raise MissingFileError(
+                f"{folder} has no {PREPROCESSOR}, and no {PROCESSOR} with an image_processor; expected one of them."
+            )
+        data, source = settings
+        return cls.from_dict(data, source=source)
 
     @property
     def largest_pixel(self) -> float:
@@ -235,7 +232,7 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Save to a folder's ``preprocessor_config.json``, readable by ``transformers``."""
-        write_json(Path(folder) / PREPROCESSOR, self.to_dict())
+        write_object(Path(folder) / PREPROCESSOR, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the mapping for ``preprocessor_config.json``."""
@@ -302,6 +299,22 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
                 "make pixels that overflow float32; expected constants that map 0…255 to about −1…1."
             )
         return values_C256
+
+
+def settings_of(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], str] | None:
+    """Return the settings of a folder's image processor and the file that has them, or None if none has.
+
+    As in ``transformers``, ``image_processor`` of ``processor_config.json`` comes before ``preprocessor_config.json``.
+    Raises ``FileFormatError``.
+    """
+    root = Path(folder)
+    if (root / PROCESSOR).is_file():
+        nested = read_object(root / PROCESSOR).get("image_processor")
+        if isinstance(nested, dict):
+            return nested, f"{root / PROCESSOR} (image_processor)"
+    if (root / PREPROCESSOR).is_file():
+        return read_object(root / PREPROCESSOR), str(root / PREPROCESSOR)
+    return None
 
 
 def _per_channel(name: str, value: float | tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from . import checkpoint
 from .errors import ChameleonVQError, CodesError, ImageError, MissingFileError
-from .image_processor import PREPROCESSOR, PROCESSOR, ChameleonImageProcessor
+from .image_processor import ChameleonImageProcessor, settings_of
 from .model import ChameleonVQVAE
 from .picture_files import check_pixels
 from .pictures import Picture, batches, bytes_to_image, list_pictures, pictures_in, pixels_to_images
@@ -73,9 +73,10 @@ class ImageTokenizer:
         """
         folder = find_pretrained(name_or_folder)
         model = checkpoint.read_model(folder, device=device, dtype=dtype)
-        if (folder / PREPROCESSOR).is_file() or (folder / PROCESSOR).is_file():
-            return cls(model, ChameleonImageProcessor.from_pretrained(folder))
-        return cls(model)
+        # A processor_config.json may be that of a tokenizer alone; as in `transformers`, the defaults hold then.
+        if settings_of(folder) is None:
+            return cls(model)
+        return cls(model, ChameleonImageProcessor.from_pretrained(folder))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Save to a folder that ``from_pretrained`` reads, and ``ChameleonVQVAE`` of ``transformers`` too."""

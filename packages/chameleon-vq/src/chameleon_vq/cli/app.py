@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -20,8 +22,16 @@ from rich.table import Column, Table
 
 from .. import __version__
 from .._files import replacing
-from ..codes_file import picture_names, read_codes, write_codes
-from ..errors import ChameleonVQError, CodesError, ConfigError, ImageError, MissingFileError
+from ..codes_file import check_name, picture_names, read_codes, write_codes
+from ..errors import (
+    ChameleonVQError,
+    CodesError,
+    FileAccessError,
+    FileFormatError,
+    ImageError,
+    MissingFileError,
+)
+from ..file_access import check_writable, writing
 from ..pictures import SUFFIXES, pictures_in
 from ..reconstruction import reconstruct
 from ..tokenizer import ImageTokenizer
@@ -102,7 +112,7 @@ def clear_errors(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **options)
         except ChameleonVQError as error:
-            err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+            err.print(f"[bold red]error:[/] {escape(shown(error))}", highlight=False)
             raise typer.Exit(1) from error
 
     return run
@@ -119,26 +129,33 @@ def encode(
     dtype: Precision = DType.float32,
 ) -> None:
     """Encode pictures to one file of codes. A picture that can't be read is reported and left out."""
-    named = _named(pictures)
+    failures: list[ChameleonVQError] = []
+    named = _writable(_named(pictures), failures)
+    check_writable(output)
     model = _load(tokenizer, device, dtype)
     names, codes = [], []
-    failures: list[ChameleonVQError] = []
+    stopped = False
     with _progress("encoding", len(named)) as advance:
-        for path, codes_N in model.encode_files(
-            _counted(named, advance), batch_size=batch_size, on_error=lambda _, error: failures.append(error)
-        ):
-            names.append(named[path])
-            codes.append(codes_N)
-    if len({len(codes_N) for codes_N in codes}) > 1:
-        raise CodesError(
-            "these pictures have grids of different sizes, expected one size per file of codes; turn do_center_crop on."
-        )
+        try:
+            for path, codes_N in model.encode_files(
+                _counted(named, advance), batch_size=batch_size, on_error=lambda _, error: failures.append(error)
+            ):
+                if len(codes_N) == model.tokens_per_image:
+                    names.append(named[path])
+                    codes.append(codes_N)
+                else:
+                    failures.append(_other_size(path, len(codes_N), model))
+        except KeyboardInterrupt:
+            stopped = True  # what was encoded is kept
     if codes:
         write_codes(output, torch.stack(codes), names=names, tokenizer=model)
         grid = [*model.latent_size, model.codes_per_position][: 2 if model.codes_per_position == 1 else 3]
         shape = "×".join(map(str, grid))
-        out.print(f"{_pictures(len(codes))}, {shape} codes each → {escape(str(output))}", highlight=False)
+        out.print(f"{_pictures(len(codes))}, {shape} codes each → {escape(shown(output))}", highlight=False)
     _report(failures)
+    if stopped:
+        err.print("[bold red]stopped:[/] the other pictures were not encoded.")
+        raise typer.Exit(130)
 
 
 @app.command(cls=SuggestingCommand)
@@ -156,14 +173,21 @@ def decode(
     model = _load(tokenizer, device, dtype)
     file.check_tokenizer(model)
     names = picture_names(file.names)
+    failures: list[ChameleonVQError] = []
     with _progress("decoding", len(names)) as advance:
         for start in range(0, len(names), batch_size):
             rows = file.codes_BN[start : start + batch_size]
             images = model.decode(rows, latent_size=file.latent_size, batch_size=batch_size)
             for name, image in zip(names[start:], images, strict=False):
-                _save(image, output / name)
+                try:
+                    _save(image, output / name)
+                except FileAccessError as error:
+                    if not _is_of_one_name(error):
+                        raise
+                    failures.append(error)
                 advance()
-    out.print(f"{_pictures(len(names))} → {escape(str(output))}", highlight=False)
+    out.print(f"{_pictures(len(names) - len(failures))} → {escape(shown(output))}", highlight=False)
+    _report(failures)
 
 
 @app.command(name="reconstruct", cls=SuggestingCommand)
@@ -178,10 +202,10 @@ def reconstruct_command(
     dtype: Precision = DType.float32,
 ) -> None:
     """Encode and decode pictures, write each beside its reconstruction, and print how close they are (PSNR)."""
-    named = _named(pictures)
+    failures: list[ChameleonVQError] = []
+    named = _writable(_named(pictures), failures)
     model = _load(tokenizer, device, dtype)
     ratios: dict[str, float] = {}
-    failures: list[ChameleonVQError] = []
     with _progress("reconstructing", len(named)) as advance:
         for (path, name), file in zip(named.items(), picture_names(list(named.values())), strict=True):
             try:
@@ -194,15 +218,11 @@ def reconstruct_command(
             advance()
     if ratios:
         _print_ratios(ratios)
-        out.print(f"{_pictures(len(ratios))} → {escape(str(output))}", highlight=False)
+        out.print(f"{_pictures(len(ratios))} → {escape(shown(output))}", highlight=False)
     _report(failures)
 
 
 def _load(tokenizer: str, device: str, dtype: DType) -> ImageTokenizer:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that doesn't exist
-        raise ConfigError(f"the device {device!r} can't be used here: {error}") from error
     with err.status("loading the image tokenizer"):
         return ImageTokenizer.from_pretrained(tokenizer, device=device, dtype=getattr(torch, dtype.value))
 
@@ -212,11 +232,12 @@ def _named(sources: Sequence[Path]) -> dict[Path, str]:
     named: dict[Path, str] = {}
     for source in sources:
         if source.is_dir():
-            named.update((path, path.relative_to(source).as_posix()) for path in pictures_in(source))
+            found = pictures_in(source, on_skip=_note)
+            named.update((path, path.relative_to(source).as_posix()) for path in found)
         else:
             named[source] = source.name
-    names = list(named.values())
-    twice = sorted({name for name in names if names.count(name) > 1})
+    count = Counter(named.values())
+    twice = sorted(name for name in count if count[name] > 1)
     if twice:
         raise CodesError(f"two pictures would have the name {twice[0]!r}; pass the folder that has both instead.")
     if not named:
@@ -243,8 +264,33 @@ def _counted(paths: Iterable[Path], advance: Callable[[], None]) -> Iterator[Pat
 
 
 def _save(image: PIL.Image.Image, path: Path) -> None:
-    with replacing(path) as temporary:
+    with writing(path), replacing(path) as temporary:
         image.save(temporary, format="PNG")
+
+
+def _writable(named: Mapping[Path, str], failures: list[ChameleonVQError]) -> dict[Path, str]:
+    """Return the pictures whose names a file of codes can have, and add an error to ``failures`` for each other one."""
+    kept = {}
+    for path, name in named.items():
+        try:
+            check_name(name)
+            kept[path] = name
+        except FileFormatError as error:
+            failures.append(error)
+    return kept
+
+
+def _other_size(path: Path, found: int, model: ImageTokenizer) -> ChameleonVQError:
+    return CodesError(
+        f"{path} has {found} codes, expected {model.tokens_per_image}: pictures of grids of different sizes don't fit "
+        "into one file of codes. Turn do_center_crop on."
+    )
+
+
+def _is_of_one_name(error: BaseException) -> bool:
+    """Return whether a picture can't be written because of its name, so that others can."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 
 def _print_ratios(ratios: Mapping[str, float]) -> None:
@@ -252,14 +298,23 @@ def _print_ratios(ratios: Mapping[str, float]) -> None:
     table = Table("picture", Column("PSNR, dB", justify="right"), show_footer=len(ratios) > 1)
     table.columns[0].footer, table.columns[1].footer = "mean", f"{mean:.2f}"
     for name, ratio in ratios.items():
-        table.add_row(escape(name), f"{ratio:.2f}")
+        table.add_row(escape(shown(name)), f"{ratio:.2f}")
     out.print(table)
+
+
+def shown(text: object) -> str:
+    """Return text for the terminal: control characters, directions and halves of characters are escaped."""
+    return "".join(each if each.isprintable() or each in "\n" else ascii(each)[1:-1] for each in str(text))
+
+
+def _note(path: Path, reason: str) -> None:
+    err.print(f"[yellow]not a picture:[/] {escape(shown(path))} ({escape(reason)})", highlight=False)
 
 
 def _report(failures: Sequence[ChameleonVQError]) -> None:
     """Print which pictures couldn't be read, and exit with 1 if there are any."""
     for error in failures:
-        err.print(f"[bold red]left out:[/] {escape(str(error))}", highlight=False)
+        err.print(f"[bold red]left out:[/] {escape(shown(error))}", highlight=False)
     if failures:
         raise typer.Exit(1)
 

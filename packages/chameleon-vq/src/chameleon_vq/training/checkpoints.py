@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from .._files import replacing
 from ..errors import FileFormatError
+from ..file_access import writing
 from ._old_names import RunLog as _RunLog
 from .log import read_log as _read_log
 
@@ -28,7 +28,7 @@ _OLD_NAMES = {
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     """Write the state of a run, replacing the one before only when the file is complete."""
-    with replacing(folder / CHECKPOINT_FILE) as temporary:
+    with writing(folder / CHECKPOINT_FILE), replacing(folder / CHECKPOINT_FILE) as temporary:
         torch.save(dict(state), temporary)
 
 
@@ -39,7 +39,8 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    # torch.load raises many more than it documents on a damaged file; none of them is more than that.
+    except Exception as error:
         raise FileFormatError(
             f"{path} is not a checkpoint of a training run: {error}. Delete it to start over."
         ) from error

@@ -10,6 +10,7 @@ from typing import Any
 
 from .._files import replacing
 from ..errors import FileFormatError
+from ..file_access import reading, writing
 
 
 class TrainingLog:
@@ -25,25 +26,33 @@ class TrainingLog:
             return
         if self.path.exists() and steps_done:
             self.entries = [entry for entry in read_log(self.path) if entry["step"] <= steps_done]
-        with replacing(self.path) as temporary:
+        with writing(self.path), replacing(self.path) as temporary:
             temporary.write_text("".join(map(_line, self.entries)), encoding="utf-8")
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add an entry; it is on disk when this returns, so that another program can follow the run."""
         self.entries.append(dict(entry))
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
+            with writing(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(entry))
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read the entries of a log, without a last line that was cut short. Raises ``FileFormatError``."""
     entries = []
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    try:
+        with reading(path):
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"{path} is not a log: {error}. Delete it with its checkpoint, or restore it.") from error
     for number, line in enumerate(lines, start=1):
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            entry = json.loads(line)
+            if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+                raise ValueError("expected an object with a step")
+            entries.append(entry)
+        # ValueError: invalid JSON, and numbers of thousands of digits
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise FileFormatError(

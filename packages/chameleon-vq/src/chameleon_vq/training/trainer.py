@@ -99,7 +99,10 @@ class VQTrainer:
             warnings.warn("validation_NCHW is deprecated; use validation_BCHW.", DeprecationWarning, stacklevel=2)
             validation_BCHW = validation_NCHW
         options = self.options
-        self._check_pictures(pictures, validation_BCHW)
+        if not len(pictures):
+            raise ImageError("there are no pictures to train on; expected at least one.")
+        if validation_BCHW is not None:
+            self._check_batch(validation_BCHW, "the validation pictures")
         self._resume()
         log = TrainingLog(None if self.folder is None else self.folder / LOG_FILE, steps_done=self.step)
         order = BatchOrder(len(pictures), batch_size=options.batch_size, seed=options.seed)
@@ -128,15 +131,8 @@ class VQTrainer:
         self.model.eval()
         return log.entries
 
-    def _check_pictures(self, pictures: PictureSource, validation_BCHW: Tensor | None) -> None:
-        """Raise ``ImageError`` if the first picture, or one for validation, doesn't suit the model."""
-        if not len(pictures):
-            raise ImageError("there are no pictures to train on; expected at least one.")
-        self._check_batch(pictures.pixels([0], random_for(self.options.seed, "augment", 0)), "the pictures")
-        if validation_BCHW is not None:
-            self._check_batch(validation_BCHW, "the validation pictures")
-
     def _check_batch(self, pixels_BCHW: Tensor, name: str) -> None:
+        """Raise ``ImageError`` if pictures don't suit the model."""
         config = self.model.config
         check_training_batch(pixels_BCHW, name, channels=config.in_channels, stride=config.stride)
 
@@ -239,7 +235,9 @@ class VQTrainer:
         self.model.eval()
         for _ in range(max(1, math.ceil(options.kmeans_pictures / options.batch_size))):
             indices = random.integers(len(pictures), size=options.batch_size).tolist()
-            encoding = self.model.encode(pictures.pixels(indices, random).to(self.device))
+            pixels_BCHW = pictures.pixels(indices, random)
+            self._check_batch(pixels_BCHW, "the pictures for k-means")
+            encoding = self.model.encode(pixels_BCHW.to(self.device))
             latents.append(positions(encoding.latents_BDhw))
         self.model.train()
         self.codebook.place(torch.cat(latents), random)
