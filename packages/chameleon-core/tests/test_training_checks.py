@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from chameleon_core import ChameleonCoreError, ConfigError, ContextLengthError, VocabularyError, WeightsError
+from chameleon_core import (
+    ChameleonCoreError,
+    ConfigError,
+    ContextLengthError,
+    FileFormatError,
+    VocabularyError,
+    WeightsError,
+)
 from chameleon_core.testing import make_model
-from chameleon_core.training import DatasetError, TokenDataset, TokenDatasetWriter, TokenDocument, Trainer
+from chameleon_core.training import DatasetError, TokenDataset, TokenDatasetWriter, TokenDocument, Trainer, read_log
 from chameleon_core.training.options import TrainingOptions
 
 OPTIONS = TrainingOptions(steps=1, batch_size=1, warmup_steps=0, sequence_length=8)
@@ -132,3 +139,13 @@ def test_labels_outside_the_vocabulary_are_named(label: int) -> None:
 def test_input_ids_outside_the_vocabulary_are_named(token_id: int) -> None:
     with pytest.raises(VocabularyError, match=rf"outside the vocabulary: \[{token_id}\]; expected 0…63"):
         make_model()(torch.tensor([[1, token_id, 3]]))
+
+
+@pytest.mark.parametrize(
+    "line", [b"\xff", b"[" * 100_000, b'{"step": ' + b"1" * 5000 + b"}", b"[1]", b"null", b'{"step": true}', b'"step"']
+)
+def test_a_line_that_is_no_entry_of_a_log_is_named(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b"\n")
+    with pytest.raises(FileFormatError, match=r"log\.jsonl:2 is not a line of a training log"):
+        read_log(path)

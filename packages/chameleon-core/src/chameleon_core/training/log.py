@@ -32,16 +32,18 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Raises ``FileFormatError`` where any other line isn't one of a log.
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+    # Split as bytes: str.splitlines also splits at U+0085 and U+2028, which a JSON string may hold.
+    lines = Path(path).read_bytes().splitlines(keepends=True)
     entries = []
     for number, line in enumerate(lines, start=1):
-        if not line.endswith("\n"):
+        if not line.endswith(b"\n"):
             break
         try:
             entry = json.loads(line)
-            if not isinstance(entry["step"], int):
+            if type(entry["step"]) is not int:
                 raise TypeError
-        except (json.JSONDecodeError, TypeError, KeyError) as error:
+        # ValueError: not JSON, not UTF-8, or an integer of thousands of digits.
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise FileFormatError(
                 f"{path}:{number} is not a line of a training log: {line[:80]!r}. "
                 "Expected a JSON object with the integer 'step'; delete the line."
