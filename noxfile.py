@@ -148,6 +148,18 @@ def parity(session: nox.Session) -> None:
     run_tests(session, "tests/parity")
 
 
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Broken files of every format that is read: 200,000, or as the arguments say. (About 30 minutes.)
+
+    It fails where a reader raises something else than its package's errors, takes more than 5 s or 1 GB, or returns
+    numbers that aren't finite or ids out of range. ``nox -s fuzz -- --formats text- --inputs 5000`` reads fewer files.
+    The report is also written to fuzz-report.json. Not in CI.
+    """
+    install_workspace(session, "peft", "bitsandbytes", "vector-quantize-pytorch")
+    session.run("python", "-m", "tests.fuzz", "run", "--json", "fuzz-report.json", *session.posargs)
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     """The demo with what a user installs; writes a contact sheet into demo-output/. (2 minutes.)"""
