@@ -91,13 +91,14 @@ def test_the_version_is_that_of_the_distribution() -> None:
     [
         ("chameleon_backends.weights", "chameleon_backends.weight_quantizer"),
         ("chameleon_backends.quantizers.plain", "chameleon_backends.plain_weight"),
+        ("chameleon_backends.testing.laws", "chameleon_backends.testing.strategies"),
     ],
 )
 def test_a_module_that_moved_is_found_by_its_old_name(old: str, new: str) -> None:
     sys.modules.pop(old, None)
     with pytest.warns(DeprecationWarning, match=f"{old} is {new} now"):
         moved = importlib.import_module(old)
-    for name in ("WeightQuantizer", "PlainWeight"):
+    for name in ("WeightQuantizer", "PlainWeight", "LAWS"):
         assert getattr(moved, name, None) is getattr(importlib.import_module(new), name, None)
 
 
@@ -110,6 +111,7 @@ def test_a_module_that_moved_is_found_by_its_old_name(old: str, new: str) -> Non
         ("chameleon_backends.weight_quantizer", "LEFT_OUT", "weight_quantizer.MODULES_TO_NOT_CONVERT"),
         ("chameleon_backends.registry", "ATTENTION_HOOK", "registry.ATTENTION_BACKENDS_HOOK"),
         ("chameleon_backends.registry", "QUANTIZERS_HOOK", "registry.WEIGHT_QUANTIZERS_HOOK"),
+        ("chameleon_backends.quantizers.bnb", "LEFT_OUT", "quantizers.bnb.SKIP_MODULES"),
         ("chameleon_backends.quantizers.bnb", "NF4Quantizer", "quantizers.bnb_nf4.NF4Quantizer"),
         ("chameleon_backends.quantizers.bnb", "LLMInt8Quantizer", "quantizers.bnb_int8.LLMInt8Quantizer"),
     ],
@@ -152,3 +154,9 @@ def test_specs_and_quantizers_print_in_a_line() -> None:
 
 def test_help_begins_with_what_people_come_for() -> None:
     assert "get_attention_backend(" in (chameleon_backends.__doc__ or "").split("- ")[1]
+
+
+def test_why_unsupported_of_bitsandbytes_still_works() -> None:
+    bnb = importlib.import_module("chameleon_backends.quantizers.bnb")
+    with pytest.warns(DeprecationWarning, match="use why_missing and why_dtype_unsupported"):
+        assert bnb.why_unsupported(None) == bnb.why_missing()

@@ -93,6 +93,7 @@ __all__ = [
 moved_modules(
     {
         "chameleon_backends.quantizers.plain": "chameleon_backends.plain_weight",
+        "chameleon_backends.testing.laws": "chameleon_backends.testing.strategies",
         "chameleon_backends.weights": "chameleon_backends.weight_quantizer",
     }
 )

@@ -1,6 +1,6 @@
 """The portable layout of ``int4``: codes −8 … 7, two in a byte, and how they become a weight again.
 
-Shapes: O output features, I input features, G groups of a row, S codes of a group, J = I / 2 bytes of a row.
+Shapes: O output features, I input features, G groups of a row, U codes of a group, J = I / 2 bytes of a row.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ def split_codes(packed_OJ: Tensor) -> Tensor:
 
 def scale_codes(codes_OI: Tensor, scale_OG: Tensor) -> Tensor:
     """Multiply codes with the scales of their groups: the weight [O, I] in float32."""
-    groups_OGS = torch.unflatten(codes_OI.float(), 1, (scale_OG.shape[1], -1))
-    return groups_OGS.mul_(scale_OG.float()[..., None]).flatten(1)
+    groups_OGU = torch.unflatten(codes_OI.float(), 1, (scale_OG.shape[1], -1))
+    return groups_OGU.mul_(scale_OG.float()[..., None]).flatten(1)
