@@ -369,3 +369,12 @@ def test_a_message_without_a_role_is_an_error(message: Any) -> None:
 def test_a_message_without_content_is_an_error() -> None:
     with pytest.raises(DocumentError, match="content of message 0 is a NoneType"):
         turns_from_messages([{"role": "user"}])
+
+
+def test_an_error_of_an_error_has_one_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise TypeError("expected an int.")
+
+    monkeypatch.setattr("chameleon_text.documents.json.dumps", refuse)
+    with pytest.raises(DocumentError, match=r"can't hold: expected an int\.$"):
+        document_to_json(["a"])

@@ -288,11 +288,11 @@ def test_an_interruption_in_a_plugin_passes(install: Installer) -> None:
 @pytest.mark.parametrize(
     ("new", "said"),
     [
-        ("return [3 for _ in segments]; [[self.begin", "returned ids that are none"),
+        ("return [3 for _ in segments]; [[self.begin", "returned invalid ids"),
         ("return []; [[self.begin", "returned 0 rows of ids for 1 segments"),
         ("return None; [[self.begin", "failed, encoding segments: TypeError"),
         ("return [[4, self.begin", "returned the id 4, which isn't one of its ids"),
-        ("return [[1.5", "returned ids that are none"),
+        ("return [[1.5", "returned invalid ids"),
     ],
 )
 def test_ids_that_a_codec_may_not_write_are_an_error_that_names_it(new: str, said: str, install: Installer) -> None:

@@ -147,7 +147,7 @@ def test_an_id_out_of_range_is_an_error(processor: ChameleonProcessor) -> None:
 
 
 def test_a_batch_where_one_row_is_expected_is_an_error(processor: ChameleonProcessor) -> None:
-    with pytest.raises(ConfigError, match="expected one row"):
+    with pytest.raises(ConfigError, match=r"expected an id, found a list\. Pass one row"):
         processor.decode_document([[1, 2]])
 
 
@@ -201,8 +201,8 @@ def test_an_image_tokenizer_wins_over_an_image_processor(tokenizer: TextTokenize
     ("prompts", "count", "message"),
     [
         (["<image>", "<image><image>"], 2, r"2 pictures for 3 placeholders \(by prompt: 1, 2\)"),
-        (["a"], 1, r"1 pictures for 0 placeholders \(by prompt: 0\)"),
-        ("<image>", 0, r"0 pictures for 1 placeholders \(by prompt: 1\)"),
+        (["a"], 1, r"1 picture for 0 placeholders \(by prompt: 0\)"),
+        ("<image>", 0, r"0 pictures for 1 placeholder \(by prompt: 1\)"),
     ],
 )
 def test_a_wrong_number_of_pictures_is_an_error(

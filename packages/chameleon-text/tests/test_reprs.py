@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import sys
 import warnings
@@ -16,7 +17,11 @@ from hypothesis import strategies as st
 
 import chameleon_text
 from chameleon_text import ChameleonProcessor, Document, Image, Segment, Special, Text, TextTokenizer, TrainingExample
+from chameleon_text.codecs import CodecContext, ImageCodec, TextCodec
+from chameleon_text.templates import Chat, Completion
 from chameleon_text.testing import FakeImageTokenizer, documents, make_tokenizer, texts
+from chameleon_text.tokenizer import StreamDecoder
+from chameleon_text.vocabulary import Vocabulary, is_special_name
 
 
 def test_a_tokenizer_and_its_vocabulary_are_counted(tokenizer: TextTokenizer) -> None:
@@ -136,3 +141,37 @@ def test_old_names_still_work_with_a_warning(module: str, old: str, new: str) ->
         assert value == getattr(holder, new)
     with pytest.raises(AttributeError, match="no attribute 'NO_SUCH_NAME'"):
         _ = holder.NO_SUCH_NAME
+
+
+def test_templates_and_a_stream_have_no_address(tokenizer: TextTokenizer) -> None:
+    assert repr(Chat()) == "Chat()"
+    assert repr(Completion()) == "Completion()"
+    stream = StreamDecoder(tokenizer)
+    assert repr(stream) == "StreamDecoder(skip_special_tokens=False, bytes waiting: 0)"
+
+
+def test_codecs_are_counted(tokenizer: TextTokenizer) -> None:
+    vocabulary = Vocabulary.from_token_ids(tokenizer.token_ids, special_ids=tokenizer.special_ids)
+    context = CodecContext(tokenizer=tokenizer, vocabulary=vocabulary, image_tokenizer=None, image_seq_length=4)
+    assert repr(TextCodec(context)) == f"TextCodec({len(vocabulary.text_ids):,} ids)"
+    assert repr(ImageCodec(context)) == f"ImageCodec({vocabulary.num_codes:,} codes, 4 for each picture)"
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("batch", "as_tensor", "batch.integers_as"),
+        ("tokenizer", "BYTE_LETTERS", "tokenizer_file.BYTE_LETTERS"),
+        ("processor", "PUBLISHED_SEQUENCE_LENGTH", "document_processor.PUBLISHED_SEQUENCE_LENGTH"),
+    ],
+)
+def test_an_old_name_is_the_new_one(module: str, old: str, new: str) -> None:
+    owner, _, name = f"chameleon_text.{new}".rpartition(".")
+    with pytest.warns(DeprecationWarning, match=name):
+        found = getattr(importlib.import_module(f"chameleon_text.{module}"), old)
+    assert found is getattr(importlib.import_module(owner), name)
+
+
+def test_is_special_name_still_works() -> None:
+    with pytest.warns(DeprecationWarning, match="special_names"):
+        assert is_special_name("<s>")

@@ -102,7 +102,9 @@ def make_batch(
     choice("return_tensors", return_tensors, ("np", "pt", None))
     lengths = [len(row) for row in rows]
     if return_tensors and not padding and len(set(lengths)) > 1:
-        raise ConfigError(f"rows of {lengths} ids make no tensor: pass padding=True, or return_tensors=None for lists.")
+        raise ConfigError(
+            f"rows of {lengths} ids don't form a tensor: pass padding=True, or return_tensors=None for lists."
+        )
     length = max(lengths, default=0) if padding else None
     columns: dict[str, list[list[int]]] = {
         "input_ids": _padded(rows, pad_id, length, padding_side),
@@ -110,17 +112,17 @@ def make_batch(
     }
     if labels is not None:
         columns["labels"] = _padded(labels, IGNORE_INDEX, length, padding_side)
-    return {name: _as_tensor(column, return_tensors) for name, column in columns.items()}
+    return {name: integers_as(column, return_tensors) for name, column in columns.items()}
 
 
 def one_row(ids: Any) -> list[int]:
     """Return one row of ids, a list, an array or a tensor, as a list. Raises ``ConfigError`` for anything else."""
     if isinstance(ids, (str, bytes, bytearray, Mapping, Set)):
-        raise ConfigError(f"a {type(ids).__name__} is no row of ids, expected a list of integers or an array.")
+        raise ConfigError(f"a {type(ids).__name__} is not a row of ids, expected a list of integers or an array.")
     try:
         row = list(ids.tolist() if hasattr(ids, "tolist") else ids)
     except TypeError as error:
-        raise ConfigError(f"a {type(ids).__name__} is no row of ids, expected a list of integers.") from error
+        raise ConfigError(f"a {type(ids).__name__} is not a row of ids, expected a list of integers.") from error
     return row if all(type(each) is int for each in row) else [one_id(each) for each in row]
 
 
@@ -130,8 +132,8 @@ def one_id(value: Any) -> int:
         with contextlib.suppress(TypeError, ValueError, RuntimeError):  # ValueError and RuntimeError are tensors'
             return operator.index(value)
     raise ConfigError(
-        f"found a {type(value).__name__} where an id belongs, expected one row of integer ids. Decode a batch row by "
-        "row, or with batch_decode."
+        f"expected an id, found a {type(value).__name__}. Pass one row of integer ids; decode a batch row by row, or "
+        "with batch_decode."
     )
 
 
@@ -145,7 +147,8 @@ def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     raise ConfigError(f"{message} Did you mean {close[0]!r}?" if close else message)
 
 
-def _as_tensor(values: list[list[int]], kind: TensorKind | None) -> Any:
+def integers_as(values: Any, kind: TensorKind | None) -> Any:
+    """Return integers as they are (None), as an int64 array, or as an int64 tensor."""
     if kind is None:
         return values
     if kind == "np":
@@ -172,4 +175,4 @@ def _torch() -> Any:
 
 
 if not TYPE_CHECKING:  # or type checkers would believe that the module has every name
-    __getattr__ = moved_names(__name__, {"IGNORED": f"{__name__}:IGNORE_INDEX"})
+    __getattr__ = moved_names(__name__, {"IGNORED": f"{__name__}:IGNORE_INDEX", "as_tensor": f"{__name__}:integers_as"})

@@ -44,7 +44,7 @@ class CodecTable:
                 with plugin_call(owner, "being read"):
                     reason = self._admit(spec, given[spec.name], owner)
                 if reason is not None:
-                    raise ConfigError(f"{owner}: {reason}")
+                    raise ConfigError(f"{owner}: {reason.removesuffix('.')}.")
             else:
                 reason = self._install(spec, context)
             if reason is not None:
@@ -75,7 +75,7 @@ class CodecTable:
         try:
             rows = [one_row(ids) for ids in encoded]
         except ConfigError as error:
-            raise BrokenPluginError(f"{owner} returned ids that are none: {error}") from error
+            raise BrokenPluginError(f"{owner} returned invalid ids: {error}") from error
         if id(codec) in self._checked:
             for token_id in (each for row in rows for each in row):
                 if self._owners.get(token_id) is not codec:
@@ -113,7 +113,7 @@ class CodecTable:
             wrong(
                 owner,
                 f"the end {end} for a segment that begins at position {start} of {len(ids)} ids; it must read one id "
-                "at least, and none that isn't there.",
+                "at least, and end within the ids.",
             )
         return segment, end
 

@@ -99,6 +99,9 @@ class TextCodec:
         self.ids = context.vocabulary.text_ids
         self._tokenizer = context.tokenizer
 
+    def __repr__(self) -> str:
+        return f"TextCodec({len(self.ids):,} ids)"
+
     def encode(self, segments: Sequence[Text]) -> list[list[int]]:
         """Return the ids of each text."""
         return [self._tokenizer.encode(segment.text) for segment in segments]
@@ -124,6 +127,10 @@ class ImageCodec:
         self._code_ids = frozenset(vocabulary.code_to_id.tolist())
         markers = {vocabulary.begin_image_id, vocabulary.end_image_id, vocabulary.image_placeholder_id}
         self.ids = self._code_ids | markers
+
+    def __repr__(self) -> str:
+        reads = "" if self._image_tokenizer is None else ", reads and draws pictures"
+        return f"ImageCodec({len(self._code_ids):,} codes, {len(self._placeholders):,} for each picture{reads})"
 
     def encode(self, segments: Sequence[Image]) -> list[list[int]]:
         """Return the ids of each picture; those that have no codes yet are read as one batch.

@@ -199,7 +199,7 @@ class DocumentProcessor(Sealed):
 
 def _sequence_length(given: int | None, image_tokenizer: ImageTokenizerLike | None) -> int:
     if given is not None and (isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MAX_LENGTH):
-        raise ConfigError(f"image_seq_length is {given!r:.80}, expected an integer from 1 to {MAX_LENGTH:,}.")
+        raise ConfigError(f"image_seq_length is {given!r:.80}, expected an integer in 1…{MAX_LENGTH:,}.")
     if image_tokenizer is None:
         return PUBLISHED_SEQUENCE_LENGTH if given is None else given
     if given is not None and given != image_tokenizer.tokens_per_image:

@@ -38,7 +38,9 @@ def document_to_json(document: object) -> str:
     except UnicodeEncodeError as error:
         raise DocumentError(HALF_OF_A_PAIR) from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise DocumentError(f"a segment of the document has a value that JSON can't hold: {error}.") from error
+        raise DocumentError(
+            f"a segment of the document has a value that JSON can't hold: {str(error).removesuffix('.')}."
+        ) from error
     return text
 
 

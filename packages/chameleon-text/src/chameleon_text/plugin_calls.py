@@ -35,7 +35,9 @@ def plugin_call(owner: str, doing: str) -> Iterator[None]:
         if isinstance(error, ChameleonTextError) or _is_siblings(type(error)):
             error.add_note(f"Raised by {owner}, {doing}.")
             raise
-        raise BrokenPluginError(f"{owner} failed, {doing}: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}".rstrip(": ")
+        period = "" if reason.endswith((".", "?", "!")) else "."
+        raise BrokenPluginError(f"{owner} failed, {doing}: {reason}{period}") from error
 
 
 def wrong(owner: str, what: str) -> NoReturn:

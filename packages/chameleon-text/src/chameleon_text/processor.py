@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from ._moved import moved_names
 from .batch import PaddingSide, ProcessorBatch, TensorKind, choice, make_batch, one_row
 from .codecs import NO_IMAGE_READER, ImageTokenizerLike, SegmentCodec
 from .document_processor import DocumentProcessor
@@ -145,7 +146,9 @@ class ChameleonProcessor(DocumentProcessor):
         prompts = as_texts("text", text)
         replies = None if answers is None else as_texts("answers", answers)
         if replies is not None and len(replies) != len(prompts):
-            raise ConfigError(f"there are {len(prompts)} prompts and {len(replies)} answers. Pass as many.")
+            raise ConfigError(
+                f"there are {len(prompts)} prompts and {len(replies)} answers. Pass one answer per prompt."
+            )
         choice("labels", labels, ("answer", "all", None))
         choice("padding", padding, (True, False, "longest"))
         if labels == "answer" and replies is None:
@@ -301,3 +304,9 @@ class ChameleonProcessor(DocumentProcessor):
                 f"the image processor returned a {type(processed).__name__} without 'pixel_values', expected a mapping."
             )
         return processed["pixel_values"]
+
+
+if not TYPE_CHECKING:  # or type checkers would believe that the module has every name
+    __getattr__ = moved_names(
+        __name__, {"PUBLISHED_SEQUENCE_LENGTH": "chameleon_text.document_processor:PUBLISHED_SEQUENCE_LENGTH"}
+    )

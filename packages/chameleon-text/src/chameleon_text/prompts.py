@@ -103,7 +103,8 @@ def place_pictures(documents: Sequence[Document], images: Any) -> list[Document]
     pictures = as_pictures(images)
     if sum(wanted) != len(pictures):
         raise ImageCountError(
-            f"{len(pictures)} pictures for {sum(wanted)} placeholders (by prompt: {', '.join(map(str, wanted))}). "
+            f"{_counted(len(pictures), 'picture')} for {_counted(sum(wanted), 'placeholder')} "
+            f"(by prompt: {', '.join(map(str, wanted))}). "
             "Pass one picture for each placeholder."
         )
     if isinstance(images, (list, tuple)) and images and all(isinstance(each, (list, tuple)) for each in images):
@@ -115,6 +116,10 @@ def place_pictures(documents: Sequence[Document], images: Any) -> list[Document]
             )
     waiting = iter(pictures)
     return [Document(_filled(document, waiting)) for document in documents]
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _segment(part: str, is_name: bool, image_token: str) -> Segment:

@@ -71,6 +71,9 @@ class Chat:
     ``</s>``.
     """
 
+    def __repr__(self) -> str:
+        return "Chat()"
+
     def render(self, turns: Sequence[Turn]) -> list[Piece]:
         """Return the segments of a conversation. Raises ``DocumentError`` for a role other than the two."""
         pieces: list[Piece] = []
@@ -106,6 +109,9 @@ class Completion:
     Turns simply follow each other, and an assistant's ends with ``</s>``, which makes pairs of prompt and completion
     to train on.
     """
+
+    def __repr__(self) -> str:
+        return "Completion()"
 
     def render(self, turns: Sequence[Turn]) -> list[Piece]:
         """Return the segments of the turns, one after the other."""

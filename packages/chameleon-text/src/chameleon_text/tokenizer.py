@@ -14,10 +14,11 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import tokenizer_file as file
 from ._files import replacing
+from ._moved import moved_names
 from .batch import one_id, one_row
 from .errors import ConfigError, EncodingError, FileFormatError, TokenizerWarning, VocabularyError
 from .json_reader import parse_json, read_json_object, writing
@@ -238,6 +239,10 @@ class StreamDecoder:
         self._skip_special_tokens = skip_special_tokens
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
+    def __repr__(self) -> str:
+        waiting = len(self._decoder.getstate()[0])
+        return f"StreamDecoder(skip_special_tokens={self._skip_special_tokens}, bytes waiting: {waiting})"
+
     def push(self, token_id: int) -> str:
         """Return the characters that this id completes, often none."""
         return self._decoder.decode(self._tokenizer.token_bytes(token_id, self._skip_special_tokens))
@@ -253,3 +258,7 @@ def _again(text: str, source: str) -> TextTokenizer:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TokenizerWarning)  # it was warned of when the original was made
         return TextTokenizer(json.loads(text), source=source)
+
+
+if not TYPE_CHECKING:  # or type checkers would believe that the module has every name
+    __getattr__ = moved_names(__name__, {"BYTE_LETTERS": "chameleon_text.tokenizer_file:BYTE_LETTERS"})

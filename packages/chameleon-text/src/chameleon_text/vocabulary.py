@@ -14,13 +14,14 @@ Which names are special is one rule, which ``chameleon_core.layout`` keeps too:
 Names alone, a ``vocabulary_map`` for instance, tell nothing of flags and merges; only the first two points and the last
 apply to them. Where there is a tokenizer, ``TextTokenizer.special_ids`` has the full verdict.
 
-Shapes: Z picture codes in all, V ids in all, N codes or ids of a row.
+Shapes: Z picture codes in all, V ids in all, N codes of a picture, T ids or values of a row.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -74,6 +75,14 @@ def special_names(names: Iterable[str], *, flagged: Collection[str] = (), text: 
         if code_of_name(name) is None
         and (name in _ALWAYS_SPECIAL or name in flagged or (name.startswith("<") and name != "<" and name not in text))
     )
+
+
+def is_special_name(name: str) -> bool:
+    """Deprecated: use ``special_names``, which knows required names and picture codes, too."""
+    warnings.warn(
+        f"{__name__}.is_special_name is deprecated; use {__name__}.special_names.", DeprecationWarning, stacklevel=2
+    )
+    return name.startswith("<") and name != "<"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -206,28 +215,28 @@ class Vocabulary:
 
     def ids_to_codes(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> list[int]:
         """Return the codes of picture ids. Raises ``VocabularyError`` for an id that isn't a picture code's."""
-        ids_N = _one_row(ids, "ids")
-        known_N = (ids_N >= 0) & (ids_N < len(self))
-        codes_N = np.where(known_N, self.id_to_code[np.where(known_N, ids_N, 0)], -1)
-        if (codes_N < 0).any():
-            position = int((codes_N < 0).argmax())
-            raise VocabularyError(f"id {ids_N[position]} at position {position} is not a picture code's.")
-        codes: list[int] = codes_N.tolist()
+        ids_T = _one_row(ids, "ids")
+        known_T = (ids_T >= 0) & (ids_T < len(self))
+        codes_T = np.where(known_T, self.id_to_code[np.where(known_T, ids_T, 0)], -1)
+        if (codes_T < 0).any():
+            position = int((codes_T < 0).argmax())
+            raise VocabularyError(f"id {ids_T[position]} at position {position} is not a picture code's.")
+        codes: list[int] = codes_T.tolist()
         return codes
 
 
 def _one_row(values: object, what: str) -> npt.NDArray[np.int64]:
     """Return a row of integers as int64. Raises ``VocabularyError`` for floats, bools, strings and other shapes."""
     try:
-        values_N = np.asarray(values)
-        values_N = values_N.astype(np.int64) if values_N.size == 0 else values_N
+        values_T = np.asarray(values)
+        values_T = values_T.astype(np.int64) if values_T.size == 0 else values_T
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors of other devices
         raise VocabularyError(f"{what} must be one row of integers, not {type(values).__name__}: {error}.") from error
-    if values_N.ndim != 1 or values_N.dtype.kind not in "iu":
-        raise VocabularyError(f"{what} must be one row of integers, not shape {values_N.shape} of {values_N.dtype}.")
-    if values_N.dtype.kind == "u":
-        values_N = np.minimum(values_N, np.iinfo(np.int64).max)
-    return values_N.astype(np.int64)
+    if values_T.ndim != 1 or values_T.dtype.kind not in "iu":
+        raise VocabularyError(f"{what} must be one row of integers, not shape {values_T.shape} of {values_T.dtype}.")
+    if values_T.dtype.kind == "u":
+        values_T = np.minimum(values_T, np.iinfo(np.int64).max)
+    return values_T.astype(np.int64)
 
 
 def check_one_to_one(token_ids: Mapping[str, int]) -> None:
