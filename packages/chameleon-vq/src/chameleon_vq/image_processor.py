@@ -6,6 +6,7 @@ Two published implementations round differently; the default is bit-identical to
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -116,9 +117,12 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
         """Raise ``ConfigError`` if a size has other keys than expected or is too large, or a constant isn't finite."""
         if set(self.size) not in SIZES:
             allowed = ", ".join("{" + ", ".join(sorted(keys)) + "}" for keys in SIZES)
-            raise ConfigError(f"size has the keys {sorted(self.size)}; expected one of {allowed}.")
+            known = sorted(set().union(*SIZES))
+            hint = _closest(self.size, known)
+            raise ConfigError(f"size has the keys {sorted(self.size)}; expected one of {allowed}.{hint}")
         if set(self.crop_size) != {"height", "width"}:
-            raise ConfigError(f"crop_size has the keys {sorted(self.crop_size)}; expected height and width.")
+            hint = _closest(self.crop_size, ["height", "width"])
+            raise ConfigError(f"crop_size has the keys {sorted(self.crop_size)}; expected height and width.{hint}")
         for name in ("rescale_factor", "image_mean", "image_std"):
             if not np.isfinite(getattr(self, name)).all():
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected finite numbers.")
@@ -324,3 +328,10 @@ def _per_channel(name: str, value: float | tuple[float, ...], channels: int) -> 
             f"{name} has {len(values)} values, expected one for each of the picture's {channels} channels."
         )
     return values
+
+
+def _closest(given: Iterable[str], known: list[str]) -> str:
+    """Return a hint for the keys that aren't known and are like one that is."""
+    wrong = [name for name in given if name not in known]
+    close = [match for name in wrong for match in difflib.get_close_matches(name, known, n=1)]
+    return f" Did you mean {' and '.join(map(repr, close))}?" if close else ""

@@ -19,7 +19,7 @@ from .quantizers.contract import VectorQuantizer
 from .registry import make_quantizer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class VQEncoding:
     """What ``ChameleonVQVAE.encode`` returns."""
 
@@ -34,8 +34,14 @@ class VQEncoding:
     usage: Tensor
     """How often each code was chosen: int64 [Z]."""
 
+    def __repr__(self) -> str:
+        return (
+            f"VQEncoding(codes {_shape(self.codes_Bhw)}, latents {_shape(self.latents_BDhw)}, "
+            f"quantized {_shape(self.quantized_BDhw)}, loss {_shape(self.loss)}, usage {_shape(self.usage)})"
+        )
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class VQReconstruction:
     """What ``ChameleonVQVAE.forward`` returns."""
 
@@ -43,6 +49,13 @@ class VQReconstruction:
     """The decoded pixels, about −1…1."""
     encoding: VQEncoding
     """The encoding that they were decoded from."""
+
+    def __repr__(self) -> str:
+        return f"VQReconstruction(pixels {_shape(self.pixels_BCHW)}, {self.encoding!r})"
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
 
 
 class ChameleonVQVAE(nn.Module):

@@ -5,9 +5,12 @@ Shapes: B pictures, D width of a latent, h w latent grid, M = B·h·w positions,
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
+from .._moved import moved_names
 from ..config import ChameleonVQVAEConfig
 from ..hookspecs import HOOK_API_VERSION
 from ..plugins import PluginSpec
@@ -104,3 +107,7 @@ SPEC = PluginSpec(
     summary="the nearest of learned entries, trained by gradient (Chameleon's own)",
     unsupported=CodebookOptions.problem,
 )
+
+
+if not TYPE_CHECKING:  # or type checkers would believe that the module has every name
+    __getattr__ = moved_names(__name__, {"POSITIONS_AT_ONCE": f"{__name__}:CHUNK"})

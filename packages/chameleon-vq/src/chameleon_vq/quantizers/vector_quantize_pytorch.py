@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
+from .._moved import moved_names
 from ..config import ChameleonVQVAEConfig
 from ..errors import ConfigError
 from ..hookspecs import HOOK_API_VERSION
@@ -197,3 +198,7 @@ SPEC = PluginSpec(
     unavailable=unavailable,
     unsupported=unsupported,
 )
+
+
+if not TYPE_CHECKING:  # or type checkers would believe that the module has every name
+    __getattr__ = moved_names(__name__, {"why_refused": f"{__name__}:unsupported"})

@@ -29,6 +29,10 @@ class TrainingLog:
         with writing(self.path), replacing(self.path) as temporary:
             temporary.write_text("".join(map(_line, self.entries)), encoding="utf-8")
 
+    def __repr__(self) -> str:
+        path = None if self.path is None else str(self.path)
+        return f"TrainingLog({path!r}, {len(self.entries)} entries)"
+
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add an entry; it is on disk when this returns, so that another program can follow the run."""
         self.entries.append(dict(entry))

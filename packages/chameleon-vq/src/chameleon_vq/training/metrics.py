@@ -17,6 +17,7 @@ from ..errors import ImageError, MissingPackageError
 from ..model import ChameleonVQVAE
 from ..quantizers import VectorQuantizer
 from ..quantizers.contract import count_codes
+from ._old_names import renamed_arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,13 @@ class Quality:
     """
 
 
+@renamed_arguments(pixels_NCHW="pixels_BCHW")
 def to_levels(pixels_BCHW: Tensor) -> Tensor:
     """Round pixels in −1…1 to the nearest of 256 levels: uint8 of the same shape."""
     return ((pixels_BCHW.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
+@renamed_arguments(pixels_NCHW="pixels_BCHW")
 @torch.no_grad()
 def measure(model: ChameleonVQVAE, pixels_BCHW: Tensor, *, batch_size: int = 32) -> Quality:
     """Encode and decode pictures and compare them with the originals.
@@ -66,6 +69,7 @@ def measure(model: ChameleonVQVAE, pixels_BCHW: Tensor, *, batch_size: int = 32)
     return Quality(float(psnr), float(ssim), *codebook_figures(usage_QZ))
 
 
+@renamed_arguments(real_NCHW="real_BCHW", drawn_NCHW="drawn_BCHW")
 def compare(real_BCHW: Tensor, drawn_BCHW: Tensor) -> list[tuple[float, float]]:
     """Return the PSNR in dB and the SSIM of each pair of uint8 pictures. A perfect copy counts as 100 dB."""
     try:

@@ -22,6 +22,9 @@ class BatchOrder:
         # A step touches one pass or two; more only where it is larger than a pass.
         self._permutation = lru_cache(maxsize=2)(self._draw)
 
+    def __repr__(self) -> str:
+        return f"BatchOrder({self.num_samples}, batch_size={self.batch_size}, seed={self.seed})"
+
     def batch(self, step: int) -> list[int]:
         """Return the indices of the samples of a step, counted from 0."""
         first = step * self.batch_size

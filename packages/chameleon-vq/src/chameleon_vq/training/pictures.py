@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._moved import moved_names
 from ..errors import ImageError
 from ._old_names import Order as _Order
+from ._old_names import renamed_arguments
 
 
 class PictureSource(Protocol):
@@ -69,6 +71,7 @@ def check_training_batch(pixels_BCHW: object, name: str, *, channels: int, strid
 class TensorPictures:
     """Pictures in memory: uint8 [B, C, H, W], or float in −1…1. ``mirror`` flips each one with probability 1/2."""
 
+    @renamed_arguments(pixels_NCHW="pixels_BCHW")
     def __init__(self, pixels_BCHW: Tensor, *, mirror: bool = False) -> None:
         if not isinstance(pixels_BCHW, Tensor) or pixels_BCHW.layout != torch.strided or pixels_BCHW.is_meta:
             raise ImageError(f"expected a tensor [B, C, H, W] with dense values, got {type(pixels_BCHW).__name__}.")
@@ -79,6 +82,11 @@ class TensorPictures:
                 check_training_pixels(pixels_BCHW[start : start + _CHECKED_TOGETHER], "the pictures")
         self._pixels_BCHW = pixels_BCHW
         self._mirror = mirror
+
+    def __repr__(self) -> str:
+        pixels_BCHW = self._pixels_BCHW
+        dtype = str(pixels_BCHW.dtype).removeprefix("torch.")
+        return f"TensorPictures({list(pixels_BCHW.shape)}, {dtype}, mirror={self._mirror})"
 
     def __len__(self) -> int:
         return len(self._pixels_BCHW)
@@ -93,7 +101,12 @@ class TensorPictures:
         return pixels_BCHW
 
 
+_moved_name = moved_names(__name__, {"random_for": "chameleon_vq.training.order:random_for"})
+
+
 def __getattr__(name: str) -> Any:
+    if name == "random_for":
+        return _moved_name(name)
     if name != "Order":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn(

@@ -81,6 +81,10 @@ class VQTrainer:
         self.seconds = 0.0
         self.codebook = CodebookCare(model.quantize, self.optimizer, self.device)
 
+    def __repr__(self) -> str:
+        folder = None if self.folder is None else str(self.folder)
+        return f"VQTrainer(step {self.step}, {self.device}, folder={folder!r}, {self.options!r})"
+
     def fit(
         self,
         pictures: PictureSource,
