@@ -3,7 +3,7 @@
 A small convolutional network that names a picture. It never sees the image tokenizer, the transformer or a withheld
 picture; its accuracy on withheld pictures is the most that it can measure of drawings.
 
-Shapes: B pictures of a batch, J pictures of the data set, C channels, H W pixels, V names.
+Shapes: B pictures of a batch, J pictures of the data set, C channels, H W pixels, U names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LEARNING_RATE = 2e-3
 
 
 class Judge(nn.Module):
-    """Classifies pictures: pixels [B, 3, 64, 64] in 0…1 to one logit per name [B, V]."""
+    """Classifies pictures: pixels [B, 3, 64, 64] in 0…1 to one logit per name [B, U]."""
 
     def __init__(self, names: Sequence[str], widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Judge(nn.Module):
         )
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        """Return the logits [B, V]."""
+        """Return the logits [B, U]."""
         return self.head(self.features(2 * pixels_BCHW - 1))
 
     @torch.no_grad()
@@ -71,8 +71,8 @@ class Judge(nn.Module):
         names = []
         for start in range(0, len(pictures_BHWC), BATCH):
             part_BHWC = np.ascontiguousarray(pictures_BHWC[start : start + BATCH])
-            logits_BV = self(torch.from_numpy(part_BHWC).permute(0, 3, 1, 2).float() / 255)
-            names += [self.names[index] for index in logits_BV.argmax(dim=1).tolist()]
+            logits_BU = self(torch.from_numpy(part_BHWC).permute(0, 3, 1, 2).float() / 255)
+            names += [self.names[index] for index in logits_BU.argmax(dim=1).tolist()]
         return names
 
     def save(self, folder: Path) -> None:

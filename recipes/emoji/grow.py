@@ -4,7 +4,7 @@ With twice as many entries from the start, each would learn from half as many la
 already learned, they cost nothing, and the decoder, whose codebook moved during training, decodes them without more
 training.
 
-Shapes: B pictures, D latent width, h w latent grid, M latents, Z entries.
+Shapes: B pictures, D latent width, h w latent grid, M flattened latents, Z entries.
 """
 
 from __future__ import annotations
