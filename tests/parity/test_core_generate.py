@@ -124,7 +124,7 @@ def test_options_that_both_sides_have(make_pair: PairMaker, options: dict[str, A
 
 
 def test_ids_after_prompts_with_pictures(make_pair: PairMaker) -> None:
-    """The reference's own example: placeholders, and pixels beside them."""
+    """The model documentation's own example: placeholders, and pixels beside them."""
     pair = make_pair(**VOCABULARY)
     vqvae = ChameleonVQVAE(ChameleonVQVAEConfig.from_dict(pair.ours.config.vq_config)).eval()
     missing, unexpected = vqvae.load_state_dict(pair.theirs.model.vqmodel.state_dict(), strict=False)
