@@ -172,6 +172,12 @@ def test_unknown_keys_of_a_file_are_reported_kept_and_written_back() -> None:
             "GenerationOptions has no field 'temprature'. Did you mean 'temperature'?",
         ),  # type: ignore[call-arg]
         (lambda: GenerationOptions().replace(temprature=1), "Did you mean 'temperature'?"),  # type: ignore[call-arg]
+        (lambda: GenerationOptions(max_length=9), "GenerationOptions has no field 'max_length': use max_new_tokens,"),  # type: ignore[call-arg]
+        (lambda: GenerationOptions().replace(guidance_scale=3), "use guidance_text and guidance_image"),  # type: ignore[call-arg]
+        (lambda: GenerationOptions.published(eos_token_id=2), "use stop_ids"),  # type: ignore[call-arg]
+        (lambda: GenerationOptions(streamer=None), "use stream_ids of the model, or Chameleon.stream"),  # type: ignore[call-arg]
+        (lambda: GenerationOptions(stopping_criteria=[]), "use stop_strings or stop_ids, or should_stop"),  # type: ignore[call-arg]
+        (lambda: GenerationOptions(num_return_sequences=2), "repeat the prompt in a batch"),  # type: ignore[call-arg]
         (lambda: GenerationOptions.published(xyz=1), "GenerationOptions has no field 'xyz'. The fields are do_sample,"),  # type: ignore[call-arg]
         (lambda: TrainingOptions(steps=1, zloss=0), "TrainingOptions has no field 'zloss'. Did you mean 'z_loss'?"),  # type: ignore[call-arg]
         (lambda: Quantization("int4", skp=()), "Quantization has no field 'skp'. Did you mean 'skip'?"),  # type: ignore[call-arg]

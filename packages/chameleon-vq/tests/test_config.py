@@ -96,6 +96,10 @@ def test_an_unknown_key_is_reported_with_the_closest_name_and_kept() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        (
+            {"attn_type": "vanila"},
+            r"attn_type: .*, allowed: \['vanilla', 'none'\] or None; got 'vanila'\. Did you mean 'vanilla'\?",
+        ),
         ({"embed_dim": 0}, r"embed_dim: Expected `int` >= 1; got 0"),
         ({"embed_dim": "many"}, "embed_dim: Expected `int`, got `str`"),
         ({"dropout": 1.0}, "dropout: Expected `float` < 1.0"),

@@ -6,8 +6,9 @@ from __future__ import annotations
 import difflib
 import functools
 import warnings
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType, NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -34,7 +35,7 @@ class ConfigMeta(msgspec.StructMeta):
         try:
             made: T = msgspec.StructMeta.__call__(cls, *args, **fields)
         except TypeError as error:
-            raise unknown_fields(cls.__name__, fields, cls.__struct_fields__) or error from None  # type: ignore[attr-defined]
+            raise unknown_fields(cls.__name__, fields, cls.__struct_fields__, cls.elsewhere) or error from None  # type: ignore[attr-defined]
         return made
 
 
@@ -54,6 +55,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
 
     aliases: ClassVar[Mapping[str, str]] = {}
     """Other names under which published files give a field."""
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Names that other libraries have for what is done here in another way, and that way, as a clause of an error."""
     known_extras: ClassVar[frozenset[str]] = frozenset()
     """Entries that published files are expected to have beyond the fields, kept without a warning."""
 
@@ -113,7 +116,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
 
     def replace(self: C, **changes: Any) -> C:
         """Return a copy with some fields changed, checked again."""
-        error = unknown_fields(type(self).__name__, changes, self.__struct_fields__)
+        error = unknown_fields(type(self).__name__, changes, self.__struct_fields__, self.elsewhere)
         if error is not None:
             raise error
         return msgspec.structs.replace(self, **changes)
@@ -152,12 +155,20 @@ def rejects_unknown_fields(cls: type[T]) -> type[T]:
     return cls
 
 
-def unknown_fields(owner: str, given: Iterable[str], known: Iterable[str]) -> ConfigError | None:
-    """Return the error, with the closest names, where ``given`` has names that aren't fields of ``owner``."""
+def unknown_fields(
+    owner: str, given: Iterable[str], known: Iterable[str], elsewhere: Mapping[str, str] = MappingProxyType({})
+) -> ConfigError | None:
+    """Return the error where ``given`` has names that aren't fields of ``owner``.
+
+    It says what replaces a name in ``elsewhere``, and otherwise which names are the closest.
+    """
     names = sorted(set(known) - {"extras"})
     unknown = [name for name in given if name not in names and name != "extras"]
     if not unknown:
         return None
+    for name in unknown:
+        if name in elsewhere:
+            return ConfigError(f"{owner} has no field {name!r}: {elsewhere[name]}")
     found = f"{owner} has no field{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, unknown))}."
     close = [match for name in unknown for match in difflib.get_close_matches(name, names, n=1)]
     if close:
@@ -171,13 +182,34 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
 
 def _choices(annotation: Any) -> str:
     # msgspec says that a value isn't one of a Literal's, but not what they are.
-    return f", allowed: {list(get_args(annotation))}" if get_origin(annotation) is Literal else ""
+    choices = _literals(annotation)
+    if not choices:
+        return ""
+    others = [each for each in _members(annotation) if get_origin(each) is not Literal]
+    names = ["None" if each is NoneType else getattr(each, "__name__", str(each)) for each in others]
+    return f", allowed: {' or '.join([str(choices), *names])}"
 
 
 def _suggestion(given: Any, annotation: Any) -> str:
-    choices = get_args(annotation) if get_origin(annotation) is Literal else ()
-    close = difflib.get_close_matches(str(given), map(str, choices), n=1)
+    close = difflib.get_close_matches(str(given), map(str, _literals(annotation)), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _literals(annotation: Any) -> list[Any]:
+    """Return the values of the Literals that an annotation is or has in a union."""
+    return [value for each in _members(annotation) if get_origin(each) is Literal for value in get_args(each)]
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    """Yield the types of a union, and of unions in it; a type that isn't one is its only member."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _members(get_args(annotation)[0])
+    elif origin is Union or origin is UnionType:
+        for each in get_args(annotation):
+            yield from _members(each)
+    else:
+        yield annotation
 
 
 def _with_hints(unknown: list[str], names: set[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, TypedDict, Unpack
 
 from msgspec import Meta
@@ -45,10 +46,10 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     """What may be written: "text", "image" (one picture) or "interleaved" (text in which the model begins pictures);
     "text" by default."""
     max_new_tokens: Count | None = None
-    """The most ids to write, those of pictures (begin-image, codes, end-image) included, ≥ 1. None, the default, is one
-    picture for "image", and otherwise what remains of the context."""
+    """The maximum number of ids to write, including those of pictures (begin-image, codes, end-image), ≥ 1. None, the
+    default, is one picture for "image", and otherwise what remains of the context."""
     max_images: Natural | None = None
-    """The most pictures of an interleaved document, ≥ 0; None, the default, sets no limit."""
+    """The maximum number of pictures of an interleaved document, ≥ 0; None, the default, sets no limit."""
     do_sample: bool = False
     """Whether ids are sampled; False, the default, takes the likeliest id."""
     temperature: Temperature = 1.0
@@ -86,6 +87,16 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     stop_strings: tuple[str, ...] = ()
     """Texts that end a row once its new text contains one, none of them empty; none by default."""
 
+    elsewhere: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "eos_token_id": "use stop_ids, which add to those of the configuration.",
+            "guidance_scale": "use guidance_text and guidance_image, which guide pictures.",
+            "max_length": "use max_new_tokens, which doesn't count the prompt.",
+            "num_return_sequences": "repeat the prompt in a batch.",
+            "stopping_criteria": "use stop_strings or stop_ids, or should_stop, an argument of what generates.",
+            "streamer": "use stream_ids of the model, or Chameleon.stream.",
+        }
+    )
     known_extras: ClassVar[frozenset[str]] = frozenset(
         {
             "_from_model_config",
