@@ -12,6 +12,21 @@ import chameleon_core  # noqa: F401 - installs the finder
 
 (MODULES,) = (finder.moved for finder in sys.meta_path if "chameleon_core.layers" in getattr(finder, "moved", ()))
 NAMES = {
+    "pipeline.events.RowReader": "pipeline.row_reader.RowReader",
+    "formats.safetensors_files.deal_out": "formats.safetensors_files.split_into_shards",
+    "generation.repacked_head.MOST_ROWS": "generation.repacked_head.MAX_ROWS",
+    "generation.repacked_head.PIECES": "generation.repacked_head.NUM_GROUPS",
+    "generation.repacked_head.SMALLEST": "generation.repacked_head.MIN_ELEMENTS",
+    "generation.repacked_head.TurnedHead": "generation.repacked_head.RepackedHead",
+    "generation.repacked_head.TurnedRows": "generation.repacked_head.RepackedRows",
+    "generation.repacked_head.WIDEST": "generation.repacked_head.MAX_WIDTH",
+    "model.draw_weight": "model.transformer.init_weight",
+    "pipeline.CAPTION_QUESTION": "pipeline.chameleon.CAPTION_QUESTION",
+    "pipeline.PREPROCESSOR_FILE": "pipeline.chameleon.PREPROCESSOR_FILE",
+    "protocols.emoji_package": "optional_packages.emoji_package",
+    "quantization.OUTPUT_LAYER": "checkpoints.quantization_plan.OUTPUT_LAYER",
+    "quantization.naming": "checkpoints.quantization_plan.name_layer_in_errors",
+    "training.errors.train_extra": "training.errors.requires_extra",
     "checkpoints.GENERATION_FILE": "formats.GENERATION_FILE",
     "generation.sampling.draw": "generation.sampling.sample",
     "model.conditional_generation.ECOSYSTEM_ARGUMENTS": "model.ecosystem.ECOSYSTEM_ARGUMENTS",

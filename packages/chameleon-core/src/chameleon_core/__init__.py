@@ -176,6 +176,7 @@ moved_modules(
         "chameleon_core.documents": "chameleon_core.pipeline.documents",
         "chameleon_core.events": "chameleon_core.pipeline.events",
         "chameleon_core.siblings": "chameleon_core.protocols",
+        "chameleon_core.cli.table": "chameleon_core.cli.terminal",
         "chameleon_core.cache": "chameleon_core.model.cache",
         "chameleon_core.checkpoints.contract": "chameleon_core.formats.contract",
         "chameleon_core.checkpoints.hf": "chameleon_core.formats.hf",

@@ -140,6 +140,13 @@ if not TYPE_CHECKING:
         __name__,
         {
             name: f"chameleon_core.optional_packages:{name}"
-            for name in ("load_image_tokenizer", "load_processor", "missing_package", "text_package", "vq_package")
+            for name in (
+                "emoji_package",
+                "load_image_tokenizer",
+                "load_processor",
+                "missing_package",
+                "text_package",
+                "vq_package",
+            )
         },
     )

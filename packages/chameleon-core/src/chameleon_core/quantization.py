@@ -96,6 +96,7 @@ class QuantizationReport:
 
 
 @torch.no_grad()
+@translates_errors
 def quantization_report(
     reference: ChameleonForConditionalGeneration,
     quantized: ChameleonForConditionalGeneration,
@@ -185,8 +186,10 @@ if not TYPE_CHECKING:
     __getattr__ = moved_names(
         __name__,
         {
+            "OUTPUT_LAYER": "chameleon_core.checkpoints.quantization_plan:OUTPUT_LAYER",
             "RECORD": "chameleon_core.checkpoints.quantization_plan:QUANTIZATION_RECORD",
             "QuantizationPlan": "chameleon_core.checkpoints.quantization_plan:QuantizationPlan",
+            "naming": "chameleon_core.checkpoints.quantization_plan:name_layer_in_errors",
             "read_plan": "chameleon_core.checkpoints.quantization_plan:read_plan",
         },
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .._moved import moved_names
 from ..errors import ConfigError, FileFormatError
 from .contract import IMAGE_DECODER_PREFIX, StoredTensor
 
@@ -117,3 +118,12 @@ def _stored(file: Any, name: str, path: Path) -> StoredTensor:
         return tensor.clone() if tensor.data_ptr() % dtype.itemsize else tensor
 
     return StoredTensor(tuple(view.get_shape()), dtype, load)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(
+        __name__,
+        {
+            "deal_out": "chameleon_core.formats.safetensors_files:split_into_shards",
+        },
+    )

@@ -1,17 +1,20 @@
 """The output layer in the memory layout that is fastest for a few hidden states, as decoding has them.
 
-Shapes: R rows of hidden states, E hidden width, V vocabulary, A ids that may be chosen, G groups of O ids each.
+Shapes: R rows of hidden states, E hidden width, V vocabulary, A ids that may be chosen, G groups of J ids each.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chameleon_backends import QuantizedLinear
+
+from .._moved import moved_names
 
 # Where repacking pays on a CPU (torch 2.13): at a width of 256 a row of 65,536 logits takes a fraction of the time, at
 # 1,024 nearly as long as before. Eight rows are as fast either way, and so is a weight that fits the caches.
@@ -29,8 +32,8 @@ class RepackedRows:
     groups, where they wouldn't share the product of a single hidden state.
     """
 
-    groups_GEO: Tensor
-    """Contiguous [G, E, O]; the last group is padded with zeros."""
+    groups_GEJ: Tensor
+    """Contiguous [G, E, J]; the last group is padded with zeros."""
     count: int
     """The number of rows, A, without the padding."""
 
@@ -38,13 +41,13 @@ class RepackedRows:
     def repack(cls, weight_AE: Tensor) -> RepackedRows:
         """Return a repacked copy of a weight."""
         padded_AE = F.pad(weight_AE, (0, 0, 0, -len(weight_AE) % NUM_GROUPS))
-        groups_GEO = padded_AE.view(NUM_GROUPS, -1, weight_AE.shape[1]).transpose(1, 2).contiguous()
-        return cls(groups_GEO, len(weight_AE))
+        groups_GEJ = padded_AE.view(NUM_GROUPS, -1, weight_AE.shape[1]).transpose(1, 2).contiguous()
+        return cls(groups_GEJ, len(weight_AE))
 
     def logits(self, hidden_RE: Tensor) -> Tensor:
         """Return the product with hidden states, [R, A]."""
-        logits_GRO = torch.bmm(hidden_RE.expand(NUM_GROUPS, -1, -1), self.groups_GEO)
-        return logits_GRO.transpose(0, 1).flatten(1)[:, : self.count]
+        logits_GRJ = torch.bmm(hidden_RE.expand(NUM_GROUPS, -1, -1), self.groups_GEJ)
+        return logits_GRJ.transpose(0, 1).flatten(1)[:, : self.count]
 
 
 class RepackedHead:
@@ -87,4 +90,18 @@ def _pays(weight_VE: Tensor) -> bool:
         and weight_VE.dtype == torch.float32
         and weight_VE.shape[1] <= MAX_WIDTH
         and weight_VE.numel() >= MIN_ELEMENTS
+    )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(
+        __name__,
+        {
+            "MOST_ROWS": "chameleon_core.generation.repacked_head:MAX_ROWS",
+            "PIECES": "chameleon_core.generation.repacked_head:NUM_GROUPS",
+            "SMALLEST": "chameleon_core.generation.repacked_head:MIN_ELEMENTS",
+            "TurnedHead": "chameleon_core.generation.repacked_head:RepackedHead",
+            "TurnedRows": "chameleon_core.generation.repacked_head:RepackedRows",
+            "WIDEST": "chameleon_core.generation.repacked_head:MAX_WIDTH",
+        },
     )

@@ -1,5 +1,8 @@
 """The transformer, and the model with its output layer that reads, writes, loads and saves."""
 
+from typing import TYPE_CHECKING
+
+from .._moved import moved_names
 from .cache import KVCache
 from .conditional_generation import CausalOutput, ChameleonForConditionalGeneration
 from .loss import IGNORE_INDEX
@@ -13,3 +16,11 @@ __all__ = [
     "KVCache",
     "ModelOutput",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(
+        __name__,
+        {
+            "draw_weight": "chameleon_core.model.transformer:init_weight",
+        },
+    )

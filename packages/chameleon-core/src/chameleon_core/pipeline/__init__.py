@@ -1,5 +1,8 @@
 """The pipeline: documents of text and pictures in, documents out, complete or as a stream of events."""
 
+from typing import TYPE_CHECKING
+
+from .._moved import moved_names
 from .chameleon import Chameleon
 from .documents import save_document
 from .events import Event, Finished, ImageFinished, ImageProgress, ImageStarted, Reason, TextDelta
@@ -19,3 +22,12 @@ __all__ = [
     "TextDelta",
     "save_document",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(
+        __name__,
+        {
+            "CAPTION_QUESTION": "chameleon_core.pipeline.chameleon:CAPTION_QUESTION",
+            "PREPROCESSOR_FILE": "chameleon_core.pipeline.chameleon:PREPROCESSOR_FILE",
+        },
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from .._moved import moved_names
+
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
@@ -91,3 +93,12 @@ def _shown(image: Any) -> str:
     """Return a picture as a repr shows it: by its size in pixels."""
     size = getattr(image, "size", None)
     return f"<{size[0]} × {size[1]} pixels>" if isinstance(size, tuple) else repr(image)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(
+        __name__,
+        {
+            "RowReader": "chameleon_core.pipeline.row_reader:RowReader",
+        },
+    )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+from .._moved import moved_names
 from ..errors import ChameleonCoreError, MissingPackageError
 
 
@@ -26,3 +28,12 @@ def requires_extra(purpose: str, *, extra: str = "train") -> Iterator[None]:
             f"{purpose} needs {error.name}, which can't be imported ({error}). "
             f"From the toolkit's folder: python -m pip install './packages/chameleon-core[{extra}]'"
         ) from error
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved_names(
+        __name__,
+        {
+            "train_extra": "chameleon_core.training.errors:requires_extra",
+        },
+    )
