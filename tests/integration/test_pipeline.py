@@ -19,6 +19,7 @@ from chameleon_core import (
     ImageFinished,
     ImageProgress,
     TextDelta,
+    save_document,
 )
 from chameleon_text import ChameleonProcessor, Document, DocumentError, Image, Text
 from chameleon_text import UnknownPluginError as UnknownTextPluginError
@@ -201,7 +202,7 @@ def test_a_loaded_processor_reads_pictures(folder: Path, chameleon: Chameleon) -
     batch = loaded.processor(text="What is this?<image>", images=[photograph()], return_tensors="pt")
     expected = chameleon.processor(text="What is this?<image>", images=[photograph()], return_tensors="pt")
     assert torch.equal(batch["input_ids"], expected["input_ids"])
-    assert "image tokenizer: ImageTokenizer" in repr(loaded)
+    assert "image tokenizer: ImageTokenizer(" in repr(loaded)
     assert loaded.generate("A ", **INTERLEAVED) == chameleon.generate("A ", **INTERLEAVED)  # type: ignore[arg-type]
 
 
@@ -250,3 +251,8 @@ def test_weights_without_a_decoder_are_an_error_before_a_picture_is_written(cham
     with pytest.raises(MissingDecoderError):
         reading.stream("A ", modality="image")
     assert reading.generate([photograph()], max_new_tokens=2)
+
+
+def test_saving_what_is_no_document_is_an_error_of_core(tmp_path: Path) -> None:
+    with pytest.raises(ChameleonCoreError, match="segment"):
+        save_document(["a", 3], tmp_path)  # type: ignore[list-item]

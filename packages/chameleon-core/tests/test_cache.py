@@ -172,3 +172,9 @@ def test_keys_keep_their_dtype() -> None:
     cache = KVCache(1, 1)
     key_BSKD, value_BSKD = store(cache, column(1).bfloat16())
     assert key_BSKD.dtype == value_BSKD.dtype == torch.bfloat16
+
+
+def test_a_repr_has_the_sizes() -> None:
+    cache = KVCache(2, 3, capacity=64)
+    cache.advance(5)
+    assert repr(cache) == "KVCache(layers=2, rows=3, slots=<5 of 64 filled>)"

@@ -252,6 +252,16 @@ def test_a_pipeline_moves_with_its_image_tokenizer_which_keeps_its_dtype() -> No
     assert pipeline.generate("word1", max_new_tokens=1)
 
 
+@pytest.mark.parametrize("device", ["nodev", "cuda:99", "cuda"])
+def test_a_device_that_torch_cant_use_is_an_error_and_nothing_is_moved(device: str) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("torch can use it here")
+    pipeline = make_pipeline()
+    with pytest.raises(ConfigError, match=f"torch can't use the device '{device}' here"):
+        pipeline.to(device, torch.bfloat16)
+    assert pipeline.model.dtype == torch.float32
+
+
 def test_a_repr_has_the_sizes_of_the_parts() -> None:
     lines = repr(make_pipeline()).splitlines()
     parameters = sum(each.numel() for each in make_model().parameters())
@@ -259,7 +269,8 @@ def test_a_repr_has_the_sizes_of_the_parts() -> None:
         "Chameleon(",
         f"    model: {parameters / 1000:.3g} thousand parameters, float32, on cpu",
         "    layers: 2, 32 wide; context: 128",
-        "    pictures: 2 × 2 codes of 16; image tokenizer: Pictures",
+        "    pictures: 2 × 2 codes of 16",
+        "    image tokenizer: Pictures",
         "    processor: Processor, 64 names",
         ")",
     ]
@@ -458,9 +469,9 @@ def test_an_argument_of_another_library_is_an_error_that_names_ours(tmp_path: Pa
 
 
 def test_an_unknown_argument_is_an_error_with_the_closest_name(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="no argument 'attn_implementaton': did you mean 'attn_implementation'"):
+    with pytest.raises(ArgumentError, match=r"no argument 'attn_implementaton'\. Did you mean 'attn_implementation'"):
         Chameleon.from_pretrained(tmp_path, attn_implementaton="eager")
-    with pytest.raises(ArgumentError, match="no argument 'xyz': the arguments are dtype, device, "):
+    with pytest.raises(ArgumentError, match=r"no argument 'xyz'\. The arguments are dtype, device, "):
         Chameleon.from_pretrained(tmp_path, xyz=1)
 
 

@@ -45,6 +45,12 @@ def test_a_module_can_be_the_first_that_is_imported() -> None:
     assert "chameleon_core.model" in loaded("import chameleon_core.registry; from chameleon_core import *")
 
 
+def test_every_public_function_raises_errors_of_this_package() -> None:
+    public = {name: getattr(chameleon_core, name) for name in chameleon_core.__all__}
+    unwrapped = {name for name, each in public.items() if inspect.isfunction(each) and not hasattr(each, "__wrapped__")}
+    assert unwrapped == set()
+
+
 def test_type_checkers_see_the_names_that_there_are() -> None:
     tree = ast.parse(inspect.getsource(chameleon_core))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))

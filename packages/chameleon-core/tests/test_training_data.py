@@ -13,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chameleon_core import ConfigError, FileFormatError
-from chameleon_core.training import BatchOrder, DatasetError, TokenDataset, TokenDatasetWriter, TokenDocument
+from chameleon_core.training import (
+    BatchOrder,
+    DatasetError,
+    TokenDataset,
+    TokenDatasetWriter,
+    TokenDocument,
+    TrainingLog,
+)
 
 
 @st.composite
@@ -231,3 +238,14 @@ def test_orders_that_cant_be_are_refused() -> None:
         BatchOrder(0, batch_size=1, seed=0)
     with pytest.raises(ConfigError, match="multiple of world_size"):
         BatchOrder(4, batch_size=3, seed=0, world_size=2)
+
+
+def test_reprs_are_one_line_with_the_sizes(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    with TokenDatasetWriter(folder, tokenizer_hash="x", vocab_size=9) as writer:
+        writer.add(TokenDocument.of("a", [1, 2, 3]))
+    assert repr(writer) == f"TokenDatasetWriter({str(folder)!r}, <1 documents>, vocab_size=9)"
+    assert repr(TokenDataset(folder)) == f"TokenDataset({str(folder)!r}, <1 documents, 3 ids>)"
+    assert repr(BatchOrder(5, batch_size=2, seed=0)) == "BatchOrder(5, batch_size=2, seed=0)"
+    assert repr(BatchOrder(5, batch_size=2, seed=0, rank=1, world_size=2)).endswith("seed=0, rank=1, world_size=2)")
+    assert repr(TrainingLog(tmp_path / "log.jsonl")) == f"TrainingLog({str(tmp_path / 'log.jsonl')!r})"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .._boundary import translates_errors
 from ..config import ChameleonConfig
 from ..errors import ConfigError
 from ..formats import Checkpoint, StoredTensor
@@ -28,6 +29,7 @@ class ConvertedWeights:
     """The state dict of the converted model."""
 
 
+@translates_errors
 def pool_key_value_heads(
     config: ChameleonConfig, state_dict: Mapping[str, Tensor], num_key_value_heads: int
 ) -> ConvertedWeights:
@@ -49,6 +51,7 @@ def pool_key_value_heads(
     return ConvertedWeights(converted, pooled)
 
 
+@translates_errors
 def pool_checkpoint(checkpoint: Checkpoint, num_key_value_heads: int) -> Checkpoint:
     """Convert a checkpoint as ``pool_key_value_heads`` does. A tensor is pooled when it is loaded.
 

@@ -29,6 +29,9 @@ _SHARD = re.compile(r"model-(v\d+-)?\d{5}-of-\d{5}\.safetensors")
 class HFFormat:
     """Reads and writes the layout of ``transformers``; see ``CheckpointFormat``."""
 
+    def __repr__(self) -> str:
+        return "HFFormat()"
+
     def read(self, folder: Path, /) -> Checkpoint:
         """Read the configuration and the headers of the weights. Raises ``FileFormatError``."""
         config = ChameleonConfig.from_pretrained(folder)

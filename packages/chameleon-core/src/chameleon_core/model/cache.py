@@ -1,6 +1,6 @@
 """The cache of keys and values.
 
-Shapes: B batch (lanes), T new positions, S slots filled so far, K key/value heads, D head width.
+Shapes: L lanes, T new positions, S slots filled so far, K key/value heads, D head width.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ class KVCache:
         self.length = 0
         self.starts: tuple[int, ...] = (0,) * batch_size
         self.capacity = capacity
-        # One tensor [2, B, K, capacity, D] a layer, so that the slots of a head are contiguous, as kernels read them.
+        # One tensor [2, L, K, capacity, D] a layer, so that the slots of a head are contiguous, as kernels read them.
         # Dtype and device are those of the first keys.
         self._layers: list[Tensor | None] = [None] * num_layers
+
+    def __repr__(self) -> str:
+        filled = f"{self.length} of {self.capacity} filled"
+        return f"KVCache(layers={len(self._layers)}, rows={self.batch_size}, slots=<{filled}>)"
 
     @property
     def batch_size(self) -> int:
@@ -36,16 +40,16 @@ class KVCache:
         """Declare how many slots at the left of each lane are padding, before anything else is stored in the lane."""
         self.starts = tuple(starts)
 
-    def update(self, layer: int, key_BTKD: Tensor, value_BTKD: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values and return all so far, as views ``key_BSKD, value_BSKD``."""
-        count = key_BTKD.shape[1]
+    def update(self, layer: int, key_LTKD: Tensor, value_LTKD: Tensor) -> tuple[Tensor, Tensor]:
+        """Store a layer's new keys and values and return all so far, as views ``key_LSKD, value_LSKD``."""
+        count = key_LTKD.shape[1]
         end = self.length + count
-        stored = self._reserve(layer, end, key_BTKD)
-        key_BKSD, value_BKSD = stored[0], stored[1]
+        stored = self._reserve(layer, end, key_LTKD)
+        key_LKSD, value_LKSD = stored[0], stored[1]
         # narrow costs a third of an index, and this runs for every layer and token.
-        key_BKSD.narrow(2, self.length, count).copy_(key_BTKD.transpose(1, 2))
-        value_BKSD.narrow(2, self.length, count).copy_(value_BTKD.transpose(1, 2))
-        return key_BKSD.narrow(2, 0, end).transpose(1, 2), value_BKSD.narrow(2, 0, end).transpose(1, 2)
+        key_LKSD.narrow(2, self.length, count).copy_(key_LTKD.transpose(1, 2))
+        value_LKSD.narrow(2, self.length, count).copy_(value_LTKD.transpose(1, 2))
+        return key_LKSD.narrow(2, 0, end).transpose(1, 2), value_LKSD.narrow(2, 0, end).transpose(1, 2)
 
     def advance(self, count: int) -> None:
         """Move the end by ``count`` positions, once every layer has stored them."""
@@ -80,14 +84,14 @@ class KVCache:
         self.starts = tuple(start + length - cache.length for cache in (self, other) for start in cache.starts)
         self.length = length
 
-    def _reserve(self, layer: int, end: int, like_BTKD: Tensor) -> Tensor:
+    def _reserve(self, layer: int, end: int, like_LTKD: Tensor) -> Tensor:
         stored = self._layers[layer]
         if self.capacity < end:
             self.capacity = max(end, 2 * self.capacity)
         if stored is None or stored.shape[3] < end:
             # Zeros and not empty memory: padding is masked, but NaN times a weight of 0 is NaN.
-            batch_size, _, heads, width = like_BTKD.shape
-            grown = like_BTKD.new_zeros(2, batch_size, heads, self.capacity, width)
+            batch_size, _, heads, width = like_LTKD.shape
+            grown = like_LTKD.new_zeros(2, batch_size, heads, self.capacity, width)
             if stored is not None:
                 grown[:, :, :, : self.length] = stored[:, :, :, : self.length]
             self._layers[layer] = stored = grown

@@ -18,6 +18,7 @@ from chameleon_backends import QuantizedLinear
 
 from .._boundary import translates_errors
 from .._files import read_json, write_json
+from ..checkpoints.load import usable_device
 from ..checkpoints.quantization_plan import Quantization
 from ..errors import GenerationError
 from ..generation import GenerationOptions, Step
@@ -116,8 +117,11 @@ class Chameleon:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the model to a device, a dtype or both, and the image tokenizer to the device; return the pipeline.
 
-        The image tokenizer keeps its dtype, because codes depend on it.
+        The image tokenizer keeps its dtype, because codes depend on it. Raises ``ConfigError``, before anything moves,
+        where torch can't use the device here.
         """
+        if device is not None:
+            usable_device(device)
         self.model.to(device=device, dtype=dtype)
         move = getattr(self._loaded_image_tokenizer, "to", None)
         if device is not None and move is not None:
@@ -330,14 +334,15 @@ class Chameleon:
         grid = f"{side} × {side}" if side**2 == layout.tokens_per_image else f"{layout.tokens_per_image}"
         dtype = str(self.model.dtype).removeprefix("torch.")
         loaded = self._loaded_image_tokenizer
-        tokenizer = "not loaded yet" if loaded is None else type(loaded).__name__
+        tokenizer = "not loaded yet" if loaded is None else _shown(loaded)
         return "\n".join(
             (
                 "Chameleon(",
                 f"    model: {_count(parameters)} parameters, {dtype}{', quantized' if quantized else ''}, "
                 f"on {self.model.device}",
                 f"    layers: {config.num_hidden_layers}, {config.hidden_size} wide; context: {config.context_length}",
-                f"    pictures: {grid} codes of {layout.num_codes}; image tokenizer: {tokenizer}",
+                f"    pictures: {grid} codes of {layout.num_codes}",
+                f"    image tokenizer: {tokenizer}",
                 f"    processor: {type(self.processor).__name__}, {len(self.processor.tokenizer.token_ids)} names",
                 ")",
             )
@@ -363,6 +368,11 @@ def _check_no_modality(does: str, changes: Mapping[str, object]) -> None:
         raise GenerationError(
             f"{does} and has no modality; got modality={changes['modality']!r}. Use generate(prompt, modality=...)."
         )
+
+
+def _shown(part: object) -> str:
+    """Return a part's own repr, or the name of its class where it has none."""
+    return type(part).__name__ if type(part).__repr__ is object.__repr__ else repr(part)
 
 
 def _count(parameters: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._boundary import translates_errors
 from .._files import replacing
 from ..optional_packages import text_package
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from chameleon_text import Segment
 
 
+@translates_errors
 def save_document(document: Sequence[Segment], folder: str | os.PathLike[str]) -> None:
     """Save a document as a folder that people and programs can read.
 

@@ -106,6 +106,9 @@ class TokenDataset(Sequence[TokenDocument]):
         self._shards = [_Shard(path) for path in _shard_paths(self.folder)]
         self._ends = list(accumulate(len(shard) for shard in self._shards))
 
+    def __repr__(self) -> str:
+        return f"TokenDataset({str(self.folder)!r}, <{len(self)} documents, {self.num_tokens} ids>)"
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
@@ -125,8 +128,8 @@ class TokenDataset(Sequence[TokenDocument]):
         """
         first = 0
         for shard in self._shards:
-            lengths_D = np.diff(shard.offsets)
-            yield from (first + np.flatnonzero((lengths_D < min_length) | (lengths_D > max_length))).tolist()
+            lengths = np.diff(shard.offsets)
+            yield from (first + np.flatnonzero((lengths < min_length) | (lengths > max_length))).tolist()
             if vocab_size < MAX_VOCABULARY and len(shard.ids_M) and shard.ids_M.max() >= vocab_size:
                 place = int(np.argmax(shard.ids_M >= vocab_size))
                 yield first + int(np.searchsorted(shard.offsets, place, side="right")) - 1
@@ -188,6 +191,9 @@ class TokenDatasetWriter:
         self._known = {key for path in paths for key in _Shard(path).keys}
         self._pending: list[TokenDocument] = []
         self._pending_size = 0
+
+    def __repr__(self) -> str:
+        return f"TokenDatasetWriter({str(self.folder)!r}, <{len(self)} documents>, vocab_size={self.vocab_size})"
 
     def __enter__(self) -> TokenDatasetWriter:
         return self

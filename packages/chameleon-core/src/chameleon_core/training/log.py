@@ -21,6 +21,9 @@ class TrainingLog:
         with replacing(self.path) as temporary:
             temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
 
+    def __repr__(self) -> str:
+        return f"TrainingLog({str(self.path)!r})"
+
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add an entry; it is on disk when this returns, so that another program can follow the run."""
         with self.path.open("a", encoding="utf-8") as file:

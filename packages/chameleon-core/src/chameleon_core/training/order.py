@@ -36,6 +36,10 @@ class BatchOrder:
         # A step touches one pass or two; more only where it is larger than a pass.
         self._permutation = lru_cache(maxsize=2)(self._permute)
 
+    def __repr__(self) -> str:
+        shared = f", rank={self.rank}, world_size={self.world_size}" if self.world_size > 1 else ""
+        return f"BatchOrder({self.num_samples}, batch_size={self.batch_size}, seed={self.seed}{shared})"
+
     def batch(self, step: int) -> list[int]:
         """Return the indices of the documents of a step, counted from 0."""
         first = step * self.batch_size
