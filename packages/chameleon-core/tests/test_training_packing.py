@@ -94,7 +94,7 @@ def test_rows_of_like_lengths_are_padded_and_others_packed() -> None:
 
 @pytest.mark.parametrize("rows", ["packed", "padded", "auto"])
 def test_documents_that_dont_fit_are_refused(rows: str) -> None:
-    with pytest.raises(ContextLengthError, match="document 'long' has 10 ids, a row has room for 9"):
+    with pytest.raises(ContextLengthError, match="document 'long' has 10 ids and a row has room for 9"):
         collate([TokenDocument.of("long", [0] * 10)], 8, rows=rows)
     with pytest.raises(DatasetError, match="document 'short' has 1 ids; expected at least 2"):
         collate([TokenDocument.of("short", [0])], 8, rows=rows)

@@ -82,8 +82,8 @@ class StoredWeights:
         """Raise ``WeightsError`` where a tensor that was loaded isn't finite."""
         if self.not_finite:
             raise WeightsError(
-                f"the weights in {self.source} hold NaN or infinity: {', '.join(self.not_finite)}. Load a sound copy, "
-                "another dtype where the cast overflows, or pass check_finite=False to load them as they are."
+                f"the weights in {self.source} hold NaN or infinity: {', '.join(self.not_finite)}. Load an intact "
+                "copy, another dtype where the cast overflows, or pass check_finite=False to load them as they are."
             )
 
 

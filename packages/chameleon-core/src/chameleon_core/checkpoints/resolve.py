@@ -63,5 +63,5 @@ def _download(hub_id: str, tried: list[str]) -> Path:
     # huggingface_hub raises an OSError for an unknown id, a gated model, no network and a full disk.
     except OSError as error:
         raise ModelNotFoundError(
-            f"can't find the model {hub_id!r}: {'; '.join(tried)}; from the Hub: {error}"
+            f"can't find the model {hub_id!r}: {'; '.join(tried)}; from the Hub: {str(error).rstrip('.')}."
         ) from error

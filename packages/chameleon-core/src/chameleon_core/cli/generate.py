@@ -59,10 +59,12 @@ def generate(
         typer.Option("--output", "-o", file_okay=False, help="Folder for document.json, document.md and the pictures."),
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Most ids to write, those of pictures included.", rich_help_panel=LENGTH)
+        int | None,
+        typer.Option(help="Maximum number of ids to write, including those of pictures.", rich_help_panel=LENGTH),
     ] = None,
     max_images: Annotated[
-        int | None, typer.Option(help="Most pictures of an interleaved document.", rich_help_panel=LENGTH)
+        int | None,
+        typer.Option(help="Maximum number of pictures in an interleaved document.", rich_help_panel=LENGTH),
     ] = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="Stop after this text; may be repeated.", rich_help_panel=LENGTH)
@@ -131,7 +133,7 @@ def generate(
 ) -> None:
     """Continue a prompt of texts and pictures, and write the continuation while it is generated.
 
-    Without a prompt a new document is begun. Ctrl-C stops and keeps what was written.
+    Without a prompt, it starts a new document. Ctrl-C stops and keeps what was written.
     """
     from ..generation import GenerationOptions
     from ..pipeline import Chameleon, save_document

@@ -39,7 +39,9 @@ def _likely_cause(model: object) -> str:
     broken = [name for name, tensor in floats if not tensor.float().isfinite().all()]
     if broken:
         more = f" and {len(broken) - _NAMES_LISTED} more" if len(broken) > _NAMES_LISTED else ""
-        return f"The model's weights aren't finite: {', '.join(broken[:_NAMES_LISTED])}{more}. Load a sound checkpoint."
+        return (
+            f"The model's weights aren't finite: {', '.join(broken[:_NAMES_LISTED])}{more}. Load an intact checkpoint."
+        )
     dtypes = {tensor.dtype for _, tensor in floats}
     if torch.float16 in dtypes:
         return "float16 overflows beyond 65,504; load the model with dtype='bfloat16' or dtype='float32'."

@@ -1,7 +1,6 @@
 """The transformer with its output layer: logits, loss, pictures in prompts, checkpoints and generation.
 
-Shapes: B batch, T query length, S key length, H heads, E hidden width, V vocabulary, P pictures, N tokens (codes) of a
-picture, C channels.
+Shapes: B batch, T query length, S key length, H heads, E hidden width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -156,10 +155,10 @@ class ChameleonForConditionalGeneration(nn.Module):
     ) -> CausalOutput:
         """Return the logits of new positions, and the loss if ``labels`` are given.
 
-        ``pixel_values`` [P, C, H, W] replace the placeholder ids of ``input_ids``, picture after picture. ``labels``
-        int64 [B, T] are the ids themselves, shifted here; -100 marks positions without a loss. ``logits_to_keep``
-        restricts the logits to the last n positions (0: all), or to the positions in a tensor of indices. The other
-        arguments are those of ``ChameleonModel``. Raises ``ValueError`` where shapes don't match.
+        ``pixel_values`` [pictures, channels, height, width] replace the placeholder ids of ``input_ids``, picture after
+        picture. ``labels`` int64 [B, T] are the ids themselves, shifted here; -100 marks positions without a loss.
+        ``logits_to_keep`` restricts the logits to the last n positions (0: all), or to the positions in a tensor of
+        indices. The other arguments are those of ``ChameleonModel``. Raises ``ValueError`` where shapes don't match.
         """
         if pixel_values is not None:
             if input_ids is None:
@@ -315,20 +314,22 @@ class ChameleonForConditionalGeneration(nn.Module):
     @torch.no_grad()
     @translates_errors
     def insert_images(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
-        """Return ``input_ids`` [B, T] with the placeholders replaced by the ids of ``pixel_values`` [P, C, H, W].
+        """Return ``input_ids`` [B, T] with the placeholders replaced by the ids of pictures.
+
+        ``pixel_values`` is [pictures, channels, height, width].
 
         Raises ``ValueError`` where the number of placeholders isn't that of the pictures' codes.
         """
         placeholder = self.layout.placeholder_id
         is_placeholder_BT = input_ids == placeholder
-        codes_PN = self.image_tokenizer.encode_pixels(pixel_values)
-        if int(is_placeholder_BT.sum()) != codes_PN.numel():
+        codes = self.image_tokenizer.encode_pixels(pixel_values)
+        if int(is_placeholder_BT.sum()) != codes.numel():
             raise ValueError(
                 f"the prompt has {int(is_placeholder_BT.sum())} placeholders (id {placeholder}) and the "
-                f"{codes_PN.shape[0]} pictures give {codes_PN.numel()} codes, {codes_PN.shape[1]} each. "
+                f"{codes.shape[0]} pictures give {codes.numel()} codes, {codes.shape[1]} each. "
                 "Build the prompt with ChameleonProcessor(image_seq_length=<codes of a picture>)."
             )
-        picture_ids = self.layout.code_to_id_Z.to(input_ids.device)[codes_PN.to(input_ids.device)]
+        picture_ids = self.layout.code_to_id_Z.to(input_ids.device)[codes.to(input_ids.device)]
         return input_ids.masked_scatter(is_placeholder_BT, picture_ids.to(input_ids.dtype))
 
     @property

@@ -29,5 +29,6 @@ def refuse_arguments(names: Iterable[str]) -> None:
     """Raise ``ArgumentError`` for the first of these arguments, which ``from_pretrained`` doesn't have."""
     for name in names:
         close = difflib.get_close_matches(name, ARGUMENTS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"the arguments are {', '.join(ARGUMENTS)}."
-        raise ArgumentError(f"from_pretrained() has no argument {name!r}: {ECOSYSTEM_ARGUMENTS.get(name, hint)}")
+        hint = f"Did you mean {close[0]!r}?" if close else f"The arguments are {', '.join(ARGUMENTS)}."
+        clause = f": {ECOSYSTEM_ARGUMENTS[name]}" if name in ECOSYSTEM_ARGUMENTS else f". {hint}"
+        raise ArgumentError(f"from_pretrained() has no argument {name!r}{clause}")

@@ -1,7 +1,4 @@
-"""What is checked before a run begins, so that it doesn't fail after hours: documents and weights.
-
-Shapes: D documents, M ids of all documents of a shard.
-"""
+"""What is checked before a run begins, so that it doesn't fail after hours: documents and weights."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ def check_document(document: TokenDocument, *, vocab_size: int, sequence_length:
         )
     if len(document) - 1 > sequence_length:
         raise ContextLengthError(
-            f"document {document.key!r} has {len(document)} ids, a row has room for {sequence_length + 1}. "
+            f"document {document.key!r} has {len(document)} ids and a row has room for {sequence_length + 1}. "
             "Split it, or raise sequence_length."
         )
     if document.ids.min() < 0 or document.ids.max() >= vocab_size:
@@ -64,6 +61,6 @@ def check_weights(named: Iterable[tuple[str, nn.Parameter]]) -> None:
     ]
     if bad:
         raise WeightsError(
-            f"these weights hold NaN or infinity: {', '.join(bad)}. Training can't start from them; load a sound "
+            f"these weights hold NaN or infinity: {', '.join(bad)}. Training can't start from them; load an intact "
             "checkpoint."
         )

@@ -59,7 +59,7 @@ def collate(documents: Sequence[TokenDocument], sequence_length: int, *, rows: R
     for document in documents:
         if len(document) - 1 > sequence_length:
             raise ContextLengthError(
-                f"document {document.key!r} has {len(document)} ids, a row has room for {sequence_length + 1}. "
+                f"document {document.key!r} has {len(document)} ids and a row has room for {sequence_length + 1}. "
                 "Split it, or raise sequence_length."
             )
         if len(document) < 2:

@@ -94,8 +94,8 @@ class Trainer:
     A run that was stopped or killed resumes from its last checkpoint when the same trainer is constructed again and
     ``run`` is called. On the same machine with the same number of threads it ends with the same weights, bit for bit,
     as a run that wasn't stopped. ``model`` must be constructed as before, since parameters that don't train aren't
-    saved. Raises ``ConfigError`` where no parameter trains, and where the folder holds a run with other options, except
-    those in ``TrainingOptions.changeable``.
+    saved. Raises ``ConfigError`` where no parameter requires gradients, and where the folder holds a run with other
+    options, except those in ``TrainingOptions.changeable``.
 
     Documents in a list or a ``TokenDataset`` are checked before the first step, others in the step that takes them:
     ``DatasetError`` names the document with an id outside the vocabulary or with fewer than two ids.
@@ -132,9 +132,13 @@ class Trainer:
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if not self.parameters:
             raise ConfigError(
-                "no parameter of the model trains: all are frozen. Call model.requires_grad_(True), add_lora(model) or "
+                "no parameter of the model requires gradients. Call model.requires_grad_(True), add_lora(model) or "
                 "train_picture_rows(model)."
             )
+
+    def __repr__(self) -> str:
+        documents = f"<{len(self.documents)} documents>"
+        return f"Trainer({str(self.folder)!r}, documents={documents}, steps={self.options.steps})"
 
     def run(self, *, show_progress: bool = False, draw_curves: bool = True) -> TrainingResult:
         """Train to the last step, or until ``max_seconds`` have passed. Seeds torch's generators.
