@@ -89,6 +89,11 @@ def test_a_bad_document_of_a_dataset_is_named_whatever_its_shard(
             run(tmp_path / "run", TokenDataset(folder))
 
 
+def test_a_trainer_s_repr_is_one_line(tmp_path: Path) -> None:
+    trainer = Trainer(make_model(), [FINE], OPTIONS, tmp_path)
+    assert repr(trainer) == f"Trainer({str(tmp_path)!r}, documents=<1 documents>, steps={OPTIONS.steps})"
+
+
 def test_nothing_that_trains_is_refused(tmp_path: Path) -> None:
     model = make_model()
     model.requires_grad_(False)
