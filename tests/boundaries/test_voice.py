@@ -29,7 +29,7 @@ RETIRED = {
     r"(integer|number)s? from \d+(?! to)|\bfrom \d+ on\b": "≥",
     r"\bThe same for several": "say what it does",
     r"\b(came|comes|come) to (its|an|the) end": "finished",
-    r"\bturned[ _]head|TurnedRows": "repacked, column-major",
+    r"\bturned[ _]head": "repacked, column-major",
     r"\bthe reference('s)?\b": "transformers",
     r"\bwhole numbers?\b": "integer",
     r"\baffair\b": "say whose responsibility it is",
