@@ -160,7 +160,7 @@ def test_a_file_without_ids_is_refused(content: str, tmp_path: Path) -> None:
     path.write_text(content)
     result = run("detokenize", str(tmp_path), str(path))
     assert result.exit_code == 1
-    assert f"{path} isn't" in result.stderr
+    assert f"{path} is not" in result.stderr
     assert "Expected ids" in result.stderr
 
 

@@ -220,7 +220,7 @@ def test_a_log_that_was_cut_off_loses_its_last_line_and_a_foreign_file_is_refuse
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert [line["step"] for line in read_log(path)] == [1, 2]
     path.write_text('{"step": 1}\nhello\n')
-    with pytest.raises(FileFormatError, match=r"log\.jsonl:2 is not a line"):
+    with pytest.raises(FileFormatError, match=r"line 2 of .*log\.jsonl is not valid JSON"):
         read_log(path)
 
 

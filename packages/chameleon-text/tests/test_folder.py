@@ -277,7 +277,7 @@ def test_a_folder_in_the_place_of_a_file_and_the_other_way_round_are_errors(
     tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     (tmp_path / "tokenizer.json").mkdir()
-    with pytest.raises(FileAccessError, match=r"tokenizer\.json can't be read: Is a directory"):
+    with pytest.raises(FileAccessError, match=r"tokenizer\.json is a folder, expected a file"):
         ChameleonProcessor.from_pretrained(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(FileAccessError, match="file can't be written: File exists"):

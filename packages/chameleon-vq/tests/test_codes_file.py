@@ -80,7 +80,7 @@ def test_a_name_can_not_lead_out_of_a_folder(tokenizer: ImageTokenizer, tmp_path
         ({"other": torch.zeros(1, 2)}, metadata(), "not one of codes"),
         ({"codes": torch.zeros(1, 2, dtype=torch.uint16)}, None, "its format is None, expected 'chameleon-vq-codes-1'"),
         ({"codes": torch.zeros(1, 2, dtype=torch.uint16)}, metadata(latent_size="[1]"), r"the latent_size is \[1\]"),
-        ({"codes": torch.zeros(1, 2, dtype=torch.uint16)}, metadata(names="["), "not a complete file of codes"),
+        ({"codes": torch.zeros(1, 2, dtype=torch.uint16)}, metadata(names="["), "the list of names is not valid JSON"),
     ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path: Path, tensors: Any, fields: Any, message: str) -> None:

@@ -73,8 +73,7 @@ def test_the_state_of_a_run_is_refused_where_it_is_rubbish(tmp_path: Path, name:
         b"3\n{}",
     ):
         (tmp_path / name).write_bytes(content)
-        cut_short = name == "log.jsonl" and b"\n" not in content and content.isascii()
-        if cut_short and not content.startswith(b"\x80"):
+        if name == "log.jsonl" and not content:
             assert read_log(tmp_path / name) == []
             continue
         with pytest.raises(FileFormatError, match=name):

@@ -343,7 +343,7 @@ def test_a_log_that_is_cut_short_gives_its_whole_records(tmp_path: Path) -> None
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert read_log(path) == [{"step": 1}, {"step": 2}]
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(FileFormatError, match="line 2, is not valid JSON"):
+    with pytest.raises(FileFormatError, match=r"line 2 of .*log\.jsonl is not valid JSON"):
         read_log(path)
 
 

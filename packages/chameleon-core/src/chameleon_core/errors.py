@@ -29,6 +29,14 @@ class FileFormatError(ChameleonCoreError, ValueError):
     """A file doesn't have the format that its name or its reader promises."""
 
 
+class MissingFileError(ChameleonCoreError, FileNotFoundError):
+    """A file or folder doesn't exist."""
+
+
+class FileAccessError(ChameleonCoreError, OSError):
+    """A file can't be read or written: no permission, no space, or a folder or pipe in place of a file."""
+
+
 class WeightsError(ChameleonCoreError, ValueError):
     """A checkpoint's tensors don't fit the model: missing, unexpected or of another shape."""
 

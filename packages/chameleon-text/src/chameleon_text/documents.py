@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
+from ._files import parse_json
 from .errors import DocumentError, ImageCountError
 from .hookspecs import SegmentCodecSpec
-from .json_reader import parse_json
 from .pictures import IMAGE_FIELDS
 from .plugin_calls import codec_owner, described, plugin_call, wrong
 from .plugins import resolve

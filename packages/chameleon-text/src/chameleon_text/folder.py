@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ._files import write_json
+from ._files import read_json, write_json, writing
 from .errors import ChameleonTextError, ConfigError, FileFormatError, MissingFileError
-from .json_reader import read_json_object, writing
 from .tokenizer import TextTokenizer
 from .vocabulary import (
     BEGIN_IMAGE,
@@ -52,7 +51,7 @@ class ProcessorFolder:
         except TypeError as error:
             raise ConfigError(f"the folder is a {type(folder).__name__}, expected a path.") from error
         try:
-            data = read_json_object(self._path / TOKENIZER)
+            data = read_json(self._path / TOKENIZER)
         except MissingFileError as error:
             raise MissingFileError(
                 f"{self._path / TOKENIZER} doesn't exist, the file that a model's folder has its tokenizer in; "
@@ -106,7 +105,7 @@ class ProcessorFolder:
 
     def _optional(self, name: str) -> dict[str, Any]:
         try:
-            return read_json_object(self._path / name)
+            return read_json(self._path / name)
         except MissingFileError:
             return {}
 
@@ -221,7 +220,7 @@ def write_folder(
     elif "image_processor" not in processor_config:
         # What another writer said of pictures is no business of a processor that reads none.
         with contextlib.suppress(ChameleonTextError):
-            there = read_json_object(path / PROCESSOR_CONFIG).get("image_processor")
+            there = read_json(path / PROCESSOR_CONFIG).get("image_processor")
             processor_config |= {} if there is None else {"image_processor": there}
     _write(path / PROCESSOR_CONFIG, processor_config)
 

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import tokenizer_file as file
-from ._files import replacing
+from ._files import parse_json, read_json, replacing, writing
 from ._moved import moved_names
 from .batch import one_id, one_row
 from .errors import ConfigError, EncodingError, FileFormatError, TokenizerWarning, VocabularyError
-from .json_reader import parse_json, read_json_object, writing
 from .sealed import Sealed
 from .vocabulary import check_one_to_one, code_of_name
 
@@ -124,7 +123,7 @@ class TextTokenizer(Sealed):
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> TextTokenizer:
         """Read a ``tokenizer.json``. Raises ``FileNotFoundError``, or ``FileFormatError`` with what is wrong."""
-        return cls(read_json_object(path), source=os.fspath(path))
+        return cls(read_json(path), source=os.fspath(path))
 
     @classmethod
     def from_json(cls, text: str) -> TextTokenizer:

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 import tokenizers
 
+from ._files import check_depth
 from .errors import ChameleonTextError, FileFormatError
-from .json_reader import check_depth
 from .vocabulary import special_names
 
 

@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ._files import replacing
+from ._files import read_json, reading, replacing
 from .config import CODES_PER_POSITION, ChameleonVQVAEConfig
 from .errors import ConfigError, FileFormatError, MissingFileError, Shape, WeightsError
-from .file_access import read_object, reading, write_object, writing
+from .file_access import write_object, writing
 from .model import ChameleonVQVAE
 from .registry import make_quantizer
 
@@ -88,7 +88,7 @@ def _read_config(root: Path) -> tuple[ChameleonVQVAEConfig, str]:
         raise MissingFileError(
             f"{root} has no {CONFIG}; expected the folder of a Chameleon model or of an image tokenizer."
         )
-    data = read_object(path)
+    data = read_json(path)
     if "vq_config" in data:
         nested = data["vq_config"] or {}
         if not isinstance(nested, dict):
@@ -148,7 +148,7 @@ def _tensor_files(root: Path) -> dict[str, Path]:
         with _opened(root / WEIGHTS) as file:
             return dict.fromkeys(file.keys(), root / WEIGHTS)
     if (root / INDEX).is_file():
-        index = read_object(root / INDEX).get("weight_map")
+        index = read_json(root / INDEX).get("weight_map")
         if not isinstance(index, dict):
             raise FileFormatError(f"{root / INDEX} has no weight_map, expected an object; download the file again.")
         return {name: _shard(root, file) for name, file in index.items()}

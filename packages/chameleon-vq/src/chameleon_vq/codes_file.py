@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ._files import replacing
+from ._files import parse_json, reading, replacing
 from .errors import ChameleonVQError, CodesError, FileFormatError, MissingFileError
-from .file_access import reading, writing
+from .file_access import writing
 from .picture_files import is_kind
 from .tokenizer import ImageTokenizer
 
@@ -112,12 +112,13 @@ def read_codes(path: str | os.PathLike[str]) -> CodesFile:
                 if metadata["format"] == FORMAT
                 else file.get_tensor("names").to(torch.uint8).numpy().tobytes()
             )
-        names, latent_size = json.loads(written_names), json.loads(metadata["latent_size"])
+        names = parse_json(written_names, f"{path}: the list of names", surrogates=True)
+        latent_size = parse_json(metadata["latent_size"], f"{path}: the latent_size")
         fingerprint = metadata["fingerprint"]
     except ChameleonVQError:
         raise
-    # ValueError: JSON of bytes that aren't UTF-8, or numbers of thousands of digits. A file may have any dtype.
-    except (SafetensorError, KeyError, ValueError, RecursionError, RuntimeError, TypeError) as error:
+    # A file may have any dtype.
+    except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise FileFormatError(f"{path} is not a complete file of codes: {error}. Encode the pictures again.") from error
     if codes_BN.dtype != torch.uint16 or codes_BN.ndim != 2 or not _is_list(names, str, len(codes_BN)):
         raise FileFormatError(

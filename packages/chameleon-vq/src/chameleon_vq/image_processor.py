@@ -20,8 +20,9 @@ import torch
 from msgspec import Meta
 
 from ._config import Config
+from ._files import read_json
 from .errors import ConfigError, ImageError, MissingFileError
-from .file_access import read_object, write_object
+from .file_access import write_object
 from .picture_files import check_pixels
 from .pictures import MAX_PIXELS, Picture, list_pictures, open_picture
 from .transforms import Blend, Bytes, Rounding, byte_values, center_crop, target_size, to_rgb
@@ -313,11 +314,11 @@ def settings_of(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], str] | 
     """
     root = Path(folder)
     if (root / PROCESSOR).is_file():
-        nested = read_object(root / PROCESSOR).get("image_processor")
+        nested = read_json(root / PROCESSOR).get("image_processor")
         if isinstance(nested, dict):
             return nested, f"{root / PROCESSOR} (image_processor)"
     if (root / PREPROCESSOR).is_file():
-        return read_object(root / PREPROCESSOR), str(root / PREPROCESSOR)
+        return read_json(root / PREPROCESSOR), str(root / PREPROCESSOR)
     return None
 
 

@@ -91,13 +91,16 @@ def _is_unread(segment: Any, package: Any) -> bool:
 
 def _ids(path: Path) -> list[int]:
     """Return the ids in a file. Raises ``FileFormatError``."""
+    from .._files import parse_json, read_bytes
     from ..errors import FileFormatError
 
     source = "stdin" if str(path) == "-" else str(path)
+    # The bytes of stdin: the locale's encoding may not be UTF-8.
+    content = sys.stdin.buffer.read() if source == "stdin" else read_bytes(path)
     try:
-        data = json.loads(sys.stdin.read() if source == "stdin" else path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{source} isn't JSON: {error}. {EXPECTED}") from error
+        data = parse_json(content, source)
+    except FileFormatError as error:
+        raise FileFormatError(f"{error} {EXPECTED}") from error
     if not isinstance(data, list) or not all(type(each) is int for each in data):
-        raise FileFormatError(f"{source} isn't a JSON array of integers. {EXPECTED}")
+        raise FileFormatError(f"{source} is not a JSON array of integers. {EXPECTED}")
     return data

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .._files import read_json, replacing, write_json
 from ..config import CONFIG_FILE, ChameleonConfig
-from ..errors import ConfigError, FileFormatError
+from ..errors import ConfigError, FileAccessError, FileFormatError, MissingFileError
 from .contract import IMAGE_PREFIX, Checkpoint, StoredTensor
 from .safetensors_files import open_safetensors, split_into_shards, write_safetensors
 
@@ -35,8 +36,7 @@ class HFFormat:
     def read(self, folder: Path, /) -> Checkpoint:
         """Read the configuration and the headers of the weights. Raises ``FileFormatError``."""
         config = ChameleonConfig.from_pretrained(folder)
-        generation = folder / GENERATION_FILE
-        return Checkpoint(config, _open_weights(folder), read_json(generation) if generation.is_file() else {})
+        return Checkpoint(config, _open_weights(folder), _read_generation(folder / GENERATION_FILE))
 
     def write(self, checkpoint: Checkpoint, folder: Path, /, *, max_shard_size: int) -> None:
         """Write a checkpoint; an interrupted write leaves the previous one loadable. Raises ``ConfigError``."""
@@ -50,6 +50,17 @@ class HFFormat:
         write_json(folder / GENERATION_FILE, checkpoint.generation_config or _generation_dict(checkpoint.config))
         for path in stale:
             path.unlink(missing_ok=True)
+
+
+def _read_generation(path: Path) -> dict[str, Any]:
+    """Return the content of the optional file, whose values ``GenerationOptions`` checks one by one."""
+    try:
+        return read_json(path, finite=False)
+    except MissingFileError:
+        return {}
+    except (FileFormatError, FileAccessError) as error:
+        warnings.warn(f"the options of generation are the defaults, because {error}", stacklevel=2)
+        return {}
 
 
 def _open_weights(folder: Path) -> dict[str, StoredTensor]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .._files import replacing
+from .._files import parse_json, read_bytes, replacing, writing
 from ..errors import FileFormatError
 
 
@@ -18,7 +18,7 @@ class TrainingLog:
     def __init__(self, path: str | os.PathLike[str], *, steps_done: int = 0) -> None:
         self.path = Path(path)
         kept = [entry for entry in read_log(path) if entry["step"] <= steps_done] if self.path.exists() else []
-        with replacing(self.path) as temporary:
+        with writing(self.path), replacing(self.path) as temporary:
             temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
 
     def __repr__(self) -> str:
@@ -26,31 +26,25 @@ class TrainingLog:
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add an entry; it is on disk when this returns, so that another program can follow the run."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(_line(entry))
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Read the entries of a log, without a last line that was cut short.
 
-    Raises ``FileFormatError`` where any other line isn't one of a log.
+    Raises ``MissingFileError``, ``FileAccessError``, and ``FileFormatError`` where any other line isn't one of a log.
     """
     # Split as bytes: str.splitlines also splits at U+0085 and U+2028, which a JSON string may hold.
-    lines = Path(path).read_bytes().splitlines(keepends=True)
+    *lines, last = read_bytes(path).split(b"\n")
     entries = []
-    for number, line in enumerate(lines, start=1):
-        if not line.endswith(b"\n"):
-            break
-        try:
-            entry = json.loads(line)
-            if type(entry["step"]) is not int:
-                raise TypeError
-        # ValueError: not JSON, not UTF-8, or an integer of thousands of digits.
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+    for number, line in enumerate(lines if last[:1] in (b"", b"{") else [*lines, last], start=1):
+        entry = parse_json(line, f"line {number} of {path}")
+        if not isinstance(entry, dict) or type(entry.get("step")) is not int:
             raise FileFormatError(
-                f"{path}:{number} is not a line of a training log: {line[:80]!r}. "
-                "Expected a JSON object with the integer 'step'; delete the line."
-            ) from error
+                f"line {number} of {path} is not one of a training log, expected a JSON object with the integer "
+                "'step'. Delete the line."
+            )
         entries.append(entry)
     return entries
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .._files import replacing
+from .._files import parse_json, read_bytes, replacing, writing
 from ..errors import FileFormatError
-from ..file_access import reading, writing
 
 
 class TrainingLog:
@@ -42,28 +41,23 @@ class TrainingLog:
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Read the entries of a log, without a last line that was cut short. Raises ``FileFormatError``."""
+    """Read the entries of a log, without a last line that was cut short.
+
+    Raises ``MissingFileError``, ``FileAccessError``, and ``FileFormatError`` where any other line isn't one of a log.
+    """
+    # Split as bytes: str.splitlines also splits at U+0085 and U+2028, which a JSON string may hold.
+    *lines, last = read_bytes(path).split(b"\n")
     entries = []
-    try:
-        with reading(path):
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise FileFormatError(f"{path} is not a log: {error}. Delete it with its checkpoint, or restore it.") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-            if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
-                raise ValueError("expected an object with a step")
-            entries.append(entry)
-        # ValueError: invalid JSON, and numbers of thousands of digits
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):
-                break
+    for number, line in enumerate(lines if last[:1] in (b"", b"{") else [*lines, last], start=1):
+        entry = parse_json(line, f"line {number} of {path}")
+        if not isinstance(entry, dict) or type(entry.get("step")) is not int:
             raise FileFormatError(
-                f"{path}, line {number}, is not valid JSON: {error}. Delete the line, or the log with its checkpoint."
-            ) from error
+                f"line {number} of {path} is not one of a training log, expected a JSON object with the integer "
+                "'step'. Delete the line."
+            )
+        entries.append(entry)
     return entries
 
 
 def _line(entry: Mapping[str, Any]) -> str:
-    return json.dumps(entry) + "\n"
+    return json.dumps(entry, allow_nan=False) + "\n"
