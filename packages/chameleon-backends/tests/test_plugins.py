@@ -330,7 +330,8 @@ def test_where_warnings_are_errors_the_plugins_are_still_found(registry: PluginR
         ("acme-one", [*BUILT_IN, "one"]),
         ("two", [*BUILT_IN, "two"]),
         (" acme-one , two ", [*BUILT_IN, "one", "two"]),
-        ("someone-else", BUILT_IN),
+        ("Acme_One,,TWO", [*BUILT_IN, "one", "two"]),
+        ("chameleon.emoji", BUILT_IN),
     ],
 )
 def test_the_environment_restricts_what_loads_by_distribution_or_entry_point(
@@ -345,6 +346,19 @@ def test_the_environment_restricts_what_loads_by_distribution_or_entry_point(
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, allowed)
     assert names(registry) == expected
     assert ("acme_one" in sys.modules) is ("one" in expected)
+
+
+def test_a_name_in_the_environment_that_nothing_has_is_warned_of_with_the_closest(
+    registry: PluginRegistry, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("acme-flare", GOOD)
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "acme-flair,acme-flare")
+    with pytest.warns(PluginWarning, match=r"CHAMELEON_PLUGINS has 'acme-flair', .* Did you mean 'acme-flare'\?"):
+        assert names(registry) == [*BUILT_IN, "flare"]
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "quantum")
+    registry.reload()
+    with pytest.warns(PluginWarning, match=r"CHAMELEON_PLUGINS has 'quantum', .* Installed: acme-flare"):
+        assert names(registry) == BUILT_IN
 
 
 def test_an_unknown_name_says_that_the_environment_restricts_what_loads(
@@ -401,8 +415,9 @@ def test_a_reason_is_given_where_a_plugins_own_check_fails(registry: PluginRegis
         "acme-glow", source.replace("factory=object,", "factory=object, unsupported=check,").replace("flare", "glow")
     )
     plugins = {registered.spec.name: registered for registered in registry.registered(HOOK)}
-    reason = "its own check failed: OSError: no driver"
+    reason = "the attention backend 'flare' of acme-flare 0.2 failed, calling its unavailable: OSError: no driver."
     assert plugins["flare"].why_unavailable() == plugins["flare"].why_unsupported("a request") == reason
+    reason = "the attention backend 'glow' of acme-glow 0.2 failed, calling its unsupported: OSError: no driver."
     assert plugins["glow"].why_unavailable() is None
     assert plugins["glow"].why_unsupported("a request") == reason
     assert plugins["sdpa"].why_unavailable() is None
@@ -415,7 +430,7 @@ def test_what_can_not_run_here_is_not_asked_about_a_request(registry: PluginRegi
     install("acme-flare", source)
     spec = registry.get(HOOK, "flare")
     assert spec.why_unavailable() == spec.why_unsupported("a request") == "no GPU"
-    with pytest.raises(BrokenPluginError, match=r"^'flare' can't run on this machine: no GPU\.$"):
+    with pytest.raises(BrokenPluginError, match=r"'flare' of acme-flare 0\.2 can't run on this machine: no GPU\.$"):
         spec.make()
 
 

@@ -183,11 +183,19 @@ def test_a_custom_template_renders_and_parses(audio: Any) -> None:
 
 def test_a_codec_that_fails_stops_only_its_own_segments(install: Installer) -> None:
     module = install("acme-audio", PLUGIN.replace('if "<audio>" in context.tokenizer.token_ids else', "if True else"))
-    with pytest.warns(PluginWarning, match=r"segment codec 'audio' of acme-audio 0\.2 is not used: KeyError"):
+    with pytest.warns(
+        PluginWarning, match=r"segment codec 'audio' of acme-audio 0\.2 is not used: .*factory: KeyError"
+    ):
         processor = ChameleonProcessor(make_tokenizer())
     assert processor.decode_document(processor.encode("text")) == [Text("text")]
-    with pytest.raises(DocumentError, match=r"'audio' of acme-audio 0\.2 can't be used here: KeyError"):
+    with pytest.raises(DocumentError, match=r"'audio' of acme-audio 0\.2 can't be used here: .*KeyError"):
         processor.encode([module.Audio((1,))])
+
+
+def test_a_codec_whose_check_fails_or_returns_no_sentence_is_left_out(install: Installer) -> None:
+    install("acme-audio", PLUGIN.replace("return None if", "return 7 if"))
+    with pytest.warns(PluginWarning, match=r"'audio' of acme-audio 0\.2 is not used: .* returned 7 from unsupported"):
+        ChameleonProcessor(make_tokenizer(more_specials=AUDIO))
 
 
 def test_a_codec_whose_ids_are_taken_is_left_out(install: Installer) -> None:
@@ -239,7 +247,6 @@ def ids_of(processor: ChameleonProcessor) -> list[int]:
         ("self.ids = {self.begin", "self.ids = {'a', self.begin", "one of its ids is a str"),
         ("self.ids = {self.begin", "self.ids = {99999, self.begin", "its id 99999 has no name"),
         ("def encode(", "def encodes(", "it has no method encode"),
-        ("return None if", "return 7 if", r"unsupported\(\) returned 7"),
     ],
 )
 def test_a_codec_that_is_no_codec_is_left_out(old: str, new: str, said: str, install: Installer) -> None:
@@ -320,7 +327,7 @@ def test_what_a_codec_may_not_read_is_an_error_that_names_it(new: str, said: str
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("factory=Shout", "factory=int", "returned 0 without a method render"),
+        ("factory=Shout", "factory=int", "returned 0 where an object with a method render"),
         ("return [Piece(segment)", "return None; [Piece(segment)", "returned None from render"),
         ("return [Piece(segment)", "return ['a']; [Piece(segment)", "returned a str among the pieces"),
         ('return [Turn("user"', 'return 3; [Turn("user"', "returned 3 from parse"),

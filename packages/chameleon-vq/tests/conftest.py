@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -15,7 +14,8 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
-from chameleon_vq import ImageTokenizer
+from chameleon_vq import ImageTokenizer, plugins
+from chameleon_vq._entry_points import FoundEntryPoint
 from chameleon_vq.plugins import ENVIRONMENT_VARIABLE
 from chameleon_vq.registry import REGISTRY
 from chameleon_vq.testing import make_image_tokenizer
@@ -79,11 +79,9 @@ def install_plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., No
         for name, hook in hooks.items():
             setattr(module, name, hook)
         monkeypatch.setitem(sys.modules, "acme_vq", module)
-        entry_points = importlib.metadata.EntryPoints(
-            [importlib.metadata.EntryPoint(name="acme", value="acme_vq", group="chameleon_vq")]
-        )
+        found = FoundEntryPoint("chameleon_vq", "acme", "acme_vq", "acme_vq", "unknown")
         monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
-        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: entry_points.select(group=group))
+        monkeypatch.setattr(plugins, "entry_points", lambda prefix: [found])
         REGISTRY.reload()
 
     yield install

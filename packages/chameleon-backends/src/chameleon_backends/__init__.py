@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import _device_backends as _device_backends
 from ._moved import moved_modules, moved_names
 from .attention import AttentionBackend, AttentionBackendSpec, AttentionSpec, AttentionWeightsBackend
 from .errors import (

@@ -160,7 +160,9 @@ class AttentionBackendSpec(PluginSpec, frozen=True, kw_only=True):
     """
 
     factory: Callable[[], AttentionBackend] | str
+    """Makes the backend."""
     unsupported: Callable[[AttentionSpec], str | None] | str = always_supported
+    """Returns the sentence with which ``plan`` refuses a request, None where it serves it."""
 
 
 if not TYPE_CHECKING:

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from .errors import ConfigError, UnsupportedWeightError
 from .plain_weight import multiply_dense
+from .plugin_calls import described, plugin_call, wrong
 from .weight_quantizer import LinearSpec, PreparedWeight, TensorLayout, WeightQuantizer
 
 
@@ -51,7 +52,10 @@ class QuantizedLinear(nn.Module):
         weight_OI = linear.weight.detach()
         layer = cls(quantizer, linear.in_features, linear.out_features, dtype=weight_OI.dtype, bias=linear.bias)
         layer.spec(weight_OI.device)
-        layer.load(quantizer.quantize(weight_OI))
+        with plugin_call(quantizer.owner, "quantizing a weight"):
+            stored = quantizer.quantize(weight_OI)
+        layer._check_quantized(stored)
+        layer.load(stored)
         return layer
 
     def load(self, stored: Mapping[str, Tensor]) -> None:
@@ -65,20 +69,33 @@ class QuantizedLinear(nn.Module):
         if found.keys() != layout.keys() or not all(layout[name].fits(found[name]) for name in layout):
             raise ConfigError(f"the stored tensors are {found}; the quantizer expects {layout}.")
         device = next(iter(stored.values())).device
-        self._weight = self.quantizer.prepare(stored, self.spec(device))
+        spec = self.spec(device)
+        with plugin_call(self.quantizer.owner, "preparing a weight"):
+            self._weight = self.quantizer.prepare(stored, spec)
         self.device = device
 
     def spec(self, device: torch.device) -> LinearSpec:
         """Return the layer's spec on a device. Raises ``UnsupportedWeightError`` where the quantizer can't serve it."""
         spec = LinearSpec(in_features=self.in_features, out_features=self.out_features, dtype=self.dtype, device=device)
-        reason = self.quantizer.unsupported(spec)
+        with plugin_call(self.quantizer.owner, "calling its unsupported"):
+            reason = self.quantizer.unsupported(spec)
         if reason is not None:
             raise UnsupportedWeightError(reason)
         return spec
 
     def layout(self) -> dict[str, TensorLayout]:
         """Return the stored tensors' dtypes and shapes, by name."""
-        return self.quantizer.layout(self.in_features, self.out_features)
+        with plugin_call(self.quantizer.owner, "calling its layout"):
+            return self.quantizer.layout(self.in_features, self.out_features)
+
+    def _check_quantized(self, stored: Any) -> None:
+        """Raise ``BrokenPluginError`` where ``quantize`` returned other tensors than ``layout`` says."""
+        if not isinstance(stored, Mapping) or not all(isinstance(each, Tensor) for each in stored.values()):
+            wrong(self.quantizer.owner, f"{described(stored)} from quantize; expected tensors by name.")
+        layout = self.layout()
+        found = {name: TensorLayout(tensor.dtype, tuple(tensor.shape)) for name, tensor in stored.items()}
+        if found.keys() != layout.keys() or not all(layout[name].fits(found[name]) for name in layout):
+            wrong(self.quantizer.owner, f"{found} from quantize, and its layout is {layout}.")
 
     def stored(self) -> dict[str, Tensor]:
         """Return the portable tensors, as a checkpoint holds them."""

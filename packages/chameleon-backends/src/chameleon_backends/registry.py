@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from . import _builtins, hookspecs
 from ._moved import moved_names
 from .attention import AttentionBackend, AttentionBackendSpec, AttentionSpec
-from .errors import ConfigError, UnsupportedAttentionError, UnsupportedWeightError
-from .plugins import PluginRegistry, resolve
+from .errors import BrokenPluginError, ConfigError, UnsupportedAttentionError, UnsupportedWeightError
+from .guarded_attention import guard
+from .made_quantizer import made_quantizer
+from .plugins import PluginRegistry
 from .quantizers import _builtins as _quantizers
 from .weight_quantizer import QUANT_METHOD, LinearSpec, WeightQuantizer, WeightQuantizerSpec
 
@@ -37,12 +39,15 @@ def get_attention_backend(name: str = DEFAULT_ATTENTION_BACKEND) -> AttentionBac
     Raises ``UnknownPluginError`` where none of that name is installed, ``BrokenPluginError`` where it is installed and
     can't be used, and ``UnsupportedAttentionError`` with its reason where it can't run on this machine.
     """
-    spec = REGISTRY.get(ATTENTION_BACKENDS_HOOK, name)
+    registered = REGISTRY.find(ATTENTION_BACKENDS_HOOK, name)
+    spec = registered.spec
+    assert isinstance(spec, AttentionBackendSpec)
     reason = spec.why_unavailable()
     if reason is not None:
         raise UnsupportedAttentionError(f"the attention backend {name!r} can't run here: {reason.rstrip('.')}.")
-    backend: AttentionBackend = spec.make()
-    return backend
+    with torch.device("cpu"):  # a model may be made on the meta device; what a backend keeps isn't
+        backend: AttentionBackend = spec.make()
+    return backend if registered.distribution == REGISTRY.distribution else guard(backend, spec)
 
 
 def attention_backend_names() -> tuple[str, ...]:
@@ -84,17 +89,7 @@ def get_weight_quantizer(name: str, /, **options: Any) -> WeightQuantizer:
     reason = spec.why_unavailable()
     if reason is not None:
         raise UnsupportedWeightError(f"the weight quantizer {name!r} can't run here: {reason.rstrip('.')}.")
-    known = inspect.signature(resolve(spec.factory)).parameters
-    unknown = sorted(options.keys() - known.keys())
-    if unknown and not any(each.kind is each.VAR_KEYWORD for each in known.values()):
-        close = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(
-            f"the weight quantizer {name!r} has no option {unknown[0]!r}; "
-            f"its options are: {', '.join(known) or 'none'}.{hint}"
-        )
-    quantizer: WeightQuantizer = spec.make(**options)
-    return quantizer
+    return made_quantizer(spec, options)
 
 
 def weight_quantizer_names() -> tuple[str, ...]:
@@ -133,11 +128,22 @@ def find_quantizer(record: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     method = record.get(QUANT_METHOD) if isinstance(record, Mapping) else None
     if not isinstance(method, str):
         raise ConfigError(f"quantization_config must be a mapping with a string {QUANT_METHOD!r}, got {record!r}.")
-    for registered in REGISTRY.registered(WEIGHT_QUANTIZERS_HOOK):
+    failures = []
+    # The quantizer of that name is asked first, so that no other one claims its records.
+    quantizers = sorted(REGISTRY.registered(WEIGHT_QUANTIZERS_HOOK), key=lambda each: each.spec.name != method)
+    for registered in quantizers:
         assert isinstance(registered.spec, WeightQuantizerSpec)
-        options = registered.spec.read_record(record)
-        if options is not None:
-            return registered.spec.name, options
+        try:
+            options = registered.spec.read_record(record)
+        except BrokenPluginError as error:
+            if registered.spec.name == method:
+                raise
+            failures.append(error)  # another plugin's mistake, which matters only where none reads the record
+        else:
+            if options is not None:
+                return registered.spec.name, options
+    if failures:
+        raise failures[0]
     # Raises for an unknown name, with what is installed.
     REGISTRY.get(WEIGHT_QUANTIZERS_HOOK, method)
     raise ConfigError(f"the weight quantizer {method!r} can't read the record {dict(record)!r}.")

@@ -16,7 +16,8 @@ from torch import Tensor
 from ._moved import moved_names
 from .errors import ConfigError
 from .plain_weight import PlainWeight
-from .plugins import PluginSpec, always_supported, resolve
+from .plugin_calls import described, wrong
+from .plugins import PluginSpec, always_supported
 
 QUANT_METHOD = "quant_method"
 """The key of a record that names the quantizer."""
@@ -89,6 +90,9 @@ class WeightQuantizer(abc.ABC):
     drift.
     """
 
+    owner: str = "the weight quantizer"
+    """What errors call it, with its distribution; ``get_weight_quantizer`` sets it."""
+
     @abc.abstractmethod
     def layout(self, in_features: int, out_features: int) -> dict[str, TensorLayout]:
         """Return the layout, by name, of the tensors that ``quantize`` makes of a weight of this shape."""
@@ -131,7 +135,9 @@ class WeightQuantizerSpec(PluginSpec, frozen=True, kw_only=True):
     """
 
     factory: Callable[..., WeightQuantizer] | str
+    """Makes the quantizer from its options."""
     unsupported: Callable[[LinearSpec], str | None] | str = always_supported
+    """Returns a sentence why the quantizer can't serve a layer with its default options, None where it can."""
     to_record: Callable[[Mapping[str, Any], Sequence[str]], Mapping[str, Any]] | str | None = None
     """``to_record(options, left_out)`` returns the record of a model whose layers ``left_out`` weren't quantized."""
     from_record: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] | str | None = None
@@ -140,13 +146,20 @@ class WeightQuantizerSpec(PluginSpec, frozen=True, kw_only=True):
     def write_record(self, options: Mapping[str, Any], left_out: Sequence[str]) -> dict[str, Any]:
         """Return the record of a model that was quantized with these options but for the layers ``left_out``."""
         if self.to_record is not None:
-            return dict(resolve(self.to_record)(options, left_out))
+            record = self.call("to_record", options, left_out)
+            if not isinstance(record, Mapping) or not isinstance(record.get(QUANT_METHOD), str):
+                wrong(self.called, f"{described(record)} from to_record; expected a mapping with {QUANT_METHOD!r}.")
+            return dict(record)
         return {QUANT_METHOD: self.name, **options, MODULES_TO_NOT_CONVERT: list(left_out)}
 
     def read_record(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the options in a record, or None where it isn't this quantizer's."""
         if self.from_record is not None:
-            options = resolve(self.from_record)(record)
+            options = self.call("from_record", record)
+            if options is not None and not (
+                isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
+            ):
+                wrong(self.called, f"{described(options)} from from_record; expected a mapping of options, or None.")
             return None if options is None else dict(options)
         if record.get(QUANT_METHOD) != self.name:
             return None

@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import _device_backends as _device_backends
 from ._moved import moved_modules
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chameleon_backends.plugins import PluginRegistry, PluginSpec
+from chameleon_backends.plugins import PluginRegistry, Registered
 
 from . import _builtins, hookspecs
 from ._boundary import translates_errors
@@ -18,9 +18,9 @@ class CoreRegistry(PluginRegistry):
     """The registry of chameleon-backends, with core's errors."""
 
     @translates_errors
-    def get(self, hook: str, name: str) -> PluginSpec:
-        """Return the spec called ``name``. Raises ``UnknownPluginError`` or ``BrokenPluginError``."""
-        return super().get(hook, name)
+    def find(self, hook: str, name: str) -> Registered:
+        """Return what is called ``name``. Raises ``UnknownPluginError`` or ``BrokenPluginError``."""
+        return super().find(hook, name)
 
 
 REGISTRY = CoreRegistry(

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 
 from .errors import BrokenPluginError
+from .plugin_calls import described, plugin_call, said, wrong
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,6 +53,8 @@ class PluginSpec(msgspec.Struct, frozen=True, kw_only=True):
     unsupported: Callable[[Any], str | None] | str = always_supported
     """Returns a sentence why the plugin can't serve a request, None where it can. It raises nothing, and is asked only
     where ``unavailable`` returns None; each hook documents its requests."""
+    owner: str = ""
+    """What errors call it: its kind, name and distribution. The registry sets it."""
 
     def __repr__(self) -> str:
         about = f"{self.name!r}: {self.summary}" if self.summary else repr(self.name)
@@ -60,22 +63,46 @@ class PluginSpec(msgspec.Struct, frozen=True, kw_only=True):
     def make(self, *args: Any, **options: Any) -> Any:
         """Make the object.
 
-        Raises what the factory raises, and ``BrokenPluginError`` where the factory can't be imported or the plugin
-        can't run on this machine.
+        Raises ``BrokenPluginError`` where the plugin can't run on this machine, and for whatever the factory raises
+        that isn't an error of this toolkit.
         """
         reason = self.why_unavailable()
         if reason is not None:
-            raise BrokenPluginError(f"{self.name!r} can't run on this machine: {reason.rstrip('.')}.")
-        return resolve(self.factory)(*args, **options)
+            raise BrokenPluginError(f"{self.called} can't run on this machine: {reason.rstrip('.')}.")
+        return self.call("factory", *args, **options)
 
     def why_unavailable(self) -> str | None:
-        """Return why the plugin can't run on this machine, None where it can."""
-        return resolve(self.unavailable)()
+        """Return why the plugin can't run on this machine, None where it can. Raises ``BrokenPluginError``."""
+        return self._reason("unavailable")
 
     def why_unsupported(self, request: Any) -> str | None:
-        """Return why the plugin can't serve a request on this machine, None where it can."""
+        """Return why the plugin can't serve a request on this machine, None where it can.
+
+        Raises ``BrokenPluginError``.
+        """
         reason = self.why_unavailable()
-        return resolve(self.unsupported)(request) if reason is None else reason
+        return self._reason("unsupported", request) if reason is None else reason
+
+    def call(self, field: str, *args: Any, **options: Any) -> Any:
+        """Call one of the fields that are called, such as ``"factory"``.
+
+        Raises ``BrokenPluginError``, with the plugin and its distribution, for whatever goes wrong in it. Errors of
+        this toolkit's packages pass.
+        """
+        with plugin_call(self.called, f"calling its {field}"):
+            return resolve(getattr(self, field))(*args, **options)
+
+    @property
+    def called(self) -> str:
+        """What errors call it, also where no registry has it."""
+        return self.owner or f"the plugin {self.name!r}"
+
+    def _reason(self, field: str, *request: Any) -> str | None:
+        reason = self.call(field, *request)
+        if reason is not None and not (isinstance(reason, str) and reason.strip()):
+            found = "an empty str" if isinstance(reason, str) else described(reason)
+            wrong(self.called, f"{found} from {field}; expected a sentence, or None where there is no reason.")
+        return reason
 
 
 class LazyCallable:
@@ -97,10 +124,12 @@ class LazyCallable:
         module, _, attribute = self._string.partition(":")
         try:
             found = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
-        # Any exception, a sys.exit() too: the module is third-party code.
-        except (Exception, SystemExit) as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        # Whatever else it raises, sys.exit() and panics of Rust too: the module is third-party code.
+        except BaseException as error:
             raise BrokenPluginError(
-                f"{self._owner} {self._string!r} can't be imported: {type(error).__name__}: {error}."
+                f"{self._owner} {self._string!r} can't be imported: {said(error).removesuffix('.')}."
             ) from error
         if not callable(found):
             raise BrokenPluginError(f"{self._owner} {self._string!r} is {found!r}; it must be a callable.")
@@ -122,7 +151,7 @@ def wrong_field(spec: Any, spec_type: type[PluginSpec], hook: str) -> str | None
     name = getattr(spec, "name", None)
     which = f"the spec {name!r}" if isinstance(name, str) and name else f"a spec of type {type(spec).__name__}"
     for field in _fields(spec_type):
-        if not hasattr(spec, field.name):
+        if not hasattr(spec, field.name) or field.name == "owner":
             if field.required:
                 required = ", ".join(each.name for each in _fields(spec_type) if each.required)
                 return f"{hook} returned {which} without {field.name}; {spec_type.__name__} requires {required}"
@@ -137,7 +166,7 @@ def wrong_field(spec: Any, spec_type: type[PluginSpec], hook: str) -> str | None
 def convert(spec: Any, spec_type: type[SpecT], plugin: str) -> SpecT:
     """Return a spec whose fields are right as one of the spec type, with its import strings as ``LazyCallable``.
 
-    ``plugin`` says in the errors of those whose they are.
+    ``plugin`` becomes its owner, which says in errors whose it is.
     """
     values = {field.name: getattr(spec, field.name) for field in _fields(spec_type) if hasattr(spec, field.name)}
     lazy = {
@@ -146,8 +175,8 @@ def convert(spec: Any, spec_type: type[SpecT], plugin: str) -> SpecT:
         if _is_called(field.type) and isinstance(values.get(field.name), str)
     }
     if isinstance(spec, spec_type):
-        return msgspec.structs.replace(spec, **lazy) if lazy else spec
-    return spec_type(**{**values, **lazy})
+        return msgspec.structs.replace(spec, **lazy, owner=plugin)
+    return spec_type(**{**values, **lazy, "owner": plugin})
 
 
 @functools.cache

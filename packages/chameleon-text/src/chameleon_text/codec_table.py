@@ -14,7 +14,7 @@ from .batch import one_row
 from .codecs import CodecContext, ImageCodec, SegmentCodec, TextCodec
 from .errors import BrokenPluginError, ConfigError, DocumentError, VocabularyError
 from .hookspecs import SegmentCodecSpec
-from .plugin_calls import codec_owner, described, plugin_call, wrong
+from .plugin_calls import described, plugin_call, said, wrong
 from .plugins import PluginWarning
 from .registry import segment_codec_spec, segment_codec_specs
 from .segments import Segment, Special
@@ -48,7 +48,7 @@ class CodecTable:
             else:
                 reason = self._install(spec, context)
             if reason is not None:
-                self._reasons[spec.segment] = f"{codec_owner(spec.name)} can't be used here: {reason}"
+                self._reasons[spec.segment] = f"{spec.called} can't be used here: {reason}"
 
     def encode(self, segments: Sequence[Segment]) -> list[list[int]]:
         """Return the ids of each segment; all of one type are encoded together."""
@@ -121,14 +121,14 @@ class CodecTable:
         try:
             reason = spec.why_unsupported(context)
             if reason is not None:
-                return reason if isinstance(reason, str) else f"unsupported() returned {described(reason)}"
-            return self._admit(spec, spec.make(context), codec_owner(spec.name))
+                return reason
+            return self._admit(spec, spec.make(context), spec.called)
         except (KeyboardInterrupt, GeneratorExit):
             raise
         # Any exception: a third-party codec must not stop documents that have no such segment.
         except BaseException as error:
-            reason = f"{type(error).__name__}: {error}"
-            warnings.warn(f"{codec_owner(spec.name)} is not used: {reason}", PluginWarning, stacklevel=2)
+            reason = said(error) if not isinstance(error, BrokenPluginError) else str(error).removesuffix(".")
+            warnings.warn(f"{spec.called} is not used: {reason}.", PluginWarning, stacklevel=2)
             return reason
 
     def _admit(self, spec: SegmentCodecSpec, codec: SegmentCodec, owner: str) -> str | None:

@@ -13,9 +13,9 @@ from .codec_table import CodecTable
 from .codecs import NO_IMAGE_READER, CodecContext, ImageTokenizerLike, SegmentCodec
 from .documents import messages_from_turns, turns_from_messages
 from .errors import ConfigError, DocumentError, MissingPackageError
-from .plugin_calls import parse, render, template_of
 from .sealed import Sealed
 from .segments import Document, Image, Special, as_document
+from .template_calls import parse, render, template_of
 from .templates import USER, Piece, Turn
 from .tokenizer import TextTokenizer
 from .training import Labels, TrainingExample, encode_rows

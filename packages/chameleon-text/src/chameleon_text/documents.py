@@ -18,7 +18,7 @@ from ._files import parse_json
 from .errors import DocumentError, ImageCountError
 from .hookspecs import SegmentCodecSpec
 from .pictures import IMAGE_FIELDS
-from .plugin_calls import codec_owner, described, plugin_call, wrong
+from .plugin_calls import described, plugin_call, wrong
 from .plugins import resolve
 from .registry import segment_codec_spec, segment_codec_specs
 from .segments import Document, Image, Segment, Text, as_document, is_picture
@@ -128,7 +128,7 @@ def spec_of(segment: Segment) -> SegmentCodecSpec:
 
 def _part(segment: Segment) -> dict[str, Any]:
     spec = spec_of(segment)
-    owner = codec_owner(spec.name)
+    owner = spec.called
     with plugin_call(owner, "writing a segment as JSON"):
         try:
             if spec.dump is None:
@@ -164,7 +164,7 @@ def _segment(part: Any, position: int, images: Iterator[Any], allow_files: bool)
         known = spec.segment.__struct_encode_fields__
         _check_fields(where, fields, known)
         fields = {each: value for each, value in fields.items() if each in known}
-    owner = codec_owner(spec.name)
+    owner = spec.called
     with plugin_call(owner, f"reading {where.rstrip(',')}"):
         try:
             segment = msgspec.convert(fields, spec.segment) if spec.load is None else resolve(spec.load)(fields)

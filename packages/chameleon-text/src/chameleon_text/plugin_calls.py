@@ -1,43 +1,63 @@
+# Vendored. Source: packages/chameleon-backends. `nox -s vendor` copies it, tests/boundaries/test_source.py compares.
 """Calls of plugins: whatever goes wrong in one is an error that names the plugin and its distribution."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import NoReturn
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
-from .errors import BrokenPluginError, ChameleonTextError, ConfigError
-from .registry import REGISTRY, SEGMENT_CODECS_HOOK, TEMPLATES_HOOK
-from .segments import Segment
-from .templates import Piece, Template, Turn
+from .errors import BrokenPluginError
 
-
-def owner_of(hook: str, name: str) -> str:
-    """Return what errors call a plugin: its kind, its name and its distribution."""
-    kind = REGISTRY.kinds[hook]
-    for each in REGISTRY.registered(hook):
-        if each.spec.name == name:
-            return f"the {kind} {name!r} of {each.distribution} {each.version}"
-    return f"the {kind} {name!r}"
+_UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 @contextlib.contextmanager
 def plugin_call(owner: str, doing: str) -> Iterator[None]:
     """Raise ``BrokenPluginError`` for what a plugin raises in the block, ``sys.exit()`` and panics of Rust included.
 
-    Errors of this toolkit's packages pass, with a note of where they came from; so does an interruption.
+    Errors of this toolkit's packages pass, and so does a lack of memory, with a note of where they came from; so does
+    an interruption. What the plugin prints goes to stderr, because stdout is for what a command makes.
     """
     try:
-        yield
+        with printing_to_stderr():
+            yield
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
-        if isinstance(error, ChameleonTextError) or _is_siblings(type(error)):
+        if is_ours(type(error)) or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             error.add_note(f"Raised by {owner}, {doing}.")
             raise
-        reason = f"{type(error).__name__}: {error}".rstrip(": ")
+        reason = said(error)
         period = "" if reason.endswith((".", "?", "!")) else "."
         raise BrokenPluginError(f"{owner} failed, {doing}: {reason}{period}") from error
+
+
+class _Redirection:
+    """Whether stdout is replaced, by how many threads, and by what it was."""
+
+    lock = threading.Lock()
+    depth = 0
+    stdout: Any = None
+
+
+@contextlib.contextmanager
+def printing_to_stderr() -> Iterator[None]:
+    """Send what is printed in the block to stderr. Blocks may overlap in several threads, unlike contextlib's own."""
+    with _Redirection.lock:
+        if _Redirection.depth == 0:
+            _Redirection.stdout, sys.stdout = sys.stdout, sys.stderr
+        _Redirection.depth += 1
+    try:
+        yield
+    finally:
+        with _Redirection.lock:
+            _Redirection.depth -= 1
+            if _Redirection.depth == 0:
+                sys.stdout, _Redirection.stdout = _Redirection.stdout, None
 
 
 def wrong(owner: str, what: str) -> NoReturn:
@@ -49,55 +69,27 @@ def described(value: object) -> str:
     """Return a value for an error: its type, and the value itself only where it is short."""
     if value is None or isinstance(value, (bool, int, float)):
         return repr(value)
-    return f"a {type(value).__name__}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    article = "an" if type(value).__name__[:1].lower() in "aeiou" else "a"
+    return f"{article} {type(value).__name__}"
 
 
-def template_of(name: str) -> Template:
-    """Return the template called ``name``. Raises ``UnknownPluginError`` or ``BrokenPluginError``."""
-    if not isinstance(name, str):
-        raise ConfigError(f"template is {described(name)}, expected the name of one, such as 'chat'.")
-    spec = REGISTRY.get(TEMPLATES_HOOK, name)
-    owner = owner_of(TEMPLATES_HOOK, name)
-    with plugin_call(owner, "being made"):
-        reason = spec.why_unavailable()
-        if reason is not None:
-            raise BrokenPluginError(f"{owner} can't be used here: {reason}")
-        template: Template = spec.make()
-    for method in ("render", "parse"):
-        if not callable(getattr(template, method, None)):
-            wrong(owner, f"{described(template)} without a method {method}; see chameleon_text.templates.Template.")
-    return template
+def said(error: BaseException) -> str:
+    """Return the type and the message of any exception, also of one whose own ``str`` fails."""
+    try:
+        message = str(error)
+    except Exception as failure:
+        message = f"its message can't be shown: {type(failure).__name__}"
+    return f"{type(error).__name__}: {message}".rstrip(": ")
 
 
-def render(name: str, turns: Sequence[Turn]) -> list[Piece]:
-    """Return the pieces of a conversation in a template. Raises ``BrokenPluginError`` for whatever it does wrong."""
-    template, owner = template_of(name), owner_of(TEMPLATES_HOOK, name)
-    with plugin_call(owner, "rendering a conversation"):
-        pieces = template.render(turns)
-        pieces = list(pieces) if isinstance(pieces, (list, tuple)) else pieces
-    if not isinstance(pieces, list):
-        wrong(owner, f"{described(pieces)} from render; expected a list of Piece.")
-    for piece in pieces:
-        if not isinstance(piece, Piece) or not isinstance(piece.segment, Segment):
-            wrong(owner, f"{described(piece)} among the pieces from render; expected a Piece with a segment.")
-    return pieces
-
-
-def parse(name: str, segments: Sequence[Segment]) -> list[Turn]:
-    """Return the turns that a template finds. Raises ``BrokenPluginError`` for whatever it does wrong."""
-    template, owner = template_of(name), owner_of(TEMPLATES_HOOK, name)
-    with plugin_call(owner, "reading the turns of a stream"):
-        turns = template.parse(segments)
-        turns = list(turns) if isinstance(turns, (list, tuple)) else turns
-    if not isinstance(turns, list) or not all(isinstance(turn, Turn) for turn in turns):
-        wrong(owner, f"{described(turns)} from parse; expected a list of Turn.")
-    return turns
-
-
-def codec_owner(name: str) -> str:
-    """Return what errors call an installed segment codec."""
-    return owner_of(SEGMENT_CODECS_HOOK, name)
-
-
-def _is_siblings(kind: type[BaseException]) -> bool:
+def is_ours(kind: type[BaseException]) -> bool:
+    """Return whether a class of errors derives from one of the toolkit's."""
     return any(base.__name__.startswith("Chameleon") and base.__name__.endswith("Error") for base in kind.__mro__)
+
+
+def unexpected_keyword(error: BaseException | None) -> str | None:
+    """Return the keyword that a call was refused for, as Python words it; None for any other error."""
+    found = _UNEXPECTED.search(str(error)) if isinstance(error, TypeError) else None
+    return found and found[1]

@@ -16,9 +16,9 @@ from .codecs import NO_IMAGE_READER, ImageTokenizerLike, SegmentCodec
 from .document_processor import DocumentProcessor
 from .errors import ConfigError, MissingPackageError, TokenizerWarning, VocabularyError
 from .folder import ProcessorFolder, write_folder
-from .plugin_calls import render
 from .prompts import AllowSpecial, as_pictures, as_texts, parse_prompts, place_pictures
 from .segments import Text
+from .template_calls import render
 from .templates import ASSISTANT, USER, Turn
 from .tokenizer import TextTokenizer
 from .training import Labels, TrainingExample, encode_rows

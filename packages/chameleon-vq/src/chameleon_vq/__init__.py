@@ -13,6 +13,7 @@ Start here:
 Every error derives from ``ChameleonVQError``. The command line is ``chameleon-vq``.
 """
 
+from . import _device_backends as _device_backends
 from .agreement import CodeComparison, compare_codes
 from .codes_file import CodesFile, read_codes, write_codes
 from .config import ChameleonVQVAEConfig

@@ -8,7 +8,6 @@ plugins imports nothing heavy. A plugin that can't be used is quarantined with i
 from __future__ import annotations
 
 import difflib
-import importlib.metadata
 import os
 import threading
 import warnings
@@ -19,8 +18,10 @@ from typing import Any
 import msgspec
 import pluggy
 
+from ._entry_points import FoundEntryPoint, entry_points, normalized, version_of
 from ._specs import LazyCallable, PluginSpec, always_available, always_supported, convert, resolve, wrong_field
 from .errors import BrokenPluginError, UnknownPluginError
+from .plugin_calls import printing_to_stderr, said
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
@@ -44,16 +45,20 @@ CHANGES = {
 
 
 class PluginWarning(UserWarning):
-    """A plugin was quarantined."""
+    """A plugin isn't used, or a name of a plugin means two things or none."""
 
 
 class Registered(msgspec.Struct, frozen=True):
     """A usable spec and the distribution that it came from."""
 
     hook: str
+    """The name of the hook that returned the spec."""
     spec: PluginSpec
+    """The spec, of the hook's class."""
     distribution: str
+    """The name of the distribution that it came from."""
     version: str
+    """The version of that distribution."""
 
     def why_unavailable(self) -> str | None:
         """Return why this plugin can't run on this machine, None where it can.
@@ -75,18 +80,24 @@ class Registered(msgspec.Struct, frozen=True):
         except BrokenPluginError as error:
             return str(error)
         except Exception as error:
-            return f"its own check failed: {type(error).__name__}: {error}"
+            return f"its own check failed: {said(error)}"
 
 
 class Quarantined(msgspec.Struct, frozen=True):
-    """A plugin that is installed and not used, and why. ``names`` is what it would be asked for by."""
+    """A plugin that is installed and not used, and why."""
 
     plugin: str
+    """The name of its entry point."""
     distribution: str
+    """The name of the distribution that it came from."""
     version: str
+    """The version of that distribution."""
     reason: str
+    """What is wrong with it."""
     names: tuple[str, ...]
+    """What it would be asked for by: the name of its entry point, and those of its specs as far as they are known."""
     cause: BaseException | None = None
+    """What it raised; None where it raised nothing."""
 
 
 class _Source(msgspec.Struct, frozen=True):
@@ -138,9 +149,13 @@ class PluginRegistry:
 
         Raises ``BrokenPluginError`` where a quarantined plugin has that name, ``UnknownPluginError`` where none has.
         """
+        return self.find(hook, name).spec
+
+    def find(self, hook: str, name: str) -> Registered:
+        """Return the spec called ``name`` with the distribution that it is from. Raises what ``get`` raises."""
         known = self._load()[hook]
         if name in known:
-            return known[name].spec
+            return known[name]
         for bad in self.quarantined():
             if name in bad.names:
                 owner = f"{bad.distribution} {bad.version}"
@@ -177,26 +192,30 @@ class PluginRegistry:
         with self._lock:
             if self._registered is None:
                 self._registered = {hook: {} for hook in self.kinds}
-                own = _Source(self.project, self.distribution, _version(self.distribution))
-                for builtin in self._builtins:
-                    self._admit(own, lambda builtin=builtin: builtin)  # type: ignore[misc]
-                for entry_point in self._entry_points():
-                    self._admit(_source(entry_point), entry_point.load)
+                try:
+                    notes = self._find()
+                except BaseException:  # an interruption; the next look-up searches again
+                    self.reload()
+                    raise
                 # Last: a warning may be raised as an error, and the plugins must be registered by then.
                 for bad in self._quarantined:
-                    warnings.warn(
-                        f"plugin {bad.plugin!r} of {bad.distribution} {bad.version} is not used: {bad.reason}",
-                        PluginWarning,
-                        stacklevel=3,
-                    )
+                    notes.append(f"plugin {bad.plugin!r} of {bad.distribution} {bad.version} is not used: {bad.reason}")
+                for note in notes:
+                    warnings.warn(note, PluginWarning, stacklevel=3)
             return self._registered
 
-    def _entry_points(self) -> Iterator[importlib.metadata.EntryPoint]:
-        allowed = os.environ.get(ENVIRONMENT_VARIABLE)
-        names = None if allowed is None else {part.strip() for part in allowed.split(",")}
-        for entry_point in sorted(importlib.metadata.entry_points(group=self.project), key=lambda each: each.name):
-            if names is None or names & {entry_point.name, _source(entry_point).distribution}:
-                yield entry_point
+    def _find(self) -> list[str]:
+        """Register the built-ins, then the plugins of other distributions; return what to warn of."""
+        own = _Source(self.project, self.distribution, version_of(self.distribution))
+        for builtin in self._builtins:
+            self._admit(own, lambda builtin=builtin: builtin)  # type: ignore[misc]
+        family, setting = self.project.partition("_")[0], os.environ.get(ENVIRONMENT_VARIABLE)
+        installed = entry_points(f"{family}_")
+        wanted = None if setting is None else {normalized(part) for part in setting.split(",") if part.strip()}
+        for found in installed:
+            if found.group == self.project and (wanted is None or wanted & found.names):
+                self._admit(_Source(found.name, found.distribution, found.version), found.load)
+        return [] if wanted is None else _unmatched(wanted, installed)
 
     def _admit(self, source: _Source, load: Callable[[], object]) -> None:
         """Load one plugin and register all its specs, or quarantine it."""
@@ -205,16 +224,20 @@ class PluginRegistry:
         names = [source.plugin]
         reason, cause = None, None
         try:
-            for hook, spec in self._specs(load()):
-                returned.append((hook, spec))
-                if isinstance(getattr(spec, "name", None), str):
-                    names.append(spec.name)
-            reason = self._refusal(returned)
-            if reason is None:
-                usable = [self._usable(hook, spec, source) for hook, spec in returned]
-        # Any exception, a sys.exit() too: third-party code may stop no command that doesn't need it.
-        except (Exception, SystemExit) as error:
-            reason, cause = f"{type(error).__name__}: {error}", error
+            # What it prints goes to stderr: stdout is for what a command makes.
+            with printing_to_stderr():
+                for hook, spec in self._specs(load()):
+                    returned.append((hook, spec))
+                    if isinstance(getattr(spec, "name", None), str):
+                        names.append(spec.name)
+                reason = self._refusal(returned)
+                if reason is None:
+                    usable = [self._usable(hook, spec, source) for hook, spec in returned]
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        # Whatever else it raises, sys.exit() and panics of Rust too, may stop no command that doesn't need it.
+        except BaseException as error:
+            reason, cause = said(error), error
         if reason is not None:
             bad = Quarantined(source.plugin, source.distribution, source.version, reason, tuple(names), cause)
             self._quarantined.append(bad)
@@ -273,17 +296,17 @@ class PluginRegistry:
         return self._spec_types.get(hook, PluginSpec)
 
 
-def _source(entry_point: importlib.metadata.EntryPoint) -> _Source:
-    if entry_point.dist is None:
-        return _Source(entry_point.name, entry_point.value, "unknown")
-    return _Source(entry_point.name, entry_point.dist.name, entry_point.dist.version)
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+def _unmatched(wanted: Iterable[str], installed: Sequence[FoundEntryPoint]) -> list[str]:
+    """Return a sentence for each wanted name that nothing installed has, in any of the toolkit's groups."""
+    known = sorted({name for each in installed for name in each.names})
+    sentences = []
+    for name in sorted(set(wanted) - set(known)):
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"Installed: {', '.join(known) or 'none'}."
+        sentences.append(
+            f"{ENVIRONMENT_VARIABLE} has {name!r}, which is no installed plugin and no distribution with one. {hint}"
+        )
+    return sentences
 
 
 def _by_distribution(plugins: Iterable[Registered]) -> str:
