@@ -97,7 +97,7 @@ def test_a_plugin_that_can_not_serve_a_configuration_says_why(install_plugin: In
 
 def test_a_quantizer_that_is_no_layer_is_an_error(install_plugin: Install) -> None:
     install_plugin(chameleon_vq_quantizers=hookimpl(lambda: [spec("odd", lambda config: 3)]))
-    with pytest.raises(BrokenPluginError, match=r"'odd' is a int, expected a torch\.nn\.Module"):
+    with pytest.raises(BrokenPluginError, match=r"'odd' of acme_vq .* returned 3 from factory; expected a torch\.nn"):
         make_quantizer(tiny("odd"))
 
 

@@ -31,10 +31,10 @@ def made_quantizer(spec: PluginSpec, options: Mapping[str, Any]) -> WeightQuanti
     try:
         quantizer = spec.make(**options)
     except BrokenPluginError as error:
-        name = unexpected_keyword(error.__cause__)
-        if name is None or name not in options:
+        refused = unexpected_keyword(error.__cause__)
+        if refused is None or refused not in options:
             raise
-        _refuse(spec, name, known | _own_options(spec), cause=error)
+        _refuse(spec, refused, known | _own_options(spec), cause=error)
     if not isinstance(quantizer, WeightQuantizer):
         wrong(spec.called, f"{described(quantizer)} from factory; expected a WeightQuantizer.")
     with contextlib.suppress(AttributeError):  # of a class with __slots__

@@ -52,11 +52,17 @@ class QuantizedLinear(nn.Module):
         weight_OI = linear.weight.detach()
         layer = cls(quantizer, linear.in_features, linear.out_features, dtype=weight_OI.dtype, bias=linear.bias)
         layer.spec(weight_OI.device)
-        with plugin_call(quantizer.owner, "quantizing a weight"):
-            stored = quantizer.quantize(weight_OI)
-        layer._check_quantized(stored)
-        layer.load(stored)
+        layer.quantize(weight_OI)
         return layer
+
+    def quantize(self, weight_OI: Tensor) -> None:
+        """Set the weight from a float one. Raises ``UnsupportedWeightError``, or ``BrokenPluginError`` where the
+        quantizer fails or makes other tensors than its layout says.
+        """
+        with plugin_call(self.quantizer.owner, "quantizing a weight"):
+            stored = self.quantizer.quantize(weight_OI)
+        self._check_quantized(stored)
+        self.load(stored)
 
     def load(self, stored: Mapping[str, Tensor]) -> None:
         """Set the weight from stored tensors, on the device where they are.

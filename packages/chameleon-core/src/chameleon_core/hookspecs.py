@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pluggy
 
+from chameleon_backends.plugin_calls import described, wrong
 from chameleon_backends.plugins import PluginSpec
 
 PROJECT = "chameleon_core"
@@ -28,6 +29,13 @@ class CheckpointFormatSpec(PluginSpec, frozen=True, kw_only=True):
     """Returns whether a folder has this format, by the names of its files. It raises nothing."""
     marks: str
     """What ``matches`` looks for, in words, for error messages."""
+
+    def recognizes(self, folder: Path) -> bool:
+        """Return whether a folder has this format. Raises ``BrokenPluginError`` for whatever ``matches`` does wrong."""
+        found = self.call("matches", folder)
+        if not isinstance(found, bool):
+            wrong(self.called, f"{described(found)} from matches; expected True or False.")
+        return found
 
 
 @hookspec

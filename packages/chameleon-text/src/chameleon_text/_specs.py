@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import re
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
@@ -91,6 +93,16 @@ class PluginSpec(msgspec.Struct, frozen=True, kw_only=True):
         """
         with plugin_call(self.called, f"calling its {field}"):
             return resolve(getattr(self, field))(*args, **options)
+
+    def make_folder(self) -> Path:
+        """Make the object, which is a folder. Raises ``BrokenPluginError`` where the factory returns anything else."""
+        made = self.make()
+        if not isinstance(made, (str, os.PathLike)) or not str(made):
+            wrong(self.called, f"{described(made)} from factory; expected the path of a folder.")
+        folder = Path(made)
+        if not folder.is_dir():
+            wrong(self.called, f"{str(folder)!r} from factory, which isn't a folder.")
+        return folder
 
     @property
     def called(self) -> str:

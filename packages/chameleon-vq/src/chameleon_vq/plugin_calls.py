@@ -48,7 +48,8 @@ class _Redirection:
 def printing_to_stderr() -> Iterator[None]:
     """Send what is printed in the block to stderr. Blocks may overlap in several threads, unlike contextlib's own."""
     with _Redirection.lock:
-        if _Redirection.depth == 0:
+        # Another copy of this module may have replaced it already, and puts it back itself.
+        if _Redirection.depth == 0 and sys.stdout is not sys.stderr:
             _Redirection.stdout, sys.stdout = sys.stdout, sys.stderr
         _Redirection.depth += 1
     try:
@@ -56,7 +57,7 @@ def printing_to_stderr() -> Iterator[None]:
     finally:
         with _Redirection.lock:
             _Redirection.depth -= 1
-            if _Redirection.depth == 0:
+            if _Redirection.depth == 0 and _Redirection.stdout is not None:
                 sys.stdout, _Redirection.stdout = _Redirection.stdout, None
 
 

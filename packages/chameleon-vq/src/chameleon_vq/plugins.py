@@ -7,11 +7,13 @@ plugins imports nothing heavy. A plugin that can't be used is quarantined with i
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -172,6 +174,21 @@ class PluginRegistry:
         if close:
             message += f" Did you mean {close[0]!r}?"
         raise UnknownPluginError(message)
+
+    def warn_of_hidden(self, hook: str, name: object) -> None:
+        """Warn where a bare name, which a folder in the working directory has, is that of an installed folder, too."""
+        hidden = self._load()[hook].get(name) if isinstance(name, str) else None
+        if hidden is None:
+            return
+        with contextlib.suppress(BrokenPluginError):
+            if hidden.spec.make_folder().samefile(hidden.spec.name):
+                return
+        warnings.warn(
+            f"{name!r} is the folder {Path(hidden.spec.name).absolute()}, which is used, and {hidden.spec.called}. "
+            f"Pass './{name}' for the folder; rename it, or work elsewhere, for what is installed.",
+            PluginWarning,
+            stacklevel=4,
+        )
 
     def registered(self, hook: str) -> tuple[Registered, ...]:
         """Return every usable plugin of a hook, built-ins first."""

@@ -12,6 +12,7 @@ from . import _builtins, hookspecs
 from ._moved import moved_names
 from .config import ChameleonVQVAEConfig
 from .errors import BrokenPluginError, ConfigError, MissingFileError
+from .plugin_calls import described, unexpected_keyword, wrong
 from .plugins import PluginRegistry
 from .quantizers.contract import VectorQuantizer
 
@@ -42,11 +43,19 @@ def make_quantizer(config: ChameleonVQVAEConfig) -> VectorQuantizer:
         raise ConfigError(
             f"the vector quantizer {spec.name!r} can't be used with this configuration: {_sentence(reason)}"
         )
-    quantizer = spec.make(config)
+    try:
+        quantizer = spec.make(config)
+    except BrokenPluginError as error:
+        _refuse_option(config, error)
+        raise
     if not isinstance(quantizer, nn.Module):
-        raise BrokenPluginError(
-            f"the vector quantizer {spec.name!r} is a {type(quantizer).__name__}, expected a torch.nn.Module."
-        )
+        wrong(spec.called, f"{described(quantizer)} from factory; expected a torch.nn.Module.")
+    for name in ("num_codes", "codes_per_position"):
+        found = getattr(quantizer, name, None)
+        if type(found) is not int or found < 1:
+            wrong(spec.called, f"{described(quantizer)} whose {name} is {described(found)}; expected an int ≥ 1.")
+    if not callable(getattr(quantizer, "lookup", None)):
+        wrong(spec.called, f"{described(quantizer)} without a method lookup.")
     return quantizer  # type: ignore[return-value]  # the conformance suite checks the rest of the contract
 
 
@@ -57,6 +66,7 @@ def find_pretrained(name_or_folder: str | os.PathLike[str]) -> Path:
     """
     folder = Path(name_or_folder)
     if folder.is_dir():
+        REGISTRY.warn_of_hidden(PRETRAINED_HOOK, name_or_folder)
         return folder
     if not isinstance(name_or_folder, str) or len(folder.parts) != 1:
         raise MissingFileError(
@@ -66,7 +76,14 @@ def find_pretrained(name_or_folder: str | os.PathLike[str]) -> Path:
     reason = spec.why_unavailable()
     if reason is not None:
         raise MissingFileError(f"the image tokenizer {name_or_folder!r} isn't available here: {_sentence(reason)}")
-    return Path(spec.make())
+    return spec.make_folder()
+
+
+def _refuse_option(config: ChameleonVQVAEConfig, error: BrokenPluginError) -> None:
+    """Raise ``ConfigError`` where the quantizer was called with an option that it doesn't have."""
+    name = unexpected_keyword(error.__cause__)
+    if name is not None and name in config.quantizer_options:
+        raise ConfigError(f"quantizer_options: the quantizer {config.quantizer!r} has no option {name!r}.") from error
 
 
 def _sentence(reason: str) -> str:

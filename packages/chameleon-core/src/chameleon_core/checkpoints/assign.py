@@ -139,7 +139,7 @@ def _quantize(model: nn.Module, name: str, weights: StoredWeights, plan: Quantiz
         if plan.stored:
             layer.load({part: weights.load(f"{name}.{part}") for part in layer.layout()})
         else:
-            layer.load(plan.quantizer.quantize(weights.load(f"{name}.weight")))
+            layer.quantize(weights.load(f"{name}.weight"))
             # A quantizer that doesn't check its weight hides the fault in the codes of this layer.
             weights.raise_not_finite()
     model.set_submodule(name, layer)

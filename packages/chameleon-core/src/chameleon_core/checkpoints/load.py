@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from chameleon_backends.errors import BrokenPluginError
 from chameleon_backends.errors import ConfigError as BackendsConfigError
-from chameleon_backends.plugins import resolve
+from chameleon_backends.plugin_calls import described, plugin_call, wrong
 
 from .._boundary import translates_errors
 from ..config import ChameleonConfig
 from ..errors import ConfigError, FileFormatError
-from ..formats import Checkpoint, CheckpointFormat
+from ..formats import Checkpoint, CheckpointFormat, StoredTensor
 from ..hookspecs import CheckpointFormatSpec
 from ..registry import CHECKPOINT_FORMATS_HOOK, REGISTRY
 from .assign import StoredWeights, assign
@@ -54,13 +55,34 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     formats = [
         cast(CheckpointFormatSpec, registered.spec) for registered in REGISTRY.registered(CHECKPOINT_FORMATS_HOOK)
     ]
+    failures = []
     for spec in formats:
-        if resolve(spec.matches)(folder):
-            reader: CheckpointFormat = spec.make()
-            return reader.read(folder)
+        try:
+            recognized = spec.recognizes(folder)
+        except BrokenPluginError as error:
+            failures.append(error)  # a plugin's mistake, which matters only where no other format is recognized
+        else:
+            if recognized:
+                return _read(spec, folder)
+    if failures:
+        raise failures[0]
     known = ", ".join(f"{spec.name} (recognized by {spec.marks})" for spec in formats)
     found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
     raise FileFormatError(f"{folder} has none of the installed formats: {known}. It holds: {found}.")
+
+
+def _read(spec: CheckpointFormatSpec, folder: Path) -> Checkpoint:
+    """Return what a format reads. Raises ``BrokenPluginError`` for whatever it does wrong."""
+    reader: CheckpointFormat = spec.make()
+    with plugin_call(spec.called, f"reading {folder}"):
+        checkpoint = reader.read(folder)
+    if not isinstance(checkpoint, Checkpoint) or not isinstance(checkpoint.config, ChameleonConfig):
+        wrong(spec.called, f"{described(checkpoint)} from read; expected a Checkpoint with a ChameleonConfig.")
+    if not isinstance(checkpoint.tensors, Mapping) or not all(
+        isinstance(name, str) and isinstance(each, StoredTensor) for name, each in checkpoint.tensors.items()
+    ):
+        wrong(spec.called, "a Checkpoint whose tensors aren't StoredTensors by name from read.")
+    return checkpoint
 
 
 @translates_errors

@@ -21,6 +21,8 @@ from chameleon_backends import (
     get_weight_quantizer,
 )
 from chameleon_backends.errors import ConfigError as BackendsConfigError
+from chameleon_backends.made_quantizer import returned_options
+from chameleon_backends.plugin_calls import described, plugin_call, wrong
 from chameleon_backends.registry import REGISTRY as BACKENDS
 from chameleon_backends.registry import WEIGHT_QUANTIZERS_HOOK
 
@@ -116,13 +118,14 @@ def plan_quantization(
             "Add it to skip."
         )
     reasons = {
-        name: quantizer.unsupported(
+        name: _why_unsupported(
+            quantizer,
             LinearSpec(
                 in_features=linear.in_features,
                 out_features=linear.out_features,
                 dtype=dtype or linear.weight.dtype,
                 device=device,
-            )
+            ),
         )
         for name, linear in chosen.items()
     }
@@ -130,7 +133,8 @@ def plan_quantization(
     spec = BACKENDS.get(WEIGHT_QUANTIZERS_HOOK, quantization.method)
     assert isinstance(spec, WeightQuantizerSpec)
     left_out = [name for name in linears if name not in chosen]
-    return QuantizationPlan(quantizer, tuple(chosen), spec.write_record(quantizer.options(), left_out), stored=False)
+    record = spec.write_record(returned_options(quantizer), left_out)
+    return QuantizationPlan(quantizer, tuple(chosen), record, stored=False)
 
 
 def read_plan(model: nn.Module, record: Mapping[str, Any], float_names: Collection[str]) -> QuantizationPlan:
@@ -154,6 +158,15 @@ def name_layer_in_errors(name: str) -> Iterator[None]:
         yield
     except (UnsupportedWeightError, BackendsConfigError) as error:
         raise WeightsError(f"{name} can't run quantized: {str(error).rstrip('.')}.") from error
+
+
+def _why_unsupported(quantizer: WeightQuantizer, spec: LinearSpec) -> str | None:
+    """Return why a quantizer can't serve a layer. Raises ``BrokenPluginError`` for whatever it does wrong."""
+    with plugin_call(quantizer.owner, "calling its unsupported"):
+        reason = quantizer.unsupported(spec)
+    if reason is not None and not isinstance(reason, str):
+        wrong(quantizer.owner, f"{described(reason)} from unsupported; expected a sentence, or None.")
+    return reason
 
 
 def _check_served(method: str, reasons: Mapping[str, str | None]) -> None:

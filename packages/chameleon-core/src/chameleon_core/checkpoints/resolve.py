@@ -35,13 +35,14 @@ def resolve_folder(name: str | os.PathLike[str]) -> Path:
         )
     folder = Path(name)
     if folder.is_dir():
+        REGISTRY.warn_of_hidden(PRETRAINED_HOOK, name)
         return folder
     if folder.exists():
         raise ModelNotFoundError(f"{folder} is a file; expected a folder with the config and the weights.")
     tried = [f"no folder {str(folder)!r}" + ("" if folder.is_absolute() else f" in {Path.cwd()}")]
     if isinstance(name, str):
         try:
-            return Path(REGISTRY.get(PRETRAINED_HOOK, name).make())
+            return REGISTRY.get(PRETRAINED_HOOK, name).make_folder()
         except UnknownPluginError as error:
             tried.append(str(error).rstrip("."))
         if _HUB_ID.fullmatch(name):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from chameleon_backends import QuantizedLinear
+from chameleon_backends.plugin_calls import plugin_call
 
 from .._boundary import translates_errors
 from ..config import ChameleonConfig
@@ -38,8 +39,11 @@ def write_checkpoint(
     ``max_shard_size`` is the largest size of a file, a number of bytes or a text like "5GB". A previous checkpoint in
     the folder stays loadable until the new one is complete. Raises ``UnknownPluginError`` for another format.
     """
-    writer: CheckpointFormat = REGISTRY.get(CHECKPOINT_FORMATS_HOOK, checkpoint_format).make()
-    writer.write(checkpoint, Path(folder), max_shard_size=parse_size(max_shard_size))
+    spec = REGISTRY.get(CHECKPOINT_FORMATS_HOOK, checkpoint_format)
+    writer: CheckpointFormat = spec.make()
+    limit = parse_size(max_shard_size)
+    with plugin_call(spec.called, f"writing {folder}"):
+        writer.write(checkpoint, Path(folder), max_shard_size=limit)
 
 
 @translates_errors
