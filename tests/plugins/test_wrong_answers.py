@@ -293,9 +293,7 @@ def test_a_folder_that_has_the_name_of_an_installed_model_is_said_with_both_mean
     (tmp_path / "acme").mkdir()
     monkeypatch.chdir(tmp_path)
     find = resolve_folder if "core" in hook else importlib.import_module("chameleon_vq.registry").find_pretrained
-    with pytest.warns(
-        UserWarning, match=r"'acme' is the folder .*, and the .* 'acme' of acme-wrong 0\.2\."
-    ):
+    with pytest.warns(UserWarning, match=r"'acme' is the folder .*, and the .* 'acme' of acme-wrong 0\.2\."):
         assert find("acme") == Path("acme")
     assert find("./acme") == Path("acme")  # no warning, which would be an error
 
