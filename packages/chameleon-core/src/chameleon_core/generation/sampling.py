@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._moved import moved_names
+from .noise import gumbel_noise
 
 FORBIDDEN = float("-inf")
 
@@ -60,6 +61,26 @@ class RowGenerators:
     def uniform(self, rows: Sequence[int]) -> Tensor:
         """Return a number in [0, 1) from each of these rows' generators, float64 [R]."""
         return torch.cat([torch.rand(1, dtype=torch.float64, generator=self._generators[row]) for row in rows])
+
+
+def choose(logits_RA: Tensor, noise_RA: Tensor | None = None) -> Tensor:
+    """Return the place of each row's likeliest choice, int64 [R]: the first where several are equally likely.
+
+    With Gumbel noise, which the logits' float32 keeps, that is a sample of the softmax of the logits.
+    """
+    return (logits_RA if noise_RA is None else logits_RA + noise_RA).argmax(dim=-1)
+
+
+def choose_sampled(logits_RA: Tensor, ids_A: Tensor, keys_R: Tensor) -> Tensor:
+    """Return what ``choose`` returns with ``gumbel_noise(keys_R, ids_A)``, without noise for what no row may choose.
+
+    After truncation that is nearly everything, and the noise is most of the work.
+    """
+    allowed_A = (logits_RA > FORBIDDEN).any(dim=0).nonzero()[:, 0]
+    if 2 * len(allowed_A) > len(ids_A):
+        return choose(logits_RA, gumbel_noise(keys_R, ids_A))
+    noise_RA = gumbel_noise(keys_R, ids_A[allowed_A])
+    return allowed_A[choose(logits_RA[:, allowed_A], noise_RA)]
 
 
 def sample(logits_RA: Tensor, sampling: Sampling | None, generators: RowGenerators, rows: Sequence[int]) -> list[int]:
