@@ -35,6 +35,19 @@ def load(folder: Path, **values: Any) -> ChameleonForConditionalGeneration:
         ({"eos_token_id": 7}, GenerationOptions(stop_ids=(7,))),
         ({"eos_token_id": None}, GenerationOptions()),
         ({"eos_token_id": [2, 7], "stop_ids": [9, 7]}, GenerationOptions(stop_ids=(7, 9))),
+        ({"typical_p": 1.0, "no_repeat_ngram_size": 0, "min_new_tokens": 0}, GenerationOptions()),
+        ({"typical_p": 0.9, "no_repeat_ngram_size": 3}, GenerationOptions(typical_p=0.9, no_repeat_ngram_size=3)),
+        ({"min_new_tokens": 4}, GenerationOptions(min_new_tokens=4)),
+        ({"suppress_tokens": [5, 6], "forbidden_ids": [6, 8]}, GenerationOptions(forbidden_ids=(5, 6, 8))),
+        # The id that ends a stream is no bad word.
+        (
+            {"bad_words_ids": [[2], [5], [7, 2], [7, 8]]},
+            GenerationOptions(forbidden_ids=(5,), forbidden_sequences=((7, 2), (7, 8))),
+        ),
+        (
+            {"logits_processors": ["top-k", {"name": "top-k", "k": 5}]},
+            GenerationOptions(logits_processors=("top-k", {"name": "top-k", "k": 5})),
+        ),
     ],
     ids=str,
 )
@@ -70,6 +83,18 @@ def test_values_of_transformers_keep_their_meaning(
         ("eos_token_id", "</s>"),
         ("eos_token_id", {"a": 1}),
         ("eos_token_id", [[2]]),
+        ("typical_p", 0),
+        ("no_repeat_ngram_size", -1),
+        ("min_new_tokens", -1),
+        ("suppress_tokens", 7),
+        ("suppress_tokens", [64]),
+        ("suppress_tokens", [[5]]),
+        ("bad_words_ids", [5]),
+        ("bad_words_ids", [[]]),
+        ("bad_words_ids", [[5, 64]]),
+        ("bad_words_ids", "word"),
+        ("logits_processors", "top-k"),
+        ("logits_processors", [{"k": 5}]),
     ],
     ids=str,
 )
@@ -115,3 +140,24 @@ def test_end_ids_of_the_config_end_a_row_too() -> None:
     config = model.config.replace(eos_token_id=[model.layout.eos_id, free[0]])
     model.config = model.model.config = config
     assert model.generate(prompt, max_new_tokens=4)[0, 3:].tolist() == free[:1]
+
+
+def test_a_minimum_above_the_maximum_is_left_out(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"min_new_tokens 9 \(above max_new_tokens\)"):
+        model = load(tmp_path, min_new_tokens=9, max_new_tokens=5)
+    assert model.generation_options == GenerationOptions(max_new_tokens=5)
+
+
+def test_what_is_forbidden_is_written_under_the_names_of_transformers(tmp_path: Path) -> None:
+    options = GenerationOptions(
+        forbidden_ids=(5, 6), forbidden_sequences=((7, 8),), logits_processors=({"name": "top-k", "k": 5},)
+    )
+    model = make_model()
+    model.generation_options = options
+    model.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "generation_config.json").read_text())
+    assert written["suppress_tokens"] == [5, 6]
+    assert written["bad_words_ids"] == [[7, 8]]
+    assert not written.keys() & {"forbidden_ids", "forbidden_sequences"}
+    read = ChameleonForConditionalGeneration.from_pretrained(tmp_path).generation_options
+    assert read.to_file_dict(model.config) == options.to_file_dict(model.config) | read.extras

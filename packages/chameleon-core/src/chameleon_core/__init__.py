@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from .generation import GenerationChanges, GenerationOptions, Modality, Step
-    from .hookspecs import HOOK_API_VERSION, CheckpointFormatSpec, hookimpl
+    from .hookspecs import HOOK_API_VERSION, CheckpointFormatSpec, LogitsProcessorSpec, hookimpl
     from .layout import TokenLayout
     from .model import CausalOutput, ChameleonForConditionalGeneration, ChameleonModel, KVCache, ModelOutput
     from .pipeline import (
@@ -91,6 +91,7 @@ __all__ = [
     "ImageProgress",
     "ImageStarted",
     "KVCache",
+    "LogitsProcessorSpec",
     "MissingFileError",
     "MissingPackageError",
     "Modality",
@@ -147,6 +148,7 @@ _MODULES = {
     "ImageProgress": ".pipeline",
     "ImageStarted": ".pipeline",
     "KVCache": ".model",
+    "LogitsProcessorSpec": ".hookspecs",
     "MissingFileError": ".errors",
     "MissingPackageError": ".errors",
     "Modality": ".generation",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .config import CONFIG_FILE
-from .hookspecs import HOOK_API_VERSION, CheckpointFormatSpec, hookimpl
+from .hookspecs import HOOK_API_VERSION, CheckpointFormatSpec, LogitsProcessorSpec, hookimpl
 
 
 @hookimpl
@@ -21,6 +21,31 @@ def chameleon_core_checkpoint_formats() -> Iterable[CheckpointFormatSpec]:
             matches=_has_config,
             marks=CONFIG_FILE,
         )
+    ]
+
+
+_PROCESSORS = "chameleon_core.generation.processors"
+
+
+@hookimpl
+def chameleon_core_logits_processors() -> Iterable[LogitsProcessorSpec]:
+    """Return the built-in logits processors, which the fields of ``GenerationOptions`` use."""
+    factories = {
+        "repetition-penalty": ("repetition:RepetitionPenalty", "ids that a row has already are less likely"),
+        "no-repeat-ngrams": ("repetition:NoRepeatNgrams", "no sequence of so many ids twice"),
+        "forbidden-ids": ("forbidden:ForbiddenIds", "ids and sequences of ids that may not come"),
+        "min-new-tokens": ("forbidden:MinNewTokens", "a row doesn't end before it has so many ids"),
+        "temperature": ("truncation:Temperature", "logits divided by a number"),
+        "top-k": ("truncation:TopK", "the likeliest so many ids"),
+        "top-p": ("truncation:TopP", "the likeliest ids that hold a probability"),
+        "min-p": ("truncation:MinP", "ids with a share of the likeliest one's probability"),
+        "typical": ("truncation:Typical", "the ids nearest to typical that hold a probability"),
+    }
+    return [
+        LogitsProcessorSpec(
+            name=name, factory=f"{_PROCESSORS}.{factory}", api_version=HOOK_API_VERSION, summary=summary
+        )
+        for name, (factory, summary) in factories.items()
     ]
 
 

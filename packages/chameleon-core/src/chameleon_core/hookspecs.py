@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import msgspec
 import pluggy
 
 from chameleon_backends.plugin_calls import described, wrong
 from chameleon_backends.plugins import PluginSpec
+
+from .errors import ConfigError
 
 PROJECT = "chameleon_core"
 
@@ -38,6 +41,25 @@ class CheckpointFormatSpec(PluginSpec, frozen=True, kw_only=True):
         return found
 
 
+LOGITS_PROCESSOR_KINDS = frozenset({"text", "image"})
+"""What a logits processor may be used for: the ids of text, the codes of pictures."""
+
+
+class LogitsProcessorSpec(PluginSpec, frozen=True, kw_only=True):
+    """A logits processor and which choices it is for."""
+
+    kinds: frozenset[str] = LOGITS_PROCESSOR_KINDS
+    """"text", "image" or both, the default: whether it processes the logits of text, of pictures' codes, or of both."""
+
+    def __post_init__(self) -> None:
+        kinds = frozenset((self.kinds,) if isinstance(self.kinds, str) else self.kinds)
+        if not kinds or kinds - LOGITS_PROCESSOR_KINDS:
+            raise ConfigError(
+                f"kinds of the logits processor {self.name!r} must be 'text', 'image' or both; got {self.kinds!r}."
+            )
+        msgspec.structs.force_setattr(self, "kinds", kinds)
+
+
 @hookspec
 def chameleon_core_checkpoint_formats() -> Iterable[CheckpointFormatSpec]:  # type: ignore[empty-body]
     """Return formats of checkpoints on disk. ``factory()`` makes a ``CheckpointFormat``."""
@@ -46,3 +68,12 @@ def chameleon_core_checkpoint_formats() -> Iterable[CheckpointFormatSpec]:  # ty
 @hookspec
 def chameleon_core_pretrained() -> Iterable[PluginSpec]:  # type: ignore[empty-body]
     """Return named models. ``factory()`` returns the folder of the checkpoint, a ``str`` or a ``Path``."""
+
+
+@hookspec
+def chameleon_core_logits_processors() -> Iterable[LogitsProcessorSpec]:  # type: ignore[empty-body]
+    """Return logits processors, which change what may come next and how likely it is.
+
+    ``factory(**options)`` makes an object that keeps the contract of ``generation.LogitsProcessor``; its parameters
+    are the processor's own options. ``unsupported(row: RowView)`` says why it can't serve a row.
+    """

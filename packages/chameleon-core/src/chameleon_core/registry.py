@@ -1,4 +1,4 @@
-"""The registry of the checkpoint formats and named models that are installed."""
+"""The registry of the checkpoint formats, named models and logits processors that are installed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ._moved import moved_names
 
 CHECKPOINT_FORMATS_HOOK = "chameleon_core_checkpoint_formats"
 PRETRAINED_HOOK = "chameleon_core_pretrained"
+LOGITS_PROCESSORS_HOOK = "chameleon_core_logits_processors"
 
 
 class CoreRegistry(PluginRegistry):
@@ -27,10 +28,17 @@ REGISTRY = CoreRegistry(
     hookspecs.PROJECT,
     distribution="chameleon-core",
     hookspecs=hookspecs,
-    kinds={CHECKPOINT_FORMATS_HOOK: "checkpoint format", PRETRAINED_HOOK: "pretrained model"},
+    kinds={
+        CHECKPOINT_FORMATS_HOOK: "checkpoint format",
+        PRETRAINED_HOOK: "pretrained model",
+        LOGITS_PROCESSORS_HOOK: "logits processor",
+    },
     api_version=hookspecs.HOOK_API_VERSION,
     builtins=[_builtins],
-    spec_types={CHECKPOINT_FORMATS_HOOK: hookspecs.CheckpointFormatSpec},
+    spec_types={
+        CHECKPOINT_FORMATS_HOOK: hookspecs.CheckpointFormatSpec,
+        LOGITS_PROCESSORS_HOOK: hookspecs.LogitsProcessorSpec,
+    },
 )
 
 if not TYPE_CHECKING:

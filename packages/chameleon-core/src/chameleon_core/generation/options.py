@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Mapping
@@ -25,13 +26,16 @@ Penalty = Annotated[float, Meta(ge=1e-3, le=1e3)]
 Scale = Annotated[float, Meta(ge=-1e4, le=1e4)]
 Probability = Annotated[float, Meta(gt=0, le=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
+Sequences = tuple[Annotated[tuple[Natural, ...], Meta(min_length=1)], ...]
 
 
 class GenerationOptions(Config, frozen=True, kw_only=True):
     """The options of one generation; by default greedy text to the end of the context.
 
-    Generation takes the likeliest id, or samples where ``do_sample`` is set: the logits are changed by
-    ``repetition_penalty``, divided by the temperature, and truncated by top-k, top-p and min-p, in this order.
+    Generation takes the likeliest id, or samples where ``do_sample`` is set. Before that the logits are changed, in
+    this order: by ``repetition_penalty``; by what ``no_repeat_ngram_size``, ``forbidden_ids``, ``forbidden_sequences``
+    and ``min_new_tokens`` forbid; by ``logits_processors``. Where ids are sampled the logits are then divided by the
+    temperature and truncated by top-k, top-p, min-p and ``typical_p``.
 
     ``guidance_text`` and ``guidance_image`` guide pictures by comparing the logits after the context with those after
     less of it: ``uncond + guidance_image · (images − uncond) + guidance_text · (full − images)``, where ``full`` is
@@ -48,6 +52,9 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     max_new_tokens: Count | None = None
     """The maximum number of ids to write, including those of pictures (begin-image, codes, end-image), ≥ 1. None, the
     default, is one picture for "image", and otherwise what remains of the context."""
+    min_new_tokens: Natural = 0
+    """The minimum number of ids before text may end by an id, ≥ 0 and at most ``max_new_tokens``; 0 by default.
+    ``stop_strings`` and the end of the only picture of "image" end a row in any case."""
     max_images: Natural | None = None
     """The maximum number of pictures of an interleaved document, ≥ 0; None, the default, sets no limit."""
     do_sample: bool = False
@@ -62,9 +69,22 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     min_p: Share = 0.0
     """Sample text among ids with at least this share of the likeliest one's probability, in [0, 1); 0, the default,
     keeps all."""
+    typical_p: Probability = 1.0
+    """Sample text among the ids nearest to typical that hold this probability, in (0, 1] (arXiv 2202.00666); 1, the
+    default, keeps all."""
     repetition_penalty: Penalty = 1.0
     """What the positive logits of text ids that the row has already are divided by, and the negative ones multiplied
     by, 0.001…1,000; 1, the default, is no penalty."""
+    no_repeat_ngram_size: Natural = 0
+    """Text may not repeat a sequence of this many ids that the row has already, ≥ 0; 0, the default, lets it."""
+    forbidden_ids: tuple[Natural, ...] = ()
+    """Ids that may not come, of text or codes of pictures, each ≥ 0; none by default. What a picture must have, as
+    its end, comes in any case."""
+    forbidden_sequences: Sequences = ()
+    """Sequences of ids whose last may not come after the others, none of them empty; none by default."""
+    logits_processors: tuple[str | dict[str, Any], ...] = ()
+    """Further logits processors, in their order: the name of each, or a mapping with "name" and the processor's own
+    options; none by default. One that is made for text alone leaves pictures as they are."""
     image_temperature: Temperature | None = None
     """``temperature`` for the codes of pictures, 1e-6…1e6; None, the default, takes the text's."""
     image_top_k: Count | None = None
@@ -73,6 +93,8 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     """``top_p`` for the codes of pictures, in (0, 1]; None, the default, takes the text's."""
     image_min_p: Share | None = None
     """``min_p`` for the codes of pictures, in [0, 1); None, the default, takes the text's."""
+    image_typical_p: Probability | None = None
+    """``typical_p`` for the codes of pictures, in (0, 1]; None, the default, takes the text's."""
     guidance_text: Scale = 1.0
     """How strongly pictures follow the text of the context, -1e4…1e4; 1, the default, is no guidance, above 1 is
     more."""
@@ -89,12 +111,16 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
 
     elsewhere: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
+            "bad_words_ids": "use forbidden_ids, and forbidden_sequences for words of several ids.",
             "eos_token_id": "use stop_ids, which add to those of the configuration.",
             "guidance_scale": "use guidance_text and guidance_image, which guide pictures.",
+            "logits_processor": "use logits_processors, the names of plugins.",
             "max_length": "use max_new_tokens, which doesn't count the prompt.",
+            "min_length": "use min_new_tokens, which doesn't count the prompt.",
             "num_return_sequences": "repeat the prompt in a batch.",
             "stopping_criteria": "use stop_strings or stop_ids, or should_stop, an argument of what generates.",
             "streamer": "use stream_ids of the model, or Chameleon.stream.",
+            "suppress_tokens": "use forbidden_ids.",
         }
     )
     known_extras: ClassVar[frozenset[str]] = frozenset(
@@ -136,13 +162,15 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     ) -> GenerationOptions:
         """Return the options of a ``generation_config.json``, which may be one of ``transformers``.
 
-        Values that ``transformers`` reads as "off" or as "only the likeliest" mean the same here, and ids of
-        ``eos_token_id`` beyond those of ``config`` become ``stop_ids``. A value that can't be used never raises: it is
+        Values that ``transformers`` reads as "off" or as "only the likeliest" mean the same here. Ids of
+        ``eos_token_id`` beyond those of ``config`` become ``stop_ids``, ``suppress_tokens`` and ``bad_words_ids``
+        become ``forbidden_ids`` and ``forbidden_sequences``. A value that can't be used never raises: it is
         left out, and one warning names ``source``, the fields and their values.
         """
         given = {name: value for name, value in data.items() if value is not None}
         unused: dict[str, str] = {}
         stop_ids = _end_ids(given, config, unused)
+        given |= _forbidden(given, config, unused)
         if _is_number(given.get("top_k")) and given["top_k"] == 0:
             del given["top_k"]
         for name in ("top_p", "image_top_p", "min_p", "image_min_p"):
@@ -161,6 +189,8 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
                 cls(**{name: given[name]})
             except ConfigError as error:
                 unused[name] = f"{given.pop(name)!r:.80} ({str(error).partition(': ')[2].partition(';')[0]})"
+        if given.get("min_new_tokens", 0) > given.get("max_new_tokens", math.inf):
+            unused["min_new_tokens"] = f"{given.pop('min_new_tokens')} (above max_new_tokens)"
         if unused:
             listed = "; ".join(f"{name} {value}" for name, value in unused.items())
             warnings.warn(f"{source} has values that can't be used and are left out: {listed}.", stacklevel=2)
@@ -169,13 +199,17 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     def to_file_dict(self, config: ChameleonConfig) -> dict[str, Any]:
         """Return the mapping of ``generation_config.json``: the config's ids and the options that were changed.
 
-        ``stop_ids`` are written as ``eos_token_id``, which other readers know.
+        ``stop_ids`` are written as ``eos_token_id``, ``forbidden_ids`` as ``suppress_tokens`` and
+        ``forbidden_sequences`` as ``bad_words_ids``, which other readers know.
         """
         ids: dict[str, Any] = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         defaults = GenerationOptions().to_dict()
         changed = {name: value for name, value in self.to_dict().items() if defaults.get(name) != value}
         if changed.pop("stop_ids", None):
             ids["eos_token_id"] = list(dict.fromkeys((*config.eos_token_ids, *self.stop_ids)))
+        for name, theirs in (("forbidden_ids", "suppress_tokens"), ("forbidden_sequences", "bad_words_ids")):
+            if name in changed:
+                changed[theirs] = changed.pop(name)
         return {**{name: value for name, value in ids.items() if value is not None}, **changed}
 
     def check(self) -> None:
@@ -184,6 +218,13 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise ConfigError(f"GenerationOptions.{name} must be finite; got {value!r}.")
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise ConfigError(
+                f"GenerationOptions.min_new_tokens is {self.min_new_tokens}, above max_new_tokens, "
+                f"{self.max_new_tokens}. Lower it."
+            )
+        for each in self.logits_processors:
+            _check_processor(each)
         if "" in self.stop_strings:
             raise ConfigError("GenerationOptions.stop_strings holds an empty string, which every text contains.")
 
@@ -203,6 +244,47 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
             self.top_p if self.image_top_p is None else self.image_top_p,
             self.min_p if self.image_min_p is None else self.image_min_p,
         )
+
+
+def _check_processor(listed: str | dict[str, Any]) -> None:
+    """Raise ``ConfigError`` where an entry of ``logits_processors`` has no name, or options that JSON can't hold."""
+    name = listed if isinstance(listed, str) else listed.get("name")
+    if not isinstance(name, str) or not name:
+        raise ConfigError(
+            'GenerationOptions.logits_processors must have names, or mappings with a "name" such as '
+            f'{{"name": "top-k", "k": 5}}; got {listed!r:.80}.'
+        )
+    try:
+        json.dumps(listed, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"GenerationOptions.logits_processors has options of {name!r} that can't be written as JSON: {error}."
+        ) from error
+
+
+def _forbidden(given: dict[str, Any], config: ChameleonConfig, unused: dict[str, str]) -> dict[str, Any]:
+    """Remove what forbids ids from ``given`` and return it under its names here; add others to ``unused``."""
+    ids: list[int] = []
+    sequences: list[tuple[int, ...]] = []
+    for name in ("suppress_tokens", "forbidden_ids", "bad_words_ids", "forbidden_sequences"):
+        value = given.pop(name, [])
+        is_list = isinstance(value, list | tuple)
+        entries = [[each] for each in value] if is_list and name in ("suppress_tokens", "forbidden_ids") else value
+        if not is_list or not all(_are_ids(each, config) for each in entries):
+            unused[name] = f"{value!r:.80} (expected ids below {config.vocab_size})"
+            continue
+        if name == "bad_words_ids":
+            # There the ids that end a stream are left out, since a text must be able to end.
+            entries = [each for each in entries if [*each] not in [[end] for end in config.eos_token_ids]]
+        ids += [each[0] for each in entries if len(each) == 1]
+        sequences += [tuple(each) for each in entries if len(each) > 1]
+    found = {"forbidden_ids": tuple(dict.fromkeys(ids)), "forbidden_sequences": tuple(dict.fromkeys(sequences))}
+    return {name: value for name, value in found.items() if value}
+
+
+def _are_ids(value: object, config: ChameleonConfig) -> bool:
+    is_list = isinstance(value, list | tuple) and len(value) > 0
+    return is_list and all(type(each) is int and 0 <= each < config.vocab_size for each in value)  # type: ignore[attr-defined]
 
 
 def _end_ids(given: dict[str, Any], config: ChameleonConfig, unused: dict[str, str]) -> list[int]:
@@ -229,17 +311,24 @@ class PipelineChanges(TypedDict, total=False):
     """
 
     max_new_tokens: Count | None
+    min_new_tokens: Natural
     max_images: Natural | None
     do_sample: bool
     temperature: Temperature
     top_k: Count | None
     top_p: Probability
     min_p: Share
+    typical_p: Probability
     repetition_penalty: Penalty
+    no_repeat_ngram_size: Natural
+    forbidden_ids: tuple[Natural, ...]
+    forbidden_sequences: Sequences
+    logits_processors: tuple[str | dict[str, Any], ...]
     image_temperature: Temperature | None
     image_top_k: Count | None
     image_top_p: Probability | None
     image_min_p: Share | None
+    image_typical_p: Probability | None
     guidance_text: Scale
     guidance_image: Scale
     seed: Natural | None

@@ -1,0 +1,154 @@
+"""Logits processors one after the other, and the chain that the options of generation ask for.
+
+Shapes: R rows, A ids that may be chosen.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import msgspec
+from torch import Tensor
+
+from chameleon_backends.plugin_calls import described, wrong
+from chameleon_backends.plugins import PluginSpec, Registered, resolve
+
+from ..._boundary import translates_errors
+from ...errors import ConfigError
+from ...hookspecs import LogitsProcessorSpec
+from ...registry import LOGITS_PROCESSORS_HOOK, REGISTRY
+from ..options import GenerationOptions
+from .contract import Kind, LogitsProcessor, RowView
+from .links import Link, has_choices
+from .requested import Requested, constraints, listed, sampling
+
+
+class ProcessorChain:
+    """Processors one after the other, as one: its state of a row is the tuple of theirs.
+
+    Raises ``BrokenPluginError`` with a processor's name and distribution for whatever it raises or returns wrongly, and
+    ``GenerationError`` with the row and the processor where one forbids every id.
+    """
+
+    def __init__(self, processors: Sequence[LogitsProcessor | Link]) -> None:
+        self.links = tuple(
+            each if isinstance(each, Link) else Link(each, f"the logits processor {type(each).__name__}")
+            for each in processors
+        )
+
+    def __repr__(self) -> str:
+        return f"ProcessorChain({', '.join(type(each.processor).__name__ for each in self.links)})"
+
+    def start(self, row: RowView, /) -> tuple[Any, ...]:
+        """Return the states of a row at the end of its prompt."""
+        return tuple(link.start(row) for link in self.links)
+
+    def advance(self, state: tuple[Any, ...], token_id: int, /) -> tuple[Any, ...]:
+        """Return the states after one more id."""
+        return tuple([link.advance(each, token_id) for link, each in zip(self.links, state, strict=True)])
+
+    def process(self, logits_RA: Tensor, ids_A: Tensor, states: Sequence[tuple[Any, ...]], /) -> Tensor:
+        """Return the logits after all processors, float32 [R, A]."""
+        logits_RA = logits_RA.float()
+        processed_RA = logits_RA
+        for place, link in enumerate(self.links):
+            processed_RA = link.process(processed_RA, ids_A, [state[place] for state in states])
+        if self.links and not has_choices(processed_RA):
+            self._find_fault(logits_RA, ids_A, states)
+        return processed_RA
+
+    def _find_fault(self, logits_RA: Tensor, ids_A: Tensor, states: Sequence[tuple[Any, ...]]) -> None:
+        """Raise the error of the first processor after which a row has no choice."""
+        for place, link in enumerate(self.links):
+            logits_RA = link.process(logits_RA, ids_A, [state[place] for state in states])
+            link.check(logits_RA)
+
+
+@translates_errors
+def processor_chain(options: GenerationOptions, kind: Kind, extra: Sequence[LogitsProcessor] = ()) -> ProcessorChain:
+    """Return the chain of the processors that the options ask for, in the order that ``GenerationOptions`` states.
+
+    ``extra`` processors run after those of ``logits_processors``. The same processors are the same chain, so that rows
+    with like options can be processed in one call. Raises ``UnknownPluginError`` where no processor has a name,
+    ``BrokenPluginError`` where one can't be made, ``ConfigError`` where it doesn't have an option.
+    """
+    before = tuple(map(_key, constraints(options, kind)))
+    named = tuple(key for key in map(_key, listed(options)) if kind in _kinds(key))
+    after = tuple(map(_key, sampling(options, kind)))
+    if extra:
+        return ProcessorChain([*map(_link, before + named), *extra, *map(_link, after)])
+    return _chain(before + named + after)
+
+
+@translates_errors
+def make_processor(name: str, **options: Any) -> LogitsProcessor:
+    """Return the logits processor called ``name``, made with its own options.
+
+    Raises as ``processor_chain`` does.
+    """
+    return _made(REGISTRY.find(LOGITS_PROCESSORS_HOOK, name), options)
+
+
+_Key = tuple[Registered, bytes]
+"""A processor's spec and its options in JSON, which can be compared and hashed."""
+
+
+def _key(requested: Requested) -> _Key:
+    name, options = requested
+    return REGISTRY.find(LOGITS_PROCESSORS_HOOK, name), msgspec.json.encode(options, order="deterministic")
+
+
+def _kinds(key: _Key) -> frozenset[str]:
+    return cast(LogitsProcessorSpec, key[0].spec).kinds
+
+
+@functools.lru_cache(maxsize=256)
+def _chain(keys: tuple[_Key, ...]) -> ProcessorChain:
+    return ProcessorChain([_link(key) for key in keys])
+
+
+def _link(key: _Key) -> Link:
+    found, options = key
+    return Link(
+        _made(found, msgspec.json.decode(options)),
+        found.spec.called,
+        unsupported=found.spec.why_unsupported,
+        is_trusted=found.distribution == REGISTRY.distribution,
+    )
+
+
+def _made(found: Registered, options: Mapping[str, Any]) -> LogitsProcessor:
+    spec = found.spec
+    _check_options(spec, options)
+    processor = spec.make(**options)
+    for method in ("start", "advance", "process"):
+        if not callable(getattr(processor, method, None)):
+            wrong(spec.called, f"{described(processor)} without a method {method}; see generation.LogitsProcessor.")
+    return cast(LogitsProcessor, processor)
+
+
+def _check_options(spec: PluginSpec, options: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` for an option that a processor doesn't have, or that it needs and doesn't get."""
+    try:
+        known = inspect.signature(resolve(spec.factory)).parameters
+    except (TypeError, ValueError):  # a callable in C, which doesn't say
+        return
+    names = [name for name, each in known.items() if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    unknown = sorted(options.keys() - set(names))
+    if unknown and not any(each.kind is each.VAR_KEYWORD for each in known.values()):
+        close = difflib.get_close_matches(unknown[0], names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(
+            f"the logits processor {spec.name!r} has no option {unknown[0]!r}; "
+            f"its options are: {', '.join(names) or 'none'}.{hint}"
+        )
+    missing = [name for name in names if name not in options and known[name].default is inspect.Parameter.empty]
+    if missing:
+        raise ConfigError(
+            f"the logits processor {spec.name!r} needs the option {missing[0]!r}: "
+            f'{{"name": "{spec.name}", "{missing[0]}": …}} in logits_processors.'
+        )

@@ -1,0 +1,126 @@
+"""The processors of sampling: the temperature, and truncation to the likeliest or the most typical ids.
+
+Each keeps at least one id of a row. Ids that are equally likely stay or go together, whatever their order.
+
+Shapes: R rows, A ids that may be chosen, X ids that are looked at first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .checks import checked_number
+from .contract import FORBIDDEN, StatelessProcessor
+
+LOOKED_AT = 512
+"""How many of the highest ids are sorted first; more are where those don't hold the mass."""
+
+
+class Temperature(StatelessProcessor):
+    """Divides the logits by ``temperature``, 1e-6…1e6; below 1, likely ids become likelier."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = checked_number("temperature", "temperature", temperature, "1e-6…1e6")
+
+    def process(self, logits_RA: Tensor, ids_A: Tensor, states: Sequence[Any], /) -> Tensor:
+        """Return the logits relative to the largest, divided by the temperature, so that nothing overflows."""
+        return (logits_RA - logits_RA.amax(dim=-1, keepdim=True)).div_(self.temperature)
+
+
+class TopK(StatelessProcessor):
+    """Keeps the ``k`` likeliest ids, ≥ 1, and those as likely as the last of them."""
+
+    def __init__(self, k: int) -> None:
+        self.k = int(checked_number("top-k", "k", k, "≥ 1", kind=int))
+
+    def process(self, logits_RA: Tensor, ids_A: Tensor, states: Sequence[Any], /) -> Tensor:
+        """Return the logits of the likeliest ids."""
+        if self.k >= logits_RA.shape[-1]:
+            return logits_RA
+        return _at_least(logits_RA, logits_RA.topk(self.k, dim=-1).values[:, -1:], logits_RA)
+
+
+class TopP(StatelessProcessor):
+    """Keeps the smallest set of the likeliest ids that holds the probability ``p``, in (0, 1] (arXiv 1904.09751)."""
+
+    def __init__(self, p: float) -> None:
+        self.p = checked_number("top-p", "p", p, "in (0, 1]")
+
+    def process(self, logits_RA: Tensor, ids_A: Tensor, states: Sequence[Any], /) -> Tensor:
+        """Return the logits of the nucleus."""
+        if self.p == 1:
+            return logits_RA
+        probabilities_RA = logits_RA.softmax(dim=-1)
+        return _at_least(probabilities_RA, _threshold(probabilities_RA, probabilities_RA, self.p), logits_RA)
+
+
+class MinP(StatelessProcessor):
+    """Keeps ids with at least the share ``p`` of the likeliest one's probability, in [0, 1) (arXiv 2407.01082)."""
+
+    def __init__(self, p: float) -> None:
+        self.p = checked_number("min-p", "p", p, "in [0, 1)")
+
+    def process(self, logits_RA: Tensor, ids_A: Tensor, states: Sequence[Any], /) -> Tensor:
+        """Return the logits of the ids that are likely enough."""
+        probabilities_RA = logits_RA.softmax(dim=-1)
+        return _at_least(probabilities_RA, self.p * probabilities_RA.amax(dim=-1, keepdim=True), logits_RA)
+
+
+class Typical(StatelessProcessor):
+    """Keeps the ids nearest to typical that together hold the probability ``p``, in (0, 1] (arXiv 2202.00666).
+
+    An id is typical where −log of its probability is near the entropy of all ids.
+    """
+
+    def __init__(self, p: float) -> None:
+        self.p = checked_number("typical", "p", p, "in (0, 1]")
+
+    def process(self, logits_RA: Tensor, ids_A: Tensor, states: Sequence[Any], /) -> Tensor:
+        """Return the logits of the typical ids."""
+        if self.p == 1:
+            return logits_RA
+        logs_RA = logits_RA.log_softmax(dim=-1)
+        probabilities_RA = logs_RA.exp()
+        # What is forbidden has a probability of 0, and contributes 0.
+        entropy_R1 = -(probabilities_RA * logs_RA.clamp(min=torch.finfo(logs_RA.dtype).min)).sum(dim=-1, keepdim=True)
+        nearness_RA = -(logs_RA + entropy_R1).abs()
+        return _at_least(nearness_RA, _threshold(nearness_RA, probabilities_RA, self.p), logits_RA)
+
+
+def _at_least(values_RA: Tensor, threshold_R1: Tensor, logits_RA: Tensor) -> Tensor:
+    """Return the logits, forbidden where a value is below the row's threshold."""
+    return torch.where(values_RA >= threshold_R1, logits_RA, FORBIDDEN)
+
+
+def _threshold(ranks_RA: Tensor, probabilities_RA: Tensor, mass: float) -> Tensor:
+    """Return the rank [R, 1] of the last of the ids of the highest ranks that together hold a probability."""
+    count = LOOKED_AT
+    last_R1, holds_R = _last_rank(*_highest(ranks_RA, probabilities_RA, count), mass)
+    while count < ranks_RA.shape[-1] and not holds_R.all():
+        # A row doesn't depend on others, so each is looked at until its own ids hold the mass.
+        count *= 16
+        more_R = ~holds_R
+        last_R1[more_R], holds_R[more_R] = _last_rank(
+            *_highest(ranks_RA[more_R], probabilities_RA[more_R], count), mass
+        )
+    return last_R1
+
+
+def _highest(ranks_RA: Tensor, probabilities_RA: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the highest ranks in descending order, and the probabilities of their ids, both [R, X]."""
+    if count < ranks_RA.shape[-1]:
+        ranks_RX, places_RX = ranks_RA.topk(count, dim=-1)
+    else:
+        ranks_RX, places_RX = ranks_RA.sort(dim=-1, descending=True)
+    return ranks_RX, probabilities_RA.gather(-1, places_RX)
+
+
+def _last_rank(ranks_RX: Tensor, probabilities_RX: Tensor, mass: float) -> tuple[Tensor, Tensor]:
+    """Return the rank [R, 1] at which the ids so far hold the mass, the last where none does, and whether one does."""
+    held_RX = probabilities_RX.cumsum(dim=-1)
+    last_R1 = (held_RX < mass).sum(dim=-1, keepdim=True).clamp(max=ranks_RX.shape[-1] - 1)
+    return ranks_RX.gather(-1, last_R1), held_RX[:, -1] >= mass
