@@ -279,3 +279,29 @@ def test_an_error_in_a_file_names_the_file(tmp_path: Path) -> None:
 def test_the_config_of_another_model_is_refused() -> None:
     with pytest.raises(ConfigError, match="model_type is 'llama', expected 'chameleon'"):
         ChameleonConfig.from_dict({"model_type": "llama"})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hidden_act": "\ud800"},
+        {"vocab_size": "\udfff"},
+        {"extras": {"\ud800": 1}},
+        {"extras": {"a": [["\udc00"]]}},
+        {"vq_config": {"a": "\ud800"}},
+        {"vocabulary_map": {"\ud800": 1}},
+        {"vocabulary_map": {"a": "\ud800"}},
+        {"rope_scaling": {"type": "\ud800"}},
+    ],
+    ids=ascii,
+)
+def test_half_of_a_surrogate_pair_in_a_field_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(fields))):
+        ChameleonConfig(**fields)
+
+
+def test_a_value_that_holds_itself_is_refused() -> None:
+    values: list[Any] = []
+    values.append(values)
+    with pytest.raises(ConfigError, match="nests collections too deep, or one in itself"):
+        ChameleonConfig(extras={"a": values})

@@ -95,6 +95,11 @@ def test_values_of_transformers_keep_their_meaning(
         ("bad_words_ids", "word"),
         ("logits_processors", "top-k"),
         ("logits_processors", [{"k": 5}]),
+        ("pad_token_id", 64),
+        ("pad_token_id", [1]),
+        ("bos_token_id", 7),
+        ("bos_token_id", "<s>"),
+        ("num_beams", float("inf")),
     ],
     ids=str,
 )
@@ -161,3 +166,22 @@ def test_what_is_forbidden_is_written_under_the_names_of_transformers(tmp_path: 
     assert not written.keys() & {"forbidden_ids", "forbidden_sequences"}
     read = ChameleonForConditionalGeneration.from_pretrained(tmp_path).generation_options
     assert read.to_file_dict(model.config) == options.to_file_dict(model.config) | read.extras
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"a": ' + b"1" * 5_000 + b"}"])
+def test_a_file_that_cannot_be_read_is_named_and_the_model_loads(tmp_path: Path, content: bytes) -> None:
+    make_model().save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_bytes(content)
+    with pytest.warns(UserWarning, match=r"the options of generation are the defaults, .*generation_config\.json"):
+        model = ChameleonForConditionalGeneration.from_pretrained(tmp_path)
+    assert model.generation_options == GenerationOptions()
+
+
+def test_the_padding_of_the_file_fills_rows_that_end_early_and_survives_a_save(tmp_path: Path) -> None:
+    model = load(tmp_path, pad_token_id=9)
+    model.save_pretrained(tmp_path / "copy")
+    for each in (model, ChameleonForConditionalGeneration.from_pretrained(tmp_path / "copy")):
+        prompts = torch.tensor([[0, 25, 26], [0, 30, 31]])
+        first = each.generate(prompts, max_new_tokens=1)[0, -1].item()
+        ids = each.generate(prompts, max_new_tokens=4, stop_ids=[first])
+        assert ids[0, 4:].tolist() == [9, 9, 9]

@@ -62,13 +62,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
 
     def __post_init__(self) -> None:
         for field in msgspec.structs.fields(self):
+            given = getattr(self, field.name)
             try:
-                value = msgspec.convert(getattr(self, field.name), field.type)
+                value = msgspec.convert(given, field.type)
+                _check_texts(value)
             except msgspec.ValidationError as error:
-                given = getattr(self, field.name)
                 raise ConfigError(
-                    f"{type(self).__name__}.{field.name}: {error}{_choices(field.type)}; got {given!r}."
+                    f"{type(self).__name__}.{field.name}: {error}{_choices(field.type)}; got {given!r:.200}."
                     f"{_suggestion(given, field.type)}"
+                ) from error
+            except UnicodeEncodeError as error:  # of msgspec, too, which quotes texts in its errors
+                raise ConfigError(
+                    f"{type(self).__name__}.{field.name} has half of a surrogate pair, which is not a character; "
+                    f"got {given!r:.200}."
+                ) from error
+            except RecursionError as error:
+                raise ConfigError(
+                    f"{type(self).__name__}.{field.name} nests collections too deep, or one in itself."
                 ) from error
             msgspec.structs.force_setattr(self, field.name, value)
         self.check()
@@ -174,6 +184,19 @@ def unknown_fields(
     if close:
         return ConfigError(f"{found} Did you mean {' and '.join(map(repr, dict.fromkeys(close)))}?")
     return ConfigError(f"{found} The fields are {', '.join(names)}.")
+
+
+def _check_texts(value: Any) -> None:
+    """Raise ``UnicodeEncodeError`` where a text in a value can't be written as UTF-8."""
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            _check_texts(name)
+            _check_texts(each)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for each in value:
+            _check_texts(each)
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:

@@ -165,12 +165,14 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
         Values that ``transformers`` reads as "off" or as "only the likeliest" mean the same here. Ids of
         ``eos_token_id`` beyond those of ``config`` become ``stop_ids``, ``suppress_tokens`` and ``bad_words_ids``
         become ``forbidden_ids`` and ``forbidden_sequences``. A value that can't be used never raises: it is
-        left out, and one warning names ``source``, the fields and their values.
+        left out, and one warning names ``source``, the fields and their values. ``pad_token_id`` is kept in
+        ``extras``, where the model looks it up.
         """
         given = {name: value for name, value in data.items() if value is not None}
         unused: dict[str, str] = {}
         stop_ids = _end_ids(given, config, unused)
         given |= _forbidden(given, config, unused)
+        _check_other_ids(given, config, unused)
         if _is_number(given.get("top_k")) and given["top_k"] == 0:
             del given["top_k"]
         for name in ("top_p", "image_top_p", "min_p", "image_min_p"):
@@ -191,6 +193,9 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
                 unused[name] = f"{given.pop(name)!r:.80} ({str(error).partition(': ')[2].partition(';')[0]})"
         if given.get("min_new_tokens", 0) > given.get("max_new_tokens", math.inf):
             unused["min_new_tokens"] = f"{given.pop('min_new_tokens')} (above max_new_tokens)"
+        for name in sorted(given.keys() - set(cls.__struct_fields__)):
+            if not _is_finite(given[name]):
+                unused[name] = f"{given.pop(name)!r:.80} (expected finite numbers)"
         if unused:
             listed = "; ".join(f"{name} {value}" for name, value in unused.items())
             warnings.warn(f"{source} has values that can't be used and are left out: {listed}.", stacklevel=2)
@@ -298,6 +303,26 @@ def _end_ids(given: dict[str, Any], config: ChameleonConfig, unused: dict[str, s
             unused[name] = f"{bad!s:.80} (expected ids below {config.vocab_size})"
         found += [each for each in ids if each not in bad]
     return [each for each in dict.fromkeys(found) if each not in config.eos_token_ids]
+
+
+def _check_other_ids(given: dict[str, Any], config: ChameleonConfig, unused: dict[str, str]) -> None:
+    """Remove ids that begin or fill a row from ``given`` where they can't be used; add them to ``unused``."""
+    for name in given.keys() & {"pad_token_id", "bos_token_id"}:
+        value = given[name]
+        if type(value) is not int or not 0 <= value < config.vocab_size:
+            unused[name] = f"{given.pop(name)!r:.80} (expected an id below {config.vocab_size})"
+    begin = given.get("bos_token_id", config.bos_token_id)
+    if config.bos_token_id not in (None, begin):
+        unused["bos_token_id"] = f"{given.pop('bos_token_id')} (the config's is {config.bos_token_id})"
+
+
+def _is_finite(value: object) -> bool:
+    """Return whether a value of JSON holds neither NaN nor infinity."""
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _is_number(value: object) -> bool:

@@ -284,11 +284,14 @@ class ChameleonForConditionalGeneration(nn.Module):
 
     @property
     def pad_token_id(self) -> int:
-        """The id that fills rows that end early: the layout's padding, else the config's, else the end of stream."""
+        """The id that fills rows that end early: that of ``generation_config.json``, else the config's, else the
+        layout's padding, else the end of stream.
+        """
+        stated = self.generation_options.extras.get("pad_token_id", self.config.pad_token_id)
+        if stated is not None:
+            return int(stated)
         if self.config.vocabulary_map is not None:
             return self.layout.pad_id
-        if self.config.pad_token_id is not None:
-            return self.config.pad_token_id
         return next(iter(self.config.eos_token_ids), 0)
 
     @property
