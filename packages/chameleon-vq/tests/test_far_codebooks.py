@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from chameleon_vq.quantizers.codebook import Codebook
 from chameleon_vq.quantizers.ema import EMACodebook
 from chameleon_vq.quantizers.residual import ResidualCodebooks
+from chameleon_vq.training.codebooks import kmeans
 
 CODES = torch.arange(256).view(1, 16, 16)
 
@@ -71,3 +73,10 @@ def test_of_equal_entries_far_from_zero_the_first_is_chosen() -> None:
     entries_ZD = (900 + normal(8))[:128].repeat(2, 1)
     codebook = far(entries_ZD)
     assert torch.equal(codebook.nearest(codebook.lookup(CODES)).flatten(), torch.arange(256) % 128)
+
+
+def test_k_means_finds_each_latent_far_from_zero() -> None:
+    """With as many entries as latents, an entry is the latent that it began at: no other is nearer."""
+    latents_MD = 1e4 + normal(8)
+    entries_ZD = kmeans(latents_MD, len(latents_MD), np.random.default_rng(0), iterations=3)
+    assert sorted(entries_ZD.tolist()) == sorted(latents_MD.tolist())

@@ -331,7 +331,7 @@ def test_a_checkpoint_that_is_cut_short_is_named(pictures: TensorPictures, tmp_p
     VQTrainer(make_model(), OPTIONS, folder=tmp_path).fit(pictures)
     checkpoint = tmp_path / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(FileFormatError, match=r"checkpoint\.pt is not a checkpoint of a training run"):
+    with pytest.raises(FileFormatError, match=r"checkpoint\.pt is not the state of a training run"):
         VQTrainer(make_model(), OPTIONS, folder=tmp_path).fit(pictures)
     torch.save([1, 2], checkpoint)
     with pytest.raises(FileFormatError, match="Delete it to start over"):

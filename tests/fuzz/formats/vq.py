@@ -110,7 +110,7 @@ def _fit(folder: Path) -> None:
     torch.manual_seed(0)
     model = ChameleonVQVAE(seeds.image_tokenizer().model.config)  # of its own: training changes it
     options = TrainingOptions(steps=1, batch_size=2, kmeans_pictures=0, warmup_steps=1, checkpoint_every=0, log_every=1)
-    VQTrainer(model, options, folder=folder).fit(TensorPictures(torch.zeros(2, 3, 8, 8)))
+    VQTrainer(model, options, folder=folder).fit(TensorPictures(torch.rand(2, 3, 8, 8)))
 
 
 def _state() -> Files:

@@ -7,21 +7,21 @@ killed while it saves resumes from the previous state.
 from __future__ import annotations
 
 import os
-import pickle
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-import safetensors
 import safetensors.torch
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW
 
-from .._files import read_json, replacing, write_json
+from .._files import check_is_file, read_json, replacing, write_json
 from ..errors import FileFormatError, WeightsError
+from .stored_state import OptimizerState, Seconds, StepCount, checked_generator, read_state
 
 POINTER_FILE = "checkpoint.json"
 
@@ -29,11 +29,11 @@ POINTER_FILE = "checkpoint.json"
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """How much of a run is done."""
 
-    step: int = 0
+    step: StepCount = 0
     """Steps that are done."""
-    num_tokens: int = 0
+    num_tokens: StepCount = 0
     """Ids in the documents of these steps: prompts included, padding not."""
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
     """Seconds that these steps took, added up over all resumptions of the run."""
 
     def after(self, num_tokens: int, seconds: float) -> Progress:
@@ -41,13 +41,23 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         return Progress(step=self.step + 1, num_tokens=self.num_tokens + num_tokens, seconds=self.seconds + seconds)
 
 
-class _Pointer(msgspec.Struct, frozen=True, kw_only=True):
-    weights: str
-    state: str
+class _Pointer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    weights: Annotated[str, Meta(pattern=r"^weights-[0-9A-Za-z-]+\.safetensors\Z")]
+    state: Annotated[str, Meta(pattern=r"^state-[0-9A-Za-z-]+\.pt\Z")]
     progress: Progress
 
 
-def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, optimizer: Optimizer, progress: Progress) -> None:
+class _Generators(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    cpu: Tensor
+    cuda: list[Tensor]
+
+
+class _State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    optimizer: OptimizerState
+    generators: _Generators
+
+
+def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, optimizer: AdamW, progress: Progress) -> None:
     """Save the parameters that train, the optimizer, the generators and ``progress``; remove the previous save."""
     folder = Path(folder)
     # Unique even when a step is saved again, so that files which the pointer names are never overwritten.
@@ -67,28 +77,42 @@ def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, optimizer:
                 path.unlink()
 
 
-def load_checkpoint(folder: str | os.PathLike[str], model: nn.Module, optimizer: Optimizer) -> Progress | None:
+def load_checkpoint(
+    folder: str | os.PathLike[str], model: nn.Module, optimizer: AdamW, *, steps: int
+) -> Progress | None:
     """Restore ``model``, ``optimizer`` and torch's generators from ``folder``; return None where it has no state.
 
-    Raises ``WeightsError`` where the parameters that train aren't those of the checkpoint, ``FileFormatError`` for
-    damaged files.
+    ``steps`` are those of the whole run. Everything is checked before anything is changed. Raises ``WeightsError``
+    where the parameters that train aren't those of the checkpoint or aren't finite, ``FileFormatError``,
+    ``MissingFileError`` and ``FileAccessError`` for damaged files.
     """
     folder = Path(folder)
     pointer = _read_pointer(folder)
     if pointer is None:
         return None
-    try:
-        weights = safetensors.torch.load_file(folder / pointer.weights)
-        state = torch.load(folder / pointer.state, map_location="cpu", weights_only=True)
-        generators = state["generators"]
-        optimizer_state = state["optimizer"]
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
+    if pointer.progress.step > steps:
         raise FileFormatError(
-            f"the checkpoint {folder / POINTER_FILE} can't be read: {error}. Remove the folder to start over."
-        ) from error
-    _load_weights(model, weights, source=folder / pointer.weights)
+            f"{folder / POINTER_FILE} is of step {pointer.progress.step:,} of a run of {steps:,} steps. Remove the "
+            "folder to start over."
+        )
+    weights = _read_weights(folder / pointer.weights)
+    state = read_state(folder / pointer.state, _State, advice=f"Remove {folder} to start over.")
+    _check_weights(model, weights, source=folder / pointer.weights)
+    source = folder / pointer.state
+    optimizer_state = state.optimizer.checked(optimizer, steps=pointer.progress.step, source=source)
+    cpu = checked_generator(state.generators.cpu, device="cpu", name=f"{source}: the generator")
+    # A machine with fewer devices than that of the file doesn't give the same numbers in any case.
+    cuda = [
+        checked_generator(each, device=f"cuda:{number}", name=f"{source}: the generator of cuda:{number}")
+        for number, each in enumerate(state.generators.cuda[: torch.cuda.device_count()])
+    ]
+    with torch.no_grad():
+        for name, parameter in _trained(model).items():
+            parameter.copy_(weights[name])
     optimizer.load_state_dict(optimizer_state)
-    _set_generators(generators)
+    torch.set_rng_state(cpu)
+    for number, each in enumerate(cuda):
+        torch.cuda.set_rng_state(each, number)
     return pointer.progress
 
 
@@ -96,22 +120,40 @@ def _trained(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-@torch.no_grad()
-def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: Path) -> None:
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    check_is_file(path)
+    try:
+        return safetensors.torch.load_file(path)
+    # safetensors' own error, and what its reader for torch raises for types that torch lacks.
+    except Exception as error:
+        raise FileFormatError(
+            f"{path} of the checkpoint can't be read: {error}. Remove {path.parent} to start over."
+        ) from error
+
+
+def _check_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: Path) -> None:
     trained = _trained(model)
-    missing = sorted(set(trained) - set(weights))
-    unexpected = sorted(set(weights) - set(trained))
-    misshaped = [
-        f"{name} {list(weights[name].shape)}, expected {list(parameter.shape)}"
-        for name, parameter in trained.items()
-        if name in weights and weights[name].shape != parameter.shape
-    ]
-    faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+    shared = [(name, parameter, weights[name]) for name, parameter in trained.items() if name in weights]
+    faults = {
+        "missing": sorted(trained.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - trained.keys()),
+        "of another shape": [
+            f"{name} {list(found.shape)}, expected {list(parameter.shape)}"
+            for name, parameter, found in shared
+            if found.shape != parameter.shape
+        ],
+        "of another type": [
+            f"{name} {found.dtype}, expected {parameter.dtype}"
+            for name, parameter, found in shared
+            if found.dtype != parameter.dtype
+        ],
+    }
     if any(faults.values()):
         listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
         raise WeightsError(f"{source} is the state of another model. {listed}.")
-    for name, parameter in trained.items():
-        parameter.copy_(weights[name])
+    bad = [name for name, _, found in shared if not bool(found.isfinite().all())]
+    if bad:
+        raise WeightsError(f"{source} holds NaN or infinity: {', '.join(bad)}. Remove {source.parent} to start over.")
 
 
 def _generators() -> dict[str, Any]:
@@ -119,17 +161,18 @@ def _generators() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def _set_generators(state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
 def _read_pointer(folder: Path) -> _Pointer | None:
     path = folder / POINTER_FILE
     if not path.exists():
         return None
     try:
-        return msgspec.convert(read_json(path), _Pointer)
+        pointer = msgspec.convert(read_json(path), _Pointer)
     except msgspec.ValidationError as error:
         raise FileFormatError(f"{path} doesn't name a checkpoint: {error}. Remove the folder to start over.") from error
+    names = (pointer.weights.removeprefix("weights-"), pointer.state.removeprefix("state-"))
+    if Path(names[0]).stem != Path(names[1]).stem:
+        raise FileFormatError(
+            f"{path} names {pointer.weights} and {pointer.state}, which weren't saved together. Remove the folder to "
+            "start over."
+        )
+    return pointer

@@ -158,7 +158,8 @@ class Trainer:
             check_documents(documents, **self._bounds)
         _claim_folder(self.folder, options, len(self.documents))
         torch.manual_seed(options.seed)
-        progress = load_checkpoint(self.folder / CHECKPOINT_FOLDER, self.model, self.optimizer) or Progress()
+        checkpoint = self.folder / CHECKPOINT_FOLDER
+        progress = load_checkpoint(checkpoint, self.model, self.optimizer, steps=options.steps) or Progress()
         check_weights(self.model.named_parameters())
         log = TrainingLog(self.folder / LOG_FILE, steps_done=progress.step)
         out_of_time = False
@@ -170,7 +171,7 @@ class Trainer:
                 out_of_time = options.max_seconds is not None and time.monotonic() - began >= options.max_seconds
                 if out_of_time or self._due(progress.step, options.save_every):
                     _check_finite(report, progress.step)
-                    save_checkpoint(self.folder / CHECKPOINT_FOLDER, self.model, self.optimizer, progress)
+                    save_checkpoint(checkpoint, self.model, self.optimizer, progress)
                 if self.on_step is not None:
                     self.on_step(progress.step)
         finished = progress.step == options.steps

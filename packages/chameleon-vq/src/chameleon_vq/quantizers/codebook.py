@@ -67,15 +67,21 @@ class Codebook(nn.Module):
         """Return the code of each latent: int64 [B, h, w]."""
         batch, width, height, columns = latents_BDhw.shape
         latents_MD = latents_BDhw.permute(0, 2, 3, 1).reshape(-1, width)
-        entries_ZD = at_least_float32(self.embedding.weight)
-        norms_Z = entries_ZD.square().sum(dim=1)
-        codes = [_nearest(part_MD.to(norms_Z.dtype), entries_ZD, norms_Z) for part_MD in torch.split(latents_MD, CHUNK)]
-        return torch.cat(codes).view(batch, height, columns)
+        return nearest_entries(latents_MD, self.embedding.weight).view(batch, height, columns)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Return the entries of codes [B, h, w]: latents [B, D, h, w]."""
         entries_BhwD: Tensor = self.embedding(codes)
         return entries_BhwD.permute(0, 3, 1, 2)
+
+
+def nearest_entries(latents_MD: Tensor, entries_ZD: Tensor) -> Tensor:
+    """Return the index of the entry nearest to each latent, at least in float32: int64 [M]."""
+    entries_ZD = at_least_float32(entries_ZD)
+    norms_Z = entries_ZD.square().sum(dim=1)
+    return torch.cat(
+        [_nearest(part_MD.to(norms_Z.dtype), entries_ZD, norms_Z) for part_MD in torch.split(latents_MD, CHUNK)]
+    )
 
 
 def _nearest(latents_MD: Tensor, entries_ZD: Tensor, norms_Z: Tensor) -> Tensor:

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
+from torch import Tensor
 
 from .._files import replacing
-from ..errors import FileFormatError
 from ..file_access import writing
 from ._old_names import RunLog as _RunLog
 from .log import read_log as _read_log
+from .stored_state import OptimizerState, Seconds, StepCount, read_state
 
 CHECKPOINT_FILE = "checkpoint.pt"
 LOG_FILE = "log.jsonl"
@@ -26,27 +28,45 @@ _OLD_NAMES = {
 }
 
 
+class Generators(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The states of torch's random generators."""
+
+    cpu: Tensor
+    cuda: Tensor | None = None
+    """That of the device that trains, where it is one of CUDA."""
+
+
+class RunState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a checkpoint holds. The tensors are on the CPU."""
+
+    step: StepCount
+    """Steps that are done."""
+    seconds: Seconds
+    """Seconds that they took."""
+    options: dict[str, Any]
+    """``TrainingOptions.to_dict()``."""
+    model: dict[str, Tensor]
+    optimizer: OptimizerState
+    usage: Tensor
+    """``CodebookCare.usage_QZ``."""
+    random: Generators
+    discriminator: dict[str, Tensor] | None = None
+    discriminator_optimizer: OptimizerState | None = None
+
+
 def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     """Write the state of a run, replacing the one before only when the file is complete."""
     with writing(folder / CHECKPOINT_FILE), replacing(folder / CHECKPOINT_FILE) as temporary:
         torch.save(dict(state), temporary)
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """Read the state that was saved last, or return None if there is none. Raises ``FileFormatError``."""
+def load_checkpoint(folder: Path) -> RunState | None:
+    """Read the state that was saved last, or return None if there is none.
+
+    Raises ``FileFormatError``, ``FileAccessError``. Its tensors are still to be compared with those of the run.
+    """
     path = folder / CHECKPOINT_FILE
-    if not path.exists():
-        return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    # torch.load raises many more than it documents on a damaged file; none of them is more than that.
-    except Exception as error:
-        raise FileFormatError(
-            f"{path} is not a checkpoint of a training run: {error}. Delete it to start over."
-        ) from error
-    if not isinstance(state, dict) or "step" not in state:
-        raise FileFormatError(f"{path} is not a checkpoint of a training run. Delete it to start over.")
-    return state
+    return read_state(path, RunState, advice="Delete it to start over.") if path.exists() else None
 
 
 def __getattr__(name: str) -> Any:

@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..model import ChameleonVQVAE
 from ..quantizers import VectorQuantizer
+from ..quantizers.codebook import nearest_entries
 from .metrics import codebook_figures, effective_rank, usage_by_place
-
-CHUNK = 4096
-"""Positions whose distances to all entries are computed together, which bounds the memory of k-means."""
 
 
 @runtime_checkable
@@ -152,7 +150,7 @@ def kmeans(latents_MD: Tensor, num_codes: int, random: np.random.Generator, *, i
     """
     entries_ZD = latents_MD[_choose(len(latents_MD), num_codes, random)].clone()
     for _ in range(iterations):
-        nearest_M = torch.cat([torch.cdist(part, entries_ZD).argmin(dim=1) for part in torch.split(latents_MD, CHUNK)])
+        nearest_M = nearest_entries(latents_MD, entries_ZD)
         count_Z = torch.bincount(nearest_M, minlength=num_codes)
         sum_ZD = torch.zeros_like(entries_ZD).index_add_(0, nearest_M, latents_MD)
         entries_ZD = sum_ZD / count_Z.clamp(min=1)[:, None]

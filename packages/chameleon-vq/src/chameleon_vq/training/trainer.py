@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._moved import moved_names
-from ..errors import ConfigError, ImageError
+from ..errors import ConfigError, FileFormatError, ImageError
 from ..model import ChameleonVQVAE, VQReconstruction
-from .checkpoints import LOG_FILE, load_checkpoint, save_checkpoint
+from .checkpoints import CHECKPOINT_FILE, LOG_FILE, RunState, load_checkpoint, save_checkpoint
 from .codebooks import CodebookCare, has_codebooks, positions
 from .discriminator import Adversary, clip_gradient
 from .errors import DivergenceError
@@ -29,6 +29,7 @@ from .options import TrainingOptions
 from .order import BatchOrder, random_for
 from .pictures import PictureSource, check_training_batch
 from .progress import progress_bar
+from .stored_state import check_tensor, check_tensors, checked_generator
 
 # Options that may differ between a checkpoint and the run that resumes it: they don't change the weights.
 INTERVALS = ("log_every", "validate_every", "checkpoint_every")
@@ -157,14 +158,11 @@ class VQTrainer:
                 generator, weight = adversary.generator_loss(drawn.pixels_BCHW, losses.reconstruction)
                 loss = loss + options.discriminator_weight * weight * generator
                 entry |= {"generator": generator.item(), "adaptive_weight": weight.item()}
-        if not torch.isfinite(loss):
-            raise DivergenceError(
-                f"the loss of step {self.step} is {loss.item()}, expected a finite number. Lower learning_rate or "
-                "clip_norm and start again; the last checkpoint is from an earlier step."
-            )
+        self._check_finite(loss, "loss")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = clip_gradient(self.parameters, options)
+        self._check_finite(norm, "gradient's norm")
         self.optimizer.step()
         if adversary is not None:
             discriminator = adversary.train(pixels_BCHW, drawn.pixels_BCHW.detach(), self._precision())
@@ -185,6 +183,13 @@ class VQTrainer:
         if quantizes:
             values["quantizer"] = drawn.encoding.loss.item()
         return values | entry
+
+    def _check_finite(self, value: Tensor, name: str) -> None:
+        if not torch.isfinite(value):
+            raise DivergenceError(
+                f"the {name} of step {self.step} is {value.item()}, expected a finite number. Lower learning_rate or "
+                "clip_norm and start again; the last checkpoint is from an earlier step."
+            )
 
     def _reconstruct(self, pixels_BCHW: Tensor, *, quantizes: bool) -> VQReconstruction:
         if quantizes:
@@ -281,32 +286,57 @@ class VQTrainer:
         save_checkpoint(self.folder, state)
 
     def _resume(self) -> None:
+        """Go on from the folder's checkpoint, if it has one. Everything is checked before anything is changed."""
         state = None if self.folder is None else load_checkpoint(self.folder)
-        if state is None:
+        if self.folder is None or state is None:
             return
-        mine, theirs = _plain(self.options.to_dict()), _plain(state["options"])
-        changed = [key for key in mine if key not in INTERVALS and mine[key] != theirs.get(key)]
+        source = self.folder / CHECKPOINT_FILE
+        self._check_options(state, source)
+        adversary = self.adversary
+        check_tensors(state.model, self.model.state_dict(), source=f"{source}, model,")
+        check_tensor(state.usage, self.codebook.usage_QZ, name=f"{source}: usage")
+        optimizer = state.optimizer.checked(self.optimizer, steps=state.step, source=source)
+        cpu = checked_generator(state.random.cpu, device="cpu", name=f"{source}: the generator")
+        cuda = None
+        if state.random.cuda is not None and self.device.type == "cuda":
+            cuda = checked_generator(state.random.cuda, device=self.device, name=f"{source}: the generator of CUDA")
+        if adversary is not None:
+            if state.discriminator is None or state.discriminator_optimizer is None:
+                raise FileFormatError(f"{source} has no discriminator, which its options ask for. Delete it.")
+            of_adversary = f"{source}, discriminator,"
+            check_tensors(state.discriminator, adversary.discriminator.state_dict(), source=of_adversary)
+            its_optimizer = state.discriminator_optimizer.checked(
+                adversary.optimizer, steps=state.step, source=of_adversary
+            )
+            adversary.discriminator.load_state_dict(state.discriminator)
+            adversary.optimizer.load_state_dict(its_optimizer)
+        self.model.load_state_dict(state.model)
+        self.optimizer.load_state_dict(optimizer)
+        self.codebook.usage_QZ.copy_(state.usage)
+        self.step, self.seconds = state.step, state.seconds
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda, self.device)
+
+    def _check_options(self, state: RunState, source: Path) -> None:
+        try:
+            theirs = TrainingOptions.from_dict(state.options, source=str(source)).to_dict()
+        except ConfigError as error:
+            raise FileFormatError(f"{error} Delete it to start over.") from error
+        changed = [
+            f"{name} {theirs[name]!r}, now {value!r}"
+            for name, value in self.options.to_dict().items()
+            if name not in INTERVALS and value != theirs[name]
+        ]
         if changed:
             raise ConfigError(
-                f"{self.folder} has a run with other options: "
-                + ", ".join(f"{key} {theirs.get(key)!r}, now {mine[key]!r}" for key in changed)
-                + ". Continue with its options, or train into another folder."
+                f"{self.folder} has a run with other options: {', '.join(changed)}. Continue with its options, or "
+                "train into another folder."
             )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.adversary is not None:
-            self.adversary.discriminator.load_state_dict(state["discriminator"])
-            self.adversary.optimizer.load_state_dict(state["discriminator_optimizer"])
-        self.codebook.usage_QZ.copy_(state["usage"].view_as(self.codebook.usage_QZ))
-        self.step, self.seconds = state["step"], state["seconds"]
-        torch.set_rng_state(state["random"]["cpu"])
-        if "cuda" in state["random"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
-
-
-def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options with lists for tuples, so that those from a file compare equal."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
+        if state.step > self.options.steps:
+            raise FileFormatError(
+                f"{source} is of step {state.step:,} of a run of {self.options.steps:,} steps. Delete it to start over."
+            )
 
 
 if not TYPE_CHECKING:  # or type checkers would believe that the module has every name
