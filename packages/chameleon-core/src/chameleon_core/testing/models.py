@@ -1,6 +1,4 @@
-"""Tiny vocabularies, configurations and models, and hypothesis strategies over them, for tests of dependent code.
-
-Needs the extra ``[testing]``, which brings hypothesis.
+"""Tiny vocabularies, configurations and models, and hypothesis strategies over them.
 
 Shapes: B batch, T length of the longest row, V vocabulary.
 """
@@ -15,9 +13,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from .config import ChameleonConfig
-from .layout import BEGIN_IMAGE, BOS, END_IMAGE, EOS, PAD, PLACEHOLDERS, SEPARATOR
-from .model import ChameleonForConditionalGeneration
+from ..config import ChameleonConfig
+from ..layout import BEGIN_IMAGE, BOS, END_IMAGE, EOS, PAD, PLACEHOLDERS, SEPARATOR
+from ..model import ChameleonForConditionalGeneration
 
 M = TypeVar("M", bound=nn.Module)
 

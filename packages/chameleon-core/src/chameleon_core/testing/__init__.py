@@ -1,0 +1,43 @@
+"""Tiny vocabularies, configurations and models, and hypothesis strategies over them, for tests of dependent code.
+
+Needs the extra ``[testing]``, which brings hypothesis and pytest.
+"""
+
+from __future__ import annotations
+
+from ..errors import MissingPackageError
+
+try:
+    from .models import (
+        TINY_VQ_CONFIG,
+        batches,
+        code_name,
+        configs,
+        make_config,
+        make_model,
+        make_scripted_model,
+        make_vocabulary,
+        pad_rows,
+        randomize,
+        text_ids,
+    )
+except ModuleNotFoundError as error:
+    if error.name not in ("hypothesis", "pytest"):
+        raise
+    raise MissingPackageError(
+        f"chameleon_core.testing needs {error.name}: pip install './packages/chameleon-core[testing]'."
+    ) from error
+
+__all__ = [
+    "TINY_VQ_CONFIG",
+    "batches",
+    "code_name",
+    "configs",
+    "make_config",
+    "make_model",
+    "make_scripted_model",
+    "make_vocabulary",
+    "pad_rows",
+    "randomize",
+    "text_ids",
+]
