@@ -314,7 +314,7 @@ def cache_of(model: ChameleonModel, rows: int, length: int = 2) -> KVCache:
         ({"position_ids": torch.tensor([0, 1, 2])}, r"position_ids must be \[1, 3\] or \[1, 3\]; got \[3\]"),
         ({"position_ids": torch.tensor([[0, 1]])}, r"position_ids must be .* got \[1, 2\]"),
         ({"document_ids": torch.tensor([[0, 0]])}, "document_ids"),
-        ({"input_ids": torch.zeros(1, 0, dtype=torch.int64)}, "query_length is 0"),
+        ({"input_ids": torch.zeros(1, 0, dtype=torch.int64)}, r"input_ids must be \[batch, length\]; got \[1, 0\]"),
     ],
 )
 def test_arguments_that_dont_fit_are_refused_with_their_shapes(arguments: dict[str, Any], message: str) -> None:

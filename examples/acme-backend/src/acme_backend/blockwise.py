@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from chameleon_backends import AttentionSpec, UnsupportedAttentionError, visible_keys
+from chameleon_backends import AttentionSpec, UnsupportedAttentionError, visible_keys, without_autocast
 
 from .attention_plugin import unsupported
 
@@ -37,6 +37,10 @@ class BlockwiseAttention:
         dropout: float = 0.0,
     ) -> Tensor:
         """Return ``out_BTHD`` in the query's dtype. Called once per layer."""
+        with without_autocast(query_BTHD.device):  # the sums are in float32, whoever calls
+            return self._sums(query_BTHD, key_BSKD, value_BSKD, prepared, scale)
+
+    def _sums(self, query_BTHD: Tensor, key_BSKD: Tensor, value_BSKD: Tensor, prepared: Tensor, scale: float) -> Tensor:
         B, T, H, _ = query_BTHD.shape
         S, K = key_BSKD.shape[1:3]
         dtype = torch.promote_types(query_BTHD.dtype, torch.float32)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _device_backends as _device_backends
 from ._moved import moved_modules, moved_names
-from .attention import AttentionBackend, AttentionBackendSpec, AttentionSpec, AttentionWeightsBackend
+from .attention import AttentionBackend, AttentionBackendSpec, AttentionSpec, AttentionWeightsBackend, without_autocast
 from .errors import (
     BrokenPluginError,
     ChameleonBackendsError,
@@ -89,6 +89,7 @@ __all__ = [
     "why_attention_unsupported",
     "why_quantizer_unavailable",
     "why_quantizer_unsupported",
+    "without_autocast",
 ]
 
 moved_modules(

@@ -5,6 +5,7 @@ Shapes: B batch, T query length, S key length, H heads, K key/value heads, D hea
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -82,6 +83,13 @@ class AttentionSpec:
         return self.key_start_B is not None or self.key_end_B is not None
 
 
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which torch casts nothing by itself, for a backend that chooses its dtypes."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
 def _check_integers(name: str, tensor: torch.Tensor | None, shape: tuple[int, ...]) -> None:
     if tensor is not None and (tensor.dtype != torch.int64 or tuple(tensor.shape) != shape):
         raise ConfigError(
@@ -117,6 +125,9 @@ class AttentionBackend(Protocol):
 
     Dropout: each weight becomes zero with probability ``dropout`` and is divided by 1 − ``dropout`` otherwise, drawn
     from torch's global generator. At 0 nothing is drawn.
+
+    Autocast: query, key and value have one dtype under ``torch.autocast`` too, and a plugin is called with autocast off
+    (``without_autocast``), so that it chooses its dtypes by itself.
 
     Gradients, where ``requires_grad``, flow to query, key and value.
 

@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
-from .attention import AttentionBackend, AttentionBackendSpec, AttentionSpec, AttentionWeightsBackend
+from .attention import AttentionBackend, AttentionBackendSpec, AttentionSpec, AttentionWeightsBackend, without_autocast
 from .errors import UnsupportedAttentionError
 from .plugin_calls import described, plugin_call, wrong
 
 
 class GuardedAttention:
-    """A third-party backend; what it raises, and results of a wrong shape or dtype, are errors that name it."""
+    """A third-party backend, called with autocast off; what it raises, and results of a wrong shape or dtype, are
+    errors that name it.
+    """
 
     def __init__(self, backend: AttentionBackend, owner: str) -> None:
         self.backend = backend
@@ -41,7 +43,7 @@ class GuardedAttention:
         """Return ``out_BTHD``. Raises ``BrokenPluginError``."""
         if torch.compiler.is_compiling():
             return self.backend.attend(query_BTHD, key_BSKD, value_BSKD, prepared, scale=scale, dropout=dropout)
-        with plugin_call(self.owner, "computing attention"):
+        with plugin_call(self.owner, "computing attention"), without_autocast(query_BTHD.device):
             out_BTHD = self.backend.attend(query_BTHD, key_BSKD, value_BSKD, prepared, scale=scale, dropout=dropout)
         return _checked(self.owner, "attend", out_BTHD, query_BTHD.shape, query_BTHD.dtype)
 
@@ -63,7 +65,7 @@ class GuardedWeightsAttention(GuardedAttention):
     ) -> torch.Tensor:
         """Return ``weights_BHTS``. Raises ``BrokenPluginError``."""
         B, T, H, _ = query_BTHD.shape
-        with plugin_call(self.owner, "computing attention weights"):
+        with plugin_call(self.owner, "computing attention weights"), without_autocast(query_BTHD.device):
             weights_BHTS = self.backend.attention_weights(query_BTHD, key_BSKD, prepared, scale=scale)  # type: ignore[attr-defined]
         return _checked(self.owner, "attention_weights", weights_BHTS, (B, H, T, key_BSKD.shape[1]), None)
 

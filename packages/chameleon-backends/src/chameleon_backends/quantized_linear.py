@@ -117,9 +117,9 @@ class QuantizedLinear(nn.Module):
         return self.dequantize().to(self.dtype)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - called so in nn.Linear
-        """Map ``[..., I]`` to ``[..., O]``, in the input's dtype. Raises ``ValueError`` for another width."""
+        """Map ``[..., I]`` to ``[..., O]``, in the input's dtype. Raises ``ConfigError`` for another width."""
         if input.shape[-1] != self.in_features:
-            raise ValueError(f"the input has shape {list(input.shape)}; its last size must be {self.in_features}.")
+            raise ConfigError(f"the input has shape {list(input.shape)}; its last size must be {self.in_features}.")
         input_MI = input.reshape(-1, self.in_features)
         if torch.is_grad_enabled() and input.requires_grad:
             out_MO = _Product.apply(input_MI, self.prepared, self.quantizer)  # type: ignore[no-untyped-call]

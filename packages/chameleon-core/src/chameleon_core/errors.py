@@ -21,6 +21,14 @@ class ArgumentError(ChameleonCoreError, TypeError):
     """A function was called with an argument that it doesn't have."""
 
 
+class InputError(ChameleonCoreError, ValueError):
+    """A tensor that a model was called with has the wrong shape or type, or contradicts another one."""
+
+
+class InputWarning(UserWarning):
+    """A model was called with something that is rarely meant, such as padding without a mask."""
+
+
 class VocabularyError(ChameleonCoreError, ValueError):
     """A vocabulary lacks a special token, isn't a bijection between codes and ids, or is another model's."""
 

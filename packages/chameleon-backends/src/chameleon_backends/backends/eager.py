@@ -10,7 +10,7 @@ import warnings
 import torch
 from torch.nn import functional as F
 
-from ..attention import AttentionSpec
+from ..attention import AttentionSpec, without_autocast
 from ..masks import visible_keys
 
 
@@ -25,6 +25,12 @@ class EagerAttention:
         self, query_BTHD: torch.Tensor, key_BSKD: torch.Tensor, prepared: torch.Tensor, *, scale: float
     ) -> torch.Tensor:
         """Return ``weights_BHTS`` before dropout, float32 or better: they sum to 1, or 0 where no key is visible."""
+        with without_autocast(query_BTHD.device):
+            return self._weights(query_BTHD, key_BSKD, prepared, scale=scale)
+
+    def _weights(
+        self, query_BTHD: torch.Tensor, key_BSKD: torch.Tensor, prepared: torch.Tensor, *, scale: float
+    ) -> torch.Tensor:
         dtype = torch.promote_types(query_BTHD.dtype, torch.float32)
         hidden_B1TS = ~prepared[:, None]
         key_BSHD = _for_each_head(key_BSKD, query_BTHD.shape[2])
@@ -44,9 +50,10 @@ class EagerAttention:
         dropout: float = 0.0,
     ) -> torch.Tensor:
         """Return ``out_BTHD`` in the query's dtype: the weighted sum of the values."""
-        weights_BHTS = F.dropout(self.attention_weights(query_BTHD, key_BSKD, prepared, scale=scale), dropout)
-        value_BSHD = _for_each_head(value_BSKD, query_BTHD.shape[2]).to(weights_BHTS.dtype)
-        return torch.einsum("bhts,bshd->bthd", weights_BHTS, value_BSHD).to(query_BTHD.dtype)
+        with without_autocast(query_BTHD.device):
+            weights_BHTS = F.dropout(self._weights(query_BTHD, key_BSKD, prepared, scale=scale), dropout)
+            value_BSHD = _for_each_head(value_BSKD, query_BTHD.shape[2]).to(weights_BHTS.dtype)
+            return torch.einsum("bhts,bshd->bthd", weights_BHTS, value_BSHD).to(query_BTHD.dtype)
 
     def weights(
         self, query_BTHD: torch.Tensor, key_BSKD: torch.Tensor, prepared: torch.Tensor, *, scale: float

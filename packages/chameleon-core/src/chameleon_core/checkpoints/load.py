@@ -116,10 +116,12 @@ def load_checkpoint(
     weights = StoredWeights(
         checkpoint, target_dtype(dtype, checkpoint.config), target, str(folder), check_finite=check_finite
     )
-    with torch.device("meta"), _SkipInit():
-        model = build(checkpoint.config)
-    plan = _plan(model, weights, quantization)
-    assign(model, weights, plan)
+    # Weights that are made in inference mode could never be used outside of it.
+    with torch.inference_mode(False):
+        with torch.device("meta"), _SkipInit():
+            model = build(checkpoint.config)
+        plan = _plan(model, weights, quantization)
+        assign(model, weights, plan)
     model.eval()
     config = checkpoint.config if plan is None else plan.recorded_in(checkpoint.config)
     return LoadedCheckpoint(model, config, checkpoint.generation_config)

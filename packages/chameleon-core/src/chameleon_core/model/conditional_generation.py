@@ -20,7 +20,7 @@ from .._moved import moved_names
 from ..checkpoints import load_checkpoint, resolve_folder, save_checkpoint
 from ..checkpoints.quantization_plan import Quantization
 from ..config import ChameleonConfig
-from ..errors import ConfigError
+from ..errors import ConfigError, InputError
 from ..formats import GENERATION_FILE
 from ..generation import GenerationChanges, GenerationOptions, Step, TextDecoder, generate_ids
 from ..generation.repacked_head import RepackedHead
@@ -29,6 +29,7 @@ from ..optional_packages import load_image_tokenizer
 from ..protocols import ImageTokenizerLike, TextTokenizerLike
 from .cache import KVCache
 from .ecosystem import refuse_arguments
+from .inputs import check_call, check_type, kept_positions, mask_of_padding
 from .loss import next_token_loss
 from .resize import check_resizable, resized_rows, rounded_size
 from .transformer import ChameleonModel, init_weight
@@ -158,14 +159,17 @@ class ChameleonForConditionalGeneration(nn.Module):
         ``pixel_values`` [pictures, channels, height, width] replace the placeholder ids of ``input_ids``, picture after
         picture. ``labels`` int64 [B, T] are the ids themselves, shifted here; -100 marks positions without a loss.
         ``logits_to_keep`` restricts the logits to the last n positions (0: all), or to the positions in a tensor of
-        indices. The other arguments are those of ``ChameleonModel``. Raises ``ValueError`` where shapes don't match.
+        indices. The other arguments are those of ``ChameleonModel``. Raises ``InputError`` where shapes don't match,
+        ``VocabularyError`` for ids outside the vocabulary; warns (``InputWarning``) of padding that no mask hides.
         """
         if pixel_values is not None:
             if input_ids is None:
-                raise ValueError(
+                raise InputError(
                     "pixel_values replace placeholders in input_ids, and there are no input_ids; pass both."
                 )
             input_ids = self.insert_images(input_ids, pixel_values)
+        if not self.training:  # a trainer checks its documents
+            check_call(input_ids, self.config, self._known_pad_id, attention_mask, document_ids, cache)
         output = self.model(
             input_ids,
             attention_mask,
@@ -176,9 +180,13 @@ class ChameleonForConditionalGeneration(nn.Module):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        logits_BTV = self.lm_head(output.last_hidden_state[:, _kept_positions(logits_to_keep)])
+        logits_BTV = self.lm_head(output.last_hidden_state[:, kept_positions(logits_to_keep)])
         loss = None if labels is None else next_token_loss(logits_BTV, labels)
         return CausalOutput(logits_BTV, loss, output.hidden_states, output.attentions, output.cache)
+
+    @property
+    def _known_pad_id(self) -> int | None:
+        return self.config.pad_token_id if self.config.vocabulary_map is None else self.layout.pad_id
 
     if TYPE_CHECKING:
 
@@ -199,7 +207,8 @@ class ChameleonForConditionalGeneration(nn.Module):
     ) -> Tensor:
         """Continue each row of ``input_ids`` [B, T] and return prompts with continuations, int64 [B, T + new].
 
-        Rows that end early are filled with the padding id. ``options`` default to those of the checkpoint; ``changes``
+        Without ``attention_mask``, ids of padding at the sides of a row are padding, as in ``transformers``. Rows that
+        end early are filled with the padding id. ``options`` default to those of the checkpoint; ``changes``
         override single fields of them (``max_new_tokens=50``). ``tokenizer`` is needed for ``stop_strings``.
         ``should_stop()`` is called before each step; true ends the generation. Raises ``ContextLengthError`` before
         any work where the context is too short.
@@ -240,6 +249,9 @@ class ChameleonForConditionalGeneration(nn.Module):
         options = (options or self.generation_options).replace(**changes)
         if pixel_values is not None:
             input_ids = self.insert_images(input_ids, pixel_values)
+        check_type(input_ids)
+        if attention_mask is None:
+            attention_mask = mask_of_padding(input_ids, self._known_pad_id, self.config.eos_token_ids)
         return generate_ids(self, input_ids, attention_mask, options, tokenizer=tokenizer, should_stop=should_stop)
 
     def attach_tokenizer(self, tokenizer: TextTokenizerLike) -> None:
@@ -317,17 +329,15 @@ class ChameleonForConditionalGeneration(nn.Module):
     @torch.no_grad()
     @translates_errors
     def insert_images(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
-        """Return ``input_ids`` [B, T] with the placeholders replaced by the ids of pictures.
+        """Return ``input_ids`` [B, T] with the placeholders replaced by the ids of ``pixel_values``.
 
-        ``pixel_values`` is [pictures, channels, height, width].
-
-        Raises ``ValueError`` where the number of placeholders isn't that of the pictures' codes.
+        Raises ``InputError`` where the number of placeholders isn't that of the pictures' codes.
         """
         placeholder = self.layout.placeholder_id
         is_placeholder_BT = input_ids == placeholder
         codes = self.image_tokenizer.encode_pixels(pixel_values)
         if int(is_placeholder_BT.sum()) != codes.numel():
-            raise ValueError(
+            raise InputError(
                 f"the prompt has {int(is_placeholder_BT.sum())} placeholders (id {placeholder}) and the "
                 f"{codes.shape[0]} pictures give {codes.numel()} codes, {codes.shape[1]} each. "
                 "Build the prompt with ChameleonProcessor(image_seq_length=<codes of a picture>)."
@@ -378,14 +388,6 @@ class ChameleonForConditionalGeneration(nn.Module):
         self.config = self.model.config = config
         self.__dict__.pop("layout", None)
         return self.model.embed_tokens
-
-
-def _kept_positions(logits_to_keep: int | Tensor) -> slice | Tensor:
-    if isinstance(logits_to_keep, Tensor):
-        return logits_to_keep
-    if logits_to_keep < 0:
-        raise ValueError(f"logits_to_keep must be ≥ 0 (0: all positions); got {logits_to_keep}.")
-    return slice(-logits_to_keep or None, None)
 
 
 if not TYPE_CHECKING:

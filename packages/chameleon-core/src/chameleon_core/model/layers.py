@@ -85,6 +85,8 @@ class Attention(nn.Module):
         value_BTKD = self._heads(self.v_proj(hidden_BTE))
         query_BTHD = apply_rotary(self.q_norm(query_BTHD), context.rotary)
         key_BSKD = apply_rotary(self.k_norm(key_BTKD), context.rotary)
+        # Under autocast the norms compute in float32; a backend gets one dtype.
+        query_BTHD, key_BSKD = query_BTHD.to(value_BTKD.dtype), key_BSKD.to(value_BTKD.dtype)
         value_BSKD = value_BTKD
         if context.cache is not None:
             key_BSKD, value_BSKD = context.cache.update(self.layer_index, key_BSKD, value_BSKD)

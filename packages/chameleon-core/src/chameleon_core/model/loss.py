@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import VocabularyError
+from ..errors import InputError, VocabularyError
 
 IGNORE_INDEX = -100
 """The label of positions without a loss, as in ``torch.nn.functional.cross_entropy``."""
@@ -19,11 +19,11 @@ def next_token_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
     """Return the mean cross-entropy of each label given the ids before it, in float32.
 
     ``labels_BT`` int64 are the ids themselves, shifted here; positions with ``IGNORE_INDEX`` don't count. Raises
-    ``ValueError`` where the labels don't have the positions of the logits, ``VocabularyError`` where one is outside the
+    ``InputError`` where the labels don't have the positions of the logits, ``VocabularyError`` where one is outside the
     vocabulary.
     """
     if labels_BT.shape != logits_BTV.shape[:2]:
-        raise ValueError(
+        raise InputError(
             f"labels {list(labels_BT.shape)} must have the positions of the logits {list(logits_BTV.shape[:2])}; "
             "leave logits_to_keep at 0 when training."
         )

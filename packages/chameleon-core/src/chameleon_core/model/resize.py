@@ -16,7 +16,7 @@ from ..errors import ConfigError
 def rounded_size(new_num_tokens: int, pad_to_multiple_of: int) -> int:
     """Return the number of ids, rounded up to a multiple. Raises ``ValueError`` where a number is below 1."""
     if new_num_tokens < 1 or pad_to_multiple_of < 1:
-        raise ValueError(
+        raise ConfigError(
             f"new_num_tokens and pad_to_multiple_of must be ≥ 1; got {new_num_tokens} and {pad_to_multiple_of}."
         )
     return -(-new_num_tokens // pad_to_multiple_of) * pad_to_multiple_of

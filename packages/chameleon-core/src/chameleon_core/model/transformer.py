@@ -14,9 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from chameleon_backends import AttentionWeightsBackend, get_attention_backend
 
 from ..config import ChameleonConfig
-from ..errors import VocabularyError
+from ..errors import InputError
 from .attention_context import AttentionContext, prepare_attention
 from .cache import KVCache
+from .inputs import check_form, check_ids
 from .layers import DecoderLayer, RMSNorm
 
 
@@ -74,8 +75,9 @@ class ChameleonModel(nn.Module):
         ``input_ids`` int64 [B, T], or ``inputs_embeds`` [B, T, E]. ``attention_mask`` [B, S] is 1 for real positions
         and 0 for padding, which lies on one side of a row; with a cache it lies on the left, and later passes need no
         mask. ``position_ids`` [B, T] or [1, T] count from a row's first real position unless given. ``document_ids``
-        int64 [B, S] restrict attention to positions of the same number (packed rows). Raises ``ValueError`` where
-        shapes don't match, ``VocabularyError`` for ids outside the vocabulary (on a GPU, torch's own error).
+        int64 [B, S] restrict attention to positions of the same number (packed rows). Raises ``InputError`` where
+        shapes or types don't match, ``VocabularyError`` for ids outside the vocabulary (on a GPU, torch's own error;
+        ``ChameleonForConditionalGeneration`` checks first).
         """
         hidden_BTE = self._embed(input_ids, inputs_embeds)
         context = self._context(hidden_BTE, attention_mask, position_ids, document_ids, cache, output_attentions)
@@ -103,26 +105,21 @@ class ChameleonModel(nn.Module):
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds, and not both.")
+            raise InputError("give either input_ids or inputs_embeds, and not both.")
         if inputs_embeds is not None:
             if inputs_embeds.dim() != 3 or inputs_embeds.shape[-1] != self.config.hidden_size:
-                raise ValueError(
+                raise InputError(
                     f"inputs_embeds must be [batch, length, {self.config.hidden_size}]; "
                     f"got {list(inputs_embeds.shape)}."
                 )
             return inputs_embeds
         assert input_ids is not None
-        if input_ids.dim() != 2:
-            raise ValueError(f"input_ids must be [batch, length]; got {list(input_ids.shape)}.")
+        check_form(input_ids)
         try:
             return self.embed_tokens(input_ids)
-        except IndexError as error:
-            size = self.config.vocab_size
-            outside = sorted(set(input_ids[(input_ids < 0) | (input_ids >= size)].tolist()))
-            raise VocabularyError(
-                f"input_ids has ids outside the vocabulary: {outside[:8]}; expected 0…{size - 1}. "
-                "Padding is marked by attention_mask, and takes any id of the vocabulary."
-            ) from error
+        except IndexError:  # on a CPU this check is free
+            check_ids(input_ids, self.config.vocab_size)
+            raise
 
     def _context(
         self,
@@ -134,7 +131,7 @@ class ChameleonModel(nn.Module):
         output_attentions: bool,
     ) -> AttentionContext:
         if output_attentions and not isinstance(self.attention_backend, AttentionWeightsBackend):
-            raise ValueError(
+            raise InputError(
                 f"the attention backend {self.attn_implementation!r} never holds attention weights; "
                 "load the model with attn_implementation='eager' to see them."
             )
