@@ -249,3 +249,28 @@ def test_reprs_are_one_line_with_the_sizes(tmp_path: Path) -> None:
     assert repr(BatchOrder(5, batch_size=2, seed=0)) == "BatchOrder(5, batch_size=2, seed=0)"
     assert repr(BatchOrder(5, batch_size=2, seed=0, rank=1, world_size=2)).endswith("seed=0, rank=1, world_size=2)")
     assert repr(TrainingLog(tmp_path / "log.jsonl")) == f"TrainingLog({str(tmp_path / 'log.jsonl')!r})"
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"ids": torch.zeros(4, dtype=torch.bfloat16)}, "ids BF16"),
+        ({"ids": torch.zeros(2, 2, dtype=torch.uint16)}, r"ids U16 \[2, 2\]"),
+        ({"offsets": torch.zeros(2)}, "offsets F32"),
+        ({"trained": torch.ones(1, dtype=torch.int8)}, "trained I8"),
+        ({"keys": torch.tensor(list(b"null"), dtype=torch.uint8)}, "keys aren't a list"),
+        ({"keys": torch.tensor(list(b"[2]"), dtype=torch.uint8)}, "keys aren't a list"),
+        ({"keys": torch.tensor(list(b'["\\ud800"]'), dtype=torch.uint8)}, "surrogate"),
+        ({"keys": torch.tensor(list(b"[" * 5000), dtype=torch.uint8)}, "keys"),
+        ({"more": torch.zeros(1)}, "a tensor 'more'"),
+        ({"ids": torch.tensor([1, 2, 10, 4], dtype=torch.uint16)}, "has the id 10"),
+    ],
+    ids=ascii,
+)
+def test_a_shard_of_other_tensors_is_refused(tmp_path: Path, changes: dict[str, torch.Tensor], match: str) -> None:
+    with TokenDatasetWriter(tmp_path, tokenizer_hash="a", vocab_size=10) as writer:
+        writer.add(TokenDocument.of("a", [1, 2, 3, 4]))
+    path = tmp_path / "tokens-00000.safetensors"
+    safetensors.torch.save_file(safetensors.torch.load_file(path) | changes, path)
+    with pytest.raises(FileFormatError, match=match):
+        list(TokenDataset(tmp_path))

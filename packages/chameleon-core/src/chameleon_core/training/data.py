@@ -17,14 +17,16 @@ from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
+from typing import Annotated
 
 import msgspec
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from msgspec import Meta
 
-from .._files import read_json, replacing, write_json
+from .._files import check_is_file, parse_json, read_json, replacing, write_json
 from ..errors import FileFormatError
 from .errors import DatasetError
 
@@ -103,7 +105,7 @@ class TokenDataset(Sequence[TokenDocument]):
         self.meta = _read_meta(self.folder)
         if tokenizer_hash is not None:
             _check_hash(self.folder, self.meta.tokenizer_hash, tokenizer_hash)
-        self._shards = [_Shard(path) for path in _shard_paths(self.folder)]
+        self._shards = [_Shard(path, vocab_size=self.meta.vocab_size) for path in _shard_paths(self.folder)]
         self._ends = list(accumulate(len(shard) for shard in self._shards))
 
     def __repr__(self) -> str:
@@ -154,7 +156,10 @@ class TokenDataset(Sequence[TokenDocument]):
 
     @cached_property
     def _index_of(self) -> dict[str, int]:
-        return {key: index for index, key in enumerate(self.keys())}
+        index_of = {key: index for index, key in enumerate(self.keys())}
+        if len(index_of) != len(self):
+            raise FileFormatError(f"{self.folder} has documents of one key in several shards. Write the dataset again.")
+        return index_of
 
 
 class TokenDatasetWriter:
@@ -188,7 +193,7 @@ class TokenDatasetWriter:
             write_json(self.folder / META_FILE, msgspec.to_builtins(meta))
         paths = _shard_paths(self.folder)
         self._num_shards = len(paths)
-        self._known = {key for path in paths for key in _Shard(path).keys}
+        self._known = {key for path in paths for key in _Shard(path, vocab_size=vocab_size).keys}
         self._pending: list[TokenDocument] = []
         self._pending_size = 0
 
@@ -264,30 +269,41 @@ def _integers(key: str, ids: Sequence[int]) -> np.ndarray:
 class _Meta(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     tokenizer_hash: str
-    vocab_size: int
+    vocab_size: Annotated[int, Meta(ge=1, le=MAX_VOCABULARY)]
+
+
+_SHARD_TYPES = {"ids": "U16", "offsets": "I64", "keys": "U8", "trained": "U8"}
 
 
 class _Shard:
     """One file: ids uint16 [M], offsets int64 [documents + 1], keys as JSON, and a target bit per id if some aren't."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, vocab_size: int) -> None:
+        self.path = path
+        self.vocab_size = vocab_size
+        check_is_file(path)
         try:
             # The reader for torch maps the file into memory; the one for numpy copies it.
             with safetensors.safe_open(path, framework="pt") as file:
-                arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
-            self.ids_M = arrays["ids"]
-            self.offsets = arrays["offsets"]
-            self.keys: list[str] = json.loads(arrays["keys"].tobytes())
-            self.trained_bits = arrays.get("trained")
+                names = file.keys()
+                found = {name: file.get_slice(name) for name in names}
+                types = {name: view.get_dtype() for name, view in found.items() if len(view.get_shape()) == 1}
+                if types != {name: _SHARD_TYPES[name] for name in ("ids", "offsets", "keys", *names)}:
+                    listed = ", ".join(f"{name} {view.get_dtype()} {view.get_shape()}" for name, view in found.items())
+                    raise ValueError(f"it holds {listed:.300}")
+                arrays = {name: file.get_tensor(name).numpy() for name in names}
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            reason = f"it has a tensor {error}" if isinstance(error, KeyError) else error
             raise FileFormatError(
-                f"{path} is not a shard of token ids: {error}. Remove it and write it again."
+                f"{path} is not a shard of token ids: {reason}. Remove it and write it again."
             ) from error
+        self.ids_M = arrays["ids"]
+        self.offsets = arrays["offsets"]
+        self.keys = _keys(arrays["keys"].tobytes(), path)
+        self.trained_bits = arrays.get("trained")
         self.ids_M.flags.writeable = False
         consistent = (
-            self.ids_M.dtype == np.uint16
-            and self.offsets.dtype == np.int64
-            and len(self.offsets) == len(self.keys) + 1
+            len(self.offsets) == len(self.keys) + 1
             and self.offsets[0] == 0
             and self.offsets[-1] == len(self.ids_M)
             and bool((np.diff(self.offsets) >= 0).all())
@@ -295,8 +311,8 @@ class _Shard:
         )
         if not consistent:
             raise FileFormatError(
-                f"{path}: {len(self.ids_M)} ids of {self.ids_M.dtype}, {len(self.keys)} keys and "
-                f"{len(self.offsets)} offsets are inconsistent. Remove it and write it again."
+                f"{path}: {len(self.ids_M)} ids, {len(self.keys)} keys and {len(self.offsets)} offsets are "
+                "inconsistent. Remove it and write it again."
             )
 
     def __len__(self) -> int:
@@ -304,11 +320,25 @@ class _Shard:
 
     def document(self, index: int) -> TokenDocument:
         start, end = int(self.offsets[index]), int(self.offsets[index + 1])
+        # Here and not for the whole file, which stays unread on disk until its documents are taken.
+        if end > start and self.ids_M[start:end].max() >= self.vocab_size:
+            raise FileFormatError(
+                f"{self.path}: document {self.keys[index]!r} has the id {self.ids_M[start:end].max()}, expected ids "
+                f"below the vocab_size {self.vocab_size} of {META_FILE}. Write the dataset again."
+            )
         trained_T = None
         if self.trained_bits is not None:
             bits = np.unpackbits(self.trained_bits[start // 8 : -(-end // 8)])
             trained_T = bits[start % 8 : start % 8 + end - start].astype(np.bool_)
         return TokenDocument(self.keys[index], self.ids_M[start:end], trained_T)
+
+
+def _keys(data: bytes, path: Path) -> list[str]:
+    """Return the keys of a shard's documents. Raises ``FileFormatError`` where they aren't different texts."""
+    keys = parse_json(data, f"{path}: the list of keys")
+    if not isinstance(keys, list) or not all(type(key) is str for key in keys) or len(set(keys)) != len(keys):
+        raise FileFormatError(f"{path}: the keys aren't a list of different texts. Remove it and write it again.")
+    return keys
 
 
 def _read_meta(folder: Path) -> _Meta:

@@ -7,16 +7,18 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from torch import nn
 
 from chameleon_backends import QuantizedLinear
 
-from ..errors import ConfigError
+from ..errors import ConfigError, FileFormatError
 from ..model import ChameleonForConditionalGeneration
+from .adapter_files import AdapterOptions, check_weights, read_options
 from .errors import requires_extra
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """All linear layers of the transformer except the output layer."""
@@ -38,7 +40,7 @@ def add_lora(
 
     Of the handle, ``save_pretrained(folder)`` writes the adapters as safetensors for ``load_lora``, and
     ``merge_and_unload()`` adds them to the weights and returns the plain model. Raises ``ConfigError`` for another
-    target, ``MissingPackageError`` without the extra ``[lora]``.
+    target or an option out of range, ``MissingPackageError`` without the extra ``[lora]``.
     """
     unknown = sorted(set(targets) - set(LORA_TARGETS))
     if unknown or not targets:
@@ -46,32 +48,41 @@ def add_lora(
             f"LoRA's targets must be among {', '.join(LORA_TARGETS)}; got {', '.join(targets) or 'none'}."
         )
     with requires_extra("LoRA", extra="lora"):
-        from peft import LoraConfig, get_peft_model
-    # As a mapping, because peft declares lora_alpha an integer and takes any number.
-    settings: dict[str, Any] = {
-        "r": rank,
-        "lora_alpha": alpha,
-        "lora_dropout": dropout,
-        "target_modules": list(targets),
-    }
-    options = LoraConfig(**settings)
-    options._register_custom_module(_adapted_layers())
-    adapted: PeftModel = get_peft_model(model, options)
+        from peft import get_peft_model
+    settings = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": list(targets)}
+    try:
+        options = msgspec.convert(settings, AdapterOptions)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"LoRA's options: {error}; got rank={rank}, alpha={alpha}, dropout={dropout}.") from error
+    adapted: PeftModel = get_peft_model(model, _peft_config(options))
     return adapted
 
 
 def load_lora(model: ChameleonForConditionalGeneration, folder: str | os.PathLike[str]) -> PeftModel:
     """Freeze ``model`` and add the adapters in ``folder`` to it, in place; return peft's handle as ``add_lora`` does.
 
-    ``model`` may be quantized where the model that they were trained on wasn't, and vice versa. Raises
-    ``MissingPackageError`` without the extra ``[lora]``.
+    ``model`` may be quantized where the model that they were trained on wasn't, and vice versa. Only adapters as
+    ``add_lora`` makes them are read, and only from safetensors. Raises ``MissingFileError``, ``FileAccessError``,
+    ``FileFormatError`` for a damaged file or other options of peft, ``WeightsError`` for weights that don't fit the
+    model or aren't finite, and ``MissingPackageError`` without the extra ``[lora]``.
     """
     with requires_extra("LoRA", extra="lora"):
         from peft import LoraConfig, PeftModel
-    options = LoraConfig.from_pretrained(os.fspath(folder))
-    options._register_custom_module(_adapted_layers())
-    adapted: PeftModel = PeftModel.from_pretrained(model, os.fspath(folder), config=options)
+    options = read_options(folder, defaults=vars(LoraConfig()), targets=LORA_TARGETS)
+    check_weights(folder, model, options)
+    try:
+        adapted: PeftModel = PeftModel.from_pretrained(model, os.fspath(folder), config=_peft_config(options))
+    except Exception as error:  # of peft, torch and safetensors, which promise nothing about damaged files
+        raise FileFormatError(f"the adapters in {folder} can't be loaded: {error}.") from error
     return adapted
+
+
+def _peft_config(options: AdapterOptions) -> LoraConfig:
+    from peft import LoraConfig
+
+    config = LoraConfig(**msgspec.structs.asdict(options))
+    config._register_custom_module(_adapted_layers())
+    return config
 
 
 def _adapted_layers() -> dict[type[nn.Module], type[nn.Module]]:
