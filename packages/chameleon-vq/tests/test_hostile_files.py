@@ -18,6 +18,7 @@ from chameleon_vq import (
     FileFormatError,
     ImageTokenizer,
     MissingFileError,
+    WeightsError,
 )
 from chameleon_vq.training import read_log
 from chameleon_vq.training.checkpoints import load_checkpoint
@@ -131,3 +132,47 @@ def test_an_image_processor_inside_a_processor_s_file_comes_first(folder: Path) 
     nested = ChameleonImageProcessor.meta(64).to_dict()
     (folder / "processor_config.json").write_text(json.dumps({"image_processor": nested}))
     assert ImageTokenizer.from_pretrained(folder).image_processor.rounding == "meta"
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_weights_that_are_not_finite_are_named(folder: Path, value: str) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    names = [min(weights), max(weights)]
+    for name in names:
+        weights[name].view(-1)[-1] = float(value)
+    save_file(weights, path)
+    with pytest.raises(WeightsError, match="hold NaN or infinity") as caught:
+        ImageTokenizer.from_pretrained(folder)
+    assert list(caught.value.not_finite) == names
+    ImageTokenizer.from_pretrained(folder, check_finite=False)
+
+
+def test_weights_that_overflow_in_a_dtype_are_named(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    name = min(weights)
+    weights[name].view(-1)[0] = 1e30
+    save_file(weights, path)
+    ImageTokenizer.from_pretrained(folder)
+    with pytest.raises(WeightsError, match=r"float16 overflows") as caught:
+        ImageTokenizer.from_pretrained(folder, dtype=torch.float16)
+    assert list(caught.value.not_finite) == [name]
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.uint16, torch.float8_e4m3fn])
+def test_weights_of_another_kind_of_dtype_are_named(folder: Path, dtype: torch.dtype) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    name = min(weights)
+    weights[name] = weights[name].to(dtype)
+    save_file(weights, path)
+    with pytest.raises(WeightsError, match=rf"dtype: {name} is \w+, expected floats") as caught:
+        ImageTokenizer.from_pretrained(folder)
+    assert list(caught.value.mis_typed) == [name]
+
+
+@pytest.mark.parametrize("device", ["toaster", "cpu:x"])
+def test_a_tokenizer_moves_to_no_device_that_is_not_there(folder: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match="can't be used here"):
+        ImageTokenizer.from_pretrained(folder).to(device)

@@ -31,13 +31,28 @@ MODEL_PREFIX = "model.vqmodel."
 DECODER_PREFIX = "decoder."
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_STORED = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
-def read_model(folder: str | os.PathLike[str], *, device: str | torch.device, dtype: torch.dtype) -> ChameleonVQVAE:
+def read_model(
+    folder: str | os.PathLike[str], *, device: str | torch.device, dtype: torch.dtype, check_finite: bool = True
+) -> ChameleonVQVAE:
     """Read the VQ-VAE of a folder, ready for inference; without a decoder if the weights have none.
 
     Raises ``MissingFileError``, ``FileFormatError``, ``ConfigError``, and ``WeightsError`` with the name of every
-    tensor that is missing, unexpected or of another shape.
+    tensor that is missing, unexpected, of another shape or dtype or, unless ``check_finite`` is False, holds NaN or
+    infinity in ``dtype``.
     """
     root = Path(folder)
     check_device(device, dtype)
@@ -53,10 +68,18 @@ def read_model(folder: str | os.PathLike[str], *, device: str | torch.device, dt
     except (RuntimeError, OverflowError, TypeError, MemoryError) as error:  # sizes beyond those of any tensor
         raise ConfigError(f"{root / CONFIG} describes no model that can be made: {error}") from error
     _check_codes_per_position(root, model)
-    _check_shapes(root, model, dict(_read_shapes(files, prefix)))
+    _check_fit(root, model, dict(_read_headers(files, prefix)))
     # Made again, on a real device: a quantizer may have tensors that aren't in the file.
     model.quantize = make_quantizer(config)
-    model.load_state_dict(dict(_read_tensors(files, prefix, dtype)), assign=True)
+    tensors = dict(_read_tensors(files, prefix, dtype))
+    not_finite = [name for name, tensor in tensors.items() if not _is_finite(tensor)] if check_finite else []
+    if not_finite:
+        raise WeightsError(
+            str(root),
+            not_finite=not_finite,
+            advice=f"Load an intact copy, another dtype if {dtype} overflows, or pass check_finite=False.",
+        )
+    model.load_state_dict(tensors, assign=True)
     return model.to(device=device, dtype=dtype).eval()
 
 
@@ -164,28 +187,53 @@ def _shard(root: Path, file: object) -> Path:
     return root / file
 
 
-def _check_shapes(root: Path, model: ChameleonVQVAE, found: Mapping[str, Shape]) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+def _check_fit(root: Path, model: ChameleonVQVAE, found: Mapping[str, tuple[Shape, str]]) -> None:
+    """Raise ``WeightsError`` where the tensors of the files, each a shape and a dtype, aren't those of the model."""
+    state = model.state_dict()
+    expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
     missing = sorted(expected.keys() - found.keys())
     unexpected = sorted(found.keys() - expected.keys())
     mis_shaped = {
-        name: (shape, expected[name]) for name, shape in found.items() if name in expected and shape != expected[name]
+        name: (shape, expected[name])
+        for name, (shape, _) in found.items()
+        if name in expected and shape != expected[name]
     }
-    if missing or unexpected or mis_shaped:
+    mis_typed = {
+        name: (dtype, "floats" if state[name].is_floating_point() else str(state[name].dtype).removeprefix("torch."))
+        for name, (_, dtype) in found.items()
+        if name in state and not _is_kind(dtype, state[name].dtype)
+    }
+    if missing or unexpected or mis_shaped or mis_typed:
         raise WeightsError(
             str(root),
             missing=missing,
             unexpected=unexpected,
             mis_shaped=mis_shaped,
+            mis_typed=mis_typed,
             advice=f"Check that {CONFIG} and the weights belong together, and download what is missing.",
         )
 
 
-def _read_shapes(files: Mapping[str, Path], prefix: str) -> Iterator[tuple[str, Shape]]:
+def _is_kind(stored: str, wanted: torch.dtype) -> bool:
+    """Return whether a type of safetensors can be taken for a tensor: any floats for floats, else the same type."""
+    found = _STORED.get(stored)
+    return found is not None and (found == wanted or (found.is_floating_point and wanted.is_floating_point))
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    # A NaN is both the least and the greatest value.
+    least, greatest = tensor.aminmax()
+    return bool(least.isfinite() and greatest.isfinite())
+
+
+def _read_headers(files: Mapping[str, Path], prefix: str) -> Iterator[tuple[str, tuple[Shape, str]]]:
     for path, names in _by_file(files).items():
         with _opened(path) as file:
             for name in names:
-                yield name, tuple(file.get_slice(prefix + name).get_shape())
+                view = file.get_slice(prefix + name)
+                yield name, (tuple(view.get_shape()), view.get_dtype())
 
 
 def _read_tensors(files: Mapping[str, Path], prefix: str, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:

@@ -56,10 +56,10 @@ class BrokenPluginError(ChameleonVQError, ImportError):
 
 
 class WeightsError(ChameleonVQError, ValueError):
-    """Weights don't fit the model. Every missing, unexpected and wrongly shaped tensor is listed.
+    """Weights don't fit the model or aren't finite. Every tensor at fault is listed.
 
-    ``missing`` and ``unexpected`` have the tensors' names; ``mis_shaped`` maps a name to the shape found and the shape
-    expected.
+    ``missing``, ``unexpected`` and ``not_finite`` have the tensors' names; ``mis_shaped`` maps a name to the shape
+    found and the shape expected, ``mis_typed`` to the dtypes.
     """
 
     def __init__(
@@ -69,17 +69,26 @@ class WeightsError(ChameleonVQError, ValueError):
         missing: Sequence[str] = (),
         unexpected: Sequence[str] = (),
         mis_shaped: Mapping[str, tuple[Shape, Shape]] | None = None,
+        mis_typed: Mapping[str, tuple[str, str]] | None = None,
+        not_finite: Sequence[str] = (),
         advice: str,
     ) -> None:
         self.missing = tuple(missing)
         self.unexpected = tuple(unexpected)
         self.mis_shaped = dict(mis_shaped or {})
-        lines = [f"the weights in {source} don't fit the configuration."]
+        self.mis_typed = dict(mis_typed or {})
+        self.not_finite = tuple(not_finite)
+        fault = "hold NaN or infinity" if not_finite else "don't fit the configuration"
+        lines = [f"the weights in {source} {fault}."]
         if self.missing:
             lines.append(f"  missing ({len(self.missing)}): {', '.join(self.missing)}")
         if self.unexpected:
             lines.append(f"  unexpected ({len(self.unexpected)}): {', '.join(self.unexpected)}")
         for name, (found, expected) in self.mis_shaped.items():
             lines.append(f"  shape: {name} is {list(found)}, expected {list(expected)}")
+        for name, (found_type, expected_type) in self.mis_typed.items():
+            lines.append(f"  dtype: {name} is {found_type}, expected {expected_type}")
+        if self.not_finite:
+            lines.append(f"  not finite ({len(self.not_finite)}): {', '.join(self.not_finite)}")
         lines.append(f"  {advice}")
         super().__init__("\n".join(lines))

@@ -65,14 +65,16 @@ class ImageTokenizer:
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        check_finite: bool = True,
     ) -> ImageTokenizer:
         """Load from the folder of a Chameleon model or of an image tokenizer, or by a name that a plugin registered.
 
         Of a model only the tensors ``model.vqmodel.*`` are read. In bfloat16 some codes differ; see ``compare_codes``.
-        Raises ``UnknownPluginError``, ``MissingFileError``, ``FileFormatError``, ``ConfigError``, ``WeightsError``.
+        ``check_finite=False`` leaves out the check of the weights for NaN and infinity. Raises ``UnknownPluginError``,
+        ``MissingFileError``, ``FileFormatError``, ``ConfigError``, ``WeightsError``.
         """
         folder = find_pretrained(name_or_folder)
-        model = checkpoint.read_model(folder, device=device, dtype=dtype)
+        model = checkpoint.read_model(folder, device=device, dtype=dtype, check_finite=check_finite)
         # A processor_config.json may be that of a tokenizer alone; as in `transformers`, the defaults hold then.
         if settings_of(folder) is None:
             return cls(model)
@@ -84,7 +86,11 @@ class ImageTokenizer:
         self.image_processor.save_pretrained(folder)
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the weights to a device and return the tokenizer; their dtype stays, because codes depend on it."""
+        """Move the weights to a device and return the tokenizer; their dtype stays, because codes depend on it.
+
+        Raises ``ConfigError`` if the device isn't available.
+        """
+        checkpoint.check_device(device, torch.float32)
         self.model.to(device)
         return self
 
