@@ -251,8 +251,8 @@ def test_a_repr_has_what_differs_from_the_defaults_and_the_size_of_what_is_large
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'type' must be 'linear' or 'dynamic'"),
         ({"rope_scaling": {"type": ["linear"], "factor": 2.0}}, "'type' must be 'linear' or 'dynamic'"),
         ({"rope_scaling": {"type": "linear", "rope_type": "dynamic", "factor": 2.0}}, "'type' must be"),
-        ({"rope_scaling": {"type": "linear", "factor": 1.0}}, "'factor' must be a number > 1; got 1.0"),
-        ({"rope_scaling": {"type": "linear"}}, "'factor' must be a number > 1; got None"),
+        ({"rope_scaling": {"type": "linear", "factor": 1.0}}, "'factor' must be a number in (1, 1,000,000]; got 1.0"),
+        ({"rope_scaling": {"type": "linear"}}, "'factor' must be a number in (1, 1,000,000]; got None"),
         (
             {"rope_scaling": {"type": "linear", "factor": 2.0, "beta": 1}},
             "unknown keys ['beta']; allowed: 'type', 'factor'",
@@ -305,3 +305,9 @@ def test_a_value_that_holds_itself_is_refused() -> None:
     values.append(values)
     with pytest.raises(ConfigError, match="nests collections too deep, or one in itself"):
         ChameleonConfig(extras={"a": values})
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "hidden_act", "extras", "pad_token_id", "rope_theta"])
+def test_an_integer_of_thousands_of_digits_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        ChameleonConfig(**{name: 10**5000})

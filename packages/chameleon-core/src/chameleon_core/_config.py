@@ -68,13 +68,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
                 _check_texts(value)
             except msgspec.ValidationError as error:
                 raise ConfigError(
-                    f"{type(self).__name__}.{field.name}: {error}{_choices(field.type)}; got {given!r:.200}."
+                    f"{type(self).__name__}.{field.name}: {error}{_choices(field.type)}; got {shown(given)}."
                     f"{_suggestion(given, field.type)}"
                 ) from error
             except UnicodeEncodeError as error:  # of msgspec, too, which quotes texts in its errors
                 raise ConfigError(
                     f"{type(self).__name__}.{field.name} has half of a surrogate pair, which is not a character; "
-                    f"got {given!r:.200}."
+                    f"got {shown(given)}."
                 ) from error
             except RecursionError as error:
                 raise ConfigError(
@@ -186,6 +186,14 @@ def unknown_fields(
     return ConfigError(f"{found} The fields are {', '.join(names)}.")
 
 
+def shown(value: object) -> str:
+    """Return the beginning of a value's repr, whatever the value is."""
+    try:
+        return f"{value!r:.200}"
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or a collection with one
+        return f"a {type(value).__name__} too large to show"
+
+
 def _check_texts(value: Any) -> None:
     """Raise ``UnicodeEncodeError`` where a text in a value can't be written as UTF-8."""
     if isinstance(value, str):
@@ -214,7 +222,7 @@ def _choices(annotation: Any) -> str:
 
 
 def _suggestion(given: Any, annotation: Any) -> str:
-    close = difflib.get_close_matches(str(given), map(str, _literals(annotation)), n=1)
+    close = difflib.get_close_matches(shown(given).strip("'"), map(str, _literals(annotation)), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

@@ -19,13 +19,16 @@ CONFIG_FILE = "config.json"
 MODEL_TYPE = "chameleon"
 ARCHITECTURE = "ChameleonForConditionalGeneration"
 
-Count = Annotated[int, Meta(ge=1)]
-TokenId = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
 
 HiddenAct = Literal["silu", "gelu", "gelu_pytorch_tanh", "relu", "relu6", "leaky_relu", "mish", "sigmoid", "tanh"]
 RopeType = Literal["default", "linear", "dynamic"]
+
+MAX_ROPE_FACTOR = 10**6
+"""The largest factor of ``rope_scaling``."""
 
 
 class ChameleonConfig(Config, frozen=True, kw_only=True):
@@ -73,7 +76,7 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
     """The base of the wavelengths of the rotary embeddings, finite, > 0; 10,000 by default."""
     rope_scaling: dict[str, Any] | None = None
     """How the rotary embeddings are stretched beyond the trained context: ``{"type": "linear" | "dynamic", "factor": a
-    number > 1}`` ("rope_type" is understood, too), or None, the default."""
+    number > 1 and ≤ 10⁶}`` ("rope_type" is understood, too), or None, the default."""
     attention_bias: bool = False
     """Whether the projections of attention (query, key, value, output) have a bias; False by default."""
     attention_dropout: Fraction = 0.0
@@ -264,8 +267,10 @@ def _checked_scaling(scaling: Mapping[str, Any]) -> dict[str, Any] | None:
     if name == "default":
         return None
     factor = scaling.get("factor")
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 < factor < math.inf:
-        raise ConfigError(f"ChameleonConfig.rope_scaling: 'factor' must be a number > 1; got {factor!r}.")
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 < factor <= MAX_ROPE_FACTOR:
+        raise ConfigError(
+            f"ChameleonConfig.rope_scaling: 'factor' must be a number in (1, {MAX_ROPE_FACTOR:,}]; got {factor!r}."
+        )
     return {"type": name, "factor": float(factor)}
 
 

@@ -15,12 +15,13 @@ import dataclasses
 import itertools
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ._config import shown
 from .config import ChameleonConfig
 from .errors import ConfigError, VocabularyError
 
@@ -159,6 +160,10 @@ class TokenLayout:
         )
 
 
+MAX_LEVELS = 31
+"""The most levels of an image tokenizer, each of half the resolution of the one before."""
+
+
 def tokens_per_image(vq_config: Mapping[str, Any] | None) -> int:
     """Return how many codes one picture takes, from the config of its image tokenizer.
 
@@ -170,11 +175,13 @@ def tokens_per_image(vq_config: Mapping[str, Any] | None) -> int:
     resolution = vq_config.get("resolution", 512)
     multiplier = vq_config.get("channel_multiplier", vq_config.get("ch_mult", (1, 1, 2, 2, 4)))
     codes_per_position = vq_config.get("codes_per_position", 1)
-    if not isinstance(multiplier, Sequence) or not multiplier:
-        raise ConfigError(f"vq_config.channel_multiplier must list a factor for each level; got {multiplier!r}.")
+    if not isinstance(multiplier, list | tuple) or not 0 < len(multiplier) <= MAX_LEVELS:
+        raise ConfigError(
+            f"vq_config.channel_multiplier must have 1…{MAX_LEVELS} factors, one a level; got {shown(multiplier)}."
+        )
     for name, value in (("resolution", resolution), ("codes_per_position", codes_per_position)):
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"vq_config.{name} must be an integer ≥ 1; got {value!r}.")
+        if type(value) is not int or not 1 <= value < 2**31:
+            raise ConfigError(f"vq_config.{name} must be an integer ≥ 1 and < 2³¹; got {shown(value)}.")
     stride = 2 ** (len(multiplier) - 1)
     if resolution % stride:
         raise ConfigError(f"vq_config.resolution must be a multiple of its levels' stride {stride}; got {resolution}.")

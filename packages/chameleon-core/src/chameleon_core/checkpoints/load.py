@@ -24,6 +24,7 @@ from ..hookspecs import CheckpointFormatSpec
 from ..registry import CHECKPOINT_FORMATS_HOOK, REGISTRY
 from .assign import StoredWeights, assign
 from .quantization_plan import QUANTIZATION_RECORD, Quantization, QuantizationPlan, plan_quantization, read_plan
+from .sizes import check_sizes
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -116,6 +117,7 @@ def load_checkpoint(
     weights = StoredWeights(
         checkpoint, target_dtype(dtype, checkpoint.config), target, str(folder), check_finite=check_finite
     )
+    check_sizes(checkpoint.config, weights.tensors, source=str(folder))
     # Weights that are made in inference mode could never be used outside of it.
     with torch.inference_mode(False):
         with torch.device("meta"), _SkipInit():
