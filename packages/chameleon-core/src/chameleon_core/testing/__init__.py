@@ -1,6 +1,9 @@
-"""Tiny vocabularies, configurations and models, and hypothesis strategies over them, for tests of dependent code.
+"""Tiny vocabularies, configurations and models, hypothesis strategies, and conformance suites, for dependent code.
 
-Needs the extra ``[testing]``, which brings hypothesis and pytest.
+Needs the extra ``[testing]``, which brings hypothesis and pytest. The test module of a plugin is one class::
+
+    class TestAcme(LogitsProcessorConformance):
+        processor_name = "acme"
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 from ..errors import MissingPackageError
 
 try:
+    from .logits_processors import LogitsProcessorConformance
     from .models import (
         TINY_VQ_CONFIG,
         batches,
@@ -30,6 +34,7 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "TINY_VQ_CONFIG",
+    "LogitsProcessorConformance",
     "batches",
     "code_name",
     "configs",
