@@ -33,7 +33,7 @@ from chameleon_vq import ChameleonVQVAE, ChameleonVQVAEConfig, ImageTokenizer
 
 from .killing import Changes, fill_the_disk, in_child, kill, points_of, watched
 
-TEMPORARY = re.compile(r"\.\w{8}\.tmp$")
+TEMPORARY = re.compile(r"\..+\.\d{8}\.tmp")
 WAYS = {"killed": kill, "disk full": fill_the_disk}
 
 
@@ -183,16 +183,32 @@ KINDS: dict[str, tuple[Save, Describe]] = {
     "image tokenizer": (save_image_tokenizer, describe_image_tokenizer),
 }
 OLD = Recipe()
+LONGER = Recipe(words=("the", " red", " blue", " green"))
 SHARDS = "24KB"
 PAIRS: dict[str, tuple[str, Recipe, Recipe]] = {
     "a model: weights": ("bare model", OLD, Recipe(seed=1)),
+    "a model: with its image tokenizer": ("model", OLD, Recipe(seed=1)),
     "a model: options of generation": ("model", OLD, Recipe(generation={"max_images": 3})),
     "a model: its names only": ("model", OLD, Recipe(words=("the", " rex"))),
+    "a model: config": ("model", OLD, Recipe(layers=2)),
+    "a model: vocabulary": ("model", OLD, LONGER),
+    "a model: to int8": ("bare model", OLD, Recipe(quantization="int8")),
+    "a model: from int8": ("bare model", Recipe(quantization="int8"), OLD),
     "a model: one file to shards": ("bare model", OLD, Recipe(seed=1, max_shard_size=SHARDS)),
     "a model: shards to one file": ("bare model", Recipe(max_shard_size=SHARDS), Recipe(seed=1)),
-    "a processor: vocabulary": ("processor", OLD, Recipe(words=("the", " blue"))),
+    "a model: shards to others": (
+        "model",
+        Recipe(max_shard_size=SHARDS),
+        Recipe(layers=2, max_shard_size=SHARDS),
+    ),
+    "a processor: vocabulary": ("processor", OLD, LONGER),
+    "a processor: number of codes": ("processor", OLD, Recipe(levels=1)),
     "a pipeline: weights": ("pipeline", OLD, Recipe(seed=1)),
+    "a pipeline: vocabulary": ("pipeline", OLD, LONGER),
+    "a pipeline: its names only": ("pipeline", OLD, Recipe(words=("the", " rex"))),
+    "a pipeline: everything": ("pipeline", OLD, Recipe(1, 2, 32, LONGER.words, 1, "int8")),
     "an image tokenizer: weights": ("image tokenizer", OLD, Recipe(seed=1)),
+    "an image tokenizer: config": ("image tokenizer", OLD, Recipe(levels=1)),
 }
 
 
@@ -232,9 +248,14 @@ class Judge:
 
 
 def _content(folder: Path) -> tuple[tuple[str, str], ...]:
-    """Names and content, but for temporary files, which no reader looks at."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not TEMPORARY.search(path.name))
-    return tuple((path.relative_to(folder).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths)
+    """Names and content, but for temporary folders, which no reader looks at."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    names = ((path, path.relative_to(folder)) for path in paths)
+    return tuple(
+        (name.as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
+        for path, name in names
+        if not any(map(TEMPORARY.fullmatch, name.parts))
+    )
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from ._commits import stored
 from .config import CONFIG_FILE
 from .hookspecs import HOOK_API_VERSION, CheckpointFormatSpec, LogitsProcessorSpec, hookimpl
 
@@ -50,4 +51,4 @@ def chameleon_core_logits_processors() -> Iterable[LogitsProcessorSpec]:
 
 
 def _has_config(folder: Path) -> bool:
-    return (folder / CONFIG_FILE).is_file()
+    return stored(folder, CONFIG_FILE).is_file()

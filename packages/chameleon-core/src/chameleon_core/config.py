@@ -11,8 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from ._commits import stored
 from ._config import Config
-from ._files import read_json, write_json
+from ._files import read_json, write_json, writing
 from .errors import ConfigError
 
 CONFIG_FILE = "config.json"
@@ -245,12 +246,14 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> ChameleonConfig:
         """Read ``config.json`` in a folder."""
-        path = Path(folder) / CONFIG_FILE
+        path = stored(folder, CONFIG_FILE)
         return cls.from_dict(read_json(path), source=str(path))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write ``config.json`` in a folder; an old one is replaced once the new one is complete."""
-        write_json(Path(folder) / CONFIG_FILE, self.to_dict())
+        path = Path(folder) / CONFIG_FILE
+        with writing(path):
+            write_json(path, self.to_dict())
 
 
 def _checked_scaling(scaling: Mapping[str, Any]) -> dict[str, Any] | None:

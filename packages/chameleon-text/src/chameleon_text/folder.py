@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ._commits import committing, read_whole, stored
 from ._files import read_json, write_json, writing
 from .errors import ChameleonTextError, ConfigError, FileFormatError, MissingFileError
 from .tokenizer import TextTokenizer
@@ -50,20 +51,25 @@ class ProcessorFolder:
             self._path = Path(folder)
         except TypeError as error:
             raise ConfigError(f"the folder is a {type(folder).__name__}, expected a path.") from error
+        data, self.configs = read_whole(self._path, self._read)
+        described = _described(self.configs[TOKENIZER_CONFIG].get("added_tokens_decoder"))
+        self.tokenizer = TextTokenizer(_with_flags(data, described), source=os.fspath(self._path / TOKENIZER))
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """Return the tokenizer's file and the configs."""
         try:
-            data = read_json(self._path / TOKENIZER)
+            data = read_json(stored(self._path, TOKENIZER))
         except MissingFileError as error:
             raise MissingFileError(
                 f"{self._path / TOKENIZER} doesn't exist, the file that a model's folder has its tokenizer in; "
                 "save_pretrained of a processor or a fast tokenizer writes it. Pass a folder; names of models are "
                 "looked up by chameleon-core."
             ) from error
-        self.configs = {name: self._optional(name) for name in (TOKENIZER_CONFIG, PROCESSOR_CONFIG)}
-        described = _described(self.configs[TOKENIZER_CONFIG].get("added_tokens_decoder"))
-        self.tokenizer = TextTokenizer(_with_flags(data, described), source=os.fspath(self._path / TOKENIZER))
+        configs = {name: self._optional(name) for name in (TOKENIZER_CONFIG, PROCESSOR_CONFIG)}
         # Not needed here, only carried along: a fault in it is reported by those who read it.
         with contextlib.suppress(ChameleonTextError):
-            self.configs[PREPROCESSOR_CONFIG] = self._optional(PREPROCESSOR_CONFIG)
+            configs[PREPROCESSOR_CONFIG] = self._optional(PREPROCESSOR_CONFIG)
+        return data, configs
 
     def not_done(self) -> Iterator[str]:
         """Yield a clause for each thing that the configs ask for and that this package doesn't do."""
@@ -105,7 +111,7 @@ class ProcessorFolder:
 
     def _optional(self, name: str) -> dict[str, Any]:
         try:
-            return read_json(self._path / name)
+            return read_json(stored(self._path, name))
         except MissingFileError:
             return {}
 
@@ -182,14 +188,11 @@ def write_folder(
     image_processor: object,
     configs: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Write a processor's files; the configs keep what ``configs`` has beyond the entries written here.
+    """Write a processor's files in one commit; the configs keep what ``configs`` has beyond the entries written here.
 
-    Each file is complete before it replaces its predecessor. Raises ``FileAccessError`` where one can't be written.
+    Raises ``FileAccessError`` where they can't be written.
     """
     path = Path(folder)
-    with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(path / TOKENIZER)
     pictures = {"image_token": image_token, "boi_token": BEGIN_IMAGE, "eoi_token": END_IMAGE}
     defaults = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     own = {
@@ -203,7 +206,7 @@ def write_folder(
         "extra_special_tokens": pictures,
         **pictures,
     }
-    _write(path / TOKENIZER_CONFIG, defaults | dict(configs.get(TOKENIZER_CONFIG, {})) | own)
+    tokenizer_config = defaults | dict(configs.get(TOKENIZER_CONFIG, {})) | own
     processor_config = {
         **configs.get(PROCESSOR_CONFIG, {}),
         "processor_class": "ChameleonProcessor",
@@ -212,19 +215,17 @@ def write_folder(
     }
     to_dict = getattr(image_processor, "to_dict", None)
     constants = configs.get(PREPROCESSOR_CONFIG) if to_dict is None else to_dict()
-    if constants:
-        _write(path / PREPROCESSOR_CONFIG, constants)
     if to_dict is not None:
         # Older folders have these constants in a file of their own, newer ones in the processor's config.
         processor_config["image_processor"] = constants
-    elif "image_processor" not in processor_config:
-        # What another writer said of pictures is no business of a processor that reads none.
-        with contextlib.suppress(ChameleonTextError):
-            there = read_json(path / PROCESSOR_CONFIG).get("image_processor")
-            processor_config |= {} if there is None else {"image_processor": there}
-    _write(path / PROCESSOR_CONFIG, processor_config)
-
-
-def _write(path: Path, data: Mapping[str, Any]) -> None:
-    with writing(path):
-        write_json(path, data)
+    with writing(path), committing(path) as save:
+        if "image_processor" not in processor_config:
+            # What another writer said of pictures is no business of a processor that reads none.
+            with contextlib.suppress(ChameleonTextError):
+                there = read_json(stored(path, PROCESSOR_CONFIG)).get("image_processor")
+                processor_config |= {} if there is None else {"image_processor": there}
+        (save / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
+        write_json(save / TOKENIZER_CONFIG, tokenizer_config)
+        if constants:
+            write_json(save / PREPROCESSOR_CONFIG, constants)
+        write_json(save / PROCESSOR_CONFIG, processor_config)

@@ -282,8 +282,8 @@ class ChameleonProcessor(DocumentProcessor):
         """Write the files that ``from_pretrained`` and ``transformers`` read.
 
         An image processor that has ``to_dict``, the image tokenizer's too, gets its ``preprocessor_config.json`` beside
-        them; without one, what the folder already says of pictures stays. Each file is complete before it replaces its
-        predecessor. Raises ``FileAccessError`` where the system doesn't let them be written.
+        them; without one, what the folder already says of pictures stays. All files replace their predecessors in one
+        commit. Raises ``FileAccessError`` where the system doesn't let them be written.
         """
         write_folder(
             folder,

@@ -9,11 +9,11 @@ import json
 import math
 import os
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ._commits import finish_commit, is_save, scratch, sync
 from .errors import FileAccessError, FileFormatError, MissingFileError
 
 MAX_DEPTH = 64
@@ -123,7 +123,8 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     except FileAccessError:
         raise
     except (OSError, UnicodeEncodeError) as error:
-        raise _refused(path, "written", error) from error
+        target = Path(path).parent if is_save(Path(path)) else path
+        raise _refused(target, "written", error) from error
 
 
 def check_depth(value: Any) -> None:
@@ -144,25 +145,28 @@ def check_depth(value: Any) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside ``path``, which takes its place when the block ends well.
+    """A temporary path, whose file takes the place of ``path`` when the block ends well and it is on the disk.
 
-    When the block raises, the temporary file is removed and what was at ``path`` stays as it was.
+    When the block raises, the temporary file is removed and what was at ``path`` stays as it was. What a killed process
+    left is removed by the next that writes the same file. Within a commit, ``path`` itself: nobody reads it yet.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    folder = target.parent
+    if is_save(folder):
+        yield target
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    finish_commit(folder)
+    with scratch(folder, target.name) as beside:
+        temporary = beside / target.name
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
-        # mkstemp makes files private, and safetensors writes to a private file of its own which it renames to this one;
-        # a saved file gets what open() would have given it.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:
+            temporary.chmod(mode)  # safetensors makes files that only their owner can read
+        sync(temporary)
         os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        sync(folder)
 
 
 def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:

@@ -16,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ._files import read_json, reading, replacing
+from ._commits import committing, read_whole, stored
+from ._files import read_json, reading, write_json
 from .config import CODES_PER_POSITION, ChameleonVQVAEConfig
 from .errors import ConfigError, FileFormatError, MissingFileError, Shape, WeightsError
-from .file_access import write_object, writing
+from .file_access import writing
 from .model import ChameleonVQVAE
 from .registry import make_quantizer
 
@@ -29,6 +30,10 @@ INDEX = "model.safetensors.index.json"
 MODEL_TYPE = "chameleon_vqgan"
 MODEL_PREFIX = "model.vqmodel."
 DECODER_PREFIX = "decoder."
+
+_NUMBER = "[0-9]" * 5
+_REPLACED = (WEIGHTS, INDEX, f"model-{_NUMBER}-of-{_NUMBER}.safetensors")
+"""Patterns of the files that a save replaces."""
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _STORED = {
@@ -54,8 +59,12 @@ def read_model(
     tensor that is missing, unexpected, of another shape or dtype or, unless ``check_finite`` is False, holds NaN or
     infinity in ``dtype``.
     """
-    root = Path(folder)
     check_device(device, dtype)
+    root = Path(folder)
+    return read_whole(root, lambda: _read_model(root, dtype, check_finite)).to(device=device, dtype=dtype).eval()
+
+
+def _read_model(root: Path, dtype: torch.dtype, check_finite: bool) -> ChameleonVQVAE:
     config, prefix = _read_config(root)
     files = {name.removeprefix(prefix): path for name, path in _tensor_files(root).items() if name.startswith(prefix)}
     if not files:
@@ -80,16 +89,15 @@ def read_model(
             advice=f"Load an intact copy, another dtype if {dtype} overflows, or pass check_finite=False.",
         )
     model.load_state_dict(tensors, assign=True)
-    return model.to(device=device, dtype=dtype).eval()
+    return model
 
 
 def write_model(model: ChameleonVQVAE, folder: str | os.PathLike[str]) -> None:
-    """Write the VQ-VAE to a folder of its own: the weights, then the configuration, each in one replacement."""
-    root = Path(folder)
+    """Write the VQ-VAE to a folder of its own, in one commit."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with writing(root / WEIGHTS), replacing(root / WEIGHTS) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-    write_object(root / CONFIG, config_dict(model))
+    with writing(folder), committing(folder, replaces=_REPLACED) as save:
+        save_file(tensors, save / WEIGHTS, metadata={"format": "pt"})
+        write_json(save / CONFIG, config_dict(model))
 
 
 def config_dict(model: ChameleonVQVAE) -> dict[str, Any]:
@@ -106,7 +114,7 @@ def config_dict(model: ChameleonVQVAE) -> dict[str, Any]:
 
 def _read_config(root: Path) -> tuple[ChameleonVQVAEConfig, str]:
     """Return the configuration, and the prefix of its tensors' names."""
-    path = root / CONFIG
+    path = stored(root, CONFIG)
     if not path.is_file():
         raise MissingFileError(
             f"{root} has no {CONFIG}; expected the folder of a Chameleon model or of an image tokenizer."
@@ -167,11 +175,12 @@ def _check_codes_per_position(root: Path, model: ChameleonVQVAE) -> None:
 def _tensor_files(root: Path) -> dict[str, Path]:
     """Return the file of every tensor in the folder, by the tensor's name."""
     # As in `transformers`, which takes a single file before an index that an earlier save left.
-    if (root / WEIGHTS).is_file():
-        with _opened(root / WEIGHTS) as file:
-            return dict.fromkeys(file.keys(), root / WEIGHTS)
-    if (root / INDEX).is_file():
-        index = read_json(root / INDEX).get("weight_map")
+    weights, index_file = stored(root, WEIGHTS), stored(root, INDEX)
+    if weights.is_file():
+        with _opened(weights) as file:
+            return dict.fromkeys(file.keys(), weights)
+    if index_file.is_file():
+        index = read_json(index_file).get("weight_map")
         if not isinstance(index, dict):
             raise FileFormatError(f"{root / INDEX} has no weight_map, expected an object; download the file again.")
         return {name: _shard(root, file) for name, file in index.items()}
@@ -184,7 +193,7 @@ def _shard(root: Path, file: object) -> Path:
     # An index isn't trusted: it may name files beside it, but none outside the folder.
     if not isinstance(file, str) or file in ("", ".", "..") or Path(file).name != file or "\\" in file:
         raise FileFormatError(f"{root / INDEX} names {file!r}, expected the name of a file in the same folder.")
-    return root / file
+    return stored(root, file)
 
 
 def _check_fit(root: Path, model: ChameleonVQVAE, found: Mapping[str, tuple[Shape, str]]) -> None:

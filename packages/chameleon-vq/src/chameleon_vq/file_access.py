@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
 from . import _files
-from ._files import write_json
 from .errors import FileAccessError
 
 
@@ -38,9 +36,3 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         trial = target.parent / f".{target.name}.{os.getpid()}.tmp"
         trial.touch()
         trial.unlink()
-
-
-def write_object(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON object. Raises ``FileAccessError``."""
-    with writing(path):
-        write_json(path, data)

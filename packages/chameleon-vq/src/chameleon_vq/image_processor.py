@@ -6,6 +6,7 @@ Two published implementations round differently; the default is bit-identical to
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 from collections.abc import Iterable
@@ -19,10 +20,11 @@ import PIL.Image
 import torch
 from msgspec import Meta
 
+from ._commits import committing, stored
 from ._config import Config
-from ._files import read_json
-from .errors import ConfigError, ImageError, MissingFileError
-from .file_access import write_object
+from ._files import read_json, write_json
+from .errors import ChameleonVQError, ConfigError, ImageError, MissingFileError
+from .file_access import writing
 from .picture_files import check_pixels
 from .pictures import MAX_PIXELS, Picture, list_pictures, open_picture
 from .transforms import Blend, Bytes, Rounding, byte_values, center_crop, target_size, to_rgb
@@ -236,8 +238,12 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
         return float(np.abs(self._values(channels)).max())
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Save to a folder's ``preprocessor_config.json``, readable by ``transformers``."""
-        write_object(Path(folder) / PREPROCESSOR, self.to_dict())
+        """Save to a folder's ``preprocessor_config.json``, readable by ``transformers``.
+
+        Where the folder's ``processor_config.json`` has an ``image_processor``, which readers prefer, it is replaced.
+        """
+        with writing(folder), committing(folder) as save:
+            write_settings(self, save, beside=folder)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the mapping for ``preprocessor_config.json``."""
@@ -306,6 +312,17 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
         return values_C256
 
 
+def write_settings(image_processor: ChameleonImageProcessor, save: Path, *, beside: str | os.PathLike[str]) -> None:
+    """Write an image processor's settings in the folder ``save``, whose files are to replace those of ``beside``."""
+    settings = image_processor.to_dict()
+    write_json(save / PREPROCESSOR, settings)
+    # A file that can't be read is left to its own readers.
+    with contextlib.suppress(ChameleonVQError):
+        processor = read_json(stored(beside, PROCESSOR))
+        if isinstance(processor.get("image_processor"), dict):
+            write_json(save / PROCESSOR, {**processor, "image_processor": settings})
+
+
 def settings_of(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], str] | None:
     """Return the settings of a folder's image processor and the file that has them, or None if none has.
 
@@ -313,12 +330,13 @@ def settings_of(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], str] | 
     Raises ``FileFormatError``.
     """
     root = Path(folder)
-    if (root / PROCESSOR).is_file():
-        nested = read_json(root / PROCESSOR).get("image_processor")
+    processor, preprocessor = stored(root, PROCESSOR), stored(root, PREPROCESSOR)
+    if processor.is_file():
+        nested = read_json(processor).get("image_processor")
         if isinstance(nested, dict):
-            return nested, f"{root / PROCESSOR} (image_processor)"
-    if (root / PREPROCESSOR).is_file():
-        return read_json(root / PREPROCESSOR), str(root / PREPROCESSOR)
+            return nested, f"{processor} (image_processor)"
+    if preprocessor.is_file():
+        return read_json(preprocessor), str(preprocessor)
     return None
 
 

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 
 from . import checkpoint
+from ._commits import committing, read_whole
 from .errors import ChameleonVQError, CodesError, ImageError, MissingFileError
-from .image_processor import ChameleonImageProcessor, settings_of
+from .file_access import writing
+from .image_processor import ChameleonImageProcessor, settings_of, write_settings
 from .model import ChameleonVQVAE
 from .picture_files import check_pixels
 from .pictures import Picture, batches, bytes_to_image, list_pictures, pictures_in, pixels_to_images
@@ -74,16 +76,24 @@ class ImageTokenizer:
         ``MissingFileError``, ``FileFormatError``, ``ConfigError``, ``WeightsError``.
         """
         folder = find_pretrained(name_or_folder)
-        model = checkpoint.read_model(folder, device=device, dtype=dtype, check_finite=check_finite)
-        # A processor_config.json may be that of a tokenizer alone; as in `transformers`, the defaults hold then.
-        if settings_of(folder) is None:
-            return cls(model)
-        return cls(model, ChameleonImageProcessor.from_pretrained(folder))
+
+        def read() -> ImageTokenizer:
+            model = checkpoint.read_model(folder, device=device, dtype=dtype, check_finite=check_finite)
+            # A processor_config.json may be that of a tokenizer alone; as in `transformers`, the defaults hold then.
+            if settings_of(folder) is None:
+                return cls(model)
+            return cls(model, ChameleonImageProcessor.from_pretrained(folder))
+
+        return read_whole(folder, read)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Save to a folder that ``from_pretrained`` reads, and ``ChameleonVQVAE`` of ``transformers`` too."""
-        checkpoint.write_model(self.model, folder)
-        self.image_processor.save_pretrained(folder)
+        """Save to a folder that ``from_pretrained`` reads, and ``ChameleonVQVAE`` of ``transformers`` too.
+
+        The files replace earlier ones in one commit: a process that dies leaves the old tokenizer or the new one.
+        """
+        with writing(folder), committing(folder) as save:
+            checkpoint.write_model(self.model, save)
+            write_settings(self.image_processor, save, beside=folder)
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights to a device and return the tokenizer; their dtype stays, because codes depend on it.

@@ -15,6 +15,8 @@ from chameleon_backends import QuantizedLinear
 from chameleon_backends.plugin_calls import plugin_call
 
 from .._boundary import translates_errors
+from .._commits import committing
+from .._files import writing
 from ..config import ChameleonConfig
 from ..errors import WeightsError
 from ..formats import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
@@ -37,13 +39,14 @@ def write_checkpoint(
     """Write a checkpoint in the format ``checkpoint_format``.
 
     ``max_shard_size`` is the largest size of a file, a number of bytes or a text like "5GB". A previous checkpoint in
-    the folder stays loadable until the new one is complete. Raises ``UnknownPluginError`` for another format.
+    the folder is replaced in one commit: a process that dies leaves the one or the other. Raises
+    ``FileAccessError`` where the system doesn't let it be written, and ``UnknownPluginError`` for another format.
     """
     spec = REGISTRY.get(CHECKPOINT_FORMATS_HOOK, checkpoint_format)
     writer: CheckpointFormat = spec.make()
     limit = parse_size(max_shard_size)
-    with plugin_call(spec.called, f"writing {folder}"):
-        writer.write(checkpoint, Path(folder), max_shard_size=limit)
+    with writing(folder), committing(folder) as save, plugin_call(spec.called, f"writing {folder}"):
+        writer.write(checkpoint, save, max_shard_size=limit)
 
 
 @translates_errors

@@ -67,7 +67,7 @@ class CheckpointFormat(Protocol):
     def write(self, checkpoint: Checkpoint, folder: Path, /, *, max_shard_size: int) -> None:
         """Write a checkpoint, in files of at most ``max_shard_size`` bytes unless a single tensor is larger.
 
-        A previous checkpoint in the folder stays loadable until the new one is complete. The tensors of at most one
-        shard are loaded at a time.
+        ``folder`` is an empty one, whose files replace those of the previous checkpoint once all are written. The
+        tensors of at most one shard are loaded at a time.
         """
         ...

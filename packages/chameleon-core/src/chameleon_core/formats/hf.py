@@ -6,15 +6,13 @@ A folder has ``config.json``, ``generation_config.json`` and the weights: ``mode
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .._files import read_json, replacing, write_json
+from .._commits import committing, read_whole, stored
+from .._files import read_json, write_json
 from ..config import CONFIG_FILE, ChameleonConfig
 from ..errors import ConfigError, FileAccessError, FileFormatError, MissingFileError
 from .contract import IMAGE_PREFIX, Checkpoint, StoredTensor
@@ -24,7 +22,14 @@ GENERATION_FILE = "generation_config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-_SHARD = re.compile(r"model-(v\d+-)?\d{5}-of-\d{5}\.safetensors")
+_NUMBER = "[0-9]" * 5
+_REPLACED = [
+    WEIGHTS_FILE,
+    INDEX_FILE,
+    # Earlier releases wrote shards with a version, too.
+    *(f"model-{version}{_NUMBER}-of-{_NUMBER}.safetensors" for version in ("", "v[0-9]-", "v[0-9][0-9]-")),
+]
+"""Patterns of the files that a save replaces."""
 
 
 class HFFormat:
@@ -35,21 +40,30 @@ class HFFormat:
 
     def read(self, folder: Path, /) -> Checkpoint:
         """Read the configuration and the headers of the weights. Raises ``FileFormatError``."""
-        config = ChameleonConfig.from_pretrained(folder)
-        return Checkpoint(config, _open_weights(folder), _read_generation(folder / GENERATION_FILE))
+        return read_whole(folder, lambda: _read(folder))
 
     def write(self, checkpoint: Checkpoint, folder: Path, /, *, max_shard_size: int) -> None:
-        """Write a checkpoint; an interrupted write leaves the previous one loadable. Raises ``ConfigError``."""
+        """Write a checkpoint, replacing the previous one in one commit. Raises ``ConfigError``."""
         if not checkpoint.config.qk_norm:
             raise ConfigError(
                 "the format hf has no field for qk_norm=False, and its readers would apply a norm. Use another format."
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        stale = _write_weights(checkpoint.tensors, folder, max_shard_size)
-        write_json(folder / CONFIG_FILE, _config_dict(checkpoint))
-        write_json(folder / GENERATION_FILE, checkpoint.generation_config or _generation_dict(checkpoint.config))
-        for path in stale:
-            path.unlink(missing_ok=True)
+        shards = split_into_shards(checkpoint.tensors, max_shard_size)
+        with committing(folder, replaces=_REPLACED) as save:
+            names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+            if len(shards) == 1:
+                names = [WEIGHTS_FILE]
+            else:
+                write_json(save / INDEX_FILE, _index(dict(zip(names, shards, strict=True))))
+            for name, shard in zip(names, shards, strict=True):
+                write_safetensors(save / name, shard)
+            write_json(save / CONFIG_FILE, _config_dict(checkpoint))
+            write_json(save / GENERATION_FILE, checkpoint.generation_config or _generation_dict(checkpoint.config))
+
+
+def _read(folder: Path) -> Checkpoint:
+    config = ChameleonConfig.from_pretrained(folder)
+    return Checkpoint(config, _open_weights(folder), _read_generation(stored(folder, GENERATION_FILE)))
 
 
 def _read_generation(path: Path) -> dict[str, Any]:
@@ -65,9 +79,9 @@ def _read_generation(path: Path) -> dict[str, Any]:
 
 def _open_weights(folder: Path) -> dict[str, StoredTensor]:
     # Where both exist, transformers reads the single file.
-    if (folder / WEIGHTS_FILE).is_file():
-        return open_safetensors(folder / WEIGHTS_FILE)
-    if (folder / INDEX_FILE).is_file():
+    if stored(folder, WEIGHTS_FILE).is_file():
+        return open_safetensors(stored(folder, WEIGHTS_FILE))
+    if stored(folder, INDEX_FILE).is_file():
         return _open_shards(folder)
     found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
     pickles = sorted(path.name for pattern in ("*.bin", "*.pth", "*.pt") for path in folder.glob(pattern))
@@ -81,7 +95,7 @@ def _open_weights(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _open_shards(folder: Path) -> dict[str, StoredTensor]:
-    index = folder / INDEX_FILE
+    index = stored(folder, INDEX_FILE)
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FileFormatError(
@@ -91,12 +105,12 @@ def _open_shards(folder: Path) -> dict[str, StoredTensor]:
         if not isinstance(shard, str) or Path(shard).name != shard:
             raise FileFormatError(f"{index} names the file {shard!r}; expected a file name in the same folder.")
     shards = list(dict.fromkeys(weight_map.values()))
-    absent = [shard for shard in shards if not (folder / shard).is_file()]
+    absent = [shard for shard in shards if not stored(folder, shard).is_file()]
     if absent:
         raise FileFormatError(f"{folder} lacks {', '.join(absent)}, which {INDEX_FILE} names. Download them again.")
     tensors: dict[str, StoredTensor] = {}
     for shard in shards:
-        content = open_safetensors(folder / shard)
+        content = open_safetensors(stored(folder, shard))
         tensors |= {name: stored for name, stored in content.items() if weight_map.get(name) == shard}
     absent = sorted(set(weight_map) - set(tensors))
     if absent:
@@ -104,39 +118,6 @@ def _open_shards(folder: Path) -> dict[str, StoredTensor]:
             f"{index} names tensors that its files don't hold: {', '.join(absent)}. Download the folder again."
         )
     return tensors
-
-
-def _write_weights(tensors: Mapping[str, StoredTensor], folder: Path, max_shard_size: int) -> list[Path]:
-    """Write the weights and return the previous files, which can be removed.
-
-    All files are written under temporary names first. A single rename then switches from the previous weights to the
-    new ones: that of the single file, or that of the index, whose shards have names that no previous shard has. A save
-    that is interrupted before or after it leaves a folder that loads.
-    """
-    old = [path for path in folder.iterdir() if _SHARD.fullmatch(path.name)]
-    shards = split_into_shards(tensors, max_shard_size)
-    if len(shards) == 1:
-        with replacing(folder / WEIGHTS_FILE) as temporary:
-            write_safetensors(temporary, shards[0])
-        return [folder / INDEX_FILE, *old]
-    names = _free_names(len(shards), {path.name for path in old})
-    with contextlib.ExitStack() as renamed_together:
-        for name, shard in zip(names, shards, strict=True):
-            write_safetensors(renamed_together.enter_context(replacing(folder / name)), shard)
-    write_json(folder / INDEX_FILE, _index(dict(zip(names, shards, strict=True))))
-    # Readers prefer the single file to the index.
-    (folder / WEIGHTS_FILE).unlink(missing_ok=True)
-    return old
-
-
-def _free_names(count: int, taken: set[str]) -> list[str]:
-    """Return the usual names of shards, or ``model-v2-00001-of-0000N`` and so on where the folder has some of these."""
-    for version in itertools.count(1):
-        tag = "" if version == 1 else f"v{version}-"
-        names = [f"model-{tag}{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
-        if taken.isdisjoint(names):
-            return names
-    raise AssertionError("itertools.count is infinite")
 
 
 def _index(shards: Mapping[str, Mapping[str, StoredTensor]]) -> dict[str, Any]:

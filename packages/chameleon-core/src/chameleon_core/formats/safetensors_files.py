@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .._moved import moved_names
-from ..errors import ConfigError, FileFormatError
+from ..errors import ConfigError, FileAccessError, FileFormatError
 from .contract import IMAGE_DECODER_PREFIX, StoredTensor
 
 _DTYPES = {
@@ -53,7 +53,10 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
-    """Write a file. All its tensors are loaded together; those that are in memory already aren't copied."""
+    """Write a file. All its tensors are loaded together; those that are in memory already aren't copied.
+
+    Raises ``FileAccessError`` where the system doesn't let it be written.
+    """
     seen: set[int] = set()
     loaded = {}
     for name, stored in tensors.items():
@@ -61,8 +64,13 @@ def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
         # The format can't store one tensor under two names.
         loaded[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
-    # transformers refuses files without this entry.
-    save_file(loaded, path, metadata={"format": "pt"})
+    try:
+        # transformers refuses files without this entry.
+        save_file(loaded, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # a full disk, for instance
+        raise FileAccessError(
+            f"{path.name} can't be written: {error}. Check that there is space and that the folder can be written to."
+        ) from error
 
 
 def split_into_shards(tensors: Mapping[str, StoredTensor], max_shard_size: int) -> list[dict[str, StoredTensor]]:

@@ -17,7 +17,8 @@ import torch
 from chameleon_backends import QuantizedLinear
 
 from .._boundary import translates_errors
-from .._files import read_json, write_json
+from .._commits import committing, stored
+from .._files import read_json, write_json, writing
 from ..checkpoints.load import usable_device
 from ..checkpoints.quantization_plan import Quantization
 from ..errors import GenerationError
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from chameleon_text import Document, Image
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
+PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "processor_config.json", PREPROCESSOR_FILE)
+"""The files of a processor, which belong to the model that they are saved with."""
 
 CAPTION_QUESTION = "what is this?"
 
@@ -103,15 +106,20 @@ class Chameleon:
 
     @translates_errors
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write everything that ``from_pretrained`` reads, in the layout of ``transformers``."""
-        folder = Path(folder)
-        self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
-        if self._image_tokenizer is not None:
-            self._image_tokenizer.image_processor.save_pretrained(folder)
-        elif self.model.source is not None and (self.model.source / PREPROCESSOR_FILE).is_file():
-            # The weights of an image tokenizer that was never needed are copied, and so are its constants.
-            write_json(folder / PREPROCESSOR_FILE, read_json(self.model.source / PREPROCESSOR_FILE))
+        """Write everything that ``from_pretrained`` reads, in the layout of ``transformers``, in one commit.
+
+        A process that dies while it saves leaves the pipeline that was in the folder or the new one, whole.
+        """
+        with writing(folder), committing(folder, replaces=PROCESSOR_FILES) as save:
+            self.model.save_pretrained(save)
+            self.processor.save_pretrained(save)
+            if self._image_tokenizer is not None:
+                self._image_tokenizer.image_processor.save_pretrained(save)
+            elif self.model.source is not None:
+                # The weights of an image tokenizer that was never needed are copied, and so are its constants.
+                constants = stored(self.model.source, PREPROCESSOR_FILE)
+                if constants.is_file():
+                    write_json(save / PREPROCESSOR_FILE, read_json(constants))
 
     @translates_errors
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._boundary import translates_errors
-from .._files import replacing
+from .._commits import committing
+from .._files import writing
 from ..optional_packages import text_package
 
 if TYPE_CHECKING:
@@ -20,31 +21,30 @@ def save_document(document: Sequence[Segment], folder: str | os.PathLike[str]) -
     """Save a document as a folder that people and programs can read.
 
     ``document.md`` shows it, with ``picture-1.png`` and so on beside it; ``document.json`` is what chameleon-text's
-    ``document_from_json`` reads, with the codes of the pictures. An old file is replaced once the new one is
-    complete.
+    ``document_from_json`` reads, with the codes of the pictures. All files are replaced together, once all are
+    written.
     """
     text = text_package()
-    folder = Path(folder)
     recorded: list[Segment] = []
     markdown = ""
     number = 0
-    for segment in document:
-        if isinstance(segment, text.Image):
-            number += 1
-            name = picture_name(number)
-            if segment.image is None:
+    with writing(folder), committing(folder) as save:
+        for segment in document:
+            if isinstance(segment, text.Image):
+                number += 1
+                name = picture_name(number)
+                if segment.image is None:
+                    recorded.append(segment)
+                    markdown += f"\n\n[picture {number}, of {len(segment.codes or ())} codes]\n\n"
+                    continue
+                segment.image.save(save / name, format="PNG")
+                recorded.append(text.Image(name, segment.codes))
+                markdown += f"\n\n![picture {number}]({name})\n\n"
+            else:
                 recorded.append(segment)
-                markdown += f"\n\n[picture {number}, of {len(segment.codes or ())} codes]\n\n"
-                continue
-            with replacing(folder / name) as temporary:
-                segment.image.save(temporary, format="PNG")
-            recorded.append(text.Image(name, segment.codes))
-            markdown += f"\n\n![picture {number}]({name})\n\n"
-        else:
-            recorded.append(segment)
-            markdown += segment.text if isinstance(segment, text.Text) else ""
-    _write(folder / "document.json", text.document_to_json(recorded))
-    _write(folder / "document.md", markdown.strip("\n"))
+                markdown += segment.text if isinstance(segment, text.Text) else ""
+        _write(save / "document.json", text.document_to_json(recorded))
+        _write(save / "document.md", markdown.strip("\n"))
 
 
 def picture_name(number: int) -> str:
@@ -53,6 +53,5 @@ def picture_name(number: int) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        # Bytes, because text mode would convert the document's own line ends into the system's.
-        temporary.write_bytes(f"{text}\n".encode())
+    # Bytes, because text mode would convert the document's own line ends into the system's.
+    path.write_bytes(f"{text}\n".encode())

@@ -19,6 +19,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from .._commits import remove_leftovers
 from .._files import check_is_file, read_json, replacing, write_json
 from ..errors import FileFormatError, WeightsError
 from .stored_state import OptimizerState, Seconds, StepCount, checked_generator, read_state
@@ -70,8 +71,8 @@ def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, optimizer:
     with replacing(folder / pointer.state) as temporary:
         torch.save({"optimizer": optimizer.state_dict(), "generators": _generators()}, temporary)
     write_json(folder / POINTER_FILE, msgspec.to_builtins(pointer))
-    # The previous state, and what killed runs left behind.
-    for pattern in ("weights-*.safetensors", "state-*.pt", ".*.tmp"):
+    remove_leftovers(folder)
+    for pattern in ("weights-*.safetensors", "state-*.pt"):  # the previous state
         for path in folder.glob(pattern):
             if path.name not in (pointer.weights, pointer.state):
                 path.unlink()
