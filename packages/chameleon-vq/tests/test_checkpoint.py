@@ -133,6 +133,23 @@ def test_missing_unexpected_and_mis_shaped_weights_are_listed(saved: Path) -> No
     assert str(saved) in message
 
 
+def test_what_would_not_load_is_not_saved(tokenizer: ImageTokenizer, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    conv = tokenizer.model.quant_conv
+    for wrapped, name in (
+        (torch.nn.utils.parametrizations.weight_norm(make_image_tokenizer().model.quant_conv), "original0"),
+        (torch.nn.DataParallel(conv), r"quant_conv\.module\.weight"),
+        (torch.nn.Conv2d(conv.in_channels, 3, 1), r"quant_conv\.weight is \[3, .*expected"),
+    ):
+        tokenizer.model.set_submodule("quant_conv", wrapped)
+        with pytest.raises(WeightsError, match=rf"(?s)the model to save .*{name}.*Remove adapters and wrappers"):
+            tokenizer.save_pretrained(tmp_path)
+        with pytest.raises(WeightsError):
+            tokenizer.save_pretrained(tmp_path / "new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_several_codes_per_position_are_written_and_must_fit_the_quantizer(tmp_path: Path) -> None:
     options = {"num_quantizers": 3}
     make_image_tokenizer(quantizer="residual", quantizer_options=options).save_pretrained(tmp_path)

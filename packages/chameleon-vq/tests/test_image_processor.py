@@ -16,6 +16,7 @@ import torch
 
 from chameleon_vq import ChameleonImageProcessor, ConfigError, ImageError, MissingFileError
 from chameleon_vq.pictures import pixels_to_images
+from chameleon_vq.testing import make_image_tokenizer
 
 BYTES = ChameleonImageProcessor(do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
 """Returns the bytes of a picture unchanged."""
@@ -317,6 +318,15 @@ def test_settings_are_read_from_either_file(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").unlink()
     (tmp_path / "processor_config.json").write_text(json.dumps(nested))
     assert ChameleonImageProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()
+
+
+def test_settings_that_readers_prefer_are_replaced(tmp_path: Path) -> None:
+    nested = {"processor_class": "ChameleonProcessor", "image_processor": ChameleonImageProcessor.meta(64).to_dict()}
+    for save in (ChameleonImageProcessor.meta(32).save_pretrained, make_image_tokenizer().save_pretrained):
+        (tmp_path / "processor_config.json").write_text(json.dumps(nested))
+        save(tmp_path)
+        assert ChameleonImageProcessor.from_pretrained(tmp_path).crop_size == {"height": 32, "width": 32}
+        assert json.loads((tmp_path / "processor_config.json").read_text())["processor_class"] == "ChameleonProcessor"
 
 
 def test_a_folder_without_settings_says_which_files_it_lacks(tmp_path: Path) -> None:

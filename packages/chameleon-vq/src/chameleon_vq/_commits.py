@@ -259,7 +259,7 @@ def _state(folder: str | os.PathLike[str]) -> dict[str, tuple[int, int, int]]:
     for place in (Path(folder), Path(folder) / COMMIT):
         with contextlib.suppress(OSError, ValueError):
             for path in place.iterdir():
-                if path.suffix in (".json", ".safetensors") and not path.name.startswith("."):
+                if path.suffix in (".json", ".safetensors") or path.name == COMMIT:
                     status = path.stat()
                     found[str(path)] = (status.st_ino, status.st_mtime_ns, status.st_size)
     return found

@@ -34,6 +34,8 @@ DECODER_PREFIX = "decoder."
 _NUMBER = "[0-9]" * 5
 _REPLACED = (WEIGHTS, INDEX, f"model-{_NUMBER}-of-{_NUMBER}.safetensors")
 """Patterns of the files that a save replaces."""
+_DOWNLOAD = f"Check that {CONFIG} and the weights belong together, and download what is missing."
+_UNWRAP = "Remove adapters and wrappers from its layers, and give them the sizes of its configuration."
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _STORED = {
@@ -77,7 +79,7 @@ def _read_model(root: Path, dtype: torch.dtype, check_finite: bool) -> Chameleon
     except (RuntimeError, OverflowError, TypeError, MemoryError) as error:  # sizes beyond those of any tensor
         raise ConfigError(f"{root / CONFIG} describes no model that can be made: {error}") from error
     _check_codes_per_position(root, model)
-    _check_fit(root, model, dict(_read_headers(files, prefix)))
+    _check_fit(str(root), model, dict(_read_headers(files, prefix)), advice=_DOWNLOAD)
     # Made again, on a real device: a quantizer may have tensors that aren't in the file.
     model.quantize = make_quantizer(config)
     tensors = dict(_read_tensors(files, prefix, dtype))
@@ -93,7 +95,19 @@ def _read_model(root: Path, dtype: torch.dtype, check_finite: bool) -> Chameleon
 
 
 def write_model(model: ChameleonVQVAE, folder: str | os.PathLike[str]) -> None:
-    """Write the VQ-VAE to a folder of its own, in one commit."""
+    """Write the VQ-VAE to a folder of its own, in one commit.
+
+    Raises ``WeightsError``, before anything is written, if its tensors aren't those that its configuration describes:
+    layers were wrapped or have other sizes.
+    """
+    with torch.device("meta"):
+        expected = ChameleonVQVAE(model.config, with_decoder=model.decoder is not None)
+    types = {dtype: name for name, dtype in _STORED.items()}
+    found = {
+        name: (tuple(tensor.shape), types.get(tensor.dtype, str(tensor.dtype)))
+        for name, tensor in model.state_dict().items()
+    }
+    _check_fit("the model to save", expected, found, advice=_UNWRAP)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with writing(folder), committing(folder, replaces=_REPLACED) as save:
         save_file(tensors, save / WEIGHTS, metadata={"format": "pt"})
@@ -196,8 +210,8 @@ def _shard(root: Path, file: object) -> Path:
     return stored(root, file)
 
 
-def _check_fit(root: Path, model: ChameleonVQVAE, found: Mapping[str, tuple[Shape, str]]) -> None:
-    """Raise ``WeightsError`` where the tensors of the files, each a shape and a dtype, aren't those of the model."""
+def _check_fit(what: str, model: ChameleonVQVAE, found: Mapping[str, tuple[Shape, str]], *, advice: str) -> None:
+    """Raise ``WeightsError`` where tensors, each a shape and a dtype as in safetensors, aren't those of the model."""
     state = model.state_dict()
     expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
     missing = sorted(expected.keys() - found.keys())
@@ -214,12 +228,12 @@ def _check_fit(root: Path, model: ChameleonVQVAE, found: Mapping[str, tuple[Shap
     }
     if missing or unexpected or mis_shaped or mis_typed:
         raise WeightsError(
-            str(root),
+            what,
             missing=missing,
             unexpected=unexpected,
             mis_shaped=mis_shaped,
             mis_typed=mis_typed,
-            advice=f"Check that {CONFIG} and the weights belong together, and download what is missing.",
+            advice=advice,
         )
 
 

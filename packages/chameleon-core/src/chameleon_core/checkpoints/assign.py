@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
@@ -104,13 +104,10 @@ def assign(model: nn.Module, weights: StoredWeights, plan: QuantizationPlan | No
     Raises ``WeightsError``, before anything is loaded, where the tensors of the checkpoint don't match the model.
     """
     quantized = {f"{name}.weight" for name in plan.names} if plan else set()
-    slots = _slots(model)
-    plain = [slot for slot in slots if quantized.isdisjoint(slot.names)]
-    if plan is not None and plan.stored:
-        _check_fit([*map(_Wanted.for_slot, plain), *_wanted_of_quantized(model, plan)], weights)
-    else:
-        _check_fit([*map(_Wanted.for_slot, slots)], weights)
-    for slot in plain:
+    misfits = find_misfits(model, weights, plan)
+    if misfits:
+        raise WeightsError(f"the weights in {weights.source} don't match its config. {misfits}.")
+    for slot in (slot for slot in _slots(model) if quantized.isdisjoint(slot.names)):
         # A file may hold a tied tensor under each of its names; the first name is that of the embeddings.
         value = weights.load_cast(next(name for name in slot.names if name in weights.tensors))
         if isinstance(slot.tensor, nn.Parameter):
@@ -127,6 +124,30 @@ def assign(model: nn.Module, weights: StoredWeights, plan: QuantizationPlan | No
             f"no checkpoint has the model's persistent=False buffers, which stay empty: {', '.join(empty)}. "
             "Compute them in forward, or make them persistent."
         )
+
+
+def find_misfits(model: nn.Module, weights: StoredWeights, plan: QuantizationPlan | None) -> str:
+    """Return which tensors of a checkpoint a model on the meta device can't take, and why; "" where it takes all."""
+    slots = _slots(model)
+    if plan is not None and plan.stored:
+        quantized = {f"{name}.weight" for name in plan.names}
+        slots = [slot for slot in slots if quantized.isdisjoint(slot.names)]
+        wanted = [*map(_Wanted.for_slot, slots), *_wanted_of_quantized(model, plan)]
+    else:
+        wanted = [*map(_Wanted.for_slot, slots)]
+    expected = {name: each for each in wanted for name in each.names}
+    problems: dict[str, list[str]] = {
+        "missing": [each.names[0] for each in wanted if weights.tensors.keys().isdisjoint(each.names)],
+        "unexpected": sorted(weights.tensors.keys() - expected.keys()),
+        "of another shape": [],
+        "of another type": [],
+    }
+    for name, each in expected.items():
+        problem = each.problem(weights.tensors[name]) if name in weights.tensors else None
+        if problem is not None:
+            problems[problem].append(f"{name} ({each.mismatch(problem, weights.tensors[name])})")
+    listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+    return f"{listed[:1].upper()}{listed[1:]}"
 
 
 def _quantize(model: nn.Module, name: str, weights: StoredWeights, plan: QuantizationPlan) -> None:
@@ -197,20 +218,3 @@ def _wanted_of_quantized(model: nn.Module, plan: QuantizationPlan) -> Iterator[_
         linear = cast(nn.Linear, model.get_submodule(name))
         layouts = plan.quantizer.layout(linear.in_features, linear.out_features)
         yield from (_Wanted([f"{name}.{part}"], layout) for part, layout in layouts.items())
-
-
-def _check_fit(wanted: Sequence[_Wanted], weights: StoredWeights) -> None:
-    expected = {name: each for each in wanted for name in each.names}
-    problems: dict[str, list[str]] = {
-        "missing": [each.names[0] for each in wanted if weights.tensors.keys().isdisjoint(each.names)],
-        "unexpected": sorted(weights.tensors.keys() - expected.keys()),
-        "of another shape": [],
-        "of another type": [],
-    }
-    for name, each in expected.items():
-        problem = each.problem(weights.tensors[name]) if name in weights.tensors else None
-        if problem is not None:
-            problems[problem].append(f"{name} ({each.mismatch(problem, weights.tensors[name])})")
-    if any(problems.values()):
-        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
-        raise WeightsError(f"the weights in {weights.source} don't match its config. {listed[0].upper()}{listed[1:]}.")

@@ -22,7 +22,7 @@ from ..errors import ConfigError, FileFormatError
 from ..formats import Checkpoint, CheckpointFormat, StoredTensor
 from ..hookspecs import CheckpointFormatSpec
 from ..registry import CHECKPOINT_FORMATS_HOOK, REGISTRY
-from .assign import StoredWeights, assign
+from .assign import StoredWeights, assign, find_misfits
 from .quantization_plan import QUANTIZATION_RECORD, Quantization, QuantizationPlan, plan_quantization, read_plan
 from .sizes import check_sizes
 
@@ -120,13 +120,24 @@ def load_checkpoint(
     check_sizes(checkpoint.config, weights.tensors, source=str(folder))
     # Weights that are made in inference mode could never be used outside of it.
     with torch.inference_mode(False):
-        with torch.device("meta"), _SkipInit():
-            model = build(checkpoint.config)
+        model = _on_meta(build, checkpoint.config)
         plan = _plan(model, weights, quantization)
         assign(model, weights, plan)
     model.eval()
     config = checkpoint.config if plan is None else plan.recorded_in(checkpoint.config)
     return LoadedCheckpoint(model, config, checkpoint.generation_config)
+
+
+def misfits_of(checkpoint: Checkpoint, build: Callable[[ChameleonConfig], nn.Module]) -> str:
+    """Return which tensors of a checkpoint ``load_checkpoint`` would refuse, and why; "" where it takes all."""
+    weights = StoredWeights(checkpoint, None, torch.device("cpu"), "the checkpoint")
+    model = _on_meta(build, checkpoint.config)
+    return find_misfits(model, weights, _plan(model, weights, None))
+
+
+def _on_meta(build: Callable[[ChameleonConfig], ModelT], config: ChameleonConfig) -> ModelT:
+    with torch.device("meta"), _SkipInit():
+        return build(config)
 
 
 def _plan(model: nn.Module, weights: StoredWeights, quantization: str | Quantization | None) -> QuantizationPlan | None:

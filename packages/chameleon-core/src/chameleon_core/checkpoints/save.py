@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,25 @@ from ..errors import WeightsError
 from ..formats import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
 from ..formats.safetensors_files import parse_size
 from ..registry import CHECKPOINT_FORMATS_HOOK, REGISTRY
-from .load import read_checkpoint
+from .load import misfits_of, read_checkpoint
 
 _EMBEDDINGS = "model.embed_tokens.weight"
 _OUTPUT = "lm_head.weight"
+
+_WRAPPED = {
+    ".lora_": "Merge the adapters first, by merge_and_unload() of the handle that add_lora returned; its own "
+    "save_pretrained saves them alone.",
+    ".base_layer.": "Remove peft's adapters first, by unload() of its handle.",
+    "_orig_mod.": "Put the layers that torch.compile wrapped back, which are their _orig_mod; layer.compile() compiles "
+    "without a wrapper.",
+    "parametrizations.": "Remove the parametrizations first, by torch.nn.utils.parametrize.remove_parametrizations.",
+    ".weight_g": "Remove the norms of weights first, by torch.nn.utils.remove_weight_norm.",
+    ".module.": "Put the wrapped layers back, which are their module.",
+}
+"""Parts of the names of tensors in wrapped layers, and what to do."""
+_OTHERWISE = "Give the model the layers and sizes of its config, or a config with its own."
+_MOST_LISTED = 600
+"""The most characters of a list of tensors."""
 
 
 @translates_errors
@@ -58,6 +73,7 @@ def save_checkpoint(
     generation_config: Mapping[str, Any] | None = None,
     image_weights: Mapping[str, Tensor] | None = None,
     source: str | os.PathLike[str] | None = None,
+    build: Callable[[ChameleonConfig], nn.Module] | None = None,
     max_shard_size: int | str = "5GB",
     checkpoint_format: str = "hf",
 ) -> None:
@@ -66,8 +82,11 @@ def save_checkpoint(
     ``image_weights`` is the state dict of the image tokenizer. Without it, these weights are copied from ``source``,
     the folder that the model was loaded from, a shard at a time; it may be ``folder`` itself.
 
-    Raises ``WeightsError`` where the config ties the embeddings and those of the model differ, or ``source`` doesn't
-    exist.
+    ``build`` is what ``load_checkpoint`` will be given. With it, nothing is written that wouldn't load.
+
+    Raises ``WeightsError`` where the config ties the embeddings and those of the model differ, ``source`` doesn't
+    exist, or the tensors aren't those that the config describes: adapters, wrapped layers, layers of other sizes.
+    Raises ``FileAccessError`` where the folder can't be written.
     """
     tensors = _own_tensors(model, config)
     if image_weights is not None:
@@ -80,12 +99,26 @@ def save_checkpoint(
             )
         stored = read_checkpoint(source).tensors
         tensors |= {name: tensor for name, tensor in stored.items() if name.startswith(IMAGE_PREFIX)}
+    checkpoint = Checkpoint(config, tensors, generation_config or {})
+    if build is not None:
+        _check_loadable(checkpoint, build)
     write_checkpoint(
-        Checkpoint(config, tensors, generation_config or {}),
+        checkpoint,
         folder,
         max_shard_size=max_shard_size,
         checkpoint_format=checkpoint_format,
     )
+
+
+def _check_loadable(checkpoint: Checkpoint, build: Callable[[ChameleonConfig], nn.Module]) -> None:
+    wrapped = {part: [name for name in checkpoint.tensors if part in name] for part in _WRAPPED}
+    advice = next((_WRAPPED[part] for part, names in wrapped.items() if names), _OTHERWISE)
+    found = misfits_of(checkpoint, build) or ", ".join(sorted({name for names in wrapped.values() for name in names}))
+    if found:
+        raise WeightsError(
+            "the model can't be saved like this, because its tensors aren't those that its config describes and "
+            f"wouldn't load. {advice} {_shortened(found)}"
+        )
 
 
 def _own_tensors(model: nn.Module, config: ChameleonConfig) -> dict[str, StoredTensor]:
@@ -121,6 +154,10 @@ def _quantized_tensors(path: str, layer: QuantizedLinear) -> Iterator[tuple[str,
 
 def _load_part(layer: QuantizedLinear, name: str) -> Tensor:
     return layer.stored()[name].cpu()
+
+
+def _shortened(text: str) -> str:
+    return f"{text}." if len(text) <= _MOST_LISTED else f"{text[:_MOST_LISTED]} …"
 
 
 def _same(left: Tensor, right: Tensor) -> bool:

@@ -59,6 +59,7 @@ class CheckpointFormat(Protocol):
     def read(self, folder: Path, /) -> Checkpoint:
         """Read the configuration and locate the tensors, without loading them.
 
+        A file's path is ``stored(folder, name)``, since a save that was killed may not have moved it to its place.
         Raises ``FileFormatError`` where a file is missing or damaged. Which tensors the model needs is checked later,
         by ``load_checkpoint``.
         """

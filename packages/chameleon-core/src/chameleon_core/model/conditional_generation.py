@@ -121,8 +121,11 @@ class ChameleonForConditionalGeneration(nn.Module):
         """Write the model in the layout of ``transformers``, with the weights of its image tokenizer.
 
         An image tokenizer that was set or used is written; otherwise its weights are copied from the folder that the
-        model was loaded from. The previous checkpoint in ``folder`` stays loadable until the new one is complete.
-        ``max_shard_size`` is a number of bytes, or a text such as "5GB" or "500MiB".
+        model was loaded from. All files replace those in ``folder`` in one commit: a process that dies leaves the old
+        model or the new one. ``max_shard_size`` is a number of bytes, or a text such as "5GB" or "500MiB".
+
+        Raises ``WeightsError``, before anything is written, for a model that ``from_pretrained`` wouldn't load: with
+        adapters, wrapped layers or layers of other sizes; and ``FileAccessError`` where ``folder`` can't be written.
         """
         config = self.config
         image_weights = None
@@ -136,6 +139,7 @@ class ChameleonForConditionalGeneration(nn.Module):
             generation_config=self.generation_options.to_file_dict(config),
             image_weights=image_weights,
             source=self.source,
+            build=type(self),
             max_shard_size=max_shard_size,
         )
 
