@@ -60,7 +60,8 @@ def write_checkpoint(
     spec = REGISTRY.get(CHECKPOINT_FORMATS_HOOK, checkpoint_format)
     writer: CheckpointFormat = spec.make()
     limit = parse_size(max_shard_size)
-    with writing(folder), committing(folder) as save, plugin_call(spec.called, f"writing {folder}"):
+    doing = f"writing {folder}"
+    with writing(folder), committing(folder) as save, plugin_call(spec.called, doing), writing(save):
         writer.write(checkpoint, save, max_shard_size=limit)
 
 
