@@ -115,6 +115,11 @@ def watched(changes: Changes) -> Iterator[None]:
 
 def in_child(work: Callable[[], object], *, seconds: float = 60.0) -> int:
     """Run something in a forked process: 0 where it ended well, 1 after an exception, -9 where it was killed."""
+    return wait_for(start(work), seconds)
+
+
+def start(work: Callable[[], object]) -> int:
+    """Run something in a forked process, and return its number. ``SystemExit`` says its exit status."""
     with warnings.catch_warnings():
         # "multi-threaded, use of fork() may lead to deadlocks": the threads here are idle ones of torch.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -124,11 +129,13 @@ def in_child(work: Callable[[], object], *, seconds: float = 60.0) -> int:
         try:
             work()
             status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
         except BaseException as error:  # the parent reads the status
             sys.stderr.write(f"{type(error).__name__}: {error}\n")
         finally:
             os._exit(status)
-    return wait_for(child, seconds)
+    return child
 
 
 def wait_for(child: int, seconds: float) -> int:
