@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -76,21 +77,13 @@ class ImageTokenizer:
         ``MissingFileError``, ``FileFormatError``, ``ConfigError``, ``WeightsError``.
         """
         folder = find_pretrained(name_or_folder)
-
-        def read() -> ImageTokenizer:
-            model = checkpoint.read_model(folder, device=device, dtype=dtype, check_finite=check_finite)
-            # A processor_config.json may be that of a tokenizer alone; as in `transformers`, the defaults hold then.
-            if settings_of(folder) is None:
-                return cls(model)
-            return cls(model, ChameleonImageProcessor.from_pretrained(folder))
-
-        return read_whole(folder, read)
+        read = partial(checkpoint.read_model, folder, device=device, dtype=dtype, check_finite=check_finite)
+        model, settings = read_whole(folder, lambda: (read(), settings_of(folder)))
+        # A processor_config.json may be that of a tokenizer alone; as in `transformers`, the defaults hold then.
+        return cls(model, settings and ChameleonImageProcessor.from_dict(settings[0], source=settings[1]))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Save to a folder that ``from_pretrained`` reads, and ``ChameleonVQVAE`` of ``transformers`` too.
-
-        The files replace earlier ones in one commit: a process that dies leaves the old tokenizer or the new one.
-        """
+        """Save, in one commit, to a folder that ``from_pretrained`` and ``ChameleonVQVAE`` of ``transformers`` read."""
         with writing(folder), committing(folder) as save:
             checkpoint.write_model(self.model, save)
             write_settings(self.image_processor, save, beside=folder)

@@ -118,14 +118,11 @@ class ChameleonForConditionalGeneration(nn.Module):
 
     @translates_errors
     def save_pretrained(self, folder: str | os.PathLike[str], *, max_shard_size: int | str = "5GB") -> None:
-        """Write the model in the layout of ``transformers``, with the weights of its image tokenizer.
+        """Write the model in the layout of ``transformers``, with the weights of its image tokenizer, in one commit.
 
-        An image tokenizer that was set or used is written; otherwise its weights are copied from the folder that the
-        model was loaded from. All files replace those in ``folder`` in one commit: a process that dies leaves the old
-        model or the new one. ``max_shard_size`` is a number of bytes, or a text such as "5GB" or "500MiB".
-
-        Raises ``WeightsError``, before anything is written, for a model that ``from_pretrained`` wouldn't load: with
-        adapters, wrapped layers or layers of other sizes; and ``FileAccessError`` where ``folder`` can't be written.
+        An image tokenizer that was set or used is written; otherwise its weights are copied from the model's source.
+        ``max_shard_size`` is a number of bytes, or a text such as "5GB". Raises ``WeightsError`` for what wouldn't load
+        again, such as adapters and layers of other sizes, and ``FileAccessError``.
         """
         config = self.config
         image_weights = None
