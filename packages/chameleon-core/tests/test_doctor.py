@@ -28,7 +28,7 @@ from chameleon_backends.registry import REGISTRY
 from chameleon_core import ChameleonForConditionalGeneration
 from chameleon_core.cli import machine
 from chameleon_core.cli.app import app
-from chameleon_core.cli.terminal import size
+from chameleon_core.cli.rows import size
 from chameleon_core.testing import make_config, make_model
 
 WIDE = {"hidden_size": 128, "intermediate_size": 256}

@@ -172,7 +172,7 @@ def test_names_reach_the_terminal_without_control_characters(run: Run) -> None:
     result = run("encode", "photos", "-t", "tok")
     assert "\x1b[31m" not in result.stderr
     assert "\u202e" not in result.stderr
-    assert r"photos/\x1b[31m\u202egnp.png is not a picture" in result.stderr
+    assert "photos/\ufffd[31m\ufffdgnp.png is not a picture" in result.stderr
 
 
 def test_bfloat16_codes_decode_with_the_same_tokenizer_in_float32(run: Run) -> None:

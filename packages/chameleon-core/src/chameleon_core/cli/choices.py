@@ -29,7 +29,7 @@ from chameleon_backends.registry import ATTENTION_BACKENDS_HOOK, REGISTRY, WEIGH
 
 from ..checkpoints import IMAGE_PREFIX, read_checkpoint, resolve_folder, target_dtype
 from ..checkpoints.quantization_plan import QUANTIZATION_RECORD
-from .terminal import size
+from .rows import size
 
 CHOSEN = "chosen"
 POSSIBLE = "can run"

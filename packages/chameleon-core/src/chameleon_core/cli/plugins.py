@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .terminal import echo, print_rows, printable
+from .rows import print_rows
+from .terminal import echo, printable
 
 PACKAGES = ("chameleon-vq", "chameleon-text", "chameleon-backends", "chameleon-core")
 

@@ -31,7 +31,7 @@ from .machine import (
     read_machine,
     read_packages,
 )
-from .terminal import print_rows, size
+from .rows import print_rows, size
 
 STYLES = {CHOSEN: "bold", REFUSED: "yellow", UNSUPPORTED: "yellow", QUARANTINED: "red"}
 SLOW = (EMULATED, SLOWER, UNUSABLE)

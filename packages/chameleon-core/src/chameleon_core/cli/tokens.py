@@ -29,7 +29,9 @@ def tokenize(
     image: Images = None,
     document: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="A document.json instead of texts and pictures."),
+        typer.Option(
+            exists=True, dir_okay=False, allow_dash=True, help="A document.json instead of a prompt; - is stdin."
+        ),
     ] = None,
     template: Annotated[str, typer.Option(help="Format of the prompt: completion, chat or a plugin's.")] = "completion",
     allow_files: Annotated[
@@ -46,7 +48,7 @@ def tokenize(
     folder = resolve_folder(model)
     package = text_package()
     if document is not None:
-        parts = package.document_from_json(document.read_bytes(), allow_files=allow_files)
+        parts = package.document_from_json(_content(document), allow_files=allow_files)
     unread = [segment for segment in package.as_document(parts) if _is_unread(segment, package)]
     with Console(stderr=True).status(f"loading {model}"):
         image_tokenizer = load_image_tokenizer(folder, device="cpu") if unread else None
@@ -91,16 +93,22 @@ def _is_unread(segment: Any, package: Any) -> bool:
 
 def _ids(path: Path) -> list[int]:
     """Return the ids in a file. Raises ``FileFormatError``."""
-    from .._files import parse_json, read_bytes
+    from .._files import parse_json
     from ..errors import FileFormatError
 
     source = "stdin" if str(path) == "-" else str(path)
-    # The bytes of stdin: the locale's encoding may not be UTF-8.
-    content = sys.stdin.buffer.read() if source == "stdin" else read_bytes(path)
     try:
-        data = parse_json(content, source)
+        data = parse_json(_content(path), source)
     except FileFormatError as error:
         raise FileFormatError(f"{error} {EXPECTED}") from error
     if not isinstance(data, list) or not all(type(each) is int for each in data):
         raise FileFormatError(f"{source} is not a JSON array of integers. {EXPECTED}")
     return data
+
+
+def _content(path: Path) -> bytes:
+    """Return the bytes of a file, or of stdin for "-". A pipe or a device in place of a file is refused."""
+    from .._files import read_bytes
+
+    # The bytes of stdin: the locale's encoding may not be UTF-8.
+    return sys.stdin.buffer.read() if str(path) == "-" else read_bytes(path)

@@ -7,14 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import PIL.Image
 import torch
 import typer
-import typer.core
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -35,9 +33,12 @@ from ..file_access import check_writable, writing
 from ..pictures import SUFFIXES, pictures_in
 from ..reconstruction import reconstruct
 from ..tokenizer import ImageTokenizer
+from .commands import Commands
+from .terminal import printable
 
 app = typer.Typer(
     name="chameleon-vq",
+    cls=Commands,
     help="Chameleon's image tokenizer: encode pictures to codes, and decode codes to pictures.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -79,21 +80,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-class SuggestingCommand(typer.core.TyperCommand):
-    """A command whose errors about unknown options name the closest one."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments, and reword the error about an option that doesn't exist."""
-        try:
-            return super().parse_args(ctx, args)
-        except Exception as error:
-            # By its attributes: the class of the error isn't public.
-            if close := getattr(error, "possibilities", None):
-                error.message = f"{error.message}. Did you mean {' or '.join(map(repr, sorted(close)))}?"  # type: ignore[attr-defined]
-                error.possibilities = None  # type: ignore[attr-defined]
-            raise
-
-
 @app.callback()
 def options(
     _version: Annotated[
@@ -104,22 +90,7 @@ def options(
     """Define the options of the command itself; its help is that of the app."""
 
 
-def clear_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Print this package's errors without a traceback and exit with 1; other exceptions are bugs and keep theirs."""
-
-    @wraps(command)
-    def run(*args: Any, **options: Any) -> None:
-        try:
-            command(*args, **options)
-        except ChameleonVQError as error:
-            err.print(f"[bold red]error:[/] {escape(shown(error))}", highlight=False)
-            raise typer.Exit(1) from error
-
-    return run
-
-
-@app.command(cls=SuggestingCommand)
-@clear_errors
+@app.command()
 def encode(
     pictures: Pictures,
     tokenizer: Tokenizer,
@@ -151,15 +122,14 @@ def encode(
         write_codes(output, torch.stack(codes), names=names, tokenizer=model)
         grid = [*model.latent_size, model.codes_per_position][: 2 if model.codes_per_position == 1 else 3]
         shape = "×".join(map(str, grid))
-        out.print(f"{_pictures(len(codes))}, {shape} codes each → {escape(shown(output))}", highlight=False)
+        out.print(f"{_pictures(len(codes))}, {shape} codes each → {escape(printable(str(output)))}", highlight=False)
     _report(failures)
     if stopped:
         err.print("[bold red]stopped:[/] the other pictures were not encoded.")
         raise typer.Exit(130)
 
 
-@app.command(cls=SuggestingCommand)
-@clear_errors
+@app.command()
 def decode(
     codes: Annotated[Path, typer.Argument(help="File of codes that `encode` wrote.", show_default=False)],
     tokenizer: Tokenizer,
@@ -186,12 +156,11 @@ def decode(
                         raise
                     failures.append(error)
                 advance()
-    out.print(f"{_pictures(len(names) - len(failures))} → {escape(shown(output))}", highlight=False)
+    out.print(f"{_pictures(len(names) - len(failures))} → {escape(printable(str(output)))}", highlight=False)
     _report(failures)
 
 
-@app.command(name="reconstruct", cls=SuggestingCommand)
-@clear_errors
+@app.command(name="reconstruct")
 def reconstruct_command(
     pictures: Pictures,
     tokenizer: Tokenizer,
@@ -218,7 +187,7 @@ def reconstruct_command(
             advance()
     if ratios:
         _print_ratios(ratios)
-        out.print(f"{_pictures(len(ratios))} → {escape(shown(output))}", highlight=False)
+        out.print(f"{_pictures(len(ratios))} → {escape(printable(str(output)))}", highlight=False)
     _report(failures)
 
 
@@ -298,23 +267,20 @@ def _print_ratios(ratios: Mapping[str, float]) -> None:
     table = Table("picture", Column("PSNR, dB", justify="right"), show_footer=len(ratios) > 1)
     table.columns[0].footer, table.columns[1].footer = "mean", f"{mean:.2f}"
     for name, ratio in ratios.items():
-        table.add_row(escape(shown(name)), f"{ratio:.2f}")
+        table.add_row(escape(printable(name)), f"{ratio:.2f}")
     out.print(table)
 
 
-def shown(text: object) -> str:
-    """Return text for the terminal: control characters, directions and halves of characters are escaped."""
-    return "".join(each if each.isprintable() or each in "\n" else ascii(each)[1:-1] for each in str(text))
-
-
 def _note(path: Path, reason: str) -> None:
-    err.print(f"[yellow]not a picture:[/] {escape(shown(path))} ({escape(reason)})", highlight=False)
+    err.print(
+        f"[yellow]not a picture:[/] {escape(printable(str(path)))} ({escape(printable(reason))})", highlight=False
+    )
 
 
 def _report(failures: Sequence[ChameleonVQError]) -> None:
     """Print which pictures couldn't be read, and exit with 1 if there are any."""
     for error in failures:
-        err.print(f"[bold red]left out:[/] {escape(shown(error))}", highlight=False)
+        err.print(f"[bold red]left out:[/] {escape(printable(str(error)))}", highlight=False)
     if failures:
         raise typer.Exit(1)
 
