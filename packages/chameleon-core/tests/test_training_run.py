@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -329,3 +330,40 @@ def test_a_tiny_model_learns_to_draw_and_to_caption(tmp_path: Path) -> None:
     for prompt, answer in zip(prompts, answers, strict=True):
         written = model.generate(torch.tensor([prompt]), options=greedy)[0, len(prompt) :].tolist()
         assert written == answer
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_an_interrupted_run_is_saved_after_its_step_and_ends_as_another(
+    tmp_path: Path, number: int, raised: type[BaseException]
+) -> None:
+    whole = train(tmp_path / "whole")
+    with pytest.raises(raised):
+        train(tmp_path / "run", on_step=lambda step: send(number) if step == 4 else None)
+    pointer = json.loads((tmp_path / "run" / "checkpoint" / "checkpoint.json").read_text())
+    assert pointer["progress"]["step"] == 4
+    assert_equal(train(tmp_path / "run"), whole)
+
+
+def test_a_second_interrupt_while_a_run_is_saved_leaves_the_save_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    save = torch.save
+
+    def interrupted(state: Any, path: Path) -> None:
+        save(state, path)
+        if any(path.parent.glob("weights-0000004-*")):
+            send(signal.SIGINT)
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", on_step=lambda step: send(signal.SIGINT) if step == 4 else None)
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is before
+    pointer = json.loads((tmp_path / "run" / "checkpoint" / "checkpoint.json").read_text())
+    assert pointer["progress"]["step"] == 3
+    assert_equal(train(tmp_path / "run"), train(tmp_path / "whole"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,3 +102,29 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(pictures: TensorPicture
         VQTrainer(model, OPTIONS).fit(pictures)
     parameters = dict(model.named_parameters())
     assert all(torch.equal(tensor, before[key]) for key, tensor in parameters.items())
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_an_interrupted_run_is_saved_after_its_step_and_ends_as_another(
+    pictures: TensorPictures, tmp_path: Path, number: int, raised: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = OPTIONS.replace(steps=4)
+    whole = make_model()
+    VQTrainer(whole, options).fit(pictures)
+    trainer = VQTrainer(make_model(), options, folder=tmp_path)
+    step = trainer._step
+
+    def interrupted(pixels_BCHW: torch.Tensor) -> dict[str, Any]:
+        if trainer.step == 1:
+            os.kill(os.getpid(), number)
+        return step(pixels_BCHW)
+
+    monkeypatch.setattr(trainer, "_step", interrupted)
+    with pytest.raises(raised):
+        trainer.fit(pictures)
+    resumed = VQTrainer(make_model(), options, folder=tmp_path)
+    resumed._resume()
+    assert resumed.step == 2
+    resumed.fit(pictures)
+    state = whole.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in resumed.model.state_dict().items())

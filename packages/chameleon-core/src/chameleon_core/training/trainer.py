@@ -22,6 +22,7 @@ from .checks import check_document, check_documents, check_weights
 from .curves import plot_curves
 from .data import TokenDocument
 from .errors import DatasetError, DivergenceError, requires_extra
+from .interrupts import waiting_interrupts
 from .log import TrainingLog
 from .objective import Losses, LossSums, Objective
 from .optim import build_optimizer, learning_rate
@@ -143,6 +144,9 @@ class Trainer:
     def run(self, *, show_progress: bool = False, draw_curves: bool = True) -> TrainingResult:
         """Train to the last step, or until ``max_seconds`` have passed. Seeds torch's generators.
 
+        Ctrl-C and SIGTERM end the run after the current step, which is saved; a second one ends it at once, and the
+        last checkpoint stays.
+
         Raises ``DatasetError`` for documents that can't be trained on and ``WeightsError`` for weights that aren't
         finite, both before the first step. Raises ``DivergenceError`` where the loss or a gradient becomes NaN or
         infinite; the last checkpoint is from an earlier step. Raises ``MissingPackageError`` where the progress bar or
@@ -158,26 +162,40 @@ class Trainer:
             check_documents(documents, **self._bounds)
         _claim_folder(self.folder, options, len(self.documents))
         torch.manual_seed(options.seed)
-        checkpoint = self.folder / CHECKPOINT_FOLDER
-        progress = load_checkpoint(checkpoint, self.model, self.optimizer, steps=options.steps) or Progress()
+        progress = (
+            load_checkpoint(self.folder / CHECKPOINT_FOLDER, self.model, self.optimizer, steps=options.steps)
+            or Progress()
+        )
         check_weights(self.model.named_parameters())
         log = TrainingLog(self.folder / LOG_FILE, steps_done=progress.step)
         out_of_time = False
-        with _mode(self.model, training=True), self._progress_bar(progress.step, shown=show_progress) as advance:
+        with (
+            waiting_interrupts() as interrupts,
+            _mode(self.model, training=True),
+            self._progress_bar(progress.step, shown=show_progress) as advance,
+        ):
             while progress.step < options.steps and not out_of_time:
                 report = self.step(progress.step)
                 progress = progress.after(report.num_tokens, report.seconds)
                 self._log_step(report, progress.step, log, advance)
                 out_of_time = options.max_seconds is not None and time.monotonic() - began >= options.max_seconds
-                if out_of_time or self._due(progress.step, options.save_every):
-                    _check_finite(report, progress.step)
-                    save_checkpoint(checkpoint, self.model, self.optimizer, progress)
+                saves = out_of_time or self._due(progress.step, options.save_every)
+                if saves:
+                    self._save(report, progress)
                 if self.on_step is not None:
                     self.on_step(progress.step)
+                if interrupts.received is not None:
+                    if not saves:
+                        self._save(report, progress)
+                    interrupts.end()
         finished = progress.step == options.steps
         if finished and draw_curves:
             plot_curves(self.folder / LOG_FILE, self.folder / CURVES_FILE)
         return TrainingResult(progress, finished)
+
+    def _save(self, report: StepReport, progress: Progress) -> None:
+        _check_finite(report, progress.step)
+        save_checkpoint(self.folder / CHECKPOINT_FOLDER, self.model, self.optimizer, progress)
 
     def step(self, step: int) -> StepReport:
         """Update the weights once, with the clipped gradients of the step's documents at the step's learning rate."""

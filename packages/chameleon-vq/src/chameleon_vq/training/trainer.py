@@ -23,6 +23,7 @@ from .checkpoints import CHECKPOINT_FILE, LOG_FILE, RunState, load_checkpoint, s
 from .codebooks import CodebookCare, has_codebooks, positions
 from .discriminator import Adversary, clip_gradient
 from .errors import DivergenceError
+from .interrupts import waiting_interrupts
 from .log import TrainingLog
 from .metrics import measure
 from .options import TrainingOptions
@@ -95,6 +96,9 @@ class VQTrainer:
     ) -> list[dict[str, Any]]:
         """Train until the run is complete, and return the entries of its log, as in ``log.jsonl``.
 
+        Ctrl-C and SIGTERM end the run after the current step, which is saved; a second one ends it at once, and the
+        last checkpoint stays.
+
         ``validation_BCHW`` are pixels in −1…1, measured every ``validate_every`` steps (``validation_NCHW`` is its
         deprecated name). Raises ``DivergenceError`` if the loss becomes NaN or infinite, ``ConfigError`` if the folder
         has a run with other options, ``FileFormatError`` if its checkpoint can't be read, and ``ImageError``, before
@@ -113,7 +117,7 @@ class VQTrainer:
         order = BatchOrder(len(pictures), batch_size=options.batch_size, seed=options.seed)
         before, started = self.seconds, time.monotonic()
         self.model.train()
-        with progress_bar(total=1.0, completed=self._progress()) as show:
+        with waiting_interrupts() as interrupts, progress_bar(total=1.0, completed=self._progress()) as show:
             while self._progress() < 1:
                 if self.step == options.continuous_steps and options.kmeans_pictures:
                     self._place_entries(pictures)
@@ -131,8 +135,13 @@ class VQTrainer:
                 if validation_BCHW is not None and self._is_due(options.validate_every, ends):
                     quality = measure(self.model, validation_BCHW.to(self.device), batch_size=options.batch_size)
                     log.append({"step": self.step, "validation": asdict(quality)})
-                if self._is_due(options.checkpoint_every, ends):
+                saves = self._is_due(options.checkpoint_every, ends)
+                if saves:
                     self._save()
+                if interrupts.received is not None:
+                    if not saves:
+                        self._save()
+                    interrupts.end()
         self.model.eval()
         return log.entries
 
