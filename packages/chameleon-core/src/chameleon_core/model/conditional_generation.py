@@ -120,9 +120,8 @@ class ChameleonForConditionalGeneration(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str], *, max_shard_size: int | str = "5GB") -> None:
         """Write the model in the layout of ``transformers``, with the weights of its image tokenizer, in one commit.
 
-        An image tokenizer that was set or used is written; otherwise its weights are copied from the model's source.
-        ``max_shard_size`` is a number of bytes, or a text such as "5GB". Raises ``WeightsError`` for what wouldn't load
-        again, such as adapters and layers of other sizes, and ``FileAccessError``.
+        One that was neither set nor used is copied from the model's source. ``max_shard_size`` is a number of bytes, or
+        a text such as "5GB". Raises ``WeightsError`` for what wouldn't load again, and ``FileAccessError``.
         """
         config = self.config
         image_weights = None
