@@ -147,21 +147,11 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def describe_bare_model(folder: Path) -> dict[str, Any]:
-    model = ChameleonForConditionalGeneration.from_pretrained(folder)
-    return {
-        "config": json.dumps(model.config.to_dict(), sort_keys=True),
-        "weights": digest(dict(model.state_dict())),
-        "generation": json.dumps(model.generation_options.to_dict(), sort_keys=True),
-    }
+    return _described(ChameleonForConditionalGeneration.from_pretrained(folder))
 
 
 def describe_model(folder: Path) -> dict[str, Any]:
-    image_tokenizer = ImageTokenizer.from_pretrained(folder)
-    return {
-        **describe_bare_model(folder),
-        "image tokenizer": digest(image_tokenizer.state_dict()),
-        "image config": json.dumps(image_tokenizer.model.config.to_dict(), sort_keys=True),
-    }
+    return {**describe_bare_model(folder), **_image_tokenizer_described(folder)}
 
 
 def describe_processor(folder: Path) -> dict[str, Any]:
@@ -170,8 +160,24 @@ def describe_processor(folder: Path) -> dict[str, Any]:
 
 
 def describe_pipeline(folder: Path) -> dict[str, Any]:
-    Chameleon.from_pretrained(folder)
-    return {**describe_model(folder), **describe_processor(folder)}
+    model = Chameleon.from_pretrained(folder).model
+    return {**_described(model), **_image_tokenizer_described(folder), **describe_processor(folder)}
+
+
+def _described(model: ChameleonForConditionalGeneration) -> dict[str, Any]:
+    return {
+        "config": json.dumps(model.config.to_dict(), sort_keys=True),
+        "weights": digest(dict(model.state_dict())),
+        "generation": json.dumps(model.generation_options.to_dict(), sort_keys=True),
+    }
+
+
+def _image_tokenizer_described(folder: Path) -> dict[str, Any]:
+    image_tokenizer = ImageTokenizer.from_pretrained(folder)
+    return {
+        "image tokenizer": digest(image_tokenizer.state_dict()),
+        "image config": json.dumps(image_tokenizer.model.config.to_dict(), sort_keys=True),
+    }
 
 
 def describe_image_tokenizer(folder: Path) -> dict[str, Any]:
