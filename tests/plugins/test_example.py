@@ -26,7 +26,7 @@ def listed(command: str) -> Any:
 
 def test_its_plugins_are_listed_as_ready() -> None:
     found = {each["name"]: each["status"] for each in listed("plugins") if each["distribution"] == "acme-backend"}
-    assert found == {"acme-blockwise": "ready", "acme-ternary": "ready", "melody": "ready"}
+    assert found == {"acme-blockwise": "ready", "acme-ternary": "ready", "melody": "ready", "acme-regex": "ready"}
     backends = {each["name"]: each["status"] for each in listed("doctor")["attention_backends"]}
     assert backends["acme-blockwise"] == "can run"
 

@@ -1,1 +1,4 @@
-"""An example of a package that extends the Chameleon toolkit: attention, a vector quantizer, a third modality."""
+"""An example of a package that extends the Chameleon toolkit.
+
+It adds attention, a vector quantizer, a third modality and constrained decoding.
+"""
