@@ -132,6 +132,7 @@ def test_a_bug_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> N
         (["generate", "folder", "Hello", "--modality", "sound"], "interleaved"),
         (["generate", "folder", "--image", "missing.png"], "missing.png"),
         (["generate", "folder", "Hello", "--device", "toaster"], "toaster"),
+        (["generate", "folder", "Hello", "--logits-processor", '{"name": '], "--logits-processor must be a name, or"),
         (["generat"], "generate"),
         (["generate", "folder", "Hello", "--tempreature", "1"], "Did you mean '--temperature'?"),
         (["tokenize", "folder", "--document", "missing.json"], "missing.json"),
@@ -141,6 +142,33 @@ def test_wrong_usage_has_exit_code_2(arguments: list[str], said: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+def test_flags_of_generate_are_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def stream(prompt: Any, **options: Any) -> Any:
+        given.update(options)
+        raise KeyError("enough")
+
+    monkeypatch.setattr(
+        "chameleon_core.Chameleon.from_pretrained", lambda *args, **options: SimpleNamespace(stream=stream)
+    )
+    flags = (
+        "--typical-p 0.9 --image-typical-p 0.8 --no-repeat-ngram-size 3 --forbid-id 5 --forbid-id 6 --min-new-tokens 2"
+    )
+    processors = ["--logits-processor", "acme", "--logits-processor", '{"name": "top-k", "k": 5}']
+    assert isinstance(run("generate", "folder", "Hello", *flags.split(), *processors).exception, KeyError)
+    expected = {
+        "do_sample": True,
+        "typical_p": 0.9,
+        "image_typical_p": 0.8,
+        "no_repeat_ngram_size": 3,
+        "forbidden_ids": (5, 6),
+        "min_new_tokens": 2,
+        "logits_processors": ("acme", {"name": "top-k", "k": 5}),
+    }
+    assert {name: value for name, value in given.items() if name in expected} == expected
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ GENERATION_WORDS = words(
     """
     do_sample temperature top_k top_p min_p max_new_tokens max_length eos_token_id seed repetition_penalty
     stop_strings stop_ids modality image interleaved guidance_text num_beams suppress_tokens image_top_k
-    image_temperature max_images guidance_image _from_model_config
+    image_temperature max_images guidance_image _from_model_config typical_p no_repeat_ngram_size bad_words_ids
+    min_new_tokens logits_processors name top-k forbidden_ids forbidden_sequences
     """
 )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import typer
 from rich.console import Console
@@ -15,7 +16,7 @@ from rich.console import Console
 from .prompt import Images, Model, PromptCommand, Texts, Words, read_prompt
 
 SAMPLING = "Sampling (any of these turns it on)"
-STEERING = "Penalty and guidance"
+STEERING = "Constraints and guidance"
 LENGTH = "Length"
 MODEL = "Model"
 
@@ -46,6 +47,18 @@ def usable_device(ctx: typer.Context, name: str) -> str:
     return name
 
 
+def listed_processor(written: str) -> str | dict[str, Any]:
+    """Return an entry of ``logits_processors``: a name, or what JSON says. Raises ``typer.BadParameter``."""
+    if not written.lstrip().startswith("{"):
+        return written
+    try:
+        return cast("dict[str, Any]", json.loads(written))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f'--logits-processor must be a name, or JSON such as {{"name": "top-k", "k": 5}}: {error}; got {written!r}'
+        ) from error
+
+
 def generate(
     ctx: typer.Context,
     model: Model,
@@ -61,6 +74,10 @@ def generate(
     max_new_tokens: Annotated[
         int | None,
         typer.Option(help="Maximum number of ids to write, including those of pictures.", rich_help_panel=LENGTH),
+    ] = None,
+    min_new_tokens: Annotated[
+        int | None,
+        typer.Option(help="Number of ids before which no text ends, unless by --stop.", rich_help_panel=LENGTH),
     ] = None,
     max_images: Annotated[
         int | None,
@@ -92,6 +109,10 @@ def generate(
         float | None,
         typer.Option(help="Sample among ids with this share of the top probability.", rich_help_panel=SAMPLING),
     ] = None,
+    typical_p: Annotated[
+        float | None,
+        typer.Option(help="Sample among the most typical ids that hold this probability.", rich_help_panel=SAMPLING),
+    ] = None,
     image_temperature: Annotated[
         float | None, typer.Option(help="As --temperature, for the codes of pictures.", rich_help_panel=SAMPLING)
     ] = None,
@@ -104,8 +125,24 @@ def generate(
     image_min_p: Annotated[
         float | None, typer.Option(help="As --min-p, for the codes of pictures.", rich_help_panel=SAMPLING)
     ] = None,
+    image_typical_p: Annotated[
+        float | None, typer.Option(help="As --typical-p, for the codes of pictures.", rich_help_panel=SAMPLING)
+    ] = None,
     repetition_penalty: Annotated[
         float | None, typer.Option(help="Above 1, text repeats itself less.", rich_help_panel=STEERING)
+    ] = None,
+    no_repeat_ngram_size: Annotated[
+        int | None, typer.Option(help="Text repeats no sequence of this many ids.", rich_help_panel=STEERING)
+    ] = None,
+    forbid_id: Annotated[
+        list[int] | None, typer.Option(help="Never write this id; may be repeated.", rich_help_panel=STEERING)
+    ] = None,
+    logits_processor: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A logits processor of a plugin: its name, or JSON with its name and options; may be repeated.",
+            rich_help_panel=STEERING,
+        ),
     ] = None,
     guidance_text: Annotated[
         float | None, typer.Option(help="Above 1, pictures follow the text more.", rich_help_panel=STEERING)
@@ -147,16 +184,22 @@ def generate(
         "top_k": top_k,
         "top_p": top_p,
         "min_p": min_p,
+        "typical_p": typical_p,
         "image_temperature": image_temperature,
         "image_top_k": image_top_k,
         "image_top_p": image_top_p,
         "image_min_p": image_min_p,
+        "image_typical_p": image_typical_p,
         "seed": seed,
     }
     given = {
         "max_new_tokens": max_new_tokens,
+        "min_new_tokens": min_new_tokens,
         "max_images": max_images,
         "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+        "forbidden_ids": tuple(forbid_id) if forbid_id else None,
+        "logits_processors": tuple(map(listed_processor, logits_processor)) if logits_processor else None,
         "guidance_text": guidance_text,
         "guidance_image": guidance_image,
         "stop_strings": tuple(stop) if stop else None,
