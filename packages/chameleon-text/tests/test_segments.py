@@ -79,3 +79,10 @@ def test_an_impossible_picture_is_an_error(value: object) -> None:
 def test_an_impossible_text_is_an_error() -> None:
     with pytest.raises(DocumentError, match="Text holds a str"):
         Text(3)  # type: ignore[arg-type]
+
+
+def test_an_unknown_or_missing_field_of_a_segment_is_a_document_error() -> None:
+    with pytest.raises(DocumentError, match=r"Text has no field 'tex'\. Did you mean 'text'\?"):
+        Text(tex="a")  # type: ignore[call-arg]
+    with pytest.raises(DocumentError, match=r"Text\(text\) can't be made: Missing required argument 'text'"):
+        Text()  # type: ignore[call-arg]

@@ -198,3 +198,8 @@ def test_a_bpe_that_the_library_refuses_is_an_error() -> None:
 def test_a_broken_added_token_is_an_error() -> None:
     with pytest.raises(FileFormatError, match=r"added_tokens are not understood: .*content"):
         changed(added_tokens=[{"id": 3}])
+
+
+def test_an_id_without_a_name_is_refused_with_its_position() -> None:
+    with pytest.raises(VocabularyError, match=r"at position 2: id 99999 has no name in this vocabulary"):
+        make_tokenizer().decode([30, 31, 99999])

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
+from ._fields import rejects_unknown_fields
 from ._moved import moved_names
 from .errors import ConfigError
 from .plugins import PluginSpec, always_supported
 
 
+@rejects_unknown_fields
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttentionSpec:
     """The attention of one forward pass, the same for every layer. ``AttentionBackend`` has the rules.

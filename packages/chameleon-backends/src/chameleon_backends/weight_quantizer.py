@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from ._fields import rejects_unknown_fields
 from ._moved import moved_names
 from .errors import ConfigError
 from .plain_weight import PlainWeight
@@ -25,6 +26,7 @@ MODULES_TO_NOT_CONVERT = "modules_to_not_convert"
 """The key of a record that lists the layers that weren't quantized."""
 
 
+@rejects_unknown_fields
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearSpec:
     """A linear layer that is to run with a quantized weight. Raises ``ConfigError`` for impossible values."""

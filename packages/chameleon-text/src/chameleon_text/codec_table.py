@@ -89,7 +89,7 @@ class CodecTable:
         while position < len(ids):
             owner = self._owners.get(ids[position])
             if owner is None:
-                segments.append(Special(self._name(ids[position])))
+                segments.append(Special(self._name(ids[position], f"at position {position}: ")))
                 position += 1
                 continue
             segment, position = self._decoded(owner, ids, position)
@@ -173,10 +173,10 @@ class CodecTable:
             )
         return token_id
 
-    def _name(self, token_id: int) -> str:
+    def _name(self, token_id: int, where: str = "") -> str:
         try:
             return self._tokenizer.names[token_id]
         except KeyError:
             raise VocabularyError(
-                f"id {token_id} has no name in this vocabulary, whose highest id is {len(self._tokenizer) - 1}."
+                f"{where}id {token_id} has no name in this vocabulary, whose highest id is {len(self._tokenizer) - 1}."
             ) from None

@@ -5,6 +5,8 @@ Shapes: B rows, T ids of the longest row, C channels, H W pixels.
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -251,6 +253,7 @@ class ChameleonProcessor(DocumentProcessor):
         padding_side: PaddingSide | None = None,
         template: str = "chat",
         segment_codecs: Mapping[str, SegmentCodec] | None = None,
+        **unknown: object,
     ) -> ChameleonProcessor:
         """Load the processor of a model's folder: ``tokenizer.json``, and the two configs where there are any.
 
@@ -259,6 +262,11 @@ class ChameleonProcessor(DocumentProcessor):
         ``MissingFileError`` without a ``tokenizer.json``, ``FileFormatError`` for a broken file, and
         ``FileAccessError`` where the system doesn't let a file be read.
         """
+        for name in unknown:
+            known = inspect.signature(cls.from_pretrained).parameters.keys() - {"folder", "unknown"}
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"The arguments are {', '.join(sorted(known))}."
+            raise ConfigError(f"ChameleonProcessor.from_pretrained has no argument {name!r}. {hint}")
         files = ProcessorFolder(folder)
         if image_seq_length is None and image_tokenizer is None:
             image_seq_length = files.image_seq_length

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import os
 import reprlib
 import sys
@@ -20,7 +21,26 @@ _SHORT.maxstring = _SHORT.maxother = 80
 _SHORT.maxtuple = _SHORT.maxlist = 8
 
 
-class Segment(msgspec.Struct, frozen=True):
+class SegmentMeta(msgspec.StructMeta):
+    """Makes an unknown or missing field of a segment a ``DocumentError``, in place of a ``TypeError``."""
+
+    def __call__(cls, *args: Any, **fields: Any) -> Any:  # noqa: N805
+        """Make a segment from its fields."""
+        try:
+            return super().__call__(*args, **fields)
+        except TypeError as error:
+            known = cls.__struct_fields__
+            for name in fields:
+                if name not in known:
+                    close = difflib.get_close_matches(name, known, n=1)
+                    hint = f"Did you mean {close[0]!r}?" if close else f"The fields are {', '.join(known) or 'none'}."
+                    raise DocumentError(f"{cls.__name__} has no field {name!r}. {hint}") from None
+            if str(error).startswith(("Missing required", "Extra positional")):  # msgspec's own
+                raise DocumentError(f"{cls.__name__}({', '.join(known)}) can't be made: {error}.") from error
+            raise
+
+
+class Segment(msgspec.Struct, frozen=True, metaclass=SegmentMeta):
     """Base of all segments. A plugin's segment type derives from it, frozen, with fields of its own.
 
     Frozen, because documents may share a segment and a segment may be a key.

@@ -186,7 +186,13 @@ class TextTokenizer(Sealed):
         Special tokens and picture codes are written by their names, or left out with ``skip_special_tokens``.
         Raises ``VocabularyError`` for an id without a name, and ``ConfigError`` for what isn't one row of integers.
         """
-        return b"".join(self.token_bytes(each, skip_special_tokens) for each in one_row(ids)).decode("utf-8", "replace")
+        row = one_row(ids)
+        try:
+            data = b"".join(self.token_bytes(each, skip_special_tokens) for each in row)
+        except VocabularyError as error:
+            place = next(place for place, each in enumerate(row) if each not in self._bytes)
+            raise VocabularyError(f"at position {place}: {error}") from None
+        return data.decode("utf-8", "replace")
 
     def stream_decoder(self, *, skip_special_tokens: bool = False) -> StreamDecoder:
         """Return a decoder that takes one id at a time."""

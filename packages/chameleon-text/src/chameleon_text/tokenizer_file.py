@@ -43,10 +43,15 @@ class AddedToken(msgspec.Struct, frozen=True):
     """An added token: a word that is matched before the BPE, or a special token."""
 
     id: int
+    """Its id, ≥ 0."""
     content: str
+    """The word."""
     special: bool = False
+    """Whether it is a special token; by default not."""
     lstrip: bool = False
+    """Whether it takes the spaces before it; by default not."""
     rstrip: bool = False
+    """Whether it takes the spaces after it; by default not."""
 
 
 @contextlib.contextmanager

@@ -32,6 +32,9 @@ class ConfigMeta(msgspec.StructMeta):
 
     def __call__(cls: type[T], *args: Any, **fields: Any) -> T:  # noqa: N805
         """Make a configuration from its fields."""
+        if args:
+            first = next(name for name in cls.__struct_fields__ if name != "extras")  # type: ignore[attr-defined]
+            raise ConfigError(f"{cls.__name__} takes its fields by name, such as {cls.__name__}({first}=...).")
         try:
             made: T = msgspec.StructMeta.__call__(cls, *args, **fields)
         except TypeError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .._boundary import translates_errors
 from .._commits import committing
 from .._files import writing
+from ..errors import ConfigError
 from ..optional_packages import text_package
 
 if TYPE_CHECKING:
@@ -37,7 +38,17 @@ def save_document(document: Sequence[Segment], folder: str | os.PathLike[str]) -
                     recorded.append(segment)
                     markdown += f"\n\n[picture {number}, of {len(segment.codes or ())} codes]\n\n"
                     continue
-                segment.image.save(save / name, format="PNG")
+                if isinstance(segment.image, (str, os.PathLike)):
+                    path = Path(segment.image).absolute()  # the folder refers to the file, which isn't opened
+                    recorded.append(text.Image(str(path), segment.codes))
+                    markdown += f"\n\n![picture {number}](<{path}>)\n\n"
+                    continue
+                png = segment._repr_png_()
+                if png is None:
+                    raise ConfigError(
+                        f"picture {number} of the document is {segment!r}, which can't be written as PNG."
+                    )
+                (save / name).write_bytes(png)
                 recorded.append(text.Image(name, segment.codes))
                 markdown += f"\n\n![picture {number}]({name})\n\n"
             else:

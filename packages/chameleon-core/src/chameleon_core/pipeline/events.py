@@ -24,6 +24,7 @@ class TextDelta:
     row: int
     """The index of the prompt, ≥ 0."""
     text: str
+    """The new text, not empty."""
 
 
 @dataclass(frozen=True, slots=True)

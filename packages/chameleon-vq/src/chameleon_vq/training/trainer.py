@@ -41,9 +41,13 @@ class Losses:
     """The terms of one step's loss, scalars; ``reconstruction`` is the weighted sum of the others."""
 
     l1: Tensor
+    """The mean absolute difference of the pixels."""
     l2: Tensor
+    """The mean squared difference of the pixels."""
     perceptual: Tensor
+    """What the perceptual loss returned, 0 without one."""
     reconstruction: Tensor
+    """The sum of the others, each times its weight in the options."""
 
 
 class VQTrainer:
