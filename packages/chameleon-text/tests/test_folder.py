@@ -16,6 +16,7 @@ from chameleon_text import (
     FileAccessError,
     FileFormatError,
     Image,
+    MissingFileError,
     TextTokenizer,
     TokenizerWarning,
     _files,
@@ -186,6 +187,8 @@ def test_what_a_folder_says_of_pictures_survives_a_processor_that_reads_none(
         ("tokenizer_config.json", {"chat_template": "{{ messages }}"}, "its chat template isn't used"),
         ("processor_config.json", {"chat_template": "{{ messages }}"}, "its chat template isn't used"),
         ("chat_template.json", {}, "its chat template isn't used"),
+        ("special_tokens_map.json", {"eos_token": {"content": "<end>"}}, "eos_token is '<end>' in special_tokens_map"),
+        ("added_tokens.json", {"<new>": 9}, "'<new>' of added_tokens.json aren't in tokenizer.json under these ids"),
         (
             "tokenizer_config.json",
             {"added_tokens_decoder": {"0": {"content": "<ss>", "special": True}}},
@@ -320,4 +323,10 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(name: str, tokenizer: T
     (tmp_path / name).unlink()
     os.mkfifo(tmp_path / name)
     with pytest.raises(FileAccessError, match="is a pipe"):
+        ChameleonProcessor.from_pretrained(tmp_path)
+
+
+def test_a_folder_with_another_tokenizer_says_how_to_convert_it(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(b"sentencepiece")
+    with pytest.raises(MissingFileError, match=r"has tokenizer\.model and no tokenizer\.json.* Convert it"):
         ChameleonProcessor.from_pretrained(tmp_path)

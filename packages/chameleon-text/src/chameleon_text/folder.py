@@ -28,6 +28,10 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 PROCESSOR_CONFIG = "processor_config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"
 CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+SPECIAL_TOKENS_MAP = "special_tokens_map.json"
+ADDED_TOKENS = "added_tokens.json"
+OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "sentencepiece.bpe.model")
+"""Files of tokenizers that ``transformers`` converts and this package doesn't read."""
 
 
 _NAMES = {
@@ -60,6 +64,12 @@ class ProcessorFolder:
         try:
             data = read_json(stored(self._path, TOKENIZER))
         except MissingFileError as error:
+            others = [name for name in OTHER_TOKENIZERS if (self._path / name).is_file()]
+            if others:
+                raise MissingFileError(
+                    f"{self._path} has {others[0]} and no {TOKENIZER}, which is the only one that is read. Convert it: "
+                    "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+                ) from error
             raise MissingFileError(
                 f"{self._path / TOKENIZER} doesn't exist, the file that a model's folder has its tokenizer in; "
                 "save_pretrained of a processor or a fast tokenizer writes it. Pass a folder; names of models are "
@@ -98,6 +108,27 @@ class ProcessorFolder:
             os.path.lexists(self._path / name) for name in CHAT_TEMPLATES
         ):
             yield "its chat template isn't used; conversations are rendered by the processor's template"
+        yield from self._not_done_in_old_files(config)
+
+    def _not_done_in_old_files(self, config: Mapping[str, Any]) -> Iterator[str]:
+        """Yield what files of older releases of ``transformers`` say differently."""
+        named = self._tolerated(SPECIAL_TOKENS_MAP)
+        for field, own in _NAMES.items():
+            token = _content(named.get(field))
+            if isinstance(token, str) and token != own and config.get(field) is None:
+                yield f"{field} is {token!r:.80} in {SPECIAL_TOKENS_MAP}, and {own!r} is used"
+        added = self._tolerated(ADDED_TOKENS)
+        absent = [name for name, token_id in added.items() if self.tokenizer.token_ids.get(name) != token_id]
+        if absent:
+            more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
+            listed = ", ".join(f"{name!r:.80}" for name in absent[:8])
+            yield f"{listed}{more} of {ADDED_TOKENS} aren't in {TOKENIZER} under these ids, and aren't used"
+
+    def _tolerated(self, name: str) -> dict[str, Any]:
+        """Return an optional file that nothing here needs, {} where it can't be read."""
+        with contextlib.suppress(ChameleonTextError):
+            return self._optional(name)
+        return {}
 
     def _otherwise(self, described: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
         """Yield the added tokens that aren't as the tokenizer's config describes them."""
