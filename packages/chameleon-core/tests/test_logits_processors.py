@@ -15,9 +15,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from chameleon_backends import plugins
+from chameleon_backends import UnsupportedAttentionError, plugins
 from chameleon_backends._entry_points import FoundEntryPoint
-from chameleon_core.errors import BrokenPluginError, ConfigError, GenerationError, UnknownPluginError
+from chameleon_core.errors import (
+    BrokenPluginError,
+    ChameleonCoreError,
+    ConfigError,
+    GenerationError,
+    UnknownPluginError,
+)
 from chameleon_core.generation import (
     GenerationOptions,
     ProcessorChain,
@@ -303,6 +309,8 @@ class Misbehaving(StatelessProcessor):
         match self.how:
             case "process":
                 raise RuntimeError("process")
+            case "sibling's":
+                raise UnsupportedAttentionError("no kernel.")
             case "ours":
                 raise GenerationError("too many rows.")
             case "nothing":
@@ -410,6 +418,12 @@ class TestPlugins:
         assert caught.value.__notes__ == [
             "Raised by the logits processor 'acme' of acme-limits 0.3, processing logits."
         ]
+
+    def test_errors_of_a_sibling_are_this_package_s_too(self) -> None:
+        chain = acme_chain("sibling's")
+        with pytest.raises(ChameleonCoreError, match="no kernel") as caught:
+            chain.process(torch.zeros(1, 4), IDS, [chain.start(row_of(1))])
+        assert isinstance(caught.value, UnsupportedAttentionError)
 
     def test_one_without_the_methods_is_refused(self) -> None:
         with pytest.raises(

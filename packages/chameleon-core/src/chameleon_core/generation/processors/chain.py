@@ -43,14 +43,17 @@ class ProcessorChain:
     def __repr__(self) -> str:
         return f"ProcessorChain({', '.join(type(each.processor).__name__ for each in self.links)})"
 
+    @translates_errors
     def start(self, row: RowView, /) -> tuple[Any, ...]:
         """Return the states of a row at the end of its prompt."""
         return tuple(link.start(row) for link in self.links)
 
+    @translates_errors
     def advance(self, state: tuple[Any, ...], token_id: int, /) -> tuple[Any, ...]:
         """Return the states after one more id."""
         return tuple([link.advance(each, token_id) for link, each in zip(self.links, state, strict=True)])
 
+    @translates_errors
     def process(self, logits_RA: Tensor, ids_A: Tensor, states: Sequence[tuple[Any, ...]], /) -> Tensor:
         """Return the logits after all processors, float32 [R, A]."""
         logits_RA = logits_RA.float()
