@@ -199,20 +199,21 @@ def test_inside_a_picture_only_its_rows_of_the_output_layer_are_multiplied() -> 
 
 
 def test_each_id_is_fed_once() -> None:
-    shapes: list[tuple[int, int]] = []
-    handle = MODEL.model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    fed: list[int] = []
+    handle = MODEL.model.register_forward_pre_hook(lambda _, inputs: fed.append(inputs[0].numel()))
     new_ids(MODEL, [[A, B, C, D], [A]], max_new_tokens=4)
     handle.remove()
-    assert shapes == [(2, 3), (2, 1), (2, 1), (2, 1), (2, 1)]
+    # The prompts without any padding, then an id a row; the last ones aren't needed.
+    assert fed == [5, 2, 2, 2]
 
 
 def test_lanes_of_rows_that_ended_are_fed_no_more() -> None:
     model = make_scripted_model({A: B, B: C, C: EOS, D: EOS})
-    rows: list[int] = []
-    handle = model.model.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    fed: list[int] = []
+    handle = model.model.register_forward_pre_hook(lambda _, inputs: fed.append(inputs[0].numel()))
     new_ids(model, [[A], [D]], max_new_tokens=9)
     handle.remove()
-    assert rows == [2, 1, 1]
+    assert fed == [2, 1, 1]
 
 
 # -- How it ends -------------------------------------------------------------------------------------------------------

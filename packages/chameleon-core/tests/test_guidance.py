@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from chameleon_core import ChameleonForConditionalGeneration, TokenLayout
-from chameleon_core.generation import engine
+from chameleon_core.generation import choosing
 from chameleon_core.generation.guidance import guidance_branches
 from chameleon_core.testing import make_config, make_model, make_scripted_model, pad_rows
 
@@ -79,52 +79,49 @@ def test_generated_pictures_count_as_the_contexts() -> None:
 
 
 @pytest.fixture
-def fed() -> Iterator[list[tuple[int, int]]]:
-    """The shapes [L, T] of all passes, in order."""
-    shapes: list[tuple[int, int]] = []
+def fed() -> Iterator[list[int]]:
+    """How many ids each pass feeds, over all lanes."""
+    counts: list[int] = []
     handle = torch.nn.modules.module.register_module_forward_pre_hook(
-        lambda module, inputs: shapes.append(tuple(inputs[0].shape)) if hasattr(module, "embed_tokens") else None
+        lambda module, inputs: counts.append(inputs[0].numel()) if hasattr(module, "embed_tokens") else None
     )
-    yield shapes
+    yield counts
     handle.remove()
 
 
 @pytest.mark.parametrize(
-    ("prompt", "scales", "lanes"),
+    ("prompt", "scales", "others"),
     [
-        ([BOS, WORD, *PICTURE, WORD], (3.0, 1.2), 3),
-        ([BOS, WORD, WORD], (3.0, 1.2), 2),
-        ([BOS, WORD, *PICTURE, WORD], (3.0, 1.0), 2),
-        ([BOS, WORD, *PICTURE, WORD], (1.0, 1.0), 1),
-        ([BOS], (3.0, 1.2), 1),
+        ([BOS, WORD, *PICTURE, WORD], (3.0, 1.2), [[BOS, *PICTURE], [BOS]]),
+        ([BOS, WORD, WORD], (3.0, 1.2), [[BOS]]),
+        ([BOS, WORD, *PICTURE, WORD], (3.0, 1.0), [[BOS, *PICTURE]]),
+        ([BOS, WORD, *PICTURE, WORD], (1.0, 1.0), []),
+        ([BOS], (3.0, 1.2), []),
     ],
     ids=["three branches", "no picture in the context", "image scale 1", "both scales 1", "nothing but the start"],
 )
 def test_only_branches_that_differ_are_fed(
-    fed: list[tuple[int, int]], prompt: list[int], scales: tuple[float, float], lanes: int
+    fed: list[int], prompt: list[int], scales: tuple[float, float], others: list[list[int]]
 ) -> None:
     text, image = scales
     make_model().generate(torch.tensor([prompt]), modality="image", guidance_text=text, guidance_image=image)
-    steps = [rows for rows, length in fed if length == 1]
-    if lanes > 1 and not any(id_ in CODES for id_ in prompt):
-        # The one branch's own prefill, of <s> alone, is a step of one row too.
-        steps.remove(1)
-    # Begin-image and end-image need no guidance: the first and the last step feed the row alone.
-    assert steps == [1, *[lanes] * 4, 1]
+    contexts = [prompt, *others]
+    # Each context with begin-image gives the first code, and each further code is fed once a lane; end-image isn't fed.
+    assert fed == [sum(len(context) + 1 for context in contexts), *[len(contexts)] * 3]
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], Tensor]]:
     """The rows and logits of every choice among codes."""
     choices: list[tuple[list[int], Tensor]] = []
-    original = engine.sample
+    original = choosing._choose_alike
 
-    def recording(logits: Tensor, sampling: Any, generators: Any, rows: Sequence[int]) -> list[int]:
+    def recording(chain: Any, logits: Tensor, candidates: Any, points: Sequence[choosing.Point]) -> list[int]:
         if logits.shape[1] == LAYOUT.num_codes:
-            choices.append((list(rows), logits.clone()))
-        return original(logits, sampling, generators, rows)
+            choices.append(([point.row.index for point in points], logits.clone()))
+        return original(chain, logits, candidates, points)
 
-    monkeypatch.setattr(engine, "sample", recording)
+    monkeypatch.setattr(choosing, "_choose_alike", recording)
     return choices
 
 

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from chameleon_core import ChameleonConfig, ChameleonForConditionalGeneration, GenerationOptions
+from chameleon_core.generation import choosing
 from chameleon_core.generation import rows as rows_module
+from chameleon_core.generation.noise import gumbel_noise
 from chameleon_core.testing import batches, configs, make_config, make_model, pad_rows, text_ids
 
 # Two layers of sums over 32 to 48 products in float32 (machine epsilon 1.2e-7), on logits of up to about 10.
@@ -156,7 +158,7 @@ def leads_of(ids: Sequence[int], prompt_length: int, options: GenerationOptions)
         else:
             allowed_V |= LAYOUT.text_allowed_V
             allowed_V[LAYOUT.eos_id] = True
-            allowed_V[LAYOUT.begin_image_id] = row.may_begin_image
+            allowed_V[LAYOUT.begin_image_id] = row.may_begin_image()
         assert allowed_V[ids[place]], "an id that the row's state forbids"
         allowed_V[ids[place]] = False
         leads.append(float(logits_V[ids[place]] - logits_V.masked_fill(~allowed_V, -torch.inf).max()))
@@ -207,7 +209,7 @@ def test_the_rest_of_the_batch_never_changes_a_sampled_rows_ids(
 ) -> None:
     """A row draws by its index and the seed, so the others, whatever they are and write, leave its ids alone.
 
-    Except where its number falls on the border of two ids within rounding: those examples say nothing.
+    Except where two ids with their noise are equal within rounding: those examples say nothing.
     """
     options = GenerationOptions(modality=modality, max_new_tokens=10, do_sample=True, temperature=2.0, seed=seed)
     place = data.draw(st.integers(0, len(rows) - 1))
@@ -220,20 +222,21 @@ def test_the_rest_of_the_batch_never_changes_a_sampled_rows_ids(
 
 
 class BorderWatch:
-    """Watches how close any drawn number comes to the border between two choices."""
+    """Watches by how much the choice with its noise leads at any time."""
 
     def __enter__(self) -> BorderWatch:
-        self.nearest = 1.0
-        self._searchsorted = torch.searchsorted
-        torch.searchsorted = self._watched
+        self.nearest = float("inf")
+        self._choose_sampled = choosing.choose_sampled
+        choosing.choose_sampled = self._watched
         return self
 
     def __exit__(self, *_: object) -> None:
-        torch.searchsorted = self._searchsorted
+        choosing.choose_sampled = self._choose_sampled
 
-    def _watched(self, borders: Tensor, numbers: Tensor, **options: bool) -> Tensor:
-        self.nearest = min(self.nearest, float((borders - numbers).abs().min()))
-        return self._searchsorted(borders, numbers, **options)
+    def _watched(self, logits_RA: Tensor, ids_A: Tensor, keys_R: Tensor) -> Tensor:
+        first, second = (logits_RA + gumbel_noise(keys_R, ids_A)).topk(2, dim=-1).values.T
+        self.nearest = min(self.nearest, float((first - second).min()))
+        return self._choose_sampled(logits_RA, ids_A, keys_R)
 
 
 def test_rounding_leaves_most_choices_decided() -> None:

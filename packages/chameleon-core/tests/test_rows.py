@@ -33,21 +33,23 @@ def accept(row: Row, *ids: int) -> Row:
     return row
 
 
+def codes_left(row: Row) -> int | None:
+    return None if row.picture is None else row.picture.codes_left
+
+
 def test_a_picture_has_four_codes_here() -> None:
     assert LAYOUT.tokens_per_image == 4
 
 
 def test_text_goes_on_until_begin_image_then_codes_then_end_image_then_text() -> None:
     row = start()
-    assert (row.wants_code, row.forced_id, row.may_begin_image) == (False, None, True)
+    assert (row.wants_code, row.forced_id, row.may_begin_image()) == (False, None, True)
     accept(row, WORD)
     assert (row.wants_code, row.forced_id) == (False, None)
     accept(row, BEGIN)
-    assert row.just_began_image
     for code in range(4):
         assert (row.wants_code, row.forced_id) == (True, None)
         accept(row, CODES[code])
-        assert not row.just_began_image
     assert (row.wants_code, row.forced_id) == (False, END)
     accept(row, END)
     assert (row.wants_code, row.forced_id, row.images_begun) == (False, None, 1)
@@ -67,7 +69,7 @@ def test_a_picture_alone_is_begun_and_ended_for_the_model() -> None:
 
 def test_text_alone_never_begins_a_picture() -> None:
     row = start(modality="text")
-    assert not row.may_begin_image
+    assert not row.may_begin_image()
     assert row.forced_id is None
 
 
@@ -75,7 +77,6 @@ def test_text_alone_never_begins_a_picture() -> None:
 def test_a_prompt_that_ends_with_begin_image_goes_on_inside_the_picture(modality: str) -> None:
     row = start([WORD, BEGIN], modality=modality, max_new_tokens=None if modality == "image" else 10)
     assert row.wants_code
-    assert row.just_began_image
     accept(row, *CODES[:4])
     assert row.forced_id == END
 
@@ -83,7 +84,7 @@ def test_a_prompt_that_ends_with_begin_image_goes_on_inside_the_picture(modality
 @pytest.mark.parametrize("given", [1, 3, 4])
 def test_a_prompt_that_ends_inside_a_picture_goes_on_with_what_is_missing(given: int) -> None:
     row = start([WORD, BEGIN, *CODES[:given]], modality="image")
-    assert row.codes_left == 4 - given
+    assert codes_left(row) == 4 - given
     assert row.limit == 4 - given + 1
     accept(row, *CODES[: 4 - given])
     assert row.forced_id == END
@@ -92,33 +93,38 @@ def test_a_prompt_that_ends_inside_a_picture_goes_on_with_what_is_missing(given:
 
 def test_only_the_last_picture_of_a_prompt_can_be_open() -> None:
     complete = (BEGIN, *CODES[:4], END)
-    assert start(complete).codes_left is None
-    assert start([*complete, WORD, BEGIN, CODES[0]]).codes_left == 3
-    assert start([*complete, *complete, WORD]).codes_left is None
+    assert codes_left(start(complete)) is None
+    assert codes_left(start([*complete, WORD, BEGIN, CODES[0]])) == 3
+    assert codes_left(start([*complete, *complete, WORD])) is None
 
 
 def test_a_picture_begins_only_where_it_can_end() -> None:
     row = start(max_new_tokens=7)
-    assert row.may_begin_image
+    assert row.may_begin_image()
     # Begin-image, four codes and end-image are six ids: now just enough, then one too few.
-    assert accept(row, WORD).may_begin_image
-    assert not accept(row, WORD).may_begin_image
+    assert accept(row, WORD).may_begin_image()
+    assert not accept(row, WORD).may_begin_image()
+
+
+def test_a_picture_may_begin_ahead_only_where_it_still_fits() -> None:
+    row = start(max_new_tokens=7)
+    assert [row.may_begin_image(ahead) for ahead in range(3)] == [True, True, False]
 
 
 def test_the_context_limits_pictures_like_max_new_tokens() -> None:
-    assert start([WORD] * (CONTEXT - 6)).may_begin_image
-    assert not start([WORD] * (CONTEXT - 5)).may_begin_image
+    assert start([WORD] * (CONTEXT - 6)).may_begin_image()
+    assert not start([WORD] * (CONTEXT - 5)).may_begin_image()
 
 
 @pytest.mark.parametrize(("max_images", "allowed"), [(None, True), (0, False), (1, False), (2, True)])
 def test_max_images_bounds_the_pictures_that_are_begun(max_images: int | None, allowed: bool) -> None:
     row = start(max_images=max_images)
     accept(row, BEGIN, *CODES[:4], END)
-    assert row.may_begin_image == allowed
+    assert row.may_begin_image() == allowed
 
 
 def test_a_prompts_pictures_dont_count_towards_max_images() -> None:
-    assert start([BEGIN, *CODES[:4], END], max_images=1).may_begin_image
+    assert start([BEGIN, *CODES[:4], END], max_images=1).may_begin_image()
 
 
 def test_a_row_ends_at_its_limit() -> None:
@@ -149,11 +155,10 @@ def test_the_last_id_allowed_can_still_be_a_stop() -> None:
 def test_a_stop_id_ends_the_row_wherever_it_comes(stop_id: int, ids: list[int]) -> None:
     row = start(stop_ids=(stop_id,))
     assert accept(row, *ids).finish_reason == "stop"
-    assert not row.just_began_image
 
 
 def test_begin_image_as_a_stop_needs_no_room_for_a_picture() -> None:
-    assert start(max_new_tokens=1, max_images=0, stop_ids=(BEGIN,)).may_begin_image
+    assert start(max_new_tokens=1, max_images=0, stop_ids=(BEGIN,)).may_begin_image()
 
 
 def test_end_of_stream_in_the_prompt_ends_nothing() -> None:
@@ -162,7 +167,7 @@ def test_end_of_stream_in_the_prompt_ends_nothing() -> None:
 
 def test_without_a_vocabulary_map_all_ids_are_text() -> None:
     row = start([BEGIN, PLACEHOLDER], layout=None, modality="text")
-    assert (row.forced_id, row.wants_code, row.may_begin_image, row.just_began_image) == (None, False, False, False)
+    assert (row.forced_id, row.wants_code, row.may_begin_image()) == (None, False, False)
     assert accept(row, WORD, EOS).finish_reason == "stop"
 
 

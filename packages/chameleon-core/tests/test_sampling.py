@@ -1,4 +1,4 @@
-"""Sampling: probabilities by hand, and frequencies of many draws.
+"""Sampling: probabilities by hand, and frequencies of many choices.
 
 Shapes: R rows, A ids that may be chosen.
 """
@@ -13,30 +13,33 @@ import torch
 from torch import Tensor
 
 from chameleon_core.errors import ConfigError
-from chameleon_core.generation import GenerationOptions
-from chameleon_core.generation.sampling import RowGenerators, Sampling, penalize_repetition, sample
+from chameleon_core.generation import GenerationOptions, ProcessorChain, RowView, processor_chain
+from chameleon_core.generation.noise import gumbel_noise, noise_key
+from chameleon_core.generation.sampling import choose, choose_sampled
 
 # The 99.9 % quantile of chi-square with 3 degrees of freedom; seeds are fixed, so a test that passes always passes.
 CHI_SQUARE_3 = 16.27
 
 
 def logits_of(*probabilities: float) -> Tensor:
-    """Logits [1, V] of these probabilities, shifted: a constant on all logits changes nothing."""
+    """Logits [1, A] of these probabilities, shifted: a constant on all logits changes nothing."""
     return torch.tensor([probabilities]).log() + 7
 
 
-def kept(sampling: Sampling, *probabilities: float) -> list[float]:
-    return [round(p, 5) for p in sampling.probabilities(logits_of(*probabilities))[0].tolist()]
+def chain_of(**options: Any) -> tuple[ProcessorChain, Any]:
+    """The processors of text and the state of a row that has none of the ids."""
+    asked = GenerationOptions(do_sample=True, **options)
+    chain = processor_chain(asked, "text")
+    return chain, chain.start(RowView(prompt=(99,), options=asked, layout=None, tokenizer=None, kind="text"))
 
 
-class Uniform:
-    """In the place of the generators: every row's number is this one."""
+def processed(logits_RA: Tensor, **options: Any) -> Tensor:
+    chain, state = chain_of(**options)
+    return chain.process(logits_RA, torch.arange(logits_RA.shape[1]), [state] * len(logits_RA))
 
-    def __init__(self, number: float) -> None:
-        self.number = number
 
-    def uniform(self, rows: list[int]) -> Tensor:
-        return torch.full((len(rows),), self.number, dtype=torch.float64)
+def kept(options: dict[str, Any], *probabilities: float) -> list[float]:
+    return [round(p, 5) for p in processed(logits_of(*probabilities), **options).softmax(dim=-1)[0].tolist()]
 
 
 @pytest.mark.parametrize(
@@ -46,8 +49,8 @@ class Uniform:
         # Probabilities to the power of 1 / temperature: 16 : 4 : 1 of 21, and 2 : √2 : 1.
         ({"temperature": 0.5}, (4 / 7, 2 / 7, 1 / 7), [0.7619, 0.19048, 0.04762]),
         ({"temperature": 2.0}, (4 / 7, 2 / 7, 1 / 7), [0.45308, 0.32038, 0.22654]),
-        ({"temperature": 1e-40}, (0.5, 0.3, 0.2), [1.0, 0.0, 0.0]),
-        ({"temperature": 1e30}, (0.5, 0.3, 0.2), [0.33333, 0.33333, 0.33333]),
+        ({"temperature": 1e-6}, (0.5, 0.3, 0.2), [1.0, 0.0, 0.0]),
+        ({"temperature": 1e6}, (0.5, 0.3, 0.2), [0.33333, 0.33333, 0.33333]),
         ({"top_k": 1}, (0.2, 0.5, 0.3), [0.0, 1.0, 0.0]),
         ({"top_k": 2}, (0.2, 0.5, 0.3), [0.0, 0.625, 0.375]),
         ({"top_k": 3}, (0.2, 0.5, 0.3), [0.2, 0.5, 0.3]),
@@ -69,51 +72,32 @@ class Uniform:
     ],
 )
 def test_probabilities_by_hand(options: dict[str, Any], given: tuple[float, ...], expected: list[float]) -> None:
-    assert kept(Sampling(**options), *given) == expected
+    assert kept(options, *given) == expected
 
 
 def test_forbidden_choices_have_no_probability() -> None:
     logits_RA = logits_of(0.5, 0.3, 0.2)
     logits_RA[0, 0] = -math.inf
-    torch.testing.assert_close(Sampling().probabilities(logits_RA), torch.tensor([[0.0, 0.6, 0.4]]))
-    assert Sampling(top_k=3).probabilities(logits_RA)[0, 0] == 0
+    torch.testing.assert_close(processed(logits_RA).softmax(dim=-1), torch.tensor([[0.0, 0.6, 0.4]]))
+    assert processed(logits_RA, top_k=3)[0, 0] == -math.inf
 
 
 def test_rows_are_cut_each_by_itself() -> None:
-    logits_RA = torch.cat((logits_of(0.9, 0.05, 0.05), logits_of(0.3, 0.3, 0.4)))
-    assert (Sampling(top_p=0.5).probabilities(logits_RA) > 0).sum(dim=-1).tolist() == [1, 2]
+    logits_RA = torch.cat((logits_of(0.9, 0.05, 0.05), logits_of(0.3, 0.25, 0.45)))
+    assert (processed(logits_RA, top_p=0.5) > -math.inf).sum(dim=-1).tolist() == [1, 2]
 
 
-def test_half_precision_logits_give_float32_probabilities() -> None:
-    assert Sampling(top_p=0.9).probabilities(logits_of(0.5, 0.5).bfloat16()).dtype == torch.float32
+def test_half_precision_logits_are_processed_in_float32() -> None:
+    assert processed(logits_of(0.5, 0.5).bfloat16(), top_p=0.9).dtype == torch.float32
 
 
-def test_repetition_divides_positive_and_multiplies_negative_logits() -> None:
-    logits_RA = torch.tensor([[3.0, -3.0, 3.0, -3.0, 0.0]])
-    seen_RA = torch.tensor([[True, True, False, False, True]])
-    assert penalize_repetition(logits_RA, seen_RA, 1.5).tolist() == [[2.0, -4.5, 3.0, -3.0, 0.0]]
+def keys(count: int, seed: int = 0) -> Tensor:
+    return torch.tensor([noise_key(seed, 0, position) for position in range(count)])
 
 
-@pytest.mark.parametrize(
-    ("number", "choice"),
-    [(0.0, 1), (0.29, 1), (0.31, 3), (0.79, 3), (0.81, 4), (1 - 2**-53, 4)],
-)
-def test_a_number_picks_the_choice_whose_share_it_falls_in(number: float, choice: int) -> None:
-    """Choices without a probability are never picked, not even by 0 or by the largest number below 1."""
-    logits_RA = torch.tensor([[0.0, 0.3, 0.0, 0.5, 0.2, 0.0]]).log()
-    assert sample(logits_RA, Sampling(), Uniform(number), [0]) == [choice]
-
-
-def test_the_largest_number_below_1_picks_the_last_choice_of_many() -> None:
-    # A cumulative sum over so many choices ends a little beside 1.
-    logits_RA = torch.randn(3, 65536, generator=torch.Generator().manual_seed(0))
-    logits_RA[:, 60000:] = -math.inf
-    assert sample(logits_RA, Sampling(), Uniform(1 - 2**-53), [0, 1, 2]) == [59999] * 3
-
-
-def test_without_sampling_the_likeliest_is_taken() -> None:
+def test_without_noise_the_likeliest_is_taken() -> None:
     logits_RA = torch.cat((logits_of(0.2, 0.5, 0.3), logits_of(0.6, 0.1, 0.3)))
-    assert sample(logits_RA, None, RowGenerators(0, 2), [0, 1]) == [1, 0]
+    assert choose(logits_RA).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("choices", [3, 8191, 8192, 8200, 65536])
@@ -124,85 +108,56 @@ def test_of_any_number_of_choices_the_first_likeliest_is_taken(choices: int) -> 
         places = [sorted(torch.randint(choices, (2,), generator=generator).tolist()) for _ in range(3)]
         for row, pair in enumerate(places):
             logits_RA[row, pair] = 9.0
-        assert sample(logits_RA, None, RowGenerators(0, 3), [0, 1, 2]) == [pair[0] for pair in places]
+        assert choose(logits_RA).tolist() == [pair[0] for pair in places]
 
 
-def test_the_likeliest_is_found_among_forbidden_ones() -> None:
+@pytest.mark.parametrize("lowest", [-1e30, 0.0])
+def test_a_choice_is_found_among_forbidden_ones(lowest: float) -> None:
     logits_RA = torch.full((1, 65536), -torch.inf)
-    logits_RA[0, 40000] = -1e30
-    assert sample(logits_RA, None, RowGenerators(0, 1), [0]) == [40000]
+    logits_RA[0, 40000] = lowest
+    assert choose(logits_RA).tolist() == [40000]
+    assert choose_sampled(logits_RA, torch.arange(65536), keys(1)).tolist() == [40000]
 
 
-@pytest.mark.parametrize(
-    "sampling", [Sampling(), Sampling(temperature=0.7), Sampling(top_p=0.95, min_p=0.05)], ids=["plain", "cool", "cut"]
-)
-def test_frequencies_are_the_probabilities(sampling: Sampling) -> None:
-    logits_RA = logits_of(0.4, 0.3, 0.2, 0.1)
-    expected_V = sampling.probabilities(logits_RA)[0].double()
-    generators, draws = RowGenerators(1234, 1), 4000
-    counts_V = torch.zeros(4, dtype=torch.float64)
-    for _ in range(draws):
-        counts_V[sample(logits_RA, sampling, generators, [0])] += 1
-    possible = expected_V > 0
-    assert not counts_V[~possible].any()
-    deviations_V = (counts_V - draws * expected_V)[possible] ** 2 / (draws * expected_V[possible])
-    assert float(deviations_V.sum()) < CHI_SQUARE_3
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"top_p": 0.95, "min_p": 0.05}], ids=str)
+def test_frequencies_are_the_probabilities(options: dict[str, Any]) -> None:
+    logits_RA = processed(logits_of(0.4, 0.3, 0.2, 0.1), **options)
+    expected_A = logits_RA.softmax(dim=-1)[0].double()
+    count = 4000
+    chosen_R = choose_sampled(logits_RA.expand(count, -1), torch.arange(4), keys(count))
+    counts_A = torch.bincount(chosen_R, minlength=4).double()
+    possible_A = expected_A > 0
+    assert not counts_A[~possible_A].any()
+    deviations_A = (counts_A - count * expected_A)[possible_A] ** 2 / (count * expected_A[possible_A])
+    assert float(deviations_A.sum()) < CHI_SQUARE_3
 
 
-def test_first_numbers_of_many_rows_are_spread_evenly() -> None:
-    # Each row is a generator of its own, so their first draws must not follow each other.
-    numbers = RowGenerators(0, 4000).uniform(range(4000))
-    counts = torch.histc(numbers, bins=4, min=0, max=1)
-    assert float(((counts - 1000) ** 2 / 1000).sum()) < CHI_SQUARE_3
-    correlation = torch.corrcoef(torch.stack((numbers[:-1], numbers[1:])))[0, 1]
-    assert abs(float(correlation)) < 0.05
-
-
-def test_a_rows_numbers_dont_depend_on_the_rest_of_the_batch() -> None:
-    together, apart = RowGenerators(5, 3), RowGenerators(5, 3)
-    first = together.uniform([0, 1, 2])
-    second = together.uniform([2, 0])
-    assert apart.uniform([2]).tolist() == first[2:].tolist()
-    assert apart.uniform([2]).tolist() == second[:1].tolist()
-    assert apart.uniform([0, 1]).tolist() == first[:2].tolist()
-
-
-def test_seeds_repeat_and_differ() -> None:
-    def numbers(seed: int | None) -> list[float]:
-        return RowGenerators(seed, 2).uniform([0, 1]).tolist()
-
-    assert numbers(3) == numbers(3)
-    assert numbers(3) != numbers(4)
-    assert numbers(2**63) != numbers(3)
-    assert numbers(3)[0] != numbers(3)[1]
-
-
-def test_without_a_seed_torchs_own_generator_decides() -> None:
-    torch.manual_seed(0)
-    first = RowGenerators(None, 1).uniform([0])
-    second = RowGenerators(None, 1).uniform([0])
-    torch.manual_seed(0)
-    assert torch.equal(RowGenerators(None, 1).uniform([0]), first)
-    assert not torch.equal(second, first)
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"min_p": 0.9}], ids=str)
+def test_noise_is_left_out_only_where_it_changes_nothing(options: dict[str, Any]) -> None:
+    ids_A = torch.randperm(500, generator=torch.Generator().manual_seed(1))
+    logits_RA = processed(torch.randn(20, 500, generator=torch.Generator().manual_seed(2)), **options)
+    expected = choose(logits_RA, gumbel_noise(keys(20), ids_A))
+    assert torch.equal(choose_sampled(logits_RA, ids_A, keys(20)), expected)
 
 
 def test_pictures_take_the_texts_values_unless_they_have_their_own() -> None:
     options = GenerationOptions(do_sample=True, temperature=0.5, top_k=7, top_p=0.8, min_p=0.1, image_top_p=0.6)
-    assert options.text_sampling == Sampling(0.5, 7, 0.8, 0.1)
-    assert options.image_sampling == Sampling(0.5, 7, 0.6, 0.1)
+    same = GenerationOptions(do_sample=True, temperature=0.5, top_k=7, top_p=0.6, min_p=0.1)
+    assert processor_chain(options, "image") is processor_chain(same, "text")
     own = options.replace(image_temperature=2.0, image_top_k=3, image_min_p=0.0)
-    assert own.image_sampling == Sampling(2.0, 3, 0.6, 0.0)
+    same = GenerationOptions(do_sample=True, temperature=2.0, top_k=3, top_p=0.6)
+    assert processor_chain(own, "image") is processor_chain(same, "text")
 
 
-def test_greedy_options_sample_nothing() -> None:
+def test_greedy_options_truncate_nothing() -> None:
     options = GenerationOptions(temperature=0.5, top_p=0.9)
-    assert options.text_sampling is None
-    assert options.image_sampling is None
+    for kind in ("text", "image"):
+        assert processor_chain(options, kind) is processor_chain(GenerationOptions(), kind)  # type: ignore[arg-type]
 
 
 def test_published_options_are_the_papers() -> None:
     options = GenerationOptions.published(seed=3)
-    assert (options.text_sampling, options.image_sampling) == (Sampling(0.7, None, 0.9), Sampling(0.7, None, 0.9))
+    assert (options.do_sample, options.temperature, options.top_k, options.top_p) == (True, 0.7, None, 0.9)
     assert (options.repetition_penalty, options.guidance_text, options.guidance_image) == (1.2, 3.0, 1.2)
     assert options.seed == 3
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         ChameleonCoreError,
         ConfigError,
         ContextLengthError,
+        EngineFullError,
         FileAccessError,
         FileFormatError,
         GenerationError,
@@ -47,7 +48,16 @@ if TYPE_CHECKING:
         VocabularyError,
         WeightsError,
     )
-    from .generation import GenerationChanges, GenerationOptions, Modality, Step
+    from .generation import (
+        Engine,
+        GenerationChanges,
+        GenerationOptions,
+        Modality,
+        NewIds,
+        Request,
+        RequestHandle,
+        Step,
+    )
     from .hookspecs import HOOK_API_VERSION, CheckpointFormatSpec, LogitsProcessorSpec, hookimpl
     from .layout import TokenLayout
     from .model import CausalOutput, ChameleonForConditionalGeneration, ChameleonModel, KVCache, ModelOutput
@@ -82,6 +92,8 @@ __all__ = [
     "CheckpointFormatSpec",
     "ConfigError",
     "ContextLengthError",
+    "Engine",
+    "EngineFullError",
     "Event",
     "FileAccessError",
     "FileFormatError",
@@ -101,6 +113,7 @@ __all__ = [
     "Modality",
     "ModelNotFoundError",
     "ModelOutput",
+    "NewIds",
     "Picture",
     "PluginSpec",
     "PluginWarning",
@@ -109,6 +122,8 @@ __all__ = [
     "Quantization",
     "QuantizationReport",
     "Reason",
+    "Request",
+    "RequestHandle",
     "Step",
     "TextDelta",
     "TokenLayout",
@@ -141,6 +156,8 @@ _MODULES = {
     "CheckpointFormatSpec": ".hookspecs",
     "ConfigError": ".errors",
     "ContextLengthError": ".errors",
+    "Engine": ".generation",
+    "EngineFullError": ".errors",
     "Event": ".pipeline",
     "FileAccessError": ".errors",
     "FileFormatError": ".errors",
@@ -158,6 +175,7 @@ _MODULES = {
     "MissingFileError": ".errors",
     "MissingPackageError": ".errors",
     "Modality": ".generation",
+    "NewIds": ".generation",
     "ModelNotFoundError": ".errors",
     "ModelOutput": ".model",
     "Picture": ".pipeline",
@@ -168,6 +186,8 @@ _MODULES = {
     "Quantization": ".quantization",
     "QuantizationReport": ".quantization",
     "Reason": ".pipeline",
+    "Request": ".generation",
+    "RequestHandle": ".generation",
     "Step": ".generation",
     "TextDelta": ".pipeline",
     "TokenLayout": ".layout",

@@ -57,6 +57,10 @@ class GenerationError(ChameleonCoreError, ValueError):
     """Options of generation that contradict each other or the model."""
 
 
+class EngineFullError(ChameleonCoreError, RuntimeError):
+    """As many requests wait as the engine takes; submit again later."""
+
+
 class ModelNotFoundError(ChameleonCoreError, FileNotFoundError):
     """A name that is neither a folder nor a known model."""
 

@@ -1,7 +1,7 @@
 """Generation of text, pictures and interleaved documents, as ids."""
 
-from .decoder import Decoder, LaneCache, TextDecoder
-from .engine import Step, generate_ids
+from .decoder import Decoder, TextDecoder
+from .engine import Engine
 from .options import GenerationChanges, GenerationOptions, Modality
 from .processors import (
     FORBIDDEN,
@@ -12,16 +12,23 @@ from .processors import (
     make_processor,
     processor_chain,
 )
+from .requests import NewIds, Request, RequestHandle
+from .rows import FinishReason
+from .stream import Step, generate_ids
 
 __all__ = [
     "FORBIDDEN",
     "Decoder",
+    "Engine",
+    "FinishReason",
     "GenerationChanges",
     "GenerationOptions",
-    "LaneCache",
     "LogitsProcessor",
     "Modality",
+    "NewIds",
     "ProcessorChain",
+    "Request",
+    "RequestHandle",
     "RowView",
     "StatelessProcessor",
     "Step",

@@ -1,12 +1,12 @@
 """What generation needs of a model and of a text tokenizer, so that it names no concrete one.
 
-Shapes: L lanes, T query length, E hidden width, V vocabulary.
+Shapes: M flattened ids of all lanes, E hidden width, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,27 +16,56 @@ from ..layout import TokenLayout
 from .repacked_head import RepackedHead
 
 
-class LaneCache(Protocol):
-    """The keys and values of several lanes that end at one slot; ``chameleon_core.KVCache`` is one."""
+class LaneLike(Protocol):
+    """One lane of a cache; ``chameleon_core.model.lane_cache.CachedLane`` is one."""
 
-    def pad(self, starts: Sequence[int], /) -> None:
-        """Declare the first ``starts[i]`` slots of lane i padding, before anything is stored in it."""
-        ...
+    length: int
+    """How many positions it has stored."""
 
-    def extend(self, other: Self, /) -> None:
-        """Append the lanes of ``other``, whose memory may be taken over."""
-        ...
-
-    def select(self, lanes: Sequence[int], /) -> None:
-        """Keep these lanes, in this order."""
+    @property
+    def capacity(self) -> int:
+        """How many positions it has room for before it must grow."""
         ...
 
 
-CacheT = TypeVar("CacheT", bound=LaneCache)
+LaneT = TypeVar("LaneT", bound=LaneLike)
 
 
-class Decoder(Protocol[CacheT]):
-    """A model that decodes a token at a time; ``chameleon_core.ChameleonForConditionalGeneration`` is one."""
+class LaneCacheLike(Protocol[LaneT]):
+    """The keys and values of lanes that come and go; ``chameleon_core.model.lane_cache.LaneCache`` is one."""
+
+    @property
+    def positions(self) -> int:
+        """How many positions the lanes have room for, together."""
+        ...
+
+    def capacity_for(self, length: int, /) -> int:
+        """Return how many positions a lane of this length takes."""
+        ...
+
+    def add(self, expected: int, /) -> LaneT:
+        """Return a new, empty lane with room for ``expected`` positions."""
+        ...
+
+    def free(self, lane: LaneT, /) -> None:
+        """Remove a lane."""
+        ...
+
+    def truncate(self, lane: LaneT, length: int, /) -> None:
+        """Forget the positions of a lane from ``length`` on."""
+        ...
+
+    def copy_out(self, lane: LaneT, start: int, end: int, /) -> Any:
+        """Return a copy of some positions of a lane."""
+        ...
+
+    def copy_in(self, lane: LaneT, positions: Any, /) -> None:
+        """Append positions that ``copy_out`` returned to a lane."""
+        ...
+
+
+class Decoder(Protocol[LaneT]):
+    """A model that decodes lanes of ids; ``chameleon_core.ChameleonForConditionalGeneration`` is one."""
 
     @property
     def config(self) -> ChameleonConfig:
@@ -63,12 +92,15 @@ class Decoder(Protocol[CacheT]):
         """The copy of the output layer that is fastest for a few hidden states."""
         ...
 
-    def new_cache(self, batch_size: int, *, capacity: int) -> CacheT:
-        """Return an empty cache of ``batch_size`` lanes with room for ``capacity`` slots before it must grow."""
+    def new_lane_cache(self) -> LaneCacheLike[LaneT]:
+        """Return a cache without lanes."""
         ...
 
-    def forward_cached(self, ids_LT: Tensor, cache: CacheT, /) -> Tensor:
-        """Run the model on new ids, store their keys and values, and return the final hidden states [L, T, E]."""
+    def feed_lanes(self, feeds: Sequence[tuple[LaneT, Sequence[int]]], cache: Any, /) -> Tensor:
+        """Run the model on new ids of lanes, store their keys and values, and return the final hidden states [M, E].
+
+        The hidden states are those of all new ids, lane after lane in the order of ``feeds``.
+        """
         ...
 
 

@@ -16,21 +16,28 @@ from .rows import Row
 _NAMES_LISTED = 3
 
 
-def check_logits(logits_RA: Tensor, rows: Sequence[Row], model: object, *, option: str | None = None) -> None:
-    """Raise ``GenerationError`` with the row, the step and the likely cause where logits hold NaN or infinity.
+def find_not_finite(
+    logits_RA: Tensor, rows: Sequence[Row], model: object, *, option: str | None = None
+) -> dict[int, GenerationError]:
+    """Return an error with the row, the step and the likely cause for each place whose logits hold NaN or infinity.
 
     ``option`` are the options that changed logits which were finite before.
     """
     # One sum is the cheapest read of all logits. It isn't finite where one of them isn't, or where it overflows.
     if logits_RA.sum().isfinite():
-        return
+        return {}
     bad_R = (~logits_RA.isfinite()).sum(dim=-1).tolist()
-    for row, bad in zip(rows, bad_R, strict=True):
-        if bad:
-            raise GenerationError(
-                f"row {row.index}, step {len(row.new_ids)}: {bad} of {logits_RA.shape[-1]} logits are NaN or infinite. "
-                + (f"{option} made them overflow; use a value nearer to 1." if option else _likely_cause(model))
-            )
+    if not any(bad_R):
+        return {}
+    cause = f"{option} made them overflow; use a value nearer to 1." if option else _likely_cause(model)
+    return {
+        place: GenerationError(
+            f"row {row.index}, step {len(row.new_ids)}: {bad} of {logits_RA.shape[-1]} logits are NaN or infinite. "
+            + cause
+        )
+        for place, (row, bad) in enumerate(zip(rows, bad_R, strict=True))
+        if bad
+    }
 
 
 def _likely_cause(model: object) -> str:

@@ -14,7 +14,6 @@ from msgspec import Meta
 from .._config import Config
 from ..config import ChameleonConfig
 from ..errors import ConfigError
-from .sampling import Sampling
 
 Modality = Literal["text", "image", "interleaved"]
 """What may be written: text, one picture, or text in which the model begins pictures."""
@@ -102,8 +101,8 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     """How strongly pictures follow the pictures of the context, -1e4…1e4; 1, the default, is no guidance, above 1 is
     more."""
     seed: Natural | None = None
-    """The seed of sampling, ≥ 0: each row gets a generator of its own from it and its index in the request. None, the
-    default, takes a seed from torch's generator."""
+    """The seed of sampling, ≥ 0: the noise of a choice is a function of it, of the row's index in the request, of the
+    position and of the id. None, the default, takes a seed from torch's generator."""
     stop_ids: tuple[Natural, ...] = ()
     """Ids that end a row, each ≥ 0 and below the vocabulary's size; none by default."""
     stop_strings: tuple[str, ...] = ()
@@ -232,23 +231,6 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
             _check_processor(each)
         if "" in self.stop_strings:
             raise ConfigError("GenerationOptions.stop_strings holds an empty string, which every text contains.")
-
-    @property
-    def text_sampling(self) -> Sampling | None:
-        """How text ids are sampled; None takes the likeliest."""
-        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p) if self.do_sample else None
-
-    @property
-    def image_sampling(self) -> Sampling | None:
-        """How codes of pictures are sampled; None takes the likeliest."""
-        if not self.do_sample:
-            return None
-        return Sampling(
-            self.temperature if self.image_temperature is None else self.image_temperature,
-            self.top_k if self.image_top_k is None else self.image_top_k,
-            self.top_p if self.image_top_p is None else self.image_top_p,
-            self.min_p if self.image_min_p is None else self.image_min_p,
-        )
 
 
 def _check_processor(listed: str | dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The state of each row: what may come next, which is text, begin-image, a code of a picture, or end-image.
+"""The state of each row: what may come next, which is text, begin-image, or what the open picture lacks.
 
 Rows of one batch are in different states at the same time.
 """
@@ -11,9 +11,12 @@ from typing import Literal
 
 from ..errors import ContextLengthError, GenerationError
 from ..layout import TokenLayout
+from .grammar import OpenPicture, open_picture
 from .options import GenerationOptions, Modality
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
+"""Why a row ended: it was complete, it reached the largest number of new ids, its request was cancelled, its time was
+over, or an error ended it."""
 
 
 @dataclass(slots=True)
@@ -36,12 +39,12 @@ class Row:
     """The meaning of the ids; None where it is unknown and all ids are text."""
     new_ids: list[int] = field(default_factory=list)
     """The ids after the prompt."""
-    codes_left: int | None = None
-    """The number of codes that the open picture lacks; None outside of pictures."""
+    picture: OpenPicture | None = None
+    """The picture that the row is in; None outside of pictures."""
     images_begun: int = 0
     """The number of pictures that the row has begun after the prompt."""
     finish_reason: FinishReason | None = None
-    """Why the row ended: "stop" or "length"; None while it runs."""
+    """Why the row ended; None while it runs."""
 
     @property
     def ids(self) -> list[int]:
@@ -49,29 +52,35 @@ class Row:
         return [*self.prompt, *self.new_ids]
 
     @property
-    def wants_code(self) -> bool:
-        """Whether the next id is a picture code."""
-        return bool(self.codes_left)
+    def room(self) -> int:
+        """How many ids more the row may take."""
+        return self.limit - len(self.new_ids)
 
     @property
-    def just_began_image(self) -> bool:
-        """Whether the last id is begin-image."""
-        return self.layout is not None and self.codes_left == self.layout.tokens_per_image
+    def wants_code(self) -> bool:
+        """Whether the next id is a picture code."""
+        return self.picture is not None and self.picture.next_ids is None
+
+    @property
+    def lacks_codes(self) -> bool:
+        """Whether the row is in a picture whose codes aren't complete."""
+        return self.picture is not None and self.picture.codes_left != 0
 
     @property
     def forced_id(self) -> int | None:
         """The next id where only one is allowed, else None."""
-        if self.layout is None:
+        if self.layout is None or self.finish_reason is not None:
             return None
-        if self.codes_left == 0:
-            return self.layout.end_image_id
-        if self.codes_left is None and self.modality == "image":
-            return self.layout.begin_image_id
-        return None
+        if self.picture is not None:
+            next_ids = self.picture.next_ids
+            return next_ids[0] if next_ids is not None and len(next_ids) == 1 else None
+        return self.layout.begin_image_id if self.modality == "image" else None
 
-    @property
-    def may_begin_image(self) -> bool:
-        """Whether begin-image may come next: for a picture that fits the limit, or because it ends the row."""
+    def may_begin_image(self, ahead: int = 0) -> bool:
+        """Return whether begin-image may come ``ahead`` ids after the last one and the next.
+
+        That is so for a picture that fits the limit, or because begin-image ends the row.
+        """
         if self.layout is None:
             return False
         if self.layout.begin_image_id in self.stop_ids:
@@ -80,23 +89,21 @@ class Row:
             return False
         if self.max_images is not None and self.images_begun >= self.max_images:
             return False
-        return self.limit - len(self.new_ids) >= self.layout.tokens_per_image + 2
+        return self.room - ahead >= 1 + open_picture(self.layout).ids_left
 
     def accept(self, token_id: int) -> None:
         """Append the next id and update the state."""
         self.new_ids.append(token_id)
         if token_id in self.stop_ids:
             self.finish_reason = "stop"
-        elif self.codes_left:
-            self.codes_left -= 1
-        elif self.codes_left == 0:
-            self.codes_left = None
-            if self.modality == "image":
+        elif self.picture is not None:
+            self.picture = self.picture.accept(token_id)
+            if self.picture is None and self.modality == "image":
                 self.finish_reason = "stop"
         elif self.layout is not None and token_id == self.layout.begin_image_id:
-            self.codes_left = self.layout.tokens_per_image
+            self.picture = open_picture(self.layout)
             self.images_begun += 1
-        if self.finish_reason is None and len(self.new_ids) >= self.limit:
+        if self.finish_reason is None and self.room <= 0:
             self.finish_reason = "length"
 
 
@@ -120,15 +127,15 @@ def start_row(
         raise GenerationError(
             f"modality={options.modality!r} needs the ids of pictures, and the config has no vocabulary_map."
         )
-    codes_left = None if layout is None else _codes_left(index, prompt, layout)
-    if codes_left is not None and options.modality == "text":
+    picture = None if layout is None else _picture_at_the_end(index, prompt, layout)
+    if picture is not None and options.modality == "text":
         raise GenerationError(
             f"row {index} ends inside a picture, which modality='text' can't complete; use 'image' or 'interleaved'."
         )
     room = context_length - len(prompt)
     needed = 1
     if layout is not None and options.modality == "image":
-        needed = layout.tokens_per_image + 2 if codes_left is None else codes_left + 1
+        needed = 1 + open_picture(layout).ids_left if picture is None else picture.ids_left
     limit = options.max_new_tokens
     if limit is None:
         limit = needed if options.modality == "image" else max(room, needed)
@@ -141,13 +148,11 @@ def start_row(
             f"row {index} has {len(prompt)} ids and may take {limit} more, together {len(prompt) + limit}; "
             f"the context holds {context_length}. Shorten the prompt by {limit - room} or lower max_new_tokens."
         )
-    return Row(
-        index, tuple(prompt), options.modality, limit, options.max_images, stop_ids, layout, codes_left=codes_left
-    )
+    return Row(index, tuple(prompt), options.modality, limit, options.max_images, stop_ids, layout, picture=picture)
 
 
-def _codes_left(index: int, prompt: Sequence[int], layout: TokenLayout) -> int | None:
-    """Return how many codes the picture at the end of the prompt lacks; None where the prompt ends in text."""
+def _picture_at_the_end(index: int, prompt: Sequence[int], layout: TokenLayout) -> OpenPicture | None:
+    """Return the picture that the prompt leaves open; None where it ends in text."""
     if layout.placeholder_id in prompt:
         raise GenerationError(
             f"row {index} holds {prompt.count(layout.placeholder_id)} image placeholders; "
@@ -156,16 +161,20 @@ def _codes_left(index: int, prompt: Sequence[int], layout: TokenLayout) -> int |
     begin = max((place for place, token_id in enumerate(prompt) if token_id == layout.begin_image_id), default=None)
     if begin is None or layout.end_image_id in prompt[begin:]:
         return None
-    strays = [token_id for token_id in prompt[begin + 1 :] if token_id not in layout.picture_ids]
+    inside = prompt[begin + 1 :]
+    strays = [token_id for token_id in inside if token_id not in layout.picture_ids]
     if strays:
         raise GenerationError(
             f"row {index} ends inside a picture that holds ids {strays[:8]}, which aren't picture codes; "
             f"end it with end-image (id {layout.end_image_id})."
         )
-    left = layout.tokens_per_image - (len(prompt) - begin - 1)
-    if left < 0:
+    if len(inside) > layout.tokens_per_image:
         raise GenerationError(
-            f"row {index} ends in a picture of {layout.tokens_per_image - left} codes without end-image; "
+            f"row {index} ends in a picture of {len(inside)} codes without end-image; "
             f"a picture has {layout.tokens_per_image}."
         )
-    return left
+    picture: OpenPicture | None = open_picture(layout)
+    for token_id in inside:
+        assert picture is not None
+        picture = picture.accept(token_id)
+    return picture

@@ -1,6 +1,7 @@
 """What all attention layers of one forward pass share: rotary embedding, attention plan, padding and cache.
 
-Shapes: B batch, T query length, S key length (cached positions and new ones), H heads, E hidden width.
+Shapes: B batch, T query length, S key length (cached positions and new ones), H heads, K key/value heads, D head
+width, E hidden width.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chameleon_backends import AttentionBackend, AttentionSpec
+from chameleon_backends import AttentionBackend, AttentionSpec, AttentionWeightsBackend
 
 from ..config import ChameleonConfig
 from ..errors import InputError
@@ -33,6 +34,24 @@ class AttentionContext:
     """Where the layers store their keys and values and read the earlier ones."""
     attentions: list[Tensor] | None
     """Where the layers append their attention weights [B, H, T, S], when they are requested."""
+
+    def attend(
+        self,
+        layer: int,
+        query_BTHD: Tensor,
+        key_BTKD: Tensor,
+        value_BTKD: Tensor,
+        *,
+        scale: float,
+        dropout: float,
+    ) -> Tensor:
+        """Return a layer's attention [B, T, H, D], after storing its new keys and values where there is a cache."""
+        key_BSKD, value_BSKD = key_BTKD, value_BTKD
+        if self.cache is not None:
+            key_BSKD, value_BSKD = self.cache.update(layer, key_BTKD, value_BTKD)
+        if self.attentions is not None and isinstance(self.backend, AttentionWeightsBackend):
+            self.attentions.append(self.backend.attention_weights(query_BTHD, key_BSKD, self.prepared, scale=scale))
+        return self.backend.attend(query_BTHD, key_BSKD, value_BSKD, self.prepared, scale=scale, dropout=dropout)
 
     @property
     def is_pure(self) -> bool:

@@ -6,7 +6,7 @@ Shapes: B batch, T query length, S key length, H heads, E hidden width, V vocabu
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,12 +24,14 @@ from ..errors import ConfigError, InputError
 from ..formats import GENERATION_FILE
 from ..generation import GenerationChanges, GenerationOptions, Step, TextDecoder, generate_ids
 from ..generation.repacked_head import RepackedHead
+from ..generation.stream import new_ids
 from ..layout import TokenLayout, tokens_per_image
 from ..optional_packages import load_image_tokenizer
 from ..protocols import ImageTokenizerLike, TextTokenizerLike
 from .cache import KVCache
 from .ecosystem import refuse_arguments
 from .inputs import check_call, check_type, kept_positions, mask_of_padding
+from .lane_cache import CachedLane, LaneCache
 from .loss import next_token_loss
 from .resize import check_resizable, resized_rows, rounded_size
 from .transformer import ChameleonModel, init_weight
@@ -215,20 +217,10 @@ class ChameleonForConditionalGeneration(nn.Module):
         """
         if pixel_values is not None:
             input_ids = self.insert_images(input_ids, pixel_values)
-        steps = list(
-            self.stream_ids(
-                input_ids,
-                attention_mask,
-                options=options,
-                tokenizer=tokenizer,
-                should_stop=should_stop,
-                **changes,
-            )
+        steps = self.stream_ids(
+            input_ids, attention_mask, options=options, tokenizer=tokenizer, should_stop=should_stop, **changes
         )
-        padding = self.pad_token_id
-        columns = [[padding if token_id is None else token_id for token_id in step.ids] for step in steps]
-        new_TB = torch.tensor(columns, dtype=torch.int64, device=input_ids.device).reshape(len(steps), len(input_ids))
-        return torch.cat((input_ids, new_TB.T), dim=1)
+        return torch.cat((input_ids, new_ids(steps, input_ids, self.pad_token_id)), dim=1)
 
     @translates_errors
     def stream_ids(
@@ -268,9 +260,13 @@ class ChameleonForConditionalGeneration(nn.Module):
         """Return an empty cache for ``batch_size`` rows, with room for ``capacity`` positions before it must grow."""
         return self.model.new_cache(batch_size, capacity=capacity)
 
-    def forward_cached(self, input_ids: Tensor, cache: KVCache) -> Tensor:
-        """Run the transformer on new ids [B, T] after those in ``cache``; return the final hidden states [B, T, E]."""
-        return self.model(input_ids, cache=cache).last_hidden_state
+    def new_lane_cache(self) -> LaneCache:
+        """Return the cache of an engine, without lanes."""
+        return LaneCache(self.config.num_hidden_layers)
+
+    def feed_lanes(self, feeds: Sequence[tuple[CachedLane, Sequence[int]]], cache: LaneCache) -> Tensor:
+        """Feed lanes of an engine's cache new ids; return the final hidden states [M, E], lane after lane."""
+        return self.model.feed_lanes(feeds, cache)
 
     @cached_property
     def layout(self) -> TokenLayout:

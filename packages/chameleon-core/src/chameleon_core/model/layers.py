@@ -2,7 +2,7 @@
 
 Parameter names are those of published checkpoints.
 
-Shapes: B batch, T query length, S key length, H heads, K key/value heads, D head width, E hidden width.
+Shapes: B batch, T query length, H heads, K key/value heads, D head width, E hidden width.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chameleon_backends import AttentionWeightsBackend
-
 from .._moved import moved_names
 from ..config import ChameleonConfig
 from .attention_context import AttentionContext
+from .lane_attention import LaneContext
 from .rope import apply_rotary
 
 QK_NORM_EPSILON = 1e-5
@@ -79,25 +78,16 @@ class Attention(nn.Module):
         self.q_norm = HeadNorm(config.num_attention_heads, config.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = HeadNorm(config.num_key_value_heads, config.head_dim) if config.qk_norm else nn.Identity()
 
-    def forward(self, hidden_BTE: Tensor, context: AttentionContext) -> Tensor:
+    def forward(self, hidden_BTE: Tensor, context: AttentionContext | LaneContext) -> Tensor:
         query_BTHD = self._heads(self.q_proj(hidden_BTE))
         key_BTKD = self._heads(self.k_proj(hidden_BTE))
         value_BTKD = self._heads(self.v_proj(hidden_BTE))
         query_BTHD = apply_rotary(self.q_norm(query_BTHD), context.rotary)
-        key_BSKD = apply_rotary(self.k_norm(key_BTKD), context.rotary)
+        key_BTKD = apply_rotary(self.k_norm(key_BTKD), context.rotary)
         # Under autocast the norms compute in float32; a backend gets one dtype.
-        query_BTHD, key_BSKD = query_BTHD.to(value_BTKD.dtype), key_BSKD.to(value_BTKD.dtype)
-        value_BSKD = value_BTKD
-        if context.cache is not None:
-            key_BSKD, value_BSKD = context.cache.update(self.layer_index, key_BSKD, value_BSKD)
-        if context.attentions is not None and isinstance(context.backend, AttentionWeightsBackend):
-            context.attentions.append(
-                context.backend.attention_weights(query_BTHD, key_BSKD, context.prepared, scale=self.scale)
-            )
+        query_BTHD, key_BTKD = query_BTHD.to(value_BTKD.dtype), key_BTKD.to(value_BTKD.dtype)
         dropout = self.dropout if self.training else 0.0
-        out_BTHD = context.backend.attend(
-            query_BTHD, key_BSKD, value_BSKD, context.prepared, scale=self.scale, dropout=dropout
-        )
+        out_BTHD = context.attend(self.layer_index, query_BTHD, key_BTKD, value_BTKD, scale=self.scale, dropout=dropout)
         return self.o_proj(out_BTHD.flatten(-2))
 
     def _heads(self, states_BTE: Tensor) -> Tensor:
@@ -137,7 +127,7 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, hidden_BTE: Tensor, context: AttentionContext) -> Tensor:
+    def forward(self, hidden_BTE: Tensor, context: AttentionContext | LaneContext) -> Tensor:
         if self.swin_norm:
             hidden_BTE = hidden_BTE + self._drop(self.input_layernorm(self.self_attn(hidden_BTE, context)))
             return hidden_BTE + self._drop(self.post_attention_layernorm(self.mlp(hidden_BTE)))

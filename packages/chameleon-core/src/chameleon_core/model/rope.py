@@ -24,14 +24,16 @@ class RotaryEmbedding(NamedTuple):
     sin_BT1D: Tensor
 
 
-def rotary_embedding(config: ChameleonConfig, position_ids_BT: Tensor, dtype: torch.dtype) -> RotaryEmbedding:
+def rotary_embedding(
+    config: ChameleonConfig, position_ids_BT: Tensor, dtype: torch.dtype, *, lengths_BT1: Tensor | None = None
+) -> RotaryEmbedding:
     """Return the rotary embedding of each position, computed in float32 and cast to ``dtype``.
 
     ``linear`` scaling divides the frequencies by the factor. ``dynamic`` scaling (NTK-aware) raises the base when the
     longest row of the batch exceeds the trained length, as ``transformers`` does; beyond that length the angles of a
-    row depend on the rest of the batch.
+    row depend on the rest of the batch, unless ``lengths_BT1`` gives each position the length of its own row.
     """
-    frequencies_D = _inverse_frequencies(config, position_ids_BT)
+    frequencies_D = _inverse_frequencies(config, position_ids_BT, lengths_BT1)
     angles_BTD = position_ids_BT[..., None].float() * frequencies_D
     # Both halves of a head rotate by the same angles.
     cos_BTD, sin_BTD = angles_BTD.cos(), angles_BTD.sin()
@@ -45,12 +47,13 @@ def apply_rotary(states_BTHD: Tensor, rotary: RotaryEmbedding) -> Tensor:
     return states_BTHD * rotary.cos_BT1D + states_BTHD.roll(states_BTHD.shape[-1] // 2, dims=-1) * rotary.sin_BT1D
 
 
-def _inverse_frequencies(config: ChameleonConfig, position_ids_BT: Tensor) -> Tensor:
+def _inverse_frequencies(config: ChameleonConfig, position_ids_BT: Tensor, lengths_BT1: Tensor | None) -> Tensor:
     width = config.head_dim
     base: float | Tensor = config.rope_theta
     if config.rope_type == "dynamic":
         trained = config.max_position_embeddings
-        length = (position_ids_BT.max() + 1).clamp(min=trained)
+        longest = position_ids_BT.max() + 1 if lengths_BT1 is None else lengths_BT1
+        length = longest.clamp(min=trained)
         base = base * ((config.rope_factor * length / trained) - (config.rope_factor - 1)) ** (width / (width - 2))
     exponents_D = torch.arange(0, width, 2, dtype=torch.float32, device=position_ids_BT.device) / width
     frequencies_D = 1.0 / (base**exponents_D)

@@ -1,10 +1,12 @@
 """The transformer: embed → layers → norm.
 
-Shapes: B batch, T query length, S key length (cached positions and new ones), H heads, E hidden width, V vocabulary.
+Shapes: B batch, T query length, S key length (cached positions and new ones), M flattened positions of all lanes, H
+heads, E hidden width, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +20,8 @@ from ..errors import InputError
 from .attention_context import AttentionContext, prepare_attention
 from .cache import KVCache
 from .inputs import check_form, check_ids
+from .lane_attention import LaneContext, lane_order, plan_lanes
+from .lane_cache import CachedLane, LaneCache
 from .layers import DecoderLayer, RMSNorm
 
 
@@ -67,6 +71,7 @@ class ChameleonModel(nn.Module):
         inputs_embeds: Tensor | None = None,
         document_ids: Tensor | None = None,
         cache: KVCache | None = None,
+        lanes: LaneContext | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> ModelOutput:
@@ -75,12 +80,15 @@ class ChameleonModel(nn.Module):
         ``input_ids`` int64 [B, T], or ``inputs_embeds`` [B, T, E]. ``attention_mask`` [B, S] is 1 for real positions
         and 0 for padding, which lies on one side of a row; with a cache it lies on the left, and later passes need no
         mask. ``position_ids`` [B, T] or [1, T] count from a row's first real position unless given. ``document_ids``
-        int64 [B, S] restrict attention to positions of the same number (packed rows). Raises ``InputError`` where
-        shapes or types don't match, ``VocabularyError`` for ids outside the vocabulary (on a GPU, torch's own error;
+        int64 [B, S] restrict attention to positions of the same number (packed rows). ``lanes`` is what ``feed_lanes``
+        passes: ``input_ids`` [1, M] are then the new ids of many lanes. Raises ``InputError`` where shapes or types
+        don't match, ``VocabularyError`` for ids outside the vocabulary (on a GPU, torch's own error;
         ``ChameleonForConditionalGeneration`` checks first).
         """
         hidden_BTE = self._embed(input_ids, inputs_embeds)
-        context = self._context(hidden_BTE, attention_mask, position_ids, document_ids, cache, output_attentions)
+        context = lanes or self._context(
+            hidden_BTE, attention_mask, position_ids, document_ids, cache, output_attentions
+        )
         hidden_states = [hidden_BTE]
         for layer in self.layers:
             if self.gradient_checkpointing and self.training and context.is_pure:
@@ -102,6 +110,26 @@ class ChameleonModel(nn.Module):
     def new_cache(self, batch_size: int, *, capacity: int = 64) -> KVCache:
         """Return an empty cache for ``batch_size`` rows, with room for ``capacity`` positions before it must grow."""
         return KVCache(self.config.num_hidden_layers, batch_size, capacity=capacity)
+
+    def feed_lanes(self, feeds: Sequence[tuple[CachedLane, Sequence[int]]], cache: LaneCache) -> Tensor:
+        """Feed lanes of a cache new ids and return the final hidden states [M, E], lane after lane.
+
+        ``feeds`` are the lanes with their new ids, at least one each; M is the number of ids in all.
+        """
+        for lane, ids in feeds:
+            cache.reserve(lane, len(ids))
+        order = sorted(range(len(feeds)), key=lambda index: lane_order(feeds[index][0]))
+        sorted_feeds = [feeds[index] for index in order]
+        counts = [(lane, len(ids)) for lane, ids in sorted_feeds]
+        weight = self.embed_tokens.weight
+        context = plan_lanes(self.config, self.attention_backend, cache, counts, weight=weight)
+        ids_1M = torch.tensor([[token_id for _, ids in sorted_feeds for token_id in ids]], device=weight.device)
+        hidden_ME = self(ids_1M, lanes=context).last_hidden_state[0]
+        cache.advance(counts)
+        if order == list(range(len(feeds))):
+            return hidden_ME
+        parts = dict(zip(order, hidden_ME.split([count for _, count in counts]), strict=True))
+        return torch.cat([parts[index] for index in range(len(feeds))])
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         if (input_ids is None) == (inputs_embeds is None):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._moved import moved_names
+from ..generation import FinishReason
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
     from chameleon_text import Document
 
-Reason = Literal["stop", "length", "cancelled"]
+Reason: TypeAlias = FinishReason
 """Why a row ended: it was finished (the end of the stream, a stop id or string, a complete picture), it reached the
-most new ids, or the caller stopped it."""
+most new ids, the caller stopped it, or its time was over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,103 @@
+"""The ids that may come next, and their logits: only the rows of the output layer that are needed are multiplied.
+
+Shapes: R rows, E hidden width, V vocabulary, A ids that may come next.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .repacked_head import MAX_ROWS, RepackedRows, reads_weight_alone
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .decoder import Decoder
+    from .rows import Row
+
+
+class Candidates:
+    """Ids of one kind that may come next, ascending for text and by code for pictures.
+
+    Copies of the output layer's rows are made on first use and kept, so a change of the model's weights isn't seen.
+    """
+
+    def __init__(self, model: Decoder[Any], ids_A: Tensor, *, many: bool) -> None:
+        self.model = model
+        self.ids_A = ids_A.to(model.device)
+        # Text is nearly the whole vocabulary, of which a copy wouldn't pay.
+        self.many = many
+
+    @cached_property
+    def place(self) -> dict[int, int]:
+        """The index of each id."""
+        return {token_id: index for index, token_id in enumerate(self.ids_A.tolist())}
+
+    def logits(self, hidden_RE: Tensor) -> Tensor:
+        """Return the logits of the candidates, float32 [R, A]."""
+        if self.many and len(hidden_RE) <= MAX_ROWS and self._repacked is not None:
+            return self._repacked.logits(hidden_RE)
+        if not self.many and self._weight_AE is not None:
+            return F.linear(hidden_RE, self._weight_AE).float()
+        return self.model.lm_head(hidden_RE)[:, self.ids_A].float()
+
+    @cached_property
+    def _repacked(self) -> RepackedRows | None:
+        """The output layer's rows repacked for a few hidden states; None where that isn't faster."""
+        return self.model.repacked_head.rows(self.model.lm_head, self.ids_A)
+
+    @cached_property
+    def _weight_AE(self) -> Tensor | None:
+        """The output layer's rows.
+
+        None where the layer computes something other than the product with its weight, as an adapter does.
+        """
+        layer = self.model.lm_head
+        return layer.weight[self.ids_A] if reads_weight_alone(layer) else None
+
+
+class CandidateTable:
+    """The candidates of each state that rows of one model may be in."""
+
+    def __init__(self, model: Decoder[Any]) -> None:
+        self.model = model
+        self._text: dict[frozenset[int], Candidates] = {}
+        self._few: dict[tuple[int, ...], Candidates] = {}
+
+    def of(self, row: Row) -> Candidates:
+        """Return what may come next in a row that isn't forced."""
+        if row.picture is None:
+            return self._of_text(row)
+        if row.picture.next_ids is None:
+            return self.codes
+        return self._of_few(row.picture.next_ids)
+
+    @cached_property
+    def codes(self) -> Candidates:
+        """The picture codes 0 … Z − 1."""
+        return Candidates(self.model, self.model.layout.code_to_id_Z, many=False)
+
+    def _of_text(self, row: Row) -> Candidates:
+        """Return the ids that text may hold or that may end it; all ids where the model has no layout."""
+        layout = row.layout
+        if layout is None:
+            if frozenset() not in self._text:
+                ids_A = torch.arange(self.model.config.vocab_size)
+                self._text[frozenset()] = Candidates(self.model, ids_A, many=True)
+            return self._text[frozenset()]
+        ends = frozenset(token_id for token_id in row.stop_ids if not layout.text_allowed_V[token_id])
+        if ends not in self._text:
+            allowed_V = layout.text_allowed_V.clone()
+            allowed_V[[layout.begin_image_id, *ends]] = True
+            self._text[ends] = Candidates(self.model, allowed_V.nonzero()[:, 0], many=True)
+        return self._text[ends]
+
+    def _of_few(self, ids: tuple[int, ...]) -> Candidates:
+        if ids not in self._few:
+            self._few[ids] = Candidates(self.model, torch.tensor(ids), many=False)
+        return self._few[ids]

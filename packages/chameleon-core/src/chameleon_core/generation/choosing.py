@@ -1,0 +1,138 @@
+"""The choice of the next ids: logits of what may come next, guided, processed, and the likeliest with the row's noise.
+
+Shapes: M flattened positions of a pass, L lanes, P points of choice, E hidden width, A ids that may come next.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ChameleonCoreError, GenerationError
+from .candidates import Candidates, CandidateTable
+from .finite import find_not_finite
+from .noise import noise_key
+from .processors import FORBIDDEN, ProcessorChain
+from .rows import Row
+from .sampling import choose, choose_sampled
+
+if TYPE_CHECKING:
+    from .decoder import Decoder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Point:
+    """A position of a row whose id is chosen in this step."""
+
+    row: Row
+    """The row, in the state before its next id."""
+    places: tuple[int, ...]
+    """The indices of its lanes' hidden states in the pass."""
+    weights: tuple[float, ...]
+    """The weights of its lanes' logits in the guided sum."""
+    position: int
+    """The index that the id will have among the row's ids."""
+    chain: ProcessorChain
+    """What changes the logits."""
+    state: Any
+    """The chain's state after the ids before this one."""
+    seed: int | None
+    """The seed of its noise; None takes the likeliest id."""
+
+    @property
+    def forbids_begin_image(self) -> bool:
+        """Whether begin-image is among the candidates and may not be chosen."""
+        row = self.row
+        in_text = row.layout is not None and row.picture is None
+        return in_text and not row.may_begin_image(self.position - len(row.prompt) - len(row.new_ids))
+
+
+class Chooser:
+    """Chooses ids at all points of a pass; rows that may choose among the same ids share the work."""
+
+    def __init__(self, model: Decoder[Any]) -> None:
+        self.model = model
+        self.table = CandidateTable(model)
+
+    def choose(self, points: Sequence[Point], hidden_ME: Tensor) -> list[int | ChameleonCoreError]:
+        """Return the next id of each point, or what went wrong there."""
+        chosen: dict[int, int | ChameleonCoreError] = {}
+        kinds: dict[Candidates, list[int]] = defaultdict(list)
+        for number, point in enumerate(points):
+            kinds[self.table.of(point.row)].append(number)
+        for candidates, numbers in kinds.items():
+            found = self._choose_among(candidates, [points[number] for number in numbers], hidden_ME)
+            chosen.update(zip(numbers, found, strict=True))
+        return [chosen[number] for number in range(len(points))]
+
+    def _choose_among(
+        self, candidates: Candidates, points: Sequence[Point], hidden_ME: Tensor
+    ) -> list[int | ChameleonCoreError]:
+        logits_PA, errors = self._guided_logits(candidates, points, hidden_ME)
+        closed = [number for number, point in enumerate(points) if point.forbids_begin_image]
+        if closed:
+            logits_PA[closed, candidates.place[self.model.layout.begin_image_id]] = FORBIDDEN
+        chosen: dict[int, int | ChameleonCoreError] = {**errors}
+        groups: dict[tuple[ProcessorChain, bool], list[int]] = defaultdict(list)
+        for number, point in enumerate(points):
+            if number not in errors:
+                groups[point.chain, point.seed is None].append(number)
+        for (chain, _), numbers in groups.items():
+            group = [points[number] for number in numbers]
+            logits_RA = logits_PA if len(numbers) == len(points) else logits_PA[numbers]
+            chosen.update(zip(numbers, _choose_or_fail(chain, logits_RA, candidates, group), strict=True))
+        return [chosen[number] for number in range(len(points))]
+
+    def _guided_logits(
+        self, candidates: Candidates, points: Sequence[Point], hidden_ME: Tensor
+    ) -> tuple[Tensor, dict[int, GenerationError]]:
+        """Return the logits of each point, the weighted sum over its lanes, and the points where they aren't finite."""
+        places = [place for point in points for place in point.places]
+        owners = [number for number, point in enumerate(points) for _ in point.places]
+        logits_LA = candidates.logits(hidden_ME if places == list(range(len(hidden_ME))) else hidden_ME[places])
+        found = find_not_finite(logits_LA, [points[owner].row for owner in owners], self.model)
+        if len(owners) == len(points) and all(point.weights == (1.0,) for point in points):
+            return logits_LA, found
+        weights_L1 = logits_LA.new_tensor([[weight] for point in points for weight in point.weights])
+        owner_L = torch.tensor(owners, device=logits_LA.device)
+        logits_PA = logits_LA.new_zeros(len(points), logits_LA.shape[1])
+        logits_PA.index_add_(0, owner_L, logits_LA * weights_L1)
+        rows = [point.row for point in points]
+        overflowed = find_not_finite(logits_PA, rows, self.model, option="guidance_text or guidance_image")
+        return logits_PA, overflowed | {owners[place]: error for place, error in found.items()}
+
+
+def _choose_or_fail(
+    chain: ProcessorChain, logits_PA: Tensor, candidates: Candidates, points: Sequence[Point]
+) -> Sequence[int | ChameleonCoreError]:
+    """Return the ids of points with the same processors, or the errors of those whose processors fail."""
+    try:
+        return _choose_alike(chain, logits_PA, candidates, points)
+    except ChameleonCoreError as error:
+        if len(points) == 1:
+            return [error]
+        # Only the rows at fault end.
+        alone = [
+            _choose_or_fail(chain, logits_PA[place : place + 1], candidates, [point])
+            for place, point in enumerate(points)
+        ]
+        return [found for (found,) in alone]
+
+
+def _choose_alike(
+    chain: ProcessorChain, logits_PA: Tensor, candidates: Candidates, points: Sequence[Point]
+) -> list[int]:
+    """Return the ids of points with the same processors, all of them sampled or none."""
+    logits_PA = chain.process(logits_PA, candidates.ids_A, [point.state for point in points])
+    if points[0].seed is None:
+        places_P = choose(logits_PA)
+    else:
+        keys = [noise_key(point.seed or 0, point.row.index, point.position) for point in points]
+        places_P = choose_sampled(logits_PA, candidates.ids_A, torch.tensor(keys, device=logits_PA.device))
+    ids: list[int] = candidates.ids_A[places_P].tolist()
+    return ids

@@ -1,0 +1,137 @@
+"""Attention of lanes that have lengths of their own: which lanes one call of a kernel serves, and the calls.
+
+All new positions of a pass lie in one row, lane after lane, so that no layer computes padding.
+
+Shapes: M flattened positions of all lanes, L lanes of a group, T query length, S key length, H heads, K key/value
+heads, D head width.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chameleon_backends import AttentionBackend, AttentionSpec
+
+from ..config import ChameleonConfig
+from .attention_context import computed_dtype
+from .lane_cache import CachedLane, LaneCache, LaneGroup
+from .rope import RotaryEmbedding, rotary_embedding
+
+
+@dataclass(frozen=True, slots=True)
+class LaneContext:
+    """What all layers of one pass over lanes share; the counterpart of ``AttentionContext``."""
+
+    rotary: RotaryEmbedding
+    """The rotation of each new position."""
+    backend: AttentionBackend
+    cache: LaneCache
+    groups: Sequence[tuple[LaneGroup, Any]]
+    """The groups, in the order of the positions, each with what ``backend.plan`` returned."""
+    attentions: None = None
+    is_pure: bool = False
+
+    def attend(
+        self,
+        layer: int,
+        query_1MHD: Tensor,
+        key_1MKD: Tensor,
+        value_1MKD: Tensor,
+        *,
+        scale: float,
+        dropout: float,
+    ) -> Tensor:
+        """Store a layer's new keys and values and return the attention of its new positions, [1, M, H, D]."""
+        outputs = []
+        start = 0
+        for group, prepared in self.groups:
+            rows, count = len(group.lengths), group.count
+            query_LTHD, key_LTKD, value_LTKD = (
+                states.narrow(1, start, rows * count).view(rows, count, *states.shape[2:])
+                for states in (query_1MHD, key_1MKD, value_1MKD)
+            )
+            key_LSKD, value_LSKD = self.cache.append(layer, group, key_LTKD, value_LTKD)
+            out_LTHD = self.backend.attend(query_LTHD, key_LSKD, value_LSKD, prepared, scale=scale, dropout=dropout)
+            outputs.append(out_LTHD.reshape(1, rows * count, *out_LTHD.shape[2:]))
+            start += rows * count
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+
+def plan_lanes(
+    config: ChameleonConfig,
+    backend: AttentionBackend,
+    cache: LaneCache,
+    feeds: Sequence[tuple[CachedLane, int]],
+    *,
+    weight: Tensor,
+) -> LaneContext:
+    """Group the lanes of a pass and plan their attention.
+
+    ``feeds`` are the lanes with the number of new positions of each, sorted by ``lane_order`` and with room reserved.
+    ``weight`` is one of the model's, whose dtype and device the hidden states have.
+    """
+    dtype, device = computed_dtype(weight), weight.device
+    groups: list[tuple[LaneGroup, Any]] = []
+    start = 0
+    while start < len(feeds):
+        end = start + 1
+        while end < len(feeds) and _together(feeds[end - 1], feeds[end]):
+            end += 1
+        group = _group([lane for lane, _ in feeds[start:end]], feeds[start][1], device)
+        groups.append((group, backend.plan(_spec(config, group, dtype, device))))
+        start = end
+    positions_1M = torch.tensor(
+        [list(itertools.chain.from_iterable(range(lane.length, lane.length + count) for lane, count in feeds))],
+        device=device,
+    )
+    lengths_1M1 = None
+    if config.rope_type == "dynamic":
+        lengths = [[lane.length + count] for lane, count in feeds for _ in range(count)]
+        lengths_1M1 = torch.tensor([lengths], device=device)
+    rotary = rotary_embedding(config, positions_1M, weight.dtype, lengths_BT1=lengths_1M1)
+    return LaneContext(rotary, backend, cache, groups)
+
+
+def lane_order(lane: CachedLane) -> tuple[int, int]:
+    """Return the key by which the lanes of a pass are sorted, so that neighbours in a slab follow each other."""
+    return lane.capacity, lane.slot
+
+
+def _together(one: tuple[CachedLane, int], other: tuple[CachedLane, int]) -> bool:
+    """Return whether one call can serve two lanes.
+
+    The contract aligns the queries with the last keys, so lanes of different lengths need one query each, whose keys
+    end where the mask says.
+    """
+    (lane, count), (next_lane, next_count) = one, other
+    neighbours = lane.slab is next_lane.slab and next_lane.slot == lane.slot + 1
+    return neighbours and count == next_count and (count == 1 or lane.length == next_lane.length)
+
+
+def _group(lanes: Sequence[CachedLane], count: int, device: torch.device) -> LaneGroup:
+    lengths = tuple(lane.length for lane in lanes)
+    slots_L = lengths_L = None
+    if len(set(lengths)) > 1:
+        slots_L = torch.arange(lanes[0].slot, lanes[0].slot + len(lanes), device=device)
+        lengths_L = torch.tensor(lengths, device=device)
+    return LaneGroup(lanes[0].slab, lanes[0].slot, lengths, count, slots_L, lengths_L)
+
+
+def _spec(config: ChameleonConfig, group: LaneGroup, dtype: torch.dtype, device: torch.device) -> AttentionSpec:
+    return AttentionSpec(
+        batch_size=len(group.lengths),
+        query_length=group.count,
+        key_length=group.key_length,
+        num_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        dtype=dtype,
+        device=device,
+        key_end_B=None if group.lengths_L is None else group.lengths_L + 1,
+    )

@@ -1,0 +1,237 @@
+"""The cache of generation: keys and values of lanes that have lengths of their own.
+
+Shapes: L lanes of a group, T query length, S key length, K key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+# The smallest capacity of a lane. Capacities are this times 1, 1.5, 2, 3, 4, 6, 8, …, so that few differ and a lane
+# takes at most half as much again as it needs.
+MIN_CAPACITY = 64
+
+
+@dataclass(slots=True, eq=False)
+class CachedLane:
+    """One lane of the cache: the keys and values of its first ``length`` positions."""
+
+    slab: Slab = field(repr=False)
+    """Where it is stored, beside other lanes of the same capacity."""
+    slot: int
+    """Its row in the slab. It changes when another lane of the slab is freed."""
+    length: int = 0
+    """How many positions are stored."""
+
+    @property
+    def capacity(self) -> int:
+        """How many positions it has room for before it moves to a larger slab."""
+        return self.slab.capacity
+
+
+@dataclass(slots=True, eq=False)
+class Slab:
+    """The lanes of one capacity, side by side, so that one call of a kernel reads several."""
+
+    capacity: int
+    """Positions of each lane."""
+    lanes: list[CachedLane]
+    """The lanes, by slot."""
+    layers: list[tuple[Tensor, ...]]
+    """For each layer what the cache stores: tensors [2, lanes, K, capacity, …]; empty before the first positions."""
+
+    def copy_lane(self, source: CachedLane, slot: int) -> None:
+        """Copy what a lane has stored, here or in another slab, to a slot of this one."""
+        for layer, parts in enumerate(source.slab.layers):
+            if not parts:
+                continue
+            if not self.layers[layer]:
+                self.layers[layer] = tuple(self._empty(part) for part in parts)
+            self._make_room(layer)
+            for target, part in zip(self.layers[layer], source.slab.layers[layer], strict=True):
+                target[:, slot, :, : source.length] = part[:, source.slot, :, : source.length]
+
+    def _make_room(self, layer: int) -> None:
+        """Allocate rows for all lanes."""
+        parts = self.layers[layer]
+        if parts[0].shape[1] < len(self.lanes):
+            self.layers[layer] = tuple(_resized(part, len(self.lanes)) for part in parts)
+
+    def _empty(self, like: Tensor) -> Tensor:
+        # Zeros and not empty memory: what lies beyond a lane's length is masked, but NaN times a weight of 0 is NaN.
+        return like.new_zeros(2, len(self.lanes), like.shape[2], self.capacity, *like.shape[4:])
+
+    def shrink(self) -> None:
+        """Give memory back once half of the rows are unused."""
+        for layer, parts in enumerate(self.layers):
+            if parts and not self.lanes:
+                self.layers[layer] = ()
+            elif parts and 2 * len(self.lanes) <= parts[0].shape[1]:
+                self.layers[layer] = tuple(part[:, : len(self.lanes)].clone() for part in parts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LaneGroup:
+    """Neighbouring lanes of a slab that one call of a kernel serves: each gets T new positions."""
+
+    slab: Slab
+    first_slot: int
+    """The slot of the first lane; the others follow."""
+    lengths: tuple[int, ...]
+    """How many positions each lane has stored before this pass: all the same unless T is 1."""
+    count: int
+    """T, the new positions of each lane."""
+    slots_L: Tensor | None
+    """int64, the lanes' slots; None where the lengths are all the same."""
+    lengths_L: Tensor | None
+    """int64, ``lengths`` as a tensor; None where they are all the same."""
+
+    @property
+    def key_length(self) -> int:
+        """S, the positions of the longest lane with its new ones."""
+        return max(self.lengths) + self.count
+
+
+class LaneCache:
+    """The keys and values of every layer for lanes that join, grow, fork, shrink and leave at any time.
+
+    Lanes of about the same capacity lie in one ``Slab``. A lane that outgrows it moves to a larger one, so that the
+    memory and the work of a lane depend on its own length and not on the longest.
+
+    Subclasses change what is stored by overriding ``encode`` and ``decode``.
+    """
+
+    def __init__(self, num_layers: int) -> None:
+        self.num_layers = num_layers
+        self._slabs: dict[int, Slab] = {}
+
+    def __repr__(self) -> str:
+        lanes = sum(len(slab.lanes) for slab in self._slabs.values())
+        return f"{type(self).__name__}(layers={self.num_layers}, lanes={lanes}, positions={self.positions})"
+
+    @property
+    def positions(self) -> int:
+        """How many positions the lanes have room for, together."""
+        return sum(len(slab.lanes) * slab.capacity for slab in self._slabs.values())
+
+    @staticmethod
+    def capacity_for(length: int) -> int:
+        """Return the capacity of a lane that is to hold ``length`` positions."""
+        capacity = MIN_CAPACITY
+        while capacity < length:
+            capacity = capacity * 3 // 2 if capacity & (capacity - 1) == 0 else capacity * 4 // 3
+        return capacity
+
+    def add(self, expected: int = 0) -> CachedLane:
+        """Return a new, empty lane with room for ``expected`` positions before it must move."""
+        return self._place(self.capacity_for(expected))
+
+    def reserve(self, lane: CachedLane, count: int) -> None:
+        """Make room for ``count`` positions more, in a larger slab where the lane's own is too small."""
+        if lane.length + count > lane.capacity:
+            self._move(lane, self.capacity_for(lane.length + count))
+
+    def free(self, lane: CachedLane) -> None:
+        """Remove a lane. It can't be used afterwards."""
+        slab = lane.slab
+        last = slab.lanes[-1]
+        if last is not lane:
+            slab.copy_lane(last, lane.slot)
+            slab.lanes[lane.slot] = last
+            last.slot = lane.slot
+        slab.lanes.pop()
+        slab.shrink()
+
+    def fork(self, lane: CachedLane) -> CachedLane:
+        """Return a copy of a lane, which grows apart from it."""
+        copy = self._place(lane.capacity)
+        copy.slab.copy_lane(lane, copy.slot)
+        copy.length = lane.length
+        return copy
+
+    def truncate(self, lane: CachedLane, length: int) -> None:
+        """Forget the positions of a lane from ``length`` on. Raises ``ValueError`` where it has fewer."""
+        if not 0 <= length <= lane.length:
+            raise ValueError(f"a lane of {lane.length} positions can't be cut to {length}.")
+        lane.length = length
+
+    def append(self, layer: int, group: LaneGroup, key_LTKD: Tensor, value_LTKD: Tensor) -> tuple[Tensor, Tensor]:
+        """Store a layer's new keys and values of a group, and return all that it has, ``key_LSKD, value_LSKD``.
+
+        What lies beyond a lane's own length is finite and must be masked. ``advance`` ends the pass.
+        """
+        slab = group.slab
+        new = tuple(zip(self.encode(key_LTKD.transpose(1, 2)), self.encode(value_LTKD.transpose(1, 2)), strict=True))
+        if not slab.layers[layer]:
+            slab.layers[layer] = tuple(slab._empty(key[None]) for key, _ in new)
+        slab._make_room(layer)
+        first, rows, end = group.first_slot, len(group.lengths), group.key_length
+        stored: list[list[Tensor]] = [[], []]
+        for part, pair in zip(slab.layers[layer], new, strict=True):
+            for kind, states_LKTD in enumerate(pair):
+                if group.slots_L is None:
+                    # narrow costs a third of an index, and this runs for every layer and token.
+                    target = part[kind].narrow(0, first, rows).narrow(2, group.lengths[0], group.count)
+                    target.copy_(states_LKTD)
+                else:
+                    part[kind][group.slots_L, :, group.lengths_L] = states_LKTD[:, :, 0]
+                stored[kind].append(part[kind].narrow(0, first, rows).narrow(2, 0, end))
+        keys, values = (self.decode(tuple(parts), key_LTKD.dtype).transpose(1, 2) for parts in stored)
+        return keys, values
+
+    def advance(self, lanes: Sequence[tuple[CachedLane, int]]) -> None:
+        """Count the new positions of lanes, once every layer has stored them."""
+        for lane, count in lanes:
+            lane.length += count
+
+    def copy_out(self, lane: CachedLane, start: int, end: int) -> list[tuple[Tensor, ...]]:
+        """Return a copy of some positions of a lane as they are stored, for each layer."""
+        return [tuple(part[:, lane.slot, :, start:end].clone() for part in parts) for parts in lane.slab.layers]
+
+    def copy_in(self, lane: CachedLane, layers: Sequence[tuple[Tensor, ...]]) -> None:
+        """Append positions that ``copy_out`` returned to a lane."""
+        count = layers[0][0].shape[2]
+        self.reserve(lane, count)
+        slab = lane.slab
+        for layer, parts in enumerate(layers):
+            if not slab.layers[layer]:
+                slab.layers[layer] = tuple(slab._empty(part[:, None]) for part in parts)
+            slab._make_room(layer)
+            for target, part in zip(slab.layers[layer], parts, strict=True):
+                target[:, lane.slot, :, lane.length : lane.length + count] = part
+        lane.length += count
+
+    def encode(self, states_LKTD: Tensor) -> tuple[Tensor, ...]:
+        """Return what is stored of new keys or values: tensors [L, K, T, …]; here the states themselves."""
+        return (states_LKTD,)
+
+    def decode(self, stored: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+        """Return keys or values [L, K, S, D] in ``dtype`` from what ``encode`` returned; here without a copy."""
+        return stored[0]
+
+    def _place(self, capacity: int) -> CachedLane:
+        slab = self._slabs.get(capacity)
+        if slab is None:
+            slab = self._slabs[capacity] = Slab(capacity, [], [()] * self.num_layers)
+        lane = CachedLane(slab, len(slab.lanes))
+        slab.lanes.append(lane)
+        return lane
+
+    def _move(self, lane: CachedLane, capacity: int) -> None:
+        moved = self._place(capacity)
+        moved.slab.copy_lane(lane, moved.slot)
+        old = CachedLane(lane.slab, lane.slot, lane.length)
+        old.slab.lanes[old.slot] = old
+        lane.slab, lane.slot = moved.slab, moved.slot
+        lane.slab.lanes[lane.slot] = lane
+        self.free(old)
+
+
+def _resized(part: Tensor, lanes: int) -> Tensor:
+    grown = part.new_zeros(part.shape[0], lanes, *part.shape[2:])
+    grown[:, : part.shape[1]] = part
+    return grown
