@@ -210,3 +210,14 @@ def test_a_type_that_does_not_compute_is_refused(tmp_path: Path, dtype: Any) -> 
     make_model().save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="dtype must be"):
         ChameleonForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype)
+
+
+def test_weights_of_a_type_that_does_not_compute_need_one_to_cast_to(tmp_path: Path) -> None:
+    make_model().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    weights["model.norm.weight"] = weights["model.norm.weight"].to(torch.float8_e4m3fn)
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=r"model\.norm\.weight \(stored torch\.float8_e4m3fn, expected floats that"):
+        ChameleonForConditionalGeneration.from_pretrained(tmp_path, dtype=None)
+    ChameleonForConditionalGeneration.from_pretrained(tmp_path, dtype="float32")(PROMPT)

@@ -143,7 +143,7 @@ def find_misfits(model: nn.Module, weights: StoredWeights, plan: QuantizationPla
         "of another type": [],
     }
     for name, each in expected.items():
-        problem = each.problem(weights.tensors[name]) if name in weights.tensors else None
+        problem = each.problem(weights.tensors[name], weights.dtype) if name in weights.tensors else None
         if problem is not None:
             problems[problem].append(f"{name} ({each.mismatch(problem, weights.tensors[name])})")
     listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
@@ -199,18 +199,22 @@ class _Wanted:
         layout = TensorLayout(slot.tensor.dtype, tuple(slot.tensor.shape))
         return cls(slot.names, layout, any_float=layout.dtype.is_floating_point)
 
-    def problem(self, stored: StoredTensor) -> str | None:
-        """Return how a stored tensor differs: by its shape, by its type, or None."""
+    def problem(self, stored: StoredTensor, dtype: torch.dtype | None) -> str | None:
+        """Return how a stored tensor differs: by its shape, by its type, or None; floats are cast to ``dtype``."""
         if not self.layout.fits(TensorLayout(self.layout.dtype, stored.shape)):
             return "of another shape"
         same = stored.dtype.is_floating_point if self.any_float else stored.dtype == self.layout.dtype
-        return None if same else "of another type"
+        computes = not self.any_float or dtype is not None or stored.dtype.itemsize > 1
+        return None if same and computes else "of another type"
 
     def mismatch(self, problem: str, stored: StoredTensor) -> str:
         """Return a description of what is stored and what is expected."""
         if problem == "of another shape":
             return f"stored {list(stored.shape)}, the config says {list(self.layout.shape)}"
-        return f"stored {stored.dtype}, expected {'floats' if self.any_float else self.layout.dtype}"
+        if not self.any_float:
+            return f"stored {stored.dtype}, expected {self.layout.dtype}"
+        cast_to = ", or a dtype to cast it to" if stored.dtype.is_floating_point else ""
+        return f"stored {stored.dtype}, expected floats{' that compute' if cast_to else ''}{cast_to}"
 
 
 def _wanted_of_quantized(model: nn.Module, plan: QuantizationPlan) -> Iterator[_Wanted]:
