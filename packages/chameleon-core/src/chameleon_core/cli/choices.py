@@ -224,7 +224,8 @@ def _quantizer_choice(registered: Registered, model: Model | None) -> Choice:
         num_bytes = _quantized_bytes(model, registered.spec)
     # Any exception: the quantizer is third-party, and the others are listed in any case.
     except Exception as error:
-        return _choice(registered, REFUSED, f"it fails: {type(error).__name__}: {error}")
+        said = str(error) if isinstance(error, BrokenPluginError) else f"{type(error).__name__}: {error}"
+        return _choice(registered, REFUSED, f"it fails: {said}")
     return _choice(registered, POSSIBLE, f'quantization="{name}" makes it {size(num_bytes)}')
 
 

@@ -43,12 +43,12 @@ def save_document(document: Sequence[Segment], folder: str | os.PathLike[str]) -
                     recorded.append(text.Image(str(path), segment.codes))
                     markdown += f"\n\n![picture {number}](<{path}>)\n\n"
                     continue
-                png = segment._repr_png_()
-                if png is None:
-                    raise ConfigError(
-                        f"picture {number} of the document is {segment!r}, which can't be written as PNG."
-                    )
-                (save / name).write_bytes(png)
+                if hasattr(segment.image, "save"):
+                    segment.image.save(save / name, format="PNG")
+                elif (png := segment._repr_png_()) is not None:  # an array
+                    (save / name).write_bytes(png)
+                else:
+                    raise ConfigError(f"picture {number} of the document, {segment!r}, can't be written as PNG.")
                 recorded.append(text.Image(name, segment.codes))
                 markdown += f"\n\n![picture {number}]({name})\n\n"
             else:
