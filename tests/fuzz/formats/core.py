@@ -63,7 +63,7 @@ def read_model(folder: Path) -> None:
     with torch.no_grad():
         logits = model(input_ids).logits
         # Weights that are finite may still overflow; generation then says so.
-        if all(parameter.abs().max() < 1e9 for parameter in model.parameters() if parameter.is_floating_point()):
+        if all(tensor.abs().max() < 1e9 for tensor in model.state_dict().values() if tensor.is_floating_point()):
             check_finite("logits", logits)
     if model.config.vocabulary_map is not None:
         ids = model.generate(input_ids, max_new_tokens=2)
