@@ -256,9 +256,15 @@ def test_where_all_is_forbidden_the_row_and_the_processor_are_named() -> None:
         chain.process(torch.zeros(2, 4), IDS, [chain.start(row_of(1))] * 2)
 
 
+def test_a_penalty_that_overflows_is_said() -> None:
+    chain = processor_chain(GenerationOptions(repetition_penalty=0.001), "text")
+    with pytest.raises(GenerationError, match=r"row 0 .*'repetition-penalty' of .* makes logits NaN or infinite"):
+        chain.process(torch.tensor([[1e38, 1.0]]), IDS[:2], [chain.start(row_of(7))])
+
+
 def test_a_processor_that_gets_nan_does_not_hide_it() -> None:
     chain = processor_chain(GenerationOptions(do_sample=True, temperature=0.5, top_p=0.5), "text")
-    with pytest.raises(BrokenPluginError, match="NaN or infinity for row 1 of the 2"):
+    with pytest.raises(GenerationError, match=r"row 1 of the 2 of this step: .* makes logits NaN"):
         chain.process(torch.tensor([[1.0, 2.0], [math.nan, 1.0]]), IDS[:2], [chain.start(row_of(1))] * 2)
 
 

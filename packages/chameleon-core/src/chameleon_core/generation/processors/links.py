@@ -72,7 +72,7 @@ class Link:
         return processed_RA
 
     def check(self, processed_RA: Tensor) -> None:
-        """Raise ``BrokenPluginError`` where logits are NaN or infinite, ``GenerationError`` where all are forbidden."""
+        """Raise an error where logits are NaN or infinite, or all of a row are forbidden."""
         if has_choices(processed_RA):
             return
         highest_R = processed_RA.amax(dim=-1)
@@ -80,6 +80,8 @@ class Link:
         which = f"row {row} of the {len(processed_RA)} of this step"
         if highest_R[row] == -torch.inf:
             raise GenerationError(f"{which}: {self.owner} forbids every id that may come next. Change its options.")
+        if self.is_trusted:
+            raise GenerationError(f"{which}: {self.owner} makes logits NaN or infinite. Use options that change less.")
         raise BrokenPluginError(f"{self.owner} returned logits of NaN or infinity for {which}.")
 
 
