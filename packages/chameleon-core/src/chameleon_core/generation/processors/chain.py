@@ -62,6 +62,7 @@ class ProcessorChain:
             processed_RA = link.process(processed_RA, ids_A, [state[place] for state in states])
         if self.links and not has_choices(processed_RA):
             self._find_fault(logits_RA, ids_A, states)
+            self.links[-1].check(processed_RA)  # where a plugin answered better when it was asked again
         return processed_RA
 
     def _find_fault(self, logits_RA: Tensor, ids_A: Tensor, states: Sequence[tuple[Any, ...]]) -> None:

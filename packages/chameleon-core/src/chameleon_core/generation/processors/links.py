@@ -58,7 +58,7 @@ class Link:
     def process(self, logits_RA: Tensor, ids_A: Tensor, states: Sequence[Any]) -> Tensor:
         """Return the processed logits."""
         processed_RA = called(self.owner, "processing logits", self.processor.process, logits_RA, ids_A, states)
-        if processed_RA is logits_RA or self.is_trusted:
+        if self.is_trusted:
             return processed_RA
         expected = (logits_RA.shape, logits_RA.dtype, logits_RA.device)
         if not isinstance(processed_RA, Tensor):
