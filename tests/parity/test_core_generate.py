@@ -110,8 +110,15 @@ def test_greedy_ids_of_the_whole_vocabulary(make_pair: PairMaker) -> None:
     [
         ({"repetition_penalty": 1.3}, {"repetition_penalty": 1.3}),
         ({"stop_ids": (1941,)}, {"eos_token_id": [EOS, 1941]}),
+        ({"no_repeat_ngram_size": 1}, {"no_repeat_ngram_size": 1}),
+        ({"no_repeat_ngram_size": 2}, {"no_repeat_ngram_size": 2}),
+        (
+            {"forbidden_ids": (1914,), "forbidden_sequences": ((183, 1936), (73, 73, 73))},
+            {"bad_words_ids": [[1914], [183, 1936], [73, 73, 73]]},
+        ),
+        ({"stop_ids": (1941,), "min_new_tokens": 30}, {"eos_token_id": [EOS, 1941], "min_new_tokens": 30}),
     ],
-    ids=["repetition penalty", "more stops"],
+    ids=["repetition penalty", "more stops", "no id twice", "no pair twice", "forbidden ids", "a least length"],
 )
 def test_options_that_both_sides_have(make_pair: PairMaker, options: dict[str, Any], expected: dict[str, Any]) -> None:
     pair = make_pair(**VOCABULARY)

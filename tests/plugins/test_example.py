@@ -9,13 +9,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from chameleon_core import ConfigError
 from chameleon_core.cli.app import app
+from chameleon_core.demo import make_chameleon
 from chameleon_core.testing import make_config, make_model
 from chameleon_text import ChameleonProcessor, Image, Text
 from chameleon_text.testing import FakeImageTokenizer, make_tokenizer
 from chameleon_vq import ChameleonVQVAE, ChameleonVQVAEConfig, ImageTokenizer
 
 melody = pytest.importorskip("acme_backend.melody", reason="CI's session `plugins` installs the example")
+regex = pytest.importorskip("regex", reason="CI's session `plugins` installs the example with its extras")
 
 
 def listed(command: str) -> Any:
@@ -38,6 +41,27 @@ def test_a_model_writes_the_same_with_its_attention() -> None:
     padded = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
     written = [model.generate(input_ids, padded, max_new_tokens=8) for model in (theirs, ours)]
     assert torch.equal(*written)
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True, "seed": 0}, {"do_sample": True, "top_p": 0.5, "seed": 1}])
+def test_a_model_writes_what_its_constraint_allows(options: dict[str, Any]) -> None:
+    chameleon = make_chameleon(resolution=8, context_length=256)
+    pattern = r"(one|two|three) \d{1,3}( (leaf|leaves))?, [a-f]{4}\."
+    date = {"name": "acme-regex", "pattern": pattern}
+    prompts = ["I have ", "A much longer prompt, which ends in ", "x"]
+    documents = chameleon.generate_batch(prompts, logits_processors=(date,), **options)
+    assert len(documents) == 3
+    for document in documents:
+        (text,) = document
+        assert regex.fullmatch(pattern, text.text), text
+    alone = chameleon.generate(prompts[0], logits_processors=(date,), **options)
+    assert alone == documents[0]
+
+
+def test_a_misspelt_option_of_its_constraint_has_a_suggestion() -> None:
+    chameleon = make_chameleon(resolution=8, context_length=256)
+    with pytest.raises(ConfigError, match=r"'acme-regex' has no option 'patern'; .* Did you mean 'pattern'\?"):
+        chameleon.generate("x", logits_processors=({"name": "acme-regex", "patern": "a"},))
 
 
 def test_an_image_tokenizer_has_its_quantizer(tmp_path: Any) -> None:
