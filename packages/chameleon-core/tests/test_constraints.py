@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from chameleon_core import GenerationError, GenerationOptions, UnknownPluginError
+from chameleon_core.generation import RowView
+from chameleon_core.generation.processors.repetition import RepetitionPenalty
 from chameleon_core.testing import make_model, make_scripted_model, pad_rows
 
 MODEL = make_model()
@@ -100,6 +102,16 @@ def test_processors_of_plugins_run_for_text_and_for_codes() -> None:
     drawn = new_ids(modality="image", do_sample=True, seed=0, logits_processors=(first,))
     assert drawn == new_ids(modality="image")
     assert drawn != new_ids(modality="image", do_sample=True, seed=0)
+
+
+def test_a_processor_of_text_is_not_started_for_a_picture_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: RepetitionPenalty, row: RowView) -> None:
+        raise GenerationError("started")
+
+    monkeypatch.setattr(RepetitionPenalty, "start", refuse)
+    assert new_ids(modality="image", repetition_penalty=2.0) == new_ids(modality="image")
+    with pytest.raises(GenerationError, match="started"):
+        new_ids(modality="interleaved", repetition_penalty=2.0, max_new_tokens=8)
 
 
 def test_an_unknown_processor_is_an_error_before_the_first_step() -> None:

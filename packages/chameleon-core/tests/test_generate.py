@@ -374,6 +374,8 @@ def test_a_model_without_a_vocabulary_map_generates_any_ids() -> None:
         ([[A]], {"max_new_token": 5}, ConfigError, "no field 'max_new_token'. Did you mean 'max_new_tokens'"),
         ([[A]], {"temperature": -1.0}, ConfigError, "temperature"),
         ([[A]], {"stop_ids": (64,)}, GenerationError, r"stop_ids \[64\] are outside the vocabulary"),
+        ([[A]], {"forbidden_ids": (5, 64)}, GenerationError, r"forbidden_ids \[64\] are outside the vocabulary"),
+        ([[A]], {"forbidden_sequences": ((5, 64),)}, GenerationError, r"forbidden_sequences \[64\] are outside the"),
         ([[A]], {"stop_strings": ("x",)}, GenerationError, "pass tokenizer="),
         ([[A, 64, -1]], {}, GenerationError, r"row 0 has ids \[-1, 64\], which are outside the vocabulary"),
         ([A], {}, GenerationError, r"input_ids must be \[batch, length\]; got \[1\]"),

@@ -14,6 +14,7 @@ from ..layout import TokenLayout
 from .choosing import Point
 from .decoder import Decoder, LaneCacheLike, LaneT, TextDecoder
 from .guidance import guidance_branches
+from .options import Modality
 from .prefix_cache import PrefixCache, PrefixKey
 from .processors import Kind, ProcessorChain, RowView, processor_chain
 from .requests import NewIds, Request, RequestHandle
@@ -249,14 +250,30 @@ class RunningRow(Generic[LaneT]):
         return self.row.layout is None or bool(self.row.layout.text_allowed_V[token_id])
 
 
+KINDS: dict[Modality, tuple[Kind, ...]] = {
+    "text": ("text",),
+    "image": ("image",),
+    "interleaved": ("text", "image"),
+}
+"""What is chosen of each modality."""
+
+
 def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder | None) -> RunningRow[LaneT]:
     """Return a row that waits to run. Raises ``GenerationError`` or ``ContextLengthError`` where it can't."""
     config, options = model.config, request.options
     if options.stop_strings and tokenizer is None:
         raise GenerationError("stop_strings are searched in the decoded text: pass tokenizer=processor.tokenizer.")
-    beyond = [token_id for token_id in options.stop_ids if token_id >= config.vocab_size]
-    if beyond:
-        raise GenerationError(f"stop_ids {beyond} are outside the vocabulary; ids must be below {config.vocab_size}.")
+    sequences = itertools.chain.from_iterable(options.forbidden_sequences)
+    for name, ids in (
+        ("stop_ids", options.stop_ids),
+        ("forbidden_ids", options.forbidden_ids),
+        ("forbidden_sequences", sequences),
+    ):
+        beyond = [token_id for token_id in ids if token_id >= config.vocab_size]
+        if beyond:
+            raise GenerationError(
+                f"{name} {beyond[:8]} are outside the vocabulary; ids must be below {config.vocab_size}."
+            )
     outside = sorted({token_id for token_id in request.prompt if not 0 <= token_id < config.vocab_size})
     if outside:
         raise GenerationError(
@@ -275,8 +292,7 @@ def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder 
     )
     chains: dict[Kind, ProcessorChain] = {}
     states: dict[Kind, Any] = {}
-    kinds: tuple[Kind, ...] = ("text", "image")
-    for kind in kinds:
+    for kind in KINDS[options.modality]:
         chains[kind] = processor_chain(options, kind)
         states[kind] = chains[kind].start(
             RowView(
