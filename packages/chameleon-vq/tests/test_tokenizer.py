@@ -115,6 +115,52 @@ def test_photographs_are_encoded_upright_from_files_and_from_images(
         assert torch.equal(as_stored.encode(opened), tokenizer.encode(picture.rotate(180)))
 
 
+@pytest.mark.parametrize("size", [(16, 48), (48, 16), (32, 32), (4, 4)])
+@pytest.mark.parametrize("of", [(40, 40), (10, 90), (7, 5)])
+def test_a_picture_is_read_at_any_size_of_whole_positions_and_drawn_at_it(
+    tokenizer: ImageTokenizer, size: tuple[int, int], of: tuple[int, int]
+) -> None:
+    picture = PIL.Image.effect_noise((of[1], of[0]), 60).convert("RGB")
+    codes_BN = tokenizer.encode([picture, picture], size=size)
+    grid = size[0] // 4, size[1] // 4
+    assert codes_BN.shape == (2, grid[0] * grid[1])
+    assert tokenizer.pixels(picture, size=size).shape == (1, 3, *size)
+    (image, _) = tokenizer.decode(codes_BN, latent_size=grid)
+    assert (image.height, image.width) == size
+    preview = tokenizer.preview(codes_BN[0, :1], latent_size=grid)
+    assert (preview.height, preview.width) == size
+
+
+def test_a_picture_read_at_a_size_is_resized_to_cover_it_and_cropped(tokenizer: ImageTokenizer) -> None:
+    left, right = PIL.Image.new("RGB", (40, 40), "black"), PIL.Image.new("RGB", (40, 40), "white")
+    wide = PIL.Image.new("RGB", (80, 40))
+    wide.paste(left, (0, 0))
+    wide.paste(right, (40, 0))
+    pixels_CHW = tokenizer.pixels(wide, size=(32, 32))[0]
+    assert pixels_CHW[:, :, :14].max() < -0.9
+    assert pixels_CHW[:, :, 18:].min() > 0.9
+    assert torch.equal(tokenizer.encode(left, size=(32, 32)), tokenizer.encode(left))
+
+
+def test_the_size_of_a_picture_is_that_of_what_people_see(tokenizer: ImageTokenizer, tmp_path: Path) -> None:
+    turned = PIL.Image.new("RGB", (30, 20))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # rotated by a quarter
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    assert tokenizer.picture_size(tmp_path / "turned.jpg") == (30, 20)
+    assert tokenizer.picture_size(PIL.Image.new("RGB", (30, 20))) == (20, 30)
+    assert tokenizer.encode(tmp_path / "turned.jpg", size=(16, 8)).shape == (1, 8)
+
+
+def test_sizes_of_broken_positions_and_two_sizes_at_once_are_refused(
+    tokenizer: ImageTokenizer, picture: PIL.Image.Image
+) -> None:
+    with pytest.raises(ImageError, match="multiples of 4"):
+        tokenizer.encode(picture, size=(30, 32))
+    with pytest.raises(ImageError, match=r"got resolution 32 and size \(32, 32\); expected one of them"):
+        tokenizer.encode(picture, resolution=32, size=(32, 32))
+
+
 def test_other_resolutions_are_multiples_of_the_stride(tokenizer: ImageTokenizer, picture: PIL.Image.Image) -> None:
     codes_BN = tokenizer.encode(picture, resolution=48)
     assert codes_BN.shape == (1, 12 * 12)

@@ -153,6 +153,26 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
         """Return a copy that resizes and crops to square pictures of ``resolution`` pixels a side."""
         return self.replace(size={"shortest_edge": resolution}, crop_size={"height": resolution, "width": resolution})
 
+    def covering(self: P, size: tuple[int, int], *, of: tuple[int, int]) -> P:
+        """Return a copy that resizes a picture until it covers ``size``, and crops it to that.
+
+        ``of`` is the picture's own size. Both are heights and widths in pixels, and the ratio is kept.
+        """
+        scale = max(size[0] / of[0], size[1] / of[1])
+        resized = {
+            name: max(side, round(own * scale)) for name, side, own in zip(("height", "width"), size, of, strict=True)
+        }
+        crop = {"height": size[0], "width": size[1]}
+        return self.replace(do_resize=True, size=resized, do_center_crop=True, crop_size=crop)
+
+    def upright(self, picture: Picture, *, exif: bool | None = None) -> PIL.Image.Image:
+        """Return a picture as it is, decoded; ``exif`` overrides ``do_exif_transpose``.
+
+        Raises ``ImageError``, ``MissingFileError``.
+        """
+        exif = self.do_exif_transpose if exif is None else exif
+        return open_picture(picture, pixel_limit=self.pixel_limit, exif=exif)
+
     def preprocess(
         self,
         images: Picture | Iterable[Picture | Iterable[Picture]],

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import PIL.Image
 import torch
 from torch import Tensor
 
 from . import checkpoint
 from ._commits import committing, read_whole
+from .code_arrays import Codes, checked_codes
 from .errors import ChameleonVQError, CodesError, ImageError, MissingFileError
 from .file_access import writing
 from .image_processor import ChameleonImageProcessor, settings_of, write_settings
@@ -30,17 +30,11 @@ from .picture_files import check_pixels
 from .pictures import Picture, batches, bytes_to_image, list_pictures, pictures_in, pixels_to_images
 from .registry import find_pretrained
 
-Codes = Tensor | npt.NDArray[Any] | Sequence[Any]
-
 # The fingerprint leaves these out: an encoder's codes fit every decoder that was trained with its codebook, and
 # published checkpoints have no decoder.
 _NOT_ENCODING = ("decoder.", "post_quant_conv.")
 
 
-_INTEGERS = {
-    torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64,
-}  # fmt: skip
-_LARGEST_INT = 2**63 - 1
 _LARGEST_SIDE = 2**16
 _NAMED = 10  # failures that an error names
 
@@ -152,30 +146,52 @@ class ImageTokenizer:
         *,
         batch_size: int = 4,
         resolution: int | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Tensor:
         """Encode pictures (files, PIL images, uint8 arrays) to codes: int64 [B, N].
 
         ``batch_size`` pictures are encoded together. ``resolution`` resizes to square pictures of another size, in
-        pixels, a multiple of the stride; a picture then has ``(resolution / stride)²`` positions. Raises
-        ``ImageError``, ``MissingFileError``.
+        pixels, a multiple of the stride; a picture then has ``(resolution / stride)²`` positions. ``size`` is the
+        height and width of pictures that aren't square. Raises ``ImageError``, ``MissingFileError``.
         """
-        pictures = list_pictures(images)
-        codes = [self.encode_pixels(self.pixels(part, resolution=resolution)) for part in batches(pictures, batch_size)]
+        codes = [
+            self.encode_pixels(self.pixels(part, resolution=resolution, size=size))
+            for part in batches(list_pictures(images), batch_size)
+        ]
         if not codes:
             return torch.empty(0, self.tokens_per_image, dtype=torch.int64)
         return torch.cat(codes)
 
-    def pixels(self, images: Picture | Iterable[Picture], *, resolution: int | None = None) -> Tensor:
+    def pixels(
+        self,
+        images: Picture | Iterable[Picture],
+        *,
+        resolution: int | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
         """Return the pixels that ``encode`` gives to the model, upright: float32 [B, C, H, W].
 
-        Raises the errors of ``encode``.
+        The arguments and errors are those of ``encode``.
         """
         processor = self.image_processor
+        if size is not None:
+            if resolution is not None:
+                raise ImageError(f"got resolution {resolution} and size {size}; expected one of them.")
+            self._check_resolution(*size)
+            return torch.cat([self._covering(picture, size) for picture in list_pictures(images)]).float()
         if resolution is not None:
             self._check_resolution(resolution, resolution)
             processor = processor.at_resolution(resolution)
         pixels_BCHW: Tensor = processor.preprocess(images, do_exif_transpose=self._upright)["pixel_values"]
         return pixels_BCHW.float()
+
+    def picture_size(self, image: Picture) -> tuple[int, int]:
+        """Return the height and width of a picture as it is, upright, in pixels.
+
+        Raises ``ImageError``, ``MissingFileError``.
+        """
+        upright = self.image_processor.upright(image, exif=self._upright)
+        return upright.height, upright.width
 
     def crop(self, images: Picture | Iterable[Picture]) -> list[PIL.Image.Image]:
         """Return pictures as the model sees them: upright, in RGB, resized and cropped. Their codes are the same."""
@@ -252,7 +268,7 @@ class ImageTokenizer:
         """
         self.model.require_decoder()
         height, width = self._grid_size(latent_size)
-        codes_BN = self._checked(codes_BN, ndim=2)
+        codes_BN = checked_codes(codes_BN, ndim=2, num_codes=self.num_codes)
         count = height * width * self.codes_per_position
         if codes_BN.shape[1] != count:
             raise CodesError(
@@ -272,7 +288,7 @@ class ImageTokenizer:
         ``CodesError``, ``MissingDecoderError``.
         """
         height, width = self._grid_size(latent_size)
-        codes_n = self._checked(codes_n, ndim=1)
+        codes_n = checked_codes(codes_n, ndim=1, num_codes=self.num_codes)
         per_row = width * self.codes_per_position
         if len(codes_n) > height * per_row:
             raise CodesError(
@@ -299,6 +315,13 @@ class ImageTokenizer:
     def _upright(self) -> bool:
         # PIL images with an EXIF orientation are rotated upright as files are, since that is what people see.
         return self.image_processor.do_exif_transpose is not False
+
+    def _covering(self, picture: Picture, size: tuple[int, int]) -> Tensor:
+        """Return the pixels [1, C, H, W] of a picture that is resized to cover a height and width, and cropped."""
+        upright = self.image_processor.upright(picture, exif=self._upright)
+        processor = self.image_processor.covering(size, of=(upright.height, upright.width))
+        pixels_1CHW: Tensor = processor.preprocess(upright, do_exif_transpose=False)["pixel_values"]
+        return pixels_1CHW
 
     def _default_resolution(self) -> tuple[int, int]:
         if self.image_processor.do_center_crop:
@@ -352,45 +375,10 @@ class ImageTokenizer:
             )
         return sides[0], sides[1]
 
-    def _checked(self, codes: Codes, *, ndim: int) -> Tensor:
-        expected = "[B, N]" if ndim == 2 else "[n]"
-        tensor = codes if isinstance(codes, Tensor) else _to_tensor(codes, expected)
-        if tensor.layout != torch.strided or tensor.is_meta:
-            raise CodesError(f"expected integer codes {expected} with dense values, got {_kind(tensor)}.")
-        if tensor.ndim != ndim or tensor.dtype not in _INTEGERS:
-            raise CodesError(f"expected integer codes {expected}, got {tensor.dtype} {list(tensor.shape)}.")
-        tensor = tensor.long()
-        if tensor.numel() and (tensor.min() < 0 or tensor.max() >= self.num_codes):
-            raise CodesError(
-                f"got codes {int(tensor.min())}…{int(tensor.max())}, expected 0…{self.num_codes - 1}. The ids of a "
-                "vocabulary are not codes; convert them first."
-            )
-        return tensor
-
     def _grid(self, codes_BN: Tensor, height: int, width: int) -> Tensor:
         per_position = self.codes_per_position
         shape = (-1, height, width) if per_position == 1 else (-1, height, width, per_position)
         return codes_BN.view(shape)
-
-
-def _kind(tensor: Tensor) -> str:
-    return f"a tensor of {'the device meta' if tensor.is_meta else f'layout {tensor.layout}'}"
-
-
-def _to_tensor(codes: object, expected: str) -> Tensor:
-    """Convert an array or nested lists of codes, of any byte order and strides."""
-    try:
-        array = np.asarray(codes)
-    except Exception as error:  # ragged lists, or elements that NumPy can't convert
-        raise CodesError(f"expected integer codes {expected}, got lists that make no array: {error}.") from error
-    if array.dtype.kind not in "iu" or np.ma.is_masked(codes):
-        raise CodesError(
-            f"expected integer codes {expected}, got {'masked values' if np.ma.is_masked(codes) else array.dtype} "
-            f"{list(array.shape)}."
-        )
-    if array.dtype.kind == "u" and array.itemsize == 8 and array.size and array.max() > _LARGEST_INT:
-        raise CodesError(f"expected integer codes {expected}, got {int(array.max())} among them.")
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
 
 
 def _fastest_layout(device: torch.device) -> torch.memory_format:
