@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from .codecs import ImageCodec, TextCodec
+from .codecs import TextCodec
 from .hookspecs import HOOK_API_VERSION, SegmentCodecSpec, hookimpl
 from .pictures import image_fields, image_of_fields
 from .plugins import PluginSpec
 from .segments import Image, Text
+from .sized_codec import image_codec
 from .templates import Chat, Completion
 
 
@@ -24,7 +25,7 @@ def chameleon_text_segment_codecs() -> list[SegmentCodecSpec]:
         SegmentCodecSpec(
             name="image",
             segment=Image,
-            factory=ImageCodec,
+            factory=image_codec,
             dump=image_fields,
             load=image_of_fields,
             api_version=HOOK_API_VERSION,

@@ -18,6 +18,7 @@ from .plugin_calls import described, plugin_call, said, wrong
 from .plugins import PluginWarning
 from .registry import segment_codec_spec, segment_codec_specs
 from .segments import Segment, Special
+from .sized_codec import SizedImageCodec
 
 
 class CodecTable:
@@ -150,7 +151,7 @@ class CodecTable:
         self._names |= dict.fromkeys(ids, spec.name)
         self._specs[id(codec)] = spec
         self._called[id(codec)] = owner
-        if type(codec) not in (TextCodec, ImageCodec):
+        if type(codec) not in (TextCodec, ImageCodec, SizedImageCodec):
             self._checked.add(id(codec))
         return None
 

@@ -48,6 +48,45 @@ class ImageTokenizerLike(Protocol):
         """Return a picture for each row of codes [B, N]."""
 
 
+class SizedImageTokenizerLike(ImageTokenizerLike, Protocol):
+    """What this package needs of an image tokenizer where pictures have several sizes."""
+
+    def picture_size(self, image: Any) -> tuple[int, int]:
+        """Return the height and width of a picture as it is, in pixels."""
+
+    def encode(self, images: Any, *, size: tuple[int, int] | None = None) -> Any:
+        """Return codes [B, N] of a list of pictures, read at a height and width in pixels."""
+
+    def decode(self, codes: Any, *, latent_size: tuple[int, int] | None = None) -> Sequence[Any]:
+        """Return a picture for each row of codes [B, N] of a grid of this height and width."""
+
+
+class PictureFormatLike(Protocol):
+    """How a model writes pictures of several sizes; ``pictures`` of chameleon-core's ``TokenLayout`` is one.
+
+    A grid is the height and width of a picture in codes.
+    """
+
+    @property
+    def marker_ids(self) -> frozenset[int]:
+        """The ids that it writes besides codes, begin-image and end-image."""
+
+    def write(self, codes: Sequence[int], grid: tuple[int, int] | None) -> list[int]:
+        """Return the ids of a picture with its markers. Raises ``ValueError`` where there is no such picture."""
+
+    def read(self, ids: Sequence[int], start: int) -> tuple[tuple[int, ...], tuple[int, int] | None, int]:
+        """Return the codes and the grid of the picture whose begin-image is at ``start``, and where it ends."""
+
+    def fit(self, height: int, width: int) -> tuple[int, int]:
+        """Return the grid for a picture of a height and width."""
+
+    def pixels(self, grid: Any) -> tuple[int, int]:
+        """Return the height and width in pixels of a picture of a grid."""
+
+    def num_codes(self, grid: Any) -> int:
+        """Return how many codes a picture of a grid has."""
+
+
 class CodecContext(msgspec.Struct, frozen=True, kw_only=True):
     """What a codec is made from: the parts of the processor that it belongs to."""
 
@@ -59,6 +98,8 @@ class CodecContext(msgspec.Struct, frozen=True, kw_only=True):
     """What reads and draws pictures, if there is anything."""
     image_seq_length: int
     """N, how many placeholders stand for one picture."""
+    picture_format: PictureFormatLike | None = None
+    """How pictures of several sizes are written; None, the default, where all have one."""
 
 
 class Decoded(NamedTuple):

@@ -5,12 +5,19 @@ document → template → pieces → codecs → ids        ids → codecs → se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from .batch import choice, one_row
 from .codec_table import CodecTable
-from .codecs import NO_IMAGE_READER, CodecContext, ImageTokenizerLike, SegmentCodec
+from .codecs import (
+    NO_IMAGE_READER,
+    CodecContext,
+    ImageTokenizerLike,
+    PictureFormatLike,
+    SegmentCodec,
+    SizedImageTokenizerLike,
+)
 from .documents import messages_from_turns, turns_from_messages
 from .errors import ConfigError, DocumentError, MissingPackageError
 from .sealed import Sealed
@@ -39,6 +46,7 @@ class DocumentProcessor(Sealed):
         image_token: str = IMAGE_PLACEHOLDER,
         template: str = "chat",
         segment_codecs: Mapping[str, SegmentCodec] | None = None,
+        picture_format: PictureFormatLike | None = None,
     ) -> None:
         if not isinstance(tokenizer, TextTokenizer):
             raise ConfigError(
@@ -69,6 +77,7 @@ class DocumentProcessor(Sealed):
                 f"the image tokenizer has {image_tokenizer.num_codes} codes and the vocabulary names "
                 f"{self.vocabulary.num_codes}: they belong to different models."
             )
+        self.picture_format = picture_format
         self.image_token = image_token
         self.template = template
         context = CodecContext(
@@ -76,6 +85,7 @@ class DocumentProcessor(Sealed):
             vocabulary=self.vocabulary,
             image_tokenizer=image_tokenizer,
             image_seq_length=self.image_seq_length,
+            picture_format=picture_format,
         )
         self._codecs = CodecTable(context, segment_codecs or {})
         if type(self) is DocumentProcessor:
@@ -158,24 +168,37 @@ class DocumentProcessor(Sealed):
         Raises ``MissingPackageError`` where there is such a picture and no image tokenizer.
         """
         segments = as_document(document)
-        wanted = {
-            index: segment.codes
-            for index, segment in enumerate(segments)
-            if isinstance(segment, Image)
-            and segment.image is None
-            and segment.codes is not None
-            and len(segment.codes) == self.image_seq_length
-        }
-        if not wanted:
-            return segments
-        if self.image_tokenizer is None:
+        wanted: dict[tuple[int, int] | None, dict[int, tuple[int, ...]]] = {}
+        for index, segment in enumerate(segments):
+            if isinstance(segment, Image) and segment.image is None and self._is_complete(segment):
+                wanted.setdefault(self._grid(segment), {})[index] = segment.codes or ()
+        if wanted and self.image_tokenizer is None:
             raise MissingPackageError(NO_IMAGE_READER)
-        painted = self.image_tokenizer.decode(list(wanted.values()))
-        if len(painted) != len(wanted):
-            raise DocumentError(f"the image tokenizer drew {len(painted)} pictures of {len(wanted)} rows of codes.")
-        for (index, codes), picture in zip(wanted.items(), painted, strict=True):
-            segments[index] = Image(picture, codes)
+        for grid, codes in wanted.items():
+            for index, picture in zip(codes, self._painted(list(codes.values()), grid), strict=True):
+                segments[index] = Image(picture, codes[index], grid)
         return segments
+
+    def _grid(self, segment: Image) -> tuple[int, int] | None:
+        """Return the grid of a picture; None where all have one."""
+        return None if self.picture_format is None else segment.grid
+
+    def _is_complete(self, segment: Image) -> bool:
+        if segment.codes is None:
+            return False
+        if self.picture_format is None:
+            return len(segment.codes) == self.image_seq_length
+        return segment.grid is not None and len(segment.codes) == self.picture_format.num_codes(segment.grid)
+
+    def _painted(self, codes: list[tuple[int, ...]], grid: tuple[int, int] | None) -> Sequence[Any]:
+        assert self.image_tokenizer is not None
+        if grid is None:
+            painted = self.image_tokenizer.decode(codes)
+        else:
+            painted = cast(SizedImageTokenizerLike, self.image_tokenizer).decode(codes, latent_size=grid)
+        if len(painted) != len(codes):
+            raise DocumentError(f"the image tokenizer drew {len(painted)} pictures of {len(codes)} rows of codes.")
+        return painted
 
     def _ids(self, pieces: list[Piece], *, add_bos: bool) -> list[int]:
         (row,) = encode_rows([pieces], self._codecs, prefix=(self.vocabulary.bos_id,) if add_bos else ())

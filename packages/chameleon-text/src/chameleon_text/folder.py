@@ -27,6 +27,7 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 PROCESSOR_CONFIG = "processor_config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"
+MODEL_CONFIG = "config.json"
 CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
@@ -129,6 +130,20 @@ class ProcessorFolder:
         with contextlib.suppress(ChameleonTextError):
             return self._optional(name)
         return {}
+
+    def sized_pictures(self) -> Iterator[str]:
+        """Yield a clause where the model's pictures are written by another grammar than that of one size."""
+        config: dict[str, Any] = {}
+        # The model's own file, of which nothing else is needed here.
+        with contextlib.suppress(ChameleonTextError):
+            config = self._optional(MODEL_CONFIG)
+        requested = config.get("picture_grammar", "chameleon")
+        name = requested.get("name") if isinstance(requested, dict) else requested
+        if name != "chameleon":
+            yield (
+                f"its pictures are written by the picture grammar {name!r:.80}, which this package needs "
+                "picture_format=model.layout.pictures of chameleon-core for; pictures are written as those of one size"
+            )
 
     def _otherwise(self, described: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
         """Yield the added tokens that aren't as the tokenizer's config describes them."""

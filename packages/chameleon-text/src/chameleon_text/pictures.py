@@ -17,7 +17,7 @@ from .segments import Image
 MAX_PIXELS = 89_478_485
 """The most pixels that a picture in JSON may have: Pillow's own limit, a quarter of a gigabyte in RGB."""
 
-IMAGE_FIELDS = ("codes", "image", "url", "image_url", "path", "base64")
+IMAGE_FIELDS = ("codes", "grid", "image", "url", "image_url", "path", "base64")
 """What a part of type ``image`` may have."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """The formats that are read from base64: no PostScript, for which Pillow starts a program."""
@@ -31,6 +31,8 @@ def image_fields(segment: Image) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if segment.codes is not None:
         fields["codes"] = list(segment.codes)
+        if segment.grid is not None:
+            fields["grid"] = list(segment.grid)
     elif segment.image is None:
         fields["codes"] = None
     if isinstance(segment.image, (str, os.PathLike)):
@@ -47,14 +49,14 @@ def image_of_fields(fields: dict[str, Any]) -> Image:
     messages commonly have. Raises ``DocumentError`` where it is under several of them (``codes`` may have a picture
     beside them), can't be read, or is on the network.
     """
-    sources = [name for name in IMAGE_FIELDS if fields.get(name) is not None and name != "codes"]
+    sources = [name for name in IMAGE_FIELDS if fields.get(name) is not None and name not in ("codes", "grid")]
     codes = fields.get("codes")
     if len(sources) > 1:
         raise DocumentError(f"an image part has several pictures: {', '.join(sources)}. Leave one.")
     if codes is not None and not isinstance(codes, (list, tuple)):
         raise DocumentError(f"the codes of an image part must be a list of integers, not {type(codes).__name__}.")
     if not sources:
-        return Image(codes=None if codes is None else tuple(codes))
+        return Image(codes=None if codes is None else tuple(codes), grid=fields.get("grid"))
     source = fields[sources[0]]
     if isinstance(source, dict):  # {"image_url": {"url": ...}}
         more = sorted(str(name) for name in source if name not in ("url", "detail"))
@@ -67,7 +69,7 @@ def image_of_fields(fields: dict[str, Any]) -> Image:
         picture = _of_url(source)
     else:
         picture = source
-    return Image(picture, None if codes is None else tuple(codes))
+    return Image(picture, None if codes is None else tuple(codes), fields.get("grid"))
 
 
 def _of_url(url: str) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ._moved import moved_names
 from .batch import PaddingSide, ProcessorBatch, TensorKind, choice, make_batch, one_row
-from .codecs import NO_IMAGE_READER, ImageTokenizerLike, SegmentCodec
+from .codecs import NO_IMAGE_READER, ImageTokenizerLike, PictureFormatLike, SegmentCodec
 from .document_processor import DocumentProcessor
 from .errors import ConfigError, MissingPackageError, TokenizerWarning, VocabularyError
 from .folder import ProcessorFolder, write_folder
@@ -48,6 +48,7 @@ class ChameleonProcessor(DocumentProcessor):
     - ``padding_side`` is ``"left"``, where generation needs it, or ``"right"``.
     - ``template`` is the format of prompts and conversations: ``"chat"``, ``"completion"`` or a plugin's.
     - ``segment_codecs`` are codecs by name, used in place of the installed ones.
+    - ``picture_format`` says how pictures of several sizes are written: ``model.layout.pictures`` of chameleon-core.
 
     Raises ``VocabularyError`` for missing tokens, ``ConfigError`` for parts that don't fit together, and
     ``UnknownPluginError`` for a template that isn't installed.
@@ -69,6 +70,7 @@ class ChameleonProcessor(DocumentProcessor):
         padding_side: PaddingSide = "left",
         template: str = "chat",
         segment_codecs: Mapping[str, SegmentCodec] | None = None,
+        picture_format: PictureFormatLike | None = None,
     ) -> None:
         super().__init__(
             tokenizer,
@@ -77,6 +79,7 @@ class ChameleonProcessor(DocumentProcessor):
             image_token=image_token,
             template=template,
             segment_codecs=segment_codecs,
+            picture_format=picture_format,
         )
         self.image_processor = image_processor
         self.padding_side = padding_side
@@ -253,6 +256,7 @@ class ChameleonProcessor(DocumentProcessor):
         padding_side: PaddingSide | None = None,
         template: str = "chat",
         segment_codecs: Mapping[str, SegmentCodec] | None = None,
+        picture_format: PictureFormatLike | None = None,
         **unknown: object,
     ) -> ChameleonProcessor:
         """Load the processor of a model's folder: ``tokenizer.json``, and the two configs where there are any.
@@ -279,9 +283,10 @@ class ChameleonProcessor(DocumentProcessor):
             padding_side=(files.padding_side or "left") if padding_side is None else padding_side,
             template=template,
             segment_codecs=segment_codecs,
+            picture_format=picture_format,
         )
         processor._configs = files.configs
-        not_done = tuple(files.not_done())
+        not_done = (*files.not_done(), *(files.sized_pictures() if picture_format is None else ()))
         if not_done:
             warnings.warn(f"{os.fspath(folder)}: {'; '.join(not_done)}.", TokenizerWarning, stacklevel=2)
         return processor

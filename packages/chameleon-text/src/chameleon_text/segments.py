@@ -74,12 +74,17 @@ class Image(Segment, frozen=True, eq=False):
     codes: tuple[int, ...] | None = None
     """The codes in reading order, fewer than a full picture's where generation stopped early. Any sequence of integers
     ≥ 0 is accepted and kept as a tuple."""
+    grid: tuple[int, int] | None = None
+    """The height and width of the grid of codes, each ≥ 1, for a model whose pictures have several sizes; None, the
+    default, is that of the model's only size."""
 
     def __post_init__(self) -> None:
         if self.image is not None and not isinstance(self.image, str) and not is_picture(self.image):
             raise DocumentError(
                 f"Image holds a PIL image, a path or a uint8 array of shape (H, W, C), not {type(self.image).__name__}."
             )
+        if self.grid is not None:
+            msgspec.structs.force_setattr(self, "grid", self._checked_grid(self.grid))
         if self.codes is None:
             return
         try:
@@ -95,10 +100,19 @@ class Image(Segment, frozen=True, eq=False):
             )
         msgspec.structs.force_setattr(self, "codes", tuple(codes.tolist()))
 
+    def _checked_grid(self, grid: Any) -> tuple[int, int]:
+        sides = tuple(grid) if isinstance(grid, (list, tuple)) else ()
+        if len(sides) != 2 or not all(type(side) is int and side >= 1 for side in sides):
+            raise DocumentError(f"the grid of a picture is its height and width in codes, each ≥ 1; got {grid!r:.80}.")
+        if self.codes is None:
+            raise DocumentError("a picture has a grid and no codes. Give the codes, or leave the grid out.")
+        return sides[0], sides[1]
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Image):
             return NotImplemented
-        return self.codes == other.codes and _same_picture(self.image, other.image)
+        same_codes = self.codes == other.codes and self.grid == other.grid
+        return same_codes and _same_picture(self.image, other.image)
 
     def __hash__(self) -> int:
         return hash(self.codes)
@@ -113,6 +127,8 @@ class Image(Segment, frozen=True, eq=False):
             parts.append(f"<{type(self.image).__name__} of {size}>")
         if self.codes is not None:
             parts.append(f"codes={self.codes if len(self.codes) <= 8 else f'<{len(self.codes):,} codes>'}")
+        if self.grid is not None:
+            parts.append(f"grid={self.grid}")
         return f"Image({', '.join(parts)})"
 
     def _repr_png_(self) -> bytes | None:

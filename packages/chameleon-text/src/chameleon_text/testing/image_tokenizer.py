@@ -28,23 +28,31 @@ class FakeImageTokenizer:
         self.tokens_per_image = latent_size[0] * latent_size[1]
         self.calls = 0
 
-    def encode(self, images: Sequence[Any]) -> npt.NDArray[np.int64]:
-        """Return the codes [B, N] of pictures."""
-        self.calls += 1
-        return np.stack([self._codes(np.asarray(image)) for image in images])
+    def picture_size(self, image: Any) -> tuple[int, int]:
+        """Return the height and width of a picture in pixels."""
+        height, width = np.asarray(image).shape[:2]
+        return height, width
 
-    def decode(self, codes: npt.ArrayLike) -> list[npt.NDArray[np.uint8]]:
-        """Return a picture [H, W, 3] for each row of codes [B, N]."""
+    def encode(self, images: Sequence[Any], *, size: tuple[int, int] | None = None) -> npt.NDArray[np.int64]:
+        """Return the codes [B, N] of pictures, of another grid where they are read at another ``size`` in pixels."""
+        self.calls += 1
+        grid = self.latent_size if size is None else (size[0] // PATCH, size[1] // PATCH)
+        return np.stack([self._codes(np.asarray(image), grid) for image in images])
+
+    def decode(
+        self, codes: npt.ArrayLike, *, latent_size: tuple[int, int] | None = None
+    ) -> list[npt.NDArray[np.uint8]]:
+        """Return a picture [H, W, 3] for each row of codes [B, N], of another grid where one is given."""
         pictures = []
-        for codes_hw in np.asarray(codes, dtype=np.int64).reshape(-1, *self.latent_size):
+        for codes_hw in np.asarray(codes, dtype=np.int64).reshape(-1, *(latent_size or self.latent_size)):
             cells_hwC = np.stack([codes_hw % 256, codes_hw // 256, np.zeros_like(codes_hw)], axis=-1)
             pictures.append(cells_hwC.repeat(PATCH, axis=0).repeat(PATCH, axis=1).astype(np.uint8))
         return pictures
 
-    def _codes(self, pixels_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    def _codes(self, pixels_HWC: npt.NDArray[np.uint8], grid: tuple[int, int]) -> npt.NDArray[np.int64]:
         rows, columns = (
             (np.arange(cells) * 2 + 1) * side // (2 * cells)
-            for cells, side in zip(self.latent_size, pixels_HWC.shape[:2], strict=True)
+            for cells, side in zip(grid, pixels_HWC.shape[:2], strict=True)
         )
         cells_hwC = pixels_HWC[rows][:, columns].astype(np.int64)
         codes_N: npt.NDArray[np.int64] = (cells_hwC[..., 0] + 256 * cells_hwC[..., 1]).reshape(-1) % self.num_codes
