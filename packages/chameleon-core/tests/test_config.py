@@ -73,7 +73,7 @@ PUBLISHED_BY_NEW_RELEASES = {
 def test_the_defaults_are_those_of_transformers() -> None:
     config = ChameleonConfig()
     assert {name: getattr(config, name) for name in TRANSFORMERS_DEFAULTS} == TRANSFORMERS_DEFAULTS
-    assert set(ChameleonConfig.__struct_fields__) == {*TRANSFORMERS_DEFAULTS, "qk_norm", "extras"}
+    assert set(ChameleonConfig.__struct_fields__) == {*TRANSFORMERS_DEFAULTS, "qk_norm", "picture_grammar", "extras"}
 
 
 def test_derived_properties() -> None:

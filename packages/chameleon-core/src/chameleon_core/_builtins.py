@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from chameleon_backends.plugins import PluginSpec
+
 from ._commits import stored
 from .config import CONFIG_FILE
 from .hookspecs import HOOK_API_VERSION, CheckpointFormatSpec, LogitsProcessorSpec, hookimpl
@@ -47,6 +49,26 @@ def chameleon_core_logits_processors() -> Iterable[LogitsProcessorSpec]:
             name=name, factory=f"{_PROCESSORS}.{factory}", api_version=HOOK_API_VERSION, summary=summary
         )
         for name, (factory, summary) in factories.items()
+    ]
+
+
+@hookimpl
+def chameleon_core_picture_grammars() -> Iterable[PluginSpec]:
+    """Return the built-in picture grammars."""
+    return [
+        PluginSpec(
+            name="chameleon",
+            factory="chameleon_core.picture_grammars.rows_grammar:fixed_grid",
+            api_version=HOOK_API_VERSION,
+            summary="the codes of one grid, and nothing else",
+        ),
+        PluginSpec(
+            name="lumina",
+            factory="chameleon_core.picture_grammars.lumina:lumina",
+            api_version=HOOK_API_VERSION,
+            summary="the size, then the rows of codes with an end each, as Lumina-mGPT writes them",
+            unsupported="chameleon_core.picture_grammars.lumina:unsupported",
+        ),
     ]
 
 

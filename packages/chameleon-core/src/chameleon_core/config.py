@@ -35,7 +35,8 @@ MAX_ROPE_FACTOR = 10**6
 class ChameleonConfig(Config, frozen=True, kw_only=True):
     """The shape of a Chameleon transformer; the defaults are the 7B model.
 
-    Every field of ``transformers``' class is here under its name and default; ``qk_norm`` is an extension.
+    Every field of ``transformers``' class is here under its name and default; ``qk_norm`` and ``picture_grammar`` are
+    extensions.
 
     Raises ``ConfigError`` with the field's name and what it allows.
     """
@@ -94,6 +95,10 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
     vocabulary_map: dict[str, TokenId] | None = None
     """The tokenizer's names with their ids, each in [0, vocab_size). It says which ids are codes of pictures and which
     are special; None, the default, is enough for a model that only computes logits."""
+    picture_grammar: str | dict[str, Any] = "chameleon"
+    """How pictures are written as ids: the name of an installed picture grammar, or a mapping with "name" and the
+    grammar's own options. "chameleon", the default, writes the codes of one grid; "lumina" begins with the size. It is
+    an extension, which ``transformers`` has no field for."""
     mlp_bias: bool = False
     """Whether the projections of the feed-forward layers have a bias; False by default."""
     qk_norm: bool = True
@@ -167,6 +172,11 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
         for name in ("initializer_range", "rms_norm_eps", "rope_theta"):
             if not math.isfinite(getattr(self, name)):
                 raise ConfigError(f"ChameleonConfig.{name} must be finite; got {getattr(self, name)!r}.")
+        if not isinstance(_name_of(self.picture_grammar), str):
+            raise ConfigError(
+                'ChameleonConfig.picture_grammar must be a name, or a mapping with a "name" such as '
+                f'{{"name": "lumina", "max_codes": 2304}}; got {self.picture_grammar!r:.80}.'
+            )
         self._check_divides("num_attention_heads", "hidden_size")
         self._check_divides("num_key_value_heads", "num_attention_heads")
         self._check_divides("model_parallel_size", "num_attention_heads")
@@ -237,6 +247,8 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
             data["rope_parameters"]["factor"] = self.rope_factor
         if self.qk_norm:
             del data["qk_norm"]
+        if self.picture_grammar == "chameleon":
+            del data["picture_grammar"]
         return data
 
     def _shown(self, name: str, value: Any) -> str:
@@ -254,6 +266,10 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
         path = Path(folder) / CONFIG_FILE
         with writing(path):
             write_json(path, self.to_dict())
+
+
+def _name_of(requested: str | Mapping[str, Any]) -> Any:
+    return requested if isinstance(requested, str) else requested.get("name")
 
 
 def _checked_scaling(scaling: Mapping[str, Any]) -> dict[str, Any] | None:

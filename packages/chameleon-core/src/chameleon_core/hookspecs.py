@@ -77,3 +77,12 @@ def chameleon_core_logits_processors() -> Iterable[LogitsProcessorSpec]:  # type
     ``factory(**options)`` makes an object that keeps the contract of ``generation.LogitsProcessor``; its parameters
     are the processor's own options. ``unsupported(row: RowView)`` says why it can't serve a row.
     """
+
+
+@hookspec
+def chameleon_core_picture_grammars() -> Iterable[PluginSpec]:  # type: ignore[empty-body]
+    """Return picture grammars, which say how pictures are written as ids.
+
+    ``factory(context, **options)`` makes a ``PictureGrammar`` from a ``GrammarContext`` and the options that a config
+    gives; ``unsupported(context)`` is asked first.
+    """

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +26,8 @@ from torch import Tensor
 from ._config import shown
 from .config import ChameleonConfig
 from .errors import ConfigError, VocabularyError
+from .picture_format import PictureFormat, picture_format
+from .picture_grammars import GrammarContext, Grid
 
 BOS = "<s>"
 EOS = "</s>"
@@ -55,7 +59,7 @@ class TokenLayout:
     """bool: whether an id may be generated as text, which is so if it has a name and is neither a picture code's nor
     special. ``eos_id`` and ``begin_image_id`` are special, so they are not among these."""
     tokens_per_image: int
-    """How many codes one picture takes."""
+    """How many codes one picture takes; of pictures of several sizes, one of the image tokenizer's own resolution."""
     begin_image_id: int
     """The id before the codes of a picture, ``<racm3:break>``."""
     end_image_id: int
@@ -74,6 +78,8 @@ class TokenLayout:
     """Every id that is neither text nor a picture code's: those above and the reserved ones."""
     picture_ids: frozenset[int]
     """Every id of a picture code."""
+    pictures: PictureFormat
+    """How pictures are written as ids, by the model's picture grammar."""
 
     def __repr__(self) -> str:
         return (
@@ -97,24 +103,46 @@ class TokenLayout:
         """How many ids there are, named or not."""
         return len(self.id_to_code_V)
 
+    @cached_property
+    def has_text(self) -> bool:
+        """Whether any id may be generated as text."""
+        return bool(self.text_allowed_V.any())
+
+    @property
+    def sized_pictures(self) -> PictureFormat | None:
+        """What a processor needs as its ``picture_format``: ``pictures``, or None where all have one size."""
+        return self.pictures if self.pictures.has_sizes else None
+
     def to(self, device: torch.device | str) -> TokenLayout:
         """Return the layout with its tensors on ``device``."""
         moved = {name: getattr(self, name).to(device) for name in ("code_to_id_Z", "id_to_code_V", "text_allowed_V")}
         return dataclasses.replace(self, **moved)
 
     @classmethod
-    def from_config(cls, config: ChameleonConfig) -> TokenLayout:
-        """Build the layout of a model from its ``vocabulary_map`` and the picture size in its ``vq_config``.
+    def from_config(
+        cls,
+        config: ChameleonConfig,
+        *,
+        vocabulary_map: Mapping[str, int] | None = None,
+        special_ids: Iterable[int] | None = None,
+    ) -> TokenLayout:
+        """Build the layout of a model from its ``vocabulary_map``, ``picture_grammar`` and ``vq_config``.
 
-        Raises ``VocabularyError`` where the config has no ``vocabulary_map``, or an unusable one.
+        ``vocabulary_map`` and ``special_ids`` are those of the model's tokenizer, where it is at hand; see
+        ``from_vocabulary_map``. Raises ``VocabularyError`` where the config has no ``vocabulary_map``, or an unusable
+        one, and the errors of the picture grammar.
         """
         if config.vocabulary_map is None:
             raise VocabularyError(
                 "this config has no vocabulary_map, which names the picture codes and special tokens. "
                 "Take it from the model's tokenizer: the names and ids of tokenizer.json."
             )
-        return cls.from_vocabulary_map(
-            config.vocabulary_map, tokens_per_image(config.vq_config), vocab_size=config.vocab_size
+        return cls._build(
+            config.vocabulary_map if vocabulary_map is None else vocabulary_map,
+            _positions(config.vq_config),
+            vocab_size=config.vocab_size,
+            special_ids=special_ids,
+            picture_grammar=config.picture_grammar,
         )
 
     @classmethod
@@ -126,7 +154,7 @@ class TokenLayout:
         vocab_size: int | None = None,
         special_ids: Iterable[int] | None = None,
     ) -> TokenLayout:
-        """Build the layout of a vocabulary's names and ids.
+        """Build the layout of a vocabulary's names and ids, with the picture grammar "chameleon".
 
         ``vocab_size`` is the number of ids, where some at the end have no name. ``special_ids`` are those of the
         vocabulary's tokenizer (``TextTokenizer.special_ids`` of chameleon_text); without them the names alone decide,
@@ -137,6 +165,26 @@ class TokenLayout:
         """
         if tokens_per_image < 1:
             raise ConfigError(f"tokens_per_image must be at least 1; got {tokens_per_image}.")
+        side = math.isqrt(tokens_per_image)
+        grid = Grid(side, side) if side**2 == tokens_per_image else Grid(1, tokens_per_image)
+        return cls._build(
+            vocabulary_map,
+            _Positions(grid),
+            vocab_size=vocab_size,
+            special_ids=special_ids,
+            picture_grammar="chameleon",
+        )
+
+    @classmethod
+    def _build(
+        cls,
+        vocabulary_map: Mapping[str, int],
+        positions: _Positions,
+        *,
+        vocab_size: int | None,
+        special_ids: Iterable[int] | None,
+        picture_grammar: str | Mapping[str, Any],
+    ) -> TokenLayout:
         size = max(vocabulary_map.values(), default=-1) + 1 if vocab_size is None else vocab_size
         name_of = _inverse(vocabulary_map, size)
         needed = _specials(vocabulary_map)
@@ -146,22 +194,45 @@ class TokenLayout:
         picture_ids = frozenset(code_to_id_Z.tolist())
         if special_ids is None:
             special_ids = (id_ for name, id_ in vocabulary_map.items() if name.startswith("<") and name != "<")
-        special_ids = (frozenset(special_ids) | frozenset(needed.values())) - picture_ids
+        pictures = picture_format(
+            picture_grammar,
+            GrammarContext(
+                token_ids=vocabulary_map,
+                code_ids=code_to_id_Z.tolist(),
+                begin_image_id=needed["begin_image_id"],
+                end_image_id=needed["end_image_id"],
+                **positions._asdict(),
+            ),
+        )
+        special_ids = frozenset(special_ids).union(needed.values(), pictures.marker_ids) - picture_ids
         text_allowed_V = torch.zeros(size, dtype=torch.bool)
         text_allowed_V[sorted(name_of.keys() - special_ids - picture_ids)] = True
         return cls(
             code_to_id_Z=code_to_id_Z,
             id_to_code_V=id_to_code_V,
             text_allowed_V=text_allowed_V,
-            tokens_per_image=tokens_per_image,
+            tokens_per_image=positions.num_codes,
             special_ids=special_ids,
             picture_ids=picture_ids,
+            pictures=pictures,
             **needed,
         )
 
 
 MAX_LEVELS = 31
 """The most levels of an image tokenizer, each of half the resolution of the one before."""
+
+
+class _Positions(NamedTuple):
+    """What an image tokenizer makes of a picture of its own resolution."""
+
+    grid: Grid
+    codes_per_position: int = 1
+    stride: int = 16
+
+    @property
+    def num_codes(self) -> int:
+        return self.grid.height * self.grid.width * self.codes_per_position
 
 
 def tokens_per_image(vq_config: Mapping[str, Any] | None) -> int:
@@ -171,6 +242,10 @@ def tokens_per_image(vq_config: Mapping[str, Any] | None) -> int:
     and five levels. ``codes_per_position`` is how many codes a quantizer spends on one position of the grid.
     Raises ``ConfigError`` for impossible values.
     """
+    return _positions(vq_config).num_codes
+
+
+def _positions(vq_config: Mapping[str, Any] | None) -> _Positions:
     vq_config = vq_config or {}
     resolution = vq_config.get("resolution", 512)
     multiplier = vq_config.get("channel_multiplier", vq_config.get("ch_mult", (1, 1, 2, 2, 4)))
@@ -186,8 +261,7 @@ def tokens_per_image(vq_config: Mapping[str, Any] | None) -> int:
     if resolution % stride:
         raise ConfigError(f"vq_config.resolution must be a multiple of its levels' stride {stride}; got {resolution}.")
     side = resolution // stride
-    count: int = side * side * codes_per_position
-    return count
+    return _Positions(Grid(side, side), codes_per_position, stride)
 
 
 def _inverse(vocabulary_map: Mapping[str, int], size: int) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""The registry of the checkpoint formats, named models and logits processors that are installed."""
+"""The registry of what is installed: checkpoint formats, named models, logits processors, picture grammars."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ._moved import moved_names
 CHECKPOINT_FORMATS_HOOK = "chameleon_core_checkpoint_formats"
 PRETRAINED_HOOK = "chameleon_core_pretrained"
 LOGITS_PROCESSORS_HOOK = "chameleon_core_logits_processors"
+PICTURE_GRAMMARS_HOOK = "chameleon_core_picture_grammars"
 
 
 class CoreRegistry(PluginRegistry):
@@ -32,6 +33,7 @@ REGISTRY = CoreRegistry(
         CHECKPOINT_FORMATS_HOOK: "checkpoint format",
         PRETRAINED_HOOK: "pretrained model",
         LOGITS_PROCESSORS_HOOK: "logits processor",
+        PICTURE_GRAMMARS_HOOK: "picture grammar",
     },
     api_version=hookspecs.HOOK_API_VERSION,
     builtins=[_builtins],

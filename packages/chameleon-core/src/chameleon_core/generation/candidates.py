@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from .rows import Row
 
 
+MOST_KEPT = 64
+"""How many sets of a few ids keep their copies: which sizes of pictures fit depends on the room that is left."""
+
+
 class Candidates:
     """Ids of one kind that may come next, ascending for text and by code for pictures.
 
@@ -99,5 +103,7 @@ class CandidateTable:
 
     def _of_few(self, ids: tuple[int, ...]) -> Candidates:
         if ids not in self._few:
+            if len(self._few) == MOST_KEPT:
+                self._few.clear()
             self._few[ids] = Candidates(self.model, torch.tensor(ids), many=False)
         return self._few[ids]

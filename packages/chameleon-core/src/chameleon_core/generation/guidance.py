@@ -19,7 +19,7 @@ def guidance_branches(
     returned.
     """
     begin = len(ids) - 1 - list(reversed(ids)).index(layout.begin_image_id)
-    kept = {layout.bos_id, layout.begin_image_id, layout.end_image_id}
+    kept = {layout.bos_id, layout.begin_image_id, layout.end_image_id} | layout.pictures.marker_ids
     images_only = tuple(token_id for token_id in ids if token_id in kept or token_id in layout.picture_ids)
     unconditional = (layout.bos_id, *ids[begin:])
     weights: dict[tuple[int, ...], float] = {}

@@ -54,6 +54,9 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     min_new_tokens: Natural = 0
     """The minimum number of ids before text may end by an id, ≥ 0 and at most ``max_new_tokens``; 0 by default.
     ``stop_strings`` and the end of the only picture of "image" end a row in any case."""
+    image_size: tuple[Count, Count] | None = None
+    """The height and width in pixels of the pictures that are drawn, a size that the model has. None, the default, lets
+    the model choose where its pictures have several sizes."""
     max_images: Natural | None = None
     """The maximum number of pictures of an interleaved document, ≥ 0; None, the default, sets no limit."""
     do_sample: bool = False
@@ -319,6 +322,7 @@ class PipelineChanges(TypedDict, total=False):
 
     max_new_tokens: Count | None
     min_new_tokens: Natural
+    image_size: tuple[Count, Count] | None
     max_images: Natural | None
     do_sample: bool
     temperature: Temperature

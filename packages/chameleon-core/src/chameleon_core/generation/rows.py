@@ -11,7 +11,7 @@ from typing import Literal
 
 from ..errors import ContextLengthError, GenerationError
 from ..layout import TokenLayout
-from .grammar import OpenPicture, open_picture
+from ..picture_grammars import Grid, OpenPicture
 from .options import GenerationOptions, Modality
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
@@ -37,6 +37,8 @@ class Row:
     """The ids that end the row."""
     layout: TokenLayout | None
     """The meaning of the ids; None where it is unknown and all ids are text."""
+    grid: Grid | None = None
+    """The grid of the pictures that the row writes; None leaves the choice to the model where there is one."""
     new_ids: list[int] = field(default_factory=list)
     """The ids after the prompt."""
     picture: OpenPicture | None = None
@@ -89,7 +91,7 @@ class Row:
             return False
         if self.max_images is not None and self.images_begun >= self.max_images:
             return False
-        return self.room - ahead >= 1 + open_picture(self.layout).ids_left
+        return self.room - ahead >= self.layout.pictures.least_ids(self.grid)
 
     def accept(self, token_id: int) -> None:
         """Append the next id and update the state."""
@@ -101,7 +103,7 @@ class Row:
             if self.picture is None and self.modality == "image":
                 self.finish_reason = "stop"
         elif self.layout is not None and token_id == self.layout.begin_image_id:
-            self.picture = open_picture(self.layout)
+            self.picture = self.layout.pictures.open(room=self.room, grid=self.grid)
             self.images_begun += 1
         if self.finish_reason is None and self.room <= 0:
             self.finish_reason = "length"
@@ -127,18 +129,24 @@ def start_row(
         raise GenerationError(
             f"modality={options.modality!r} needs the ids of pictures, and the config has no vocabulary_map."
         )
-    picture = None if layout is None else _picture_at_the_end(index, prompt, layout)
+    grid = None
+    if layout is not None and options.image_size is not None:
+        grid = layout.pictures.grid_of_size(*options.image_size)
+    inside = None if layout is None else _inside_a_picture(index, prompt, layout)
+    picture = None if layout is None or inside is None else _reopened(index, inside, layout, grid)
     if picture is not None and options.modality == "text":
         raise GenerationError(
             f"row {index} ends inside a picture, which modality='text' can't complete; use 'image' or 'interleaved'."
         )
     room = context_length - len(prompt)
-    needed = 1
+    needed, most = 1, room
     if layout is not None and options.modality == "image":
-        needed = 1 + open_picture(layout).ids_left if picture is None else picture.ids_left
+        pictures = layout.pictures
+        needed = pictures.least_ids(grid) if picture is None else picture.least_ids_left
+        most = pictures.most_ids(grid) if picture is None else picture.ids_left
     limit = options.max_new_tokens
     if limit is None:
-        limit = needed if options.modality == "image" else max(room, needed)
+        limit = max(needed, min(most, room))
     if limit < needed:
         raise GenerationError(
             f"a picture needs {needed} more ids; max_new_tokens is {limit}. Raise it, or leave it out."
@@ -148,11 +156,14 @@ def start_row(
             f"row {index} has {len(prompt)} ids and may take {limit} more, together {len(prompt) + limit}; "
             f"the context holds {context_length}. Shorten the prompt by {limit - room} or lower max_new_tokens."
         )
-    return Row(index, tuple(prompt), options.modality, limit, options.max_images, stop_ids, layout, picture=picture)
+    if layout is not None and inside is not None and picture is not None and picture.least_ids_left <= limit:
+        # Of the sizes that are still possible, those that fit.
+        picture = _reopened(index, inside, layout, grid, room=len(inside) + limit)
+    return Row(index, tuple(prompt), options.modality, limit, options.max_images, stop_ids, layout, grid, [], picture)
 
 
-def _picture_at_the_end(index: int, prompt: Sequence[int], layout: TokenLayout) -> OpenPicture | None:
-    """Return the picture that the prompt leaves open; None where it ends in text."""
+def _inside_a_picture(index: int, prompt: Sequence[int], layout: TokenLayout) -> Sequence[int] | None:
+    """Return the ids after the begin-image of the picture that the prompt leaves open; None where it ends in text."""
     if layout.placeholder_id in prompt:
         raise GenerationError(
             f"row {index} holds {prompt.count(layout.placeholder_id)} image placeholders; "
@@ -161,20 +172,41 @@ def _picture_at_the_end(index: int, prompt: Sequence[int], layout: TokenLayout) 
     begin = max((place for place, token_id in enumerate(prompt) if token_id == layout.begin_image_id), default=None)
     if begin is None or layout.end_image_id in prompt[begin:]:
         return None
-    inside = prompt[begin + 1 :]
-    strays = [token_id for token_id in inside if token_id not in layout.picture_ids]
+    return prompt[begin + 1 :]
+
+
+def _reopened(
+    index: int, inside: Sequence[int], layout: TokenLayout, grid: Grid | None, room: int | None = None
+) -> OpenPicture:
+    """Return the picture after the ids after begin-image; ``room`` is how many ids it may have after begin-image."""
+    pictures = layout.pictures
+    strays = [each for each in inside if each not in layout.picture_ids and each not in pictures.marker_ids]
     if strays:
         raise GenerationError(
             f"row {index} ends inside a picture that holds ids {strays[:8]}, which aren't picture codes; "
             f"end it with end-image (id {layout.end_image_id})."
         )
-    if len(inside) > layout.tokens_per_image:
-        raise GenerationError(
-            f"row {index} ends in a picture of {len(inside)} codes without end-image; "
-            f"a picture has {layout.tokens_per_image}."
-        )
-    picture: OpenPicture | None = open_picture(layout)
-    for token_id in inside:
-        assert picture is not None
-        picture = picture.accept(token_id)
+    picture = pictures.open(room=room, grid=grid)
+    assert picture is not None
+    for place, token_id in enumerate(inside):
+        if not pictures.may_come(picture, token_id):
+            raise GenerationError(_misplaced(index, inside, place, picture, layout))
+        following = picture.accept(token_id)
+        assert following is not None
+        picture = following
     return picture
+
+
+def _misplaced(index: int, inside: Sequence[int], place: int, picture: OpenPicture, layout: TokenLayout) -> str:
+    """Return what is wrong with a picture at the end of a prompt in which an id can't come where it does."""
+    if picture.grid is not None and picture.codes_left == 0 and inside[place] in layout.picture_ids:
+        count = sum(token_id in layout.picture_ids for token_id in inside)
+        return (
+            f"row {index} ends in a picture of {count} codes without end-image; "
+            f"a picture has {layout.pictures.num_codes(picture.grid)}."
+        )
+    allowed = "a picture code" if picture.next_ids is None else f"one of {list(picture.next_ids[:8])}"
+    return (
+        f"row {index} ends inside a picture, in which id {inside[place]} comes {place + 1} ids after begin-image; "
+        f"expected {allowed}. Correct the prompt, or image_size where it is another picture's."
+    )

@@ -111,8 +111,17 @@ class RunningRow(Generic[LaneT]):
     def expected_length(self) -> int:
         """How many positions it will take, as far as that is known."""
         row = self.row
-        ahead = row.room if row.modality == "image" else min(row.room, SPARE_POSITIONS)
+        ahead = min(row.room, SPARE_POSITIONS)
+        if row.modality == "image":
+            ahead = self._picture_ahead
         return len(row.prompt) + len(row.new_ids) + ahead
+
+    @property
+    def _picture_ahead(self) -> int:
+        """How many positions the open picture will take, as far as its size is known."""
+        assert self.row.picture is not None
+        left = self.row.picture.ids_left
+        return left if self.row.picture.grid is not None else min(left, SPARE_POSITIONS)
 
     def start(self, cache: LaneCacheLike[LaneT], prefixes: PrefixCache) -> None:
         """Get lanes, and what is known of the beginning of the prompt."""
@@ -231,7 +240,7 @@ class RunningRow(Generic[LaneT]):
             weights = guidance_branches(self.row.ids, self.row.layout, options.guidance_text, options.guidance_image)
             main.weight = 1 - sum(weights.values())
             for context, weight in weights.items():
-                cached = cache.add(len(context) + self.row.room)
+                cached = cache.add(len(context) + self._picture_ahead)
                 self.lanes.append(Lane(cached, list(context), weight, is_branch=True))
 
     def _has_stop_string(self) -> bool:
@@ -281,6 +290,12 @@ def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder 
             f"ids must be below {config.vocab_size}."
         )
     layout = None if config.vocabulary_map is None else model.layout
+    if layout is not None and not layout.has_text and options.modality != "image":
+        raise GenerationError(
+            f"modality={options.modality!r} writes text, and the config's vocabulary_map names no ids of text: every "
+            "name is that of a picture code or of a special token. Build the config with "
+            "vocabulary_map=processor.tokenizer.token_ids, or attach the tokenizer: model.attach_tokenizer(tokenizer)."
+        )
     ends = _end_ids(config.eos_token_ids, layout)
     row = start_row(
         request.index,

@@ -25,7 +25,7 @@ from ..formats import GENERATION_FILE
 from ..generation import GenerationChanges, GenerationOptions, Step, TextDecoder, generate_ids
 from ..generation.repacked_head import RepackedHead
 from ..generation.stream import new_ids
-from ..layout import TokenLayout, tokens_per_image
+from ..layout import TokenLayout
 from ..optional_packages import load_image_tokenizer
 from ..protocols import ImageTokenizerLike, TextTokenizerLike
 from .cache import KVCache
@@ -282,10 +282,9 @@ class ChameleonForConditionalGeneration(nn.Module):
             )
         if self._tokenizer is None:
             return TokenLayout.from_config(self.config)
-        return TokenLayout.from_vocabulary_map(
-            self._tokenizer.token_ids,
-            tokens_per_image(self.config.vq_config),
-            vocab_size=self.config.vocab_size,
+        return TokenLayout.from_config(
+            self.config,
+            vocabulary_map=self._tokenizer.token_ids,
             # A third-party tokenizer may not say which of its ids are special; their names do.
             special_ids=getattr(self._tokenizer, "special_ids", None),
         )
@@ -329,6 +328,7 @@ class ChameleonForConditionalGeneration(nn.Module):
 
         Raises ``InputError`` where the number of placeholders isn't that of the pictures' codes.
         """
+        self.layout.pictures.check_takes_pixels()
         placeholder = self.layout.placeholder_id
         is_placeholder_BT = input_ids == placeholder
         codes = self.image_tokenizer.encode_pixels(pixel_values)

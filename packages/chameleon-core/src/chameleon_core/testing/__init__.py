@@ -25,6 +25,7 @@ try:
         randomize,
         text_ids,
     )
+    from .picture_grammars import PictureGrammarConformance
 except ModuleNotFoundError as error:
     if error.name not in ("hypothesis", "pytest"):
         raise
@@ -35,6 +36,7 @@ except ModuleNotFoundError as error:
 __all__ = [
     "TINY_VQ_CONFIG",
     "LogitsProcessorConformance",
+    "PictureGrammarConformance",
     "batches",
     "code_name",
     "configs",

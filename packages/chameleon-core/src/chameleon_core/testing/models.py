@@ -28,9 +28,12 @@ def code_name(code: int) -> str:
     return "IMGIMG" + str(code).translate(str.maketrans("0123456789", "ABCDEFGHIJ")) + "Z"
 
 
-def make_vocabulary(*, num_codes: int = 16, size: int = 64, seed: int | None = 0) -> dict[str, int]:
+def make_vocabulary(
+    *, num_codes: int = 16, size: int = 64, seed: int | None = 0, more_specials: Sequence[str] = ()
+) -> dict[str, int]:
     """Return a vocabulary, name → id, of ``size`` ids: the specials, ``num_codes`` picture codes, and words.
 
+    ``more_specials`` are names of further special tokens, such as "<reserved08799>", which come after the words.
     ``seed`` shuffles the codes among their ids, so that no code works only because they are in order; None keeps the
     order. Raises ``ValueError`` where ``size`` leaves no room for a word.
     """
@@ -40,7 +43,7 @@ def make_vocabulary(*, num_codes: int = 16, size: int = 64, seed: int | None = 0
     names = [BOS, PAD, EOS, *codes, END_IMAGE, BEGIN_IMAGE, SEPARATOR, PLACEHOLDERS[0]]
     if len(names) >= size:
         raise ValueError(f"{num_codes} codes and the specials are {len(names)} names; size must be larger, got {size}.")
-    names += [f"word{index}" for index in range(size - len(names))]
+    names += [f"word{index}" for index in range(size - len(names))] + list(more_specials)
     return {name: token_id for token_id, name in enumerate(names)}
 
 

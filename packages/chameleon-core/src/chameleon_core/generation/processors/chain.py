@@ -5,9 +5,7 @@ Shapes: R rows, A ids that may be chosen.
 
 from __future__ import annotations
 
-import difflib
 import functools
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -15,11 +13,11 @@ import msgspec
 from torch import Tensor
 
 from chameleon_backends.plugin_calls import described, wrong
-from chameleon_backends.plugins import PluginSpec, Registered, resolve
+from chameleon_backends.plugins import Registered
 
 from ..._boundary import translates_errors
-from ...errors import ConfigError
 from ...hookspecs import LogitsProcessorSpec
+from ...plugin_options import check_options
 from ...registry import LOGITS_PROCESSORS_HOOK, REGISTRY
 from ..options import GenerationOptions
 from .contract import Kind, LogitsProcessor, RowView
@@ -127,32 +125,9 @@ def _link(key: _Key) -> Link:
 
 def _made(found: Registered, options: Mapping[str, Any]) -> LogitsProcessor:
     spec = found.spec
-    _check_options(spec, options)
+    check_options(spec, options, kind="logits processor", field="logits_processors")
     processor = spec.make(**options)
     for method in ("start", "advance", "process"):
         if not callable(getattr(processor, method, None)):
             wrong(spec.called, f"{described(processor)} without a method {method}; see generation.LogitsProcessor.")
     return cast(LogitsProcessor, processor)
-
-
-def _check_options(spec: PluginSpec, options: Mapping[str, Any]) -> None:
-    """Raise ``ConfigError`` for an option that a processor doesn't have, or that it needs and doesn't get."""
-    try:
-        known = inspect.signature(resolve(spec.factory)).parameters
-    except (TypeError, ValueError):  # a callable in C, which doesn't say
-        return
-    names = [name for name, each in known.items() if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-    unknown = sorted(options.keys() - set(names))
-    if unknown and not any(each.kind is each.VAR_KEYWORD for each in known.values()):
-        close = difflib.get_close_matches(unknown[0], names, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(
-            f"the logits processor {spec.name!r} has no option {unknown[0]!r}; "
-            f"its options are: {', '.join(names) or 'none'}.{hint}"
-        )
-    missing = [name for name in names if name not in options and known[name].default is inspect.Parameter.empty]
-    if missing:
-        raise ConfigError(
-            f"the logits processor {spec.name!r} needs the option {missing[0]!r}: "
-            f'{{"name": "{spec.name}", "{missing[0]}": …}} in logits_processors.'
-        )
