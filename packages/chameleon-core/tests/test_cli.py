@@ -34,6 +34,7 @@ class Text:
 class Image:
     image: Any = None
     codes: tuple[int, ...] | None = None
+    grid: tuple[int, int] | None = None
 
 
 class Picture:
@@ -362,7 +363,7 @@ def test_a_saved_document_has_its_text_its_pictures_and_their_codes(tmp_path: Pa
     assert (tmp_path / "document.md").read_text() == expected
     assert json.loads((tmp_path / "document.json").read_text()) == [
         {"text": "One: "},
-        {"image": "picture-1.png", "codes": [1, 2]},
+        {"image": "picture-1.png", "codes": [1, 2], "grid": None},
         {"text": "two: "},
-        {"image": None, "codes": [3]},
+        {"image": None, "codes": [3], "grid": None},
     ]

@@ -28,6 +28,7 @@ class Text:
 class Image:
     image: Any = None
     codes: tuple[int, ...] | None = None
+    grid: tuple[int, int] | None = None
 
 
 class Pairs:
@@ -60,8 +61,8 @@ def reader(*, preview_every: int = 0) -> RowReader:
         7,
         layout=LAYOUT,
         decoder=Pairs(),
-        draw=lambda codes: ("drawn", *codes),  # type: ignore[arg-type,return-value]
-        preview=lambda codes: ("preview", *codes),  # type: ignore[arg-type,return-value]
+        draw=lambda codes, grid: ("drawn", *codes),  # type: ignore[arg-type,return-value]
+        preview=lambda codes, grid: ("preview", *codes),  # type: ignore[arg-type,return-value]
         document=[],  # type: ignore[arg-type]
         preview_every=preview_every,
     )

@@ -46,6 +46,7 @@ class Text:
 class Image:
     image: Any = None
     codes: tuple[int, ...] | None = None
+    grid: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.codes is not None:

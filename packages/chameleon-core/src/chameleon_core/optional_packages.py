@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -20,10 +21,17 @@ def load_image_tokenizer(folder: Path, *, device: torch.device | str) -> ImageTo
 
 
 @translates_errors
-def load_processor(folder: Path, *, image_tokenizer: ImageTokenizerLike | None = None) -> ProcessorLike:
-    """Load the processor of a model's folder. Raises ``MissingPackageError`` without chameleon-text."""
+def load_processor(
+    folder: Path, *, image_tokenizer: ImageTokenizerLike | None = None, picture_format: Any = None
+) -> ProcessorLike:
+    """Load the processor of a model's folder. Raises ``MissingPackageError`` without chameleon-text.
+
+    ``picture_format`` says how pictures of several sizes are written; None where all have one.
+    """
     processor_class = text_package().ChameleonProcessor
-    processor: ProcessorLike = processor_class.from_pretrained(folder, image_tokenizer=image_tokenizer)
+    processor: ProcessorLike = processor_class.from_pretrained(
+        folder, image_tokenizer=image_tokenizer, picture_format=picture_format
+    )
     return processor
 
 

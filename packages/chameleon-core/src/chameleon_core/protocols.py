@@ -71,6 +71,29 @@ class ImageTokenizerLike(Protocol):
         ...
 
 
+class SizedImageTokenizerLike(ImageTokenizerLike, Protocol):
+    """What core needs of an image tokenizer whose pictures have several sizes; ``chameleon_vq.ImageTokenizer`` is one.
+
+    Shapes: B pictures, N codes a picture.
+    """
+
+    def picture_size(self, image: Any, /) -> tuple[int, int]:
+        """Return the height and width of a picture as it is, in pixels."""
+        ...
+
+    def encode(self, images: Sequence[Any], /, *, size: tuple[int, int] | None = None) -> Tensor:
+        """Return the codes of pictures read at a height and width in pixels, int64 [B, N]."""
+        ...
+
+    def decode(self, codes_BN: Tensor, /, *, latent_size: tuple[int, int] | None = None) -> list[PILImage]:
+        """Return a picture for each row of codes, whose grid has this height and width."""
+        ...
+
+    def preview(self, codes_n: Tensor, /, *, latent_size: tuple[int, int] | None = None) -> PILImage:
+        """Return a picture of the first n < N codes."""
+        ...
+
+
 class StreamDecoderLike(Protocol):
     """A decoder of ids that arrive one at a time."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,6 +60,13 @@ def listed_processor(written: str) -> str | dict[str, Any]:
         ) from error
 
 
+def sides(value: str | None) -> str | None:
+    """Return a size that is two numbers with an x between them. Raises ``typer.BadParameter``."""
+    if value is not None and re.fullmatch(r"[1-9]\d{0,5}x[1-9]\d{0,5}", value) is None:
+        raise typer.BadParameter(f"expected the height and width in pixels, such as 512x768; got {value!r}.")
+    return value
+
+
 def generate(
     ctx: typer.Context,
     model: Model,
@@ -82,6 +90,15 @@ def generate(
     max_images: Annotated[
         int | None,
         typer.Option(help="Maximum number of pictures in an interleaved document.", rich_help_panel=LENGTH),
+    ] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Height and width of pictures in pixels, where the model has several: 512x768.",
+            metavar="HEIGHTxWIDTH",
+            callback=sides,
+            rich_help_panel=LENGTH,
+        ),
     ] = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="Stop after this text; may be repeated.", rich_help_panel=LENGTH)
@@ -196,6 +213,7 @@ def generate(
         "max_new_tokens": max_new_tokens,
         "min_new_tokens": min_new_tokens,
         "max_images": max_images,
+        "image_size": None if image_size is None else tuple(map(int, image_size.split("x"))),
         "repetition_penalty": repetition_penalty,
         "no_repeat_ngram_size": no_repeat_ngram_size,
         "forbidden_ids": tuple(forbid_id) if forbid_id else None,

@@ -52,7 +52,7 @@ def tokenize(
     unread = [segment for segment in package.as_document(parts) if _is_unread(segment, package)]
     with Console(stderr=True).status(f"loading {model}"):
         image_tokenizer = load_image_tokenizer(folder, device="cpu") if unread else None
-        processor = load_processor(folder, image_tokenizer=image_tokenizer)
+        processor = load_processor(folder, image_tokenizer=image_tokenizer, picture_format=_picture_format(folder))
     typer.echo(json.dumps(processor.encode(parts, template=template)))
 
 
@@ -74,17 +74,33 @@ def detokenize(
 
     row = _ids(ids)
     folder = resolve_folder(model)
-    processor = load_processor(folder)
+    sizes = _picture_format(folder)
+    processor = load_processor(folder, picture_format=sizes)
     document = processor.decode_document(row)
     if output is not None and any(isinstance(segment, text_package().Image) for segment in document):
         with Console(stderr=True).status("drawing the pictures"):
-            drawer = load_processor(folder, image_tokenizer=load_image_tokenizer(folder, device="cpu"))
+            image_tokenizer = load_image_tokenizer(folder, device="cpu")
+            drawer = load_processor(folder, image_tokenizer=image_tokenizer, picture_format=sizes)
             document = drawer.draw(document)
     writer = Writer(output)
     writer.write(document)
     writer.end()
     if output is not None:
         save_document(document, output)
+
+
+def _picture_format(folder: Path) -> Any:
+    """Return how the pictures of a model are written where they have several sizes, else None."""
+    from .._commits import stored
+    from .._files import read_json
+    from ..config import CONFIG_FILE, ChameleonConfig
+
+    path = stored(folder, CONFIG_FILE)
+    if not path.is_file() or read_json(path).get("picture_grammar", "chameleon") == "chameleon":
+        return None
+    from ..layout import TokenLayout
+
+    return TokenLayout.from_config(ChameleonConfig.from_pretrained(folder)).sized_pictures
 
 
 def _is_unread(segment: Any, package: Any) -> bool:

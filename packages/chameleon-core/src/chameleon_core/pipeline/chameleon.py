@@ -6,7 +6,6 @@ Shapes: B rows, T length of the longest prompt, N codes a picture.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
@@ -26,9 +25,10 @@ from ..generation import GenerationOptions, Step
 from ..generation.options import Modality, PipelineChanges
 from ..model import ChameleonForConditionalGeneration
 from ..optional_packages import load_processor, text_package
+from ..picture_grammars import Grid
 from ..protocols import ImageTokenizerLike, ProcessorLike
 from .events import Event, Finished
-from .parts import DeferredImageTokenizer, check_image_tokenizer, check_vocabularies
+from .parts import DeferredImageTokenizer, check_image_tokenizer, check_picture_format, check_vocabularies, sized
 from .prompts import Picture, Prompt, encode_prompts
 from .row_reader import RowReader
 
@@ -67,6 +67,7 @@ class Chameleon:
         check_vocabularies(model, processor)
         model.attach_tokenizer(processor.tokenizer)
         self.layout = model.layout
+        check_picture_format(processor, self.layout)
         given = processor.image_tokenizer if image_tokenizer is None else image_tokenizer
         self._image_tokenizer: ImageTokenizerLike | None = None
         if given is not None and not isinstance(given, DeferredImageTokenizer):
@@ -102,7 +103,8 @@ class Chameleon:
         )
         assert model.source is not None
         deferred = cast(ImageTokenizerLike, DeferredImageTokenizer(model))
-        return cls(model, load_processor(model.source, image_tokenizer=deferred))
+        sizes = model.layout.sized_pictures
+        return cls(model, load_processor(model.source, image_tokenizer=deferred, picture_format=sizes))
 
     @translates_errors
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -326,20 +328,27 @@ class Chameleon:
             should_stop=should_stop,
         )
 
-    def _draw(self, codes: Sequence[int]) -> PILImage:
-        (image,) = self.image_tokenizer.decode(torch.tensor([codes]))
+    def _draw(self, codes: Sequence[int], grid: Grid | None) -> PILImage:
+        codes_1N = torch.tensor([codes])
+        if grid is None:
+            (image,) = self.image_tokenizer.decode(codes_1N)
+        else:
+            (image,) = sized(self.image_tokenizer).decode(codes_1N, latent_size=grid)
         return image
 
-    def _preview(self, codes: Sequence[int]) -> PILImage:
-        return self.image_tokenizer.preview(torch.tensor(codes, dtype=torch.int64))
+    def _preview(self, codes: Sequence[int], grid: Grid | None) -> PILImage:
+        codes_n = torch.tensor(codes, dtype=torch.int64)
+        if grid is None:
+            return self.image_tokenizer.preview(codes_n)
+        return sized(self.image_tokenizer).preview(codes_n, latent_size=grid)
 
     def __repr__(self) -> str:
         config, layout = self.model.config, self.layout
         quantized = [each for each in self.model.modules() if isinstance(each, QuantizedLinear)]
         parameters = sum(each.numel() for each in self.model.parameters())
         parameters += sum(each.in_features * each.out_features for each in quantized)
-        side = math.isqrt(layout.tokens_per_image)
-        grid = f"{side} × {side}" if side**2 == layout.tokens_per_image else f"{layout.tokens_per_image}"
+        sizes, first = len(layout.pictures.grids), layout.pictures.grids[0]
+        grid = f"{sizes} sizes," if sizes > 1 else f"{first.height} × {first.width}"
         dtype = str(self.model.dtype).removeprefix("torch.")
         loaded = self._loaded_image_tokenizer
         tokenizer = "not loaded yet" if loaded is None else _shown(loaded)

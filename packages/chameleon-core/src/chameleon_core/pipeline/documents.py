@@ -40,7 +40,7 @@ def save_document(document: Sequence[Segment], folder: str | os.PathLike[str]) -
                     continue
                 if isinstance(segment.image, (str, os.PathLike)):
                     path = Path(segment.image).absolute()  # the folder refers to the file, which isn't opened
-                    recorded.append(text.Image(str(path), segment.codes))
+                    recorded.append(text.Image(str(path), segment.codes, segment.grid))
                     markdown += f"\n\n![picture {number}](<{path}>)\n\n"
                     continue
                 if hasattr(segment.image, "save"):
@@ -49,7 +49,7 @@ def save_document(document: Sequence[Segment], folder: str | os.PathLike[str]) -
                     (save / name).write_bytes(png)
                 else:
                     raise ConfigError(f"picture {number} of the document, {segment!r}, can't be written as PNG.")
-                recorded.append(text.Image(name, segment.codes))
+                recorded.append(text.Image(name, segment.codes, segment.grid))
                 markdown += f"\n\n![picture {number}]({name})\n\n"
             else:
                 recorded.append(segment)

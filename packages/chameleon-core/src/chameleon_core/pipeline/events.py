@@ -30,12 +30,14 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ImageStarted:
-    """A picture begins."""
+    """A picture begins, and its size is known."""
 
     row: int
     """The index of the prompt, ≥ 0."""
     num_codes: int
     """How many codes the picture will have."""
+    grid: tuple[int, int] | None = None
+    """The height and width of its grid of codes; None, the default, where the model's pictures all have one."""
 
 
 @dataclass(frozen=True, slots=True)

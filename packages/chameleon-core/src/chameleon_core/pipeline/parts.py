@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from ..errors import ConfigError, VocabularyError
 from ..layout import PLACEHOLDERS, TokenLayout
 from ..model import ChameleonForConditionalGeneration
-from ..protocols import ImageTokenizerLike, ProcessorLike
+from ..protocols import ImageTokenizerLike, ProcessorLike, SizedImageTokenizerLike
 
 # How many names an error lists.
 MOST_LISTED = 5
@@ -58,6 +58,28 @@ def check_image_tokenizer(image_tokenizer: ImageTokenizerLike, layout: TokenLayo
             f"{expected[0]} (picture names in vocabulary_map) and takes {expected[1]} (resolution in vq_config). "
             "Use the image tokenizer that the model was trained with, and its config_dict() as vq_config."
         )
+
+
+def sized(image_tokenizer: ImageTokenizerLike) -> SizedImageTokenizerLike:
+    """Return an image tokenizer as one for pictures of several sizes. Raises ``ConfigError`` where it isn't one."""
+    if not callable(getattr(image_tokenizer, "picture_size", None)):
+        raise ConfigError(
+            f"this model's pictures have several sizes, and the image tokenizer, a {type(image_tokenizer).__name__}, "
+            "has no picture_size(): it reads and draws one. Use one such as chameleon_vq.ImageTokenizer."
+        )
+    return cast(SizedImageTokenizerLike, image_tokenizer)
+
+
+def check_picture_format(processor: ProcessorLike, layout: TokenLayout) -> None:
+    """Raise ``ConfigError`` where pictures have several sizes and the processor writes another one's, or one alone."""
+    given = getattr(processor, "picture_format", None)
+    if not layout.pictures.has_sizes or getattr(given, "grids", None) == layout.pictures.grids:
+        return
+    raise ConfigError(
+        f"this model's pictures have {len(layout.pictures.grids)} sizes, and the processor writes "
+        f"{'pictures of one' if given is None else 'those of another model'}. Load both by Chameleon.from_pretrained, "
+        "or make the processor with picture_format=model.layout.pictures."
+    )
 
 
 def check_vocabularies(model: ChameleonForConditionalGeneration, processor: ProcessorLike) -> None:

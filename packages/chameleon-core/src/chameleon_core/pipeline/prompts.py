@@ -15,7 +15,9 @@ from ..generation import GenerationOptions
 from ..generation.rows import start_row
 from ..layout import TokenLayout
 from ..optional_packages import text_package
+from ..picture_grammars import Grid
 from ..protocols import ImageTokenizerLike, ProcessorLike
+from .parts import sized
 
 if TYPE_CHECKING:
     import os
@@ -47,8 +49,8 @@ def encode_prompts(
 ) -> list[list[int]]:
     """Return the ids of each prompt, once it is known that they fit and that requested pictures can be drawn.
 
-    All pictures that have no codes yet are read as one batch. ``image_tokenizer`` is called where one is needed. Raises
-    ``ContextLengthError`` or ``GenerationError`` before any picture is read.
+    All pictures of one size that have no codes yet are read as one batch. ``image_tokenizer`` is called where one is
+    needed. Raises ``ContextLengthError`` or ``GenerationError`` before any picture is read.
     """
     text = text_package()
     documents = [text.as_document(prompt) for prompt in prompts]
@@ -56,13 +58,14 @@ def encode_prompts(
     for row, document in enumerate(documents):
         for place, segment in enumerate(document):
             if isinstance(segment, text.Image) and segment.codes is not None:
-                _check_complete(row, len(segment.codes), layout)
+                _check_complete(row, segment, layout)
             elif isinstance(segment, text.Image) and segment.image is not None:
                 unread.append((document, place))
     pictures = [document[place].image for document, place in unread]
+    grids = [_grid_of(picture, layout, image_tokenizer) for picture in pictures]
     # Any codes show whether the prompts fit the context, so pictures are read only where they do.
-    for document, place in unread:
-        document[place] = text.Image(codes=(0,) * layout.tokens_per_image)
+    for (document, place), grid in zip(unread, grids, strict=True):
+        document[place] = _coded([0] * _num_codes(grid, layout), grid)
     rows = [processor.encode(document, template=template) for document in documents]
     for row, ids in enumerate(rows):
         start_row(row, ids, options, layout=layout, context_length=context_length, stop_ids=frozenset())
@@ -71,15 +74,55 @@ def encode_prompts(
         image_tokenizer().decode(torch.empty(0, layout.tokens_per_image, dtype=torch.int64))
     if not pictures:
         return rows
-    codes_BN = image_tokenizer().encode(pictures)
-    for (document, place), codes in zip(unread, codes_BN.tolist(), strict=True):
-        document[place] = text.Image(codes=codes)
+    codes = _read(pictures, grids, layout, image_tokenizer())
+    for (document, place), grid, read in zip(unread, grids, codes, strict=True):
+        document[place] = _coded(read, grid)
     return [processor.encode(document, template=template) for document in documents]
 
 
-def _check_complete(row: int, num_codes: int, layout: TokenLayout) -> None:
-    if num_codes != layout.tokens_per_image:
+def _grid_of(picture: Any, layout: TokenLayout, image_tokenizer: Callable[[], ImageTokenizerLike]) -> Grid | None:
+    """Return the grid at which a picture is read; None where all pictures have one."""
+    if not layout.pictures.has_sizes:
+        return None
+    return layout.pictures.fit(*sized(image_tokenizer()).picture_size(picture))
+
+
+def _read(
+    pictures: Sequence[Any], grids: Sequence[Grid | None], layout: TokenLayout, image_tokenizer: ImageTokenizerLike
+) -> list[list[int]]:
+    """Return the codes of pictures; those of one grid are read as one batch."""
+    codes: list[list[int]] = [[] for _ in pictures]
+    for grid in dict.fromkeys(grids):
+        places = [place for place, each in enumerate(grids) if each == grid]
+        batch = [pictures[place] for place in places]
+        if grid is None:
+            codes_BN = image_tokenizer.encode(batch)
+        else:
+            codes_BN = sized(image_tokenizer).encode(batch, size=layout.pictures.pixels(grid))
+        for place, read in zip(places, codes_BN.tolist(), strict=True):
+            codes[place] = read
+    return codes
+
+
+def _coded(codes: Sequence[int], grid: Grid | None) -> Any:
+    image = text_package().Image
+    return image(codes=tuple(codes)) if grid is None else image(codes=tuple(codes), grid=tuple(grid))
+
+
+def _num_codes(grid: Grid | None, layout: TokenLayout) -> int:
+    return layout.tokens_per_image if grid is None else layout.pictures.num_codes(grid)
+
+
+def _check_complete(row: int, segment: Any, layout: TokenLayout) -> None:
+    grid = segment.grid if layout.pictures.has_sizes else None
+    if layout.pictures.has_sizes and grid not in layout.pictures.grids:
         raise GenerationError(
-            f"a picture of prompt {row} has {num_codes} codes; this model's pictures have {layout.tokens_per_image}. "
+            f"a picture of prompt {row} has {len(segment.codes)} codes in a grid of {grid}, expected the height and "
+            "width of one of this model's grids: Image(codes=..., grid=(height, width))."
+        )
+    expected = _num_codes(None if grid is None else Grid(*grid), layout)
+    if len(segment.codes) != expected:
+        raise GenerationError(
+            f"a picture of prompt {row} has {len(segment.codes)} codes; this model's pictures have {expected}. "
             "(A picture whose generation was stopped can't be part of a prompt.)"
         )

@@ -6,10 +6,11 @@ Shapes: N codes a picture.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..layout import TokenLayout
 from ..optional_packages import text_package
+from ..picture_grammars import Grid, OpenPicture
 from ..protocols import StreamDecoderLike
 from .events import Event, Finished, ImageFinished, ImageProgress, ImageStarted, Reason, TextDelta
 
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 class RowReader:
     """Turns one row's new ids, one at a time, into events, and at the end into a document.
 
-    ``draw`` makes a picture of N codes, ``preview`` one of fewer, every ``preview_every`` codes (0: never).
-    ``document`` is the empty document that it fills.
+    ``draw`` makes a picture of N codes, ``preview`` one of fewer, every ``preview_every`` codes (0: never); both get
+    the codes and their grid, which is None where all pictures have one. ``document`` is the empty document that it
+    fills.
     """
 
     def __init__(
@@ -32,8 +34,8 @@ class RowReader:
         *,
         layout: TokenLayout,
         decoder: StreamDecoderLike,
-        draw: Callable[[Sequence[int]], PILImage],
-        preview: Callable[[Sequence[int]], PILImage],
+        draw: Callable[[Sequence[int], Grid | None], PILImage],
+        preview: Callable[[Sequence[int], Grid | None], PILImage],
         document: Document,
         preview_every: int = 0,
     ) -> None:
@@ -45,29 +47,46 @@ class RowReader:
         self._preview_every = preview_every
         self._document = document
         self._text = ""
-        self._codes: list[int] | None = None
+        self._picture: OpenPicture | None = None
+        self._codes: list[int] = []
 
     def push(self, token_id: int) -> Iterator[Event]:
         """Yield the events of the next id; ids that are neither text nor a picture's have none."""
-        if self._codes is not None:
-            if token_id == self._layout.end_image_id:
-                yield self._finish_image(self._codes)
-            else:
-                self._codes.append(int(self._layout.id_to_code_V[token_id]))
-                yield self._progress(self._codes)
+        if self._picture is not None:
+            yield from self._in_picture(self._picture, token_id)
         elif token_id == self._layout.begin_image_id:
             yield from self._finish_text()
             self._codes = []
-            yield ImageStarted(self._row, self._layout.tokens_per_image)
+            self._picture = self._layout.pictures.open()
+            yield from self._announced()
         elif self._layout.text_allowed_V[token_id]:
             yield from self._text_delta(self._decoder.push(token_id))
 
     def finish(self, reason: Reason) -> Iterator[Event]:
         """Yield the row's last events. The reader can't be used afterwards."""
         yield from self._finish_text()
-        if self._codes is not None:
-            self._keep_unfinished(self._codes)
+        if self._picture is not None:
+            self._keep_unfinished(self._picture)
         yield Finished(self._row, reason, self._document)
+
+    def _in_picture(self, picture: OpenPicture, token_id: int) -> Iterator[Event]:
+        is_code = picture.next_ids is None
+        is_announced = picture.grid is not None
+        self._picture = picture.accept(token_id)
+        if is_code:
+            self._codes.append(int(self._layout.id_to_code_V[token_id]))
+            yield self._progress(picture)
+        elif self._picture is None:
+            yield self._finish_image(picture)
+        elif not is_announced:
+            yield from self._announced()
+
+    def _announced(self) -> Iterator[Event]:
+        """Yield the beginning of the picture, as soon as its size is known."""
+        if self._picture is not None and self._picture.grid is not None:
+            yield ImageStarted(
+                self._row, self._layout.pictures.num_codes(self._picture.grid), self._grid(self._picture)
+            )
 
     def _text_delta(self, text: str) -> Iterator[Event]:
         if text:
@@ -80,18 +99,33 @@ class RowReader:
             self._document.append(text_package().Text(self._text))
             self._text = ""
 
-    def _progress(self, codes: list[int]) -> ImageProgress:
-        done, total = len(codes), self._layout.tokens_per_image
+    def _progress(self, picture: OpenPicture) -> ImageProgress:
+        """Return the event of the newest code; ``picture`` is the state before it."""
+        assert picture.grid is not None
+        done, total = len(self._codes), self._layout.pictures.num_codes(picture.grid)
         due = self._preview_every and done % self._preview_every == 0 and done < total
-        return ImageProgress(self._row, done, total, self._preview(codes) if due else None)
+        preview = self._preview(self._codes, self._grid(picture)) if due else None
+        return ImageProgress(self._row, done, total, preview)
 
-    def _finish_image(self, codes: list[int]) -> ImageFinished:
-        image = self._draw(codes)
-        self._document.append(text_package().Image(image, tuple(codes)))
-        self._codes = None
-        return ImageFinished(self._row, image, tuple(codes))
+    def _finish_image(self, picture: OpenPicture) -> ImageFinished:
+        image = self._draw(self._codes, self._grid(picture))
+        self._document.append(self._segment(image, picture))
+        return ImageFinished(self._row, image, tuple(self._codes))
 
-    def _keep_unfinished(self, codes: list[int]) -> None:
+    def _keep_unfinished(self, picture: OpenPicture) -> None:
+        if picture.grid is None:
+            # Nothing is known of it but that it began.
+            self._document.append(text_package().Image(codes=()))
+            return
         # A picture without its end may still have all its codes.
-        image = self._draw(codes) if len(codes) == self._layout.tokens_per_image else self._preview(codes)
-        self._document.append(text_package().Image(image, tuple(codes)))
+        make = self._draw if picture.codes_left == 0 else self._preview
+        self._document.append(self._segment(make(self._codes, self._grid(picture)), picture))
+
+    def _segment(self, image: PILImage, picture: OpenPicture) -> Any:
+        grid = self._grid(picture)
+        codes = tuple(self._codes)
+        return text_package().Image(image, codes) if grid is None else text_package().Image(image, codes, tuple(grid))
+
+    def _grid(self, picture: OpenPicture) -> Grid | None:
+        """Return the grid of a picture; None where all pictures have one."""
+        return picture.grid if self._layout.pictures.has_sizes else None
