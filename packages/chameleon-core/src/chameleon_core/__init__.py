@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     )
     from .hookspecs import HOOK_API_VERSION, CheckpointFormatSpec, LogitsProcessorSpec, hookimpl
     from .layout import TokenLayout
-    from .model import CausalOutput, ChameleonForConditionalGeneration, ChameleonModel, KVCache, ModelOutput
+    from .model import CausalOutput, ChameleonForConditionalGeneration, ChameleonModel, KVCache, LaneCache, ModelOutput
     from .pipeline import (
         Chameleon,
         Event,
@@ -107,6 +107,7 @@ __all__ = [
     "InputError",
     "InputWarning",
     "KVCache",
+    "LaneCache",
     "LogitsProcessorSpec",
     "MissingFileError",
     "MissingPackageError",
@@ -171,6 +172,7 @@ _MODULES = {
     "ImageProgress": ".pipeline",
     "ImageStarted": ".pipeline",
     "KVCache": ".model",
+    "LaneCache": ".model",
     "LogitsProcessorSpec": ".hookspecs",
     "MissingFileError": ".errors",
     "MissingPackageError": ".errors",

@@ -72,5 +72,24 @@ def chameleon_core_picture_grammars() -> Iterable[PluginSpec]:
     ]
 
 
+@hookimpl
+def chameleon_core_caches() -> Iterable[PluginSpec]:
+    """Return the built-in caches of keys and values."""
+    return [
+        PluginSpec(
+            name="dynamic",
+            factory="chameleon_core.model.lane_cache:dynamic_cache",
+            api_version=HOOK_API_VERSION,
+            summary="keys and values as the model computes them, in room that grows with each row",
+        ),
+        PluginSpec(
+            name="int8",
+            factory="chameleon_core.model.int8_cache:int8_cache",
+            api_version=HOOK_API_VERSION,
+            summary="eight-bit keys and values with a scale for each position and head: half the memory of bfloat16",
+        ),
+    ]
+
+
 def _has_config(folder: Path) -> bool:
     return stored(folder, CONFIG_FILE).is_file()

@@ -71,6 +71,11 @@ def chameleon_core_pretrained() -> Iterable[PluginSpec]:  # type: ignore[empty-b
 
 
 @hookspec
+def chameleon_core_caches() -> Iterable[PluginSpec]:  # type: ignore[empty-body]
+    """Return caches of keys and values. ``factory(config: ChameleonConfig)`` makes a ``LaneCache``, without lanes."""
+
+
+@hookspec
 def chameleon_core_logits_processors() -> Iterable[LogitsProcessorSpec]:  # type: ignore[empty-body]
     """Return logits processors, which change what may come next and how likely it is.
 

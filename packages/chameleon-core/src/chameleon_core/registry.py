@@ -1,4 +1,4 @@
-"""The registry of what is installed: checkpoint formats, named models, logits processors, picture grammars."""
+"""The registry of what is installed: formats, named models, logits processors, picture grammars and caches."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ CHECKPOINT_FORMATS_HOOK = "chameleon_core_checkpoint_formats"
 PRETRAINED_HOOK = "chameleon_core_pretrained"
 LOGITS_PROCESSORS_HOOK = "chameleon_core_logits_processors"
 PICTURE_GRAMMARS_HOOK = "chameleon_core_picture_grammars"
+CACHES_HOOK = "chameleon_core_caches"
 
 
 class CoreRegistry(PluginRegistry):
@@ -34,6 +35,7 @@ REGISTRY = CoreRegistry(
         PRETRAINED_HOOK: "pretrained model",
         LOGITS_PROCESSORS_HOOK: "logits processor",
         PICTURE_GRAMMARS_HOOK: "picture grammar",
+        CACHES_HOOK: "cache",
     },
     api_version=hookspecs.HOOK_API_VERSION,
     builtins=[_builtins],

@@ -180,6 +180,10 @@ def generate(
     attention: Annotated[
         str, typer.Option(help="An attention backend; chameleon doctor lists them.", rich_help_panel=MODEL)
     ] = "sdpa",
+    cache: Annotated[
+        str | None,
+        typer.Option(help="What stores keys and values: dynamic, int8 or a plugin's.", rich_help_panel=MODEL),
+    ] = None,
     quantization: Annotated[
         str | None,
         typer.Option(help="A weight quantizer, such as int4; chameleon doctor lists them.", rich_help_panel=MODEL),
@@ -214,6 +218,7 @@ def generate(
         "min_new_tokens": min_new_tokens,
         "max_images": max_images,
         "image_size": None if image_size is None else tuple(map(int, image_size.split("x"))),
+        "cache_implementation": cache,
         "repetition_penalty": repetition_penalty,
         "no_repeat_ngram_size": no_repeat_ngram_size,
         "forbidden_ids": tuple(forbid_id) if forbid_id else None,

@@ -92,8 +92,8 @@ class Decoder(Protocol[LaneT]):
         """The copy of the output layer that is fastest for a few hidden states."""
         ...
 
-    def new_lane_cache(self) -> LaneCacheLike[LaneT]:
-        """Return a cache without lanes."""
+    def new_lane_cache(self, name: str, /) -> LaneCacheLike[LaneT]:
+        """Return the cache of this name, without lanes."""
         ...
 
     def feed_lanes(self, feeds: Sequence[tuple[LaneT, Sequence[int]]], cache: Any, /) -> Tensor:

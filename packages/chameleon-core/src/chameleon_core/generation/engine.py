@@ -35,7 +35,8 @@ class Engine(Generic[LaneT]):
     lowest priority waits and is computed again later; its ids are the same. ``max_waiting`` is the largest number of
     requests that wait. ``prompt_chunk`` is how many ids of prompts a step feeds at most, so that a long prompt doesn't
     hold up the other rows; None feeds prompts whole. ``prefix_positions`` is the room for beginnings of prompts that
-    requests share, which are computed once; 0 keeps none.
+    requests share, which are computed once; 0 keeps none. ``cache_implementation`` names what stores keys and values:
+    "dynamic", "int8", which takes half the memory of bfloat16, or a plugin's.
 
     Any thread may ``submit`` and ``cancel``; steps run one at a time. Copies of the output layer are made on first use,
     so make a new engine after the weights of the model have changed.
@@ -51,6 +52,7 @@ class Engine(Generic[LaneT]):
         max_waiting: int | None = None,
         prompt_chunk: int | None = None,
         prefix_positions: int = 0,
+        cache_implementation: str = "dynamic",
     ) -> None:
         for name, value in (
             ("max_rows", max_rows),
@@ -62,11 +64,12 @@ class Engine(Generic[LaneT]):
                 raise GenerationError(f"{name} must be at least 1, or None for no limit; got {value}.")
         self.model = model
         self.tokenizer = tokenizer
+        self.cache_implementation = cache_implementation
         self.max_rows = max_rows
         self.max_positions = max_positions
         self.max_waiting = max_waiting
         self.prompt_chunk = prompt_chunk
-        self.cache = model.new_lane_cache()
+        self.cache = model.new_lane_cache(cache_implementation)
         self.prefixes = PrefixCache(self.cache, prefix_positions)
         self._chooser = Chooser(model)
         self._waiting: WaitingRows[LaneT] = WaitingRows()
@@ -80,6 +83,12 @@ class Engine(Generic[LaneT]):
         Raises ``GenerationError`` or ``ContextLengthError`` where it can't be met, and ``EngineFullError`` where
         ``max_waiting`` requests wait already.
         """
+        asked = request.options.cache_implementation
+        if asked not in ("dynamic", self.cache_implementation):
+            raise GenerationError(
+                f"the request asks for the cache {asked!r}, and this engine has one for all: "
+                f"{self.cache_implementation!r}. Make it with Engine(model, cache_implementation={asked!r})."
+            )
         row = running_row(self.model, request, self.tokenizer)
         check_room(row, self.cache, self.max_positions)
         if not self._waiting.add(row, self.max_waiting):

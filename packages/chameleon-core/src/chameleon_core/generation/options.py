@@ -84,6 +84,9 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     its end, comes in any case."""
     forbidden_sequences: Sequences = ()
     """Sequences of ids whose last may not come after the others, none of them empty; none by default."""
+    cache_implementation: str = "dynamic"
+    """The name of the cache of keys and values: "dynamic", the default, stores them as the model computes them, "int8"
+    takes half the memory of bfloat16; or a plugin's."""
     logits_processors: tuple[str | dict[str, Any], ...] = ()
     """Further logits processors, in their order: the name of each, or a mapping with "name" and the processor's own
     options; none by default. One that is made for text alone leaves pictures as they are."""
@@ -334,6 +337,7 @@ class PipelineChanges(TypedDict, total=False):
     no_repeat_ngram_size: Natural
     forbidden_ids: tuple[Natural, ...]
     forbidden_sequences: Sequences
+    cache_implementation: str
     logits_processors: tuple[str | dict[str, Any], ...]
     image_temperature: Temperature | None
     image_top_k: Count | None

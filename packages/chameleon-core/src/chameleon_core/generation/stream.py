@@ -49,7 +49,7 @@ def generate_ids(
     if options.do_sample and options.seed is None:
         # One seed for all rows, from torch's own generator, so that torch.manual_seed makes a run repeatable.
         options = options.replace(seed=int(torch.randint(2**62, ())))
-    engine = Engine(model, tokenizer=tokenizer)
+    engine = Engine(model, tokenizer=tokenizer, cache_implementation=options.cache_implementation)
     handles = [
         engine.submit(Request(prompt=prompt, options=options, index=index))
         for index, prompt in enumerate(_prompts(input_ids_BT, attention_mask_BT))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from .._moved import moved_names
 from .cache import KVCache
 from .conditional_generation import CausalOutput, ChameleonForConditionalGeneration
+from .lane_cache import LaneCache
 from .loss import IGNORE_INDEX
 from .transformer import ChameleonModel, ModelOutput
 
@@ -14,6 +15,7 @@ __all__ = [
     "ChameleonForConditionalGeneration",
     "ChameleonModel",
     "KVCache",
+    "LaneCache",
     "ModelOutput",
 ]
 

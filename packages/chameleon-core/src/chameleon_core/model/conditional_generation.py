@@ -31,7 +31,7 @@ from ..protocols import ImageTokenizerLike, TextTokenizerLike
 from .cache import KVCache
 from .ecosystem import refuse_arguments
 from .inputs import check_call, check_type, kept_positions, mask_of_padding
-from .lane_cache import CachedLane, LaneCache
+from .lane_cache import CachedLane, LaneCache, make_lane_cache
 from .loss import next_token_loss
 from .resize import check_resizable, resized_rows, rounded_size
 from .transformer import ChameleonModel, init_weight
@@ -260,9 +260,9 @@ class ChameleonForConditionalGeneration(nn.Module):
         """Return an empty cache for ``batch_size`` rows, with room for ``capacity`` positions before it must grow."""
         return self.model.new_cache(batch_size, capacity=capacity)
 
-    def new_lane_cache(self) -> LaneCache:
-        """Return the cache of an engine, without lanes."""
-        return LaneCache(self.config.num_hidden_layers)
+    def new_lane_cache(self, name: str = "dynamic") -> LaneCache:
+        """Return the cache of an engine by its name, without lanes."""
+        return make_lane_cache(name, self.config)
 
     def feed_lanes(self, feeds: Sequence[tuple[CachedLane, Sequence[int]]], cache: LaneCache) -> Tensor:
         """Feed lanes of an engine's cache new ids; return the final hidden states [M, E], lane after lane."""

@@ -83,7 +83,7 @@ def plan_lanes(
         end = start + 1
         while end < len(feeds) and _together(feeds[end - 1], feeds[end]):
             end += 1
-        group = _group([lane for lane, _ in feeds[start:end]], feeds[start][1], device)
+        group = lane_group([lane for lane, _ in feeds[start:end]], feeds[start][1], device)
         groups.append((group, backend.plan(_spec(config, group, dtype, device))))
         start = end
     positions_1M = torch.tensor(
@@ -114,7 +114,8 @@ def _together(one: tuple[CachedLane, int], other: tuple[CachedLane, int]) -> boo
     return neighbours and count == next_count and (count == 1 or lane.length == next_lane.length)
 
 
-def _group(lanes: Sequence[CachedLane], count: int, device: torch.device) -> LaneGroup:
+def lane_group(lanes: Sequence[CachedLane], count: int, device: torch.device) -> LaneGroup:
+    """Return neighbouring lanes of a slab as a group; each gets ``count`` new positions."""
     lengths = tuple(lane.length for lane in lanes)
     slots_L = lengths_L = None
     if len(set(lengths)) > 1:

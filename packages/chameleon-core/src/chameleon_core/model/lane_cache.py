@@ -11,6 +11,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from chameleon_backends.plugin_calls import described, wrong
+
+from .._boundary import translates_errors
+from ..config import ChameleonConfig
+from ..registry import CACHES_HOOK, REGISTRY
+
 # The smallest capacity of a lane. Capacities are this times 1, 1.5, 2, 3, 4, 6, 8, …, so that few differ and a lane
 # takes at most half as much again as it needs.
 MIN_CAPACITY = 64
@@ -229,6 +235,24 @@ class LaneCache:
         lane.slab, lane.slot = moved.slab, moved.slot
         lane.slab.lanes[lane.slot] = lane
         self.free(old)
+
+
+def dynamic_cache(config: ChameleonConfig) -> LaneCache:
+    """Return the cache ``dynamic`` for a model of this configuration."""
+    return LaneCache(config.num_hidden_layers)
+
+
+@translates_errors
+def make_lane_cache(name: str, config: ChameleonConfig) -> LaneCache:
+    """Return a cache of that name, without lanes.
+
+    Raises ``UnknownPluginError`` where none has the name, ``BrokenPluginError`` where it can't be made.
+    """
+    spec = REGISTRY.get(CACHES_HOOK, name)
+    cache = spec.call("factory", config)
+    if not isinstance(cache, LaneCache):
+        wrong(spec.called, f"{described(cache)} from its factory; expected a LaneCache.")
+    return cache
 
 
 def _resized(part: Tensor, lanes: int) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from ..errors import MissingPackageError
 
 try:
+    from .caches import LaneCacheConformance
     from .logits_processors import LogitsProcessorConformance
     from .models import (
         TINY_VQ_CONFIG,
@@ -35,6 +36,7 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "TINY_VQ_CONFIG",
+    "LaneCacheConformance",
     "LogitsProcessorConformance",
     "PictureGrammarConformance",
     "batches",
