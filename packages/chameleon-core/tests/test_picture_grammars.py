@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chameleon_backends import errors as backends
 from chameleon_core import (
@@ -108,6 +110,34 @@ def test_whatever_follows_begin_image_is_read_as_far_as_it_is_a_picture() -> Non
         assert pictures.read([*whole[:end], 40]) == (pictures.read(whole[:end]))
         assert pictures.read(whole[:end]).end == end
     assert pictures.read(whole[:2]).grid is None
+
+
+@given(st.data())
+def test_any_ids_are_read_and_what_was_read_is_what_was_there(data: st.DataObject) -> None:
+    pictures = lumina_pictures()
+    context = pictures.context
+    some = st.sampled_from([*sorted(pictures.marker_ids), *context.code_ids[:3], context.end_image_id, 40])
+    whole = data.draw(st.sampled_from([pictures.write([0] * 8, Grid(2, 4)), pictures.write([2] * 4, Grid(2, 2))]))
+    kept = whole[: data.draw(st.integers(1, len(whole)))]
+    ids = [*kept, *data.draw(st.lists(some, max_size=12))]
+    codes, grid, end = pictures.read(ids)
+    assert 1 <= end <= len(ids)
+    assert codes == tuple(context.code_ids.index(token_id) for token_id in ids[:end] if token_id in context.code_ids)
+    if grid is not None:
+        written = pictures.write(codes, grid)
+        # Cut off, it ends with end-image or without, and may lack the end of a row.
+        inner = [token_id for token_id in ids[:end] if token_id != context.end_image_id]
+        assert written[: len(inner)] == inner or inner[: len(written) - 1] == written[:-1]
+
+
+def test_positions_of_several_codes_are_written_one_after_the_other() -> None:
+    config = lumina_config(vq_config={"resolution": 8, "channel_multiplier": [1, 1], "codes_per_position": 2})
+    pictures = TokenLayout.from_config(config).pictures
+    codes = tuple(range(16))
+    ids = pictures.write(codes, Grid(2, 4))
+    assert ids[3:11] == [pictures.context.code_ids[code] for code in codes[:8]]
+    assert pictures.read(ids) == (codes, Grid(2, 4), len(ids))
+    assert pictures.most_ids(Grid(2, 4)) == len(ids)
 
 
 def test_pictures_that_a_model_has_not_are_refused() -> None:
