@@ -91,5 +91,22 @@ def chameleon_core_caches() -> Iterable[PluginSpec]:
     ]
 
 
+_DECODING = "chameleon_core.generation.decoding"
+
+
+@hookimpl
+def chameleon_core_decoding() -> Iterable[PluginSpec]:
+    """Return the built-in decoding strategies."""
+    factories = {
+        "plain": ("strategies:Plain", "a pass for each id"),
+        "jacobi": ("jacobi:Jacobi", "guesses codes of pictures from the last pass and the row above"),
+        "lookup": ("lookup:Lookup", "guesses text that repeats what the row has already"),
+    }
+    return [
+        PluginSpec(name=name, factory=f"{_DECODING}.{factory}", api_version=HOOK_API_VERSION, summary=summary)
+        for name, (factory, summary) in factories.items()
+    ]
+
+
 def _has_config(folder: Path) -> bool:
     return stored(folder, CONFIG_FILE).is_file()

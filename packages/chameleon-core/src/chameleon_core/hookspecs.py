@@ -91,3 +91,12 @@ def chameleon_core_picture_grammars() -> Iterable[PluginSpec]:  # type: ignore[e
     ``factory(context, **options)`` makes a ``PictureGrammar`` from a ``GrammarContext`` and the options that a config
     gives; ``unsupported(context)`` is asked first.
     """
+
+
+@hookspec
+def chameleon_core_decoding() -> Iterable[PluginSpec]:  # type: ignore[empty-body]
+    """Return decoding strategies, which guess ids so that generation needs fewer passes of the model.
+
+    ``factory(**options)`` makes an object that keeps the contract of ``generation.DecodingStrategy``; its parameters
+    are the strategy's own options. ``unsupported(row: RowView)`` says why it can't serve a row.
+    """

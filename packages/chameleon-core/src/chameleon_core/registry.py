@@ -1,4 +1,4 @@
-"""The registry of what is installed: formats, named models, logits processors, picture grammars and caches."""
+"""The registry of what is installed: formats, models, processors, picture grammars, caches, decoding strategies."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ PRETRAINED_HOOK = "chameleon_core_pretrained"
 LOGITS_PROCESSORS_HOOK = "chameleon_core_logits_processors"
 PICTURE_GRAMMARS_HOOK = "chameleon_core_picture_grammars"
 CACHES_HOOK = "chameleon_core_caches"
+DECODING_HOOK = "chameleon_core_decoding"
 
 
 class CoreRegistry(PluginRegistry):
@@ -36,6 +37,7 @@ REGISTRY = CoreRegistry(
         LOGITS_PROCESSORS_HOOK: "logits processor",
         PICTURE_GRAMMARS_HOOK: "picture grammar",
         CACHES_HOOK: "cache",
+        DECODING_HOOK: "decoding strategy",
     },
     api_version=hookspecs.HOOK_API_VERSION,
     builtins=[_builtins],

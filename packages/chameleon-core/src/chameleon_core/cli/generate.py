@@ -167,6 +167,13 @@ def generate(
     guidance_image: Annotated[
         float | None, typer.Option(help="Above 1, pictures follow those of the prompt more.", rich_help_panel=STEERING)
     ] = None,
+    decoding: Annotated[
+        str | None,
+        typer.Option(
+            help="plain, jacobi (draws faster), lookup (repeats text faster) or a plugin's; none changes the result.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     published: Annotated[
         bool,
         typer.Option("--published", help="Sample and guide as the paper's release does.", rich_help_panel=STEERING),
@@ -225,6 +232,7 @@ def generate(
         "logits_processors": tuple(map(listed_processor, logits_processor)) if logits_processor else None,
         "guidance_text": guidance_text,
         "guidance_image": guidance_image,
+        "decoding": decoding,
         "stop_strings": tuple(stop) if stop else None,
         "stop_ids": tuple(stop_id) if stop_id else None,
         **sampling,

@@ -1,6 +1,7 @@
 """Generation of text, pictures and interleaved documents, as ids."""
 
 from .decoder import Decoder, TextDecoder
+from .decoding import DecodingStrategy, Guesser, GuessView
 from .engine import Engine
 from .options import GenerationChanges, GenerationOptions, Modality
 from .processors import (
@@ -19,10 +20,13 @@ from .stream import Step, generate_ids
 __all__ = [
     "FORBIDDEN",
     "Decoder",
+    "DecodingStrategy",
     "Engine",
     "FinishReason",
     "GenerationChanges",
     "GenerationOptions",
+    "GuessView",
+    "Guesser",
     "LogitsProcessor",
     "Modality",
     "NewIds",

@@ -90,6 +90,10 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     logits_processors: tuple[str | dict[str, Any], ...] = ()
     """Further logits processors, in their order: the name of each, or a mapping with "name" and the processor's own
     options; none by default. One that is made for text alone leaves pictures as they are."""
+    decoding: str | dict[str, Any] = "plain"
+    """The decoding strategy, which decides how many passes of the model are needed and never what is written: "plain",
+    the default, "jacobi", which guesses codes of pictures, or a plugin's name, or a mapping with "name" and the
+    strategy's own options."""
     image_temperature: Temperature | None = None
     """``temperature`` for the codes of pictures, 1e-6…1e6; None, the default, takes the text's."""
     image_top_k: Count | None = None
@@ -116,6 +120,7 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
 
     elsewhere: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
+            "assistant_model": "use decoding, the name of a strategy that guesses ids.",
             "bad_words_ids": "use forbidden_ids, and forbidden_sequences for words of several ids.",
             "eos_token_id": "use stop_ids, which add to those of the configuration.",
             "guidance_scale": "use guidance_text and guidance_image, which guide pictures.",
@@ -124,6 +129,7 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
             "min_length": "use min_new_tokens, which doesn't count the prompt.",
             "num_return_sequences": "repeat the prompt in a batch.",
             "stopping_criteria": "use stop_strings or stop_ids, or should_stop, an argument of what generates.",
+            "prompt_lookup_num_tokens": 'use decoding={"name": "lookup", "window": …}.',
             "streamer": "use stream_ids of the model, or Chameleon.stream.",
             "suppress_tokens": "use forbidden_ids.",
         }
@@ -234,24 +240,24 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
                 f"{self.max_new_tokens}. Lower it."
             )
         for each in self.logits_processors:
-            _check_processor(each)
+            _check_named("logits_processors", each, '{"name": "top-k", "k": 5}')
+        _check_named("decoding", self.decoding, '{"name": "jacobi", "window": 8}')
         if "" in self.stop_strings:
             raise ConfigError("GenerationOptions.stop_strings holds an empty string, which every text contains.")
 
 
-def _check_processor(listed: str | dict[str, Any]) -> None:
-    """Raise ``ConfigError`` where an entry of ``logits_processors`` has no name, or options that JSON can't hold."""
+def _check_named(field: str, listed: str | dict[str, Any], example: str) -> None:
+    """Raise ``ConfigError`` where what asks for a plugin has no name, or options that JSON can't hold."""
     name = listed if isinstance(listed, str) else listed.get("name")
     if not isinstance(name, str) or not name:
         raise ConfigError(
-            'GenerationOptions.logits_processors must have names, or mappings with a "name" such as '
-            f'{{"name": "top-k", "k": 5}}; got {listed!r:.80}.'
+            f'GenerationOptions.{field} takes a name, or a mapping with a "name" such as {example}; got {listed!r:.80}.'
         )
     try:
         json.dumps(listed, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(
-            f"GenerationOptions.logits_processors has options of {name!r} that can't be written as JSON: {error}."
+            f"GenerationOptions.{field} has options of {name!r} that can't be written as JSON: {error}."
         ) from error
 
 
@@ -339,6 +345,7 @@ class PipelineChanges(TypedDict, total=False):
     forbidden_sequences: Sequences
     cache_implementation: str
     logits_processors: tuple[str | dict[str, Any], ...]
+    decoding: str | dict[str, Any]
     image_temperature: Temperature | None
     image_top_k: Count | None
     image_top_p: Probability | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
 import torch
@@ -13,6 +13,7 @@ from ..errors import ChameleonCoreError, ContextLengthError, GenerationError
 from ..layout import TokenLayout
 from .choosing import Point
 from .decoder import Decoder, LaneCacheLike, LaneT, TextDecoder
+from .decoding import RowGuesser, row_guessers
 from .guidance import guidance_branches
 from .options import Modality
 from .prefix_cache import PrefixCache, PrefixKey
@@ -68,7 +69,7 @@ class Feed(Generic[LaneT]):
         weights = tuple(lane.weight for lane, _ in self.lanes)
         owner = self.owner
         position = len(owner.row.prompt) + len(owner.row.new_ids)
-        kind: Kind = "image" if owner.row.picture is not None else "text"
+        kind = owner.kind
         state, points = owner.states[kind], []
         for number, offset in enumerate(self.offsets):
             if number:
@@ -93,6 +94,8 @@ class RunningRow(Generic[LaneT]):
     """What changes its logits, for "text" and for "image"."""
     states: dict[Kind, Any]
     """The states of the chains after the row's ids."""
+    guessers: dict[Kind, RowGuesser]
+    """What guesses its next ids, for "text" and for "image"; none where nothing is guessed."""
     tokenizer: TextDecoder | None
     """What decodes text, for stop strings."""
     lanes: list[Lane[LaneT]] = field(default_factory=list)
@@ -101,6 +104,11 @@ class RunningRow(Generic[LaneT]):
     """What the prefix cache calls the beginning of the prompt that the row computes; None once it has."""
     reported: int = 0
     """How many of its new ids the engine has returned."""
+
+    @property
+    def kind(self) -> Kind:
+        """What it chooses next."""
+        return "image" if self.row.picture is not None else "text"
 
     @property
     def order(self) -> tuple[int, int]:
@@ -146,7 +154,11 @@ class RunningRow(Generic[LaneT]):
         """
         unread = sum(len(lane.pending) - 1 for lane in self.lanes)
         if budget is None or unread <= max(budget, 0):
-            guesses, offsets = self._guesses()
+            try:
+                guesses, offsets = self._guesses()
+            except ChameleonCoreError as error:
+                self._fail(error)
+                return Feed(self, [])
             return Feed(self, [(lane, [*lane.pending, *guesses]) for lane in self.lanes], offsets, guesses)
         lanes = []
         for lane in self.lanes:
@@ -171,22 +183,29 @@ class RunningRow(Generic[LaneT]):
         if self.computing is not None:
             prefixes.store(self.lanes[0].cached, self.row.prompt)
             self._end_prefix(prefixes)
+        guesser = self.guessers.get(self.kind)
         new: list[int] = []
-        kept = 0
+        kept = accepted = 0
         for number, token_id in enumerate(chosen):
             if isinstance(token_id, ChameleonCoreError):
                 if not number:
-                    self.handle.error, self.row.finish_reason = token_id, "error"
+                    self._fail(token_id)
+                    return
                 break
             new = self._accept(token_id)
-            kept = feed.offsets[number]
-            is_last = number + 1 == len(chosen)
-            if self.row.finish_reason or is_last or tuple(new) != feed.guesses[kept : feed.offsets[number + 1]]:
+            kept, accepted = feed.offsets[number], number + 1
+            is_last = accepted == len(chosen)
+            if self.row.finish_reason or is_last or tuple(new) != feed.guesses[kept : feed.offsets[accepted]]:
                 break
         for lane, _ in feed.lanes:
             cache.truncate(lane.cached, lane.cached.length - len(feed.guesses) + kept)
             lane.pending = list(new)
         self._branch(cache)
+        if guesser is not None and self.row.finish_reason is None:
+            try:
+                guesser.observe(chosen, accepted)
+            except ChameleonCoreError as error:
+                self._fail(error)
 
     def new_event(self) -> NewIds | None:
         """Return what is new since the last event; None where nothing is."""
@@ -206,6 +225,9 @@ class RunningRow(Generic[LaneT]):
             forced.append(token_id)
         return forced
 
+    def _fail(self, error: ChameleonCoreError) -> None:
+        self.handle.error, self.row.finish_reason = error, "error"
+
     def _accept(self, token_id: int) -> list[int]:
         self._take_one(token_id)
         if self.row.finish_reason != "stop" and self._has_stop_string():
@@ -224,7 +246,8 @@ class RunningRow(Generic[LaneT]):
 
     def _guesses(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the ids to feed on trial, and the offsets at which ids are chosen."""
-        return (), (0,)
+        guesser = self.guessers.get(self.kind)
+        return ((), (0,)) if guesser is None else guesser.guess(self.row)
 
     def _branch(self, cache: LaneCacheLike[LaneT]) -> None:
         """Add lanes for the guidance where a picture has begun, and drop them once its codes are complete."""
@@ -307,23 +330,23 @@ def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder 
     )
     chains: dict[Kind, ProcessorChain] = {}
     states: dict[Kind, Any] = {}
+    view = RowView(
+        prompt=row.prompt,
+        options=options,
+        layout=layout,
+        tokenizer=tokenizer,
+        kind="text",
+        stop_ids=row.stop_ids,
+    )
     for kind in KINDS[options.modality]:
         chains[kind] = processor_chain(options, kind)
-        states[kind] = chains[kind].start(
-            RowView(
-                prompt=row.prompt,
-                options=options,
-                layout=layout,
-                tokenizer=tokenizer,
-                kind=kind,
-                stop_ids=row.stop_ids,
-            )
-        )
+        states[kind] = chains[kind].start(replace(view, kind=kind))
     seed = None
     if options.do_sample:
         # From torch's own generator, so that torch.manual_seed makes a run repeatable.
         seed = int(torch.randint(2**62, ())) if options.seed is None else options.seed
-    running: RunningRow[LaneT] = RunningRow(row, RequestHandle(request), seed, chains, states, tokenizer)
+    guessers = row_guessers(view, KINDS[options.modality], config.vocab_size)
+    running: RunningRow[LaneT] = RunningRow(row, RequestHandle(request), seed, chains, states, guessers, tokenizer)
     running.accept_forced()
     return running
 
