@@ -21,7 +21,7 @@ NAMES = {
     "generation.repacked_head.TurnedRows": "generation.repacked_head.RepackedRows",
     "generation.repacked_head.WIDEST": "generation.repacked_head.MAX_WIDTH",
     "model.draw_weight": "model.transformer.init_weight",
-    "pipeline.CAPTION_QUESTION": "pipeline.chameleon.CAPTION_QUESTION",
+    "pipeline.CAPTION_QUESTION": "pipeline.short_forms.CAPTION_QUESTION",
     "pipeline.PREPROCESSOR_FILE": "pipeline.chameleon.PREPROCESSOR_FILE",
     "protocols.emoji_package": "optional_packages.emoji_package",
     "quantization.OUTPUT_LAYER": "checkpoints.quantization_plan.OUTPUT_LAYER",

@@ -74,7 +74,7 @@ class ImageTokenizerLike(Protocol):
 class SizedImageTokenizerLike(ImageTokenizerLike, Protocol):
     """What core needs of an image tokenizer whose pictures have several sizes; ``chameleon_vq.ImageTokenizer`` is one.
 
-    Shapes: B pictures, N codes a picture.
+    Shapes: B pictures, N codes a picture, C channels, H W pixels.
     """
 
     def picture_size(self, image: Any, /) -> tuple[int, int]:
@@ -83,6 +83,10 @@ class SizedImageTokenizerLike(ImageTokenizerLike, Protocol):
 
     def encode(self, images: Sequence[Any], /, *, size: tuple[int, int] | None = None) -> Tensor:
         """Return the codes of pictures read at a height and width in pixels, int64 [B, N]."""
+        ...
+
+    def pixels(self, images: Sequence[Any], /, *, size: tuple[int, int] | None = None) -> Tensor:
+        """Return the pixels of pictures as the model reads them, float32 [B, C, H, W]."""
         ...
 
     def decode(self, codes_BN: Tensor, /, *, latent_size: tuple[int, int] | None = None) -> list[PILImage]:

@@ -8,7 +8,11 @@ from ..layout import TokenLayout
 
 
 def guidance_branches(
-    ids: Sequence[int], layout: TokenLayout, guidance_text: float, guidance_image: float
+    ids: Sequence[int],
+    layout: TokenLayout,
+    guidance_text: float,
+    guidance_image: float,
+    negative_ids: Sequence[int] = (),
 ) -> dict[tuple[int, ...], float]:
     """Return the branches of the guidance of an open picture: contexts other than ``ids``, with their weights.
 
@@ -17,11 +21,16 @@ def guidance_branches(
     are dropped and branches of equal contexts merged: without an earlier picture the last two are the same, and at
     scales of 1 only the full context is left. The weights sum to 1; that of ``ids`` is 1 minus the sum of those
     returned.
+
+    ``negative_ids``, those of a negative prompt, begin the two contexts that leave out the text.
     """
     begin = len(ids) - 1 - list(reversed(ids)).index(layout.begin_image_id)
     kept = {layout.bos_id, layout.begin_image_id, layout.end_image_id} | layout.pictures.marker_ids
     images_only = tuple(token_id for token_id in ids if token_id in kept or token_id in layout.picture_ids)
     unconditional = (layout.bos_id, *ids[begin:])
+    if negative_ids:
+        images_only = (*negative_ids, *(token_id for token_id in images_only if token_id != layout.bos_id))
+        unconditional = (*negative_ids, *ids[begin:])
     weights: dict[tuple[int, ...], float] = {}
     for context, weight in ((images_only, guidance_image - guidance_text), (unconditional, 1 - guidance_image)):
         weights[context] = weights.get(context, 0.0) + weight

@@ -84,6 +84,12 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     its end, comes in any case."""
     forbidden_sequences: Sequences = ()
     """Sequences of ids whose last may not come after the others, none of them empty; none by default."""
+    fixed_codes: tuple[Natural | None, ...] = ()
+    """For modality "image", a code for each position of the picture that is written as it is, or None where the model
+    writes one; empty, the default, leaves all to the model."""
+    negative_prompt_ids: tuple[Natural, ...] = ()
+    """The ids of a prompt that guidance leads away from, in the place of the context without text; empty, the default,
+    is the empty prompt. They count only where guidance is on."""
     cache_implementation: str = "dynamic"
     """The name of the cache of keys and values: "dynamic", the default, stores them as the model computes them, "int8"
     takes half the memory of bfloat16; or a plugin's."""
@@ -242,6 +248,10 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
         for each in self.logits_processors:
             _check_named("logits_processors", each, '{"name": "top-k", "k": 5}')
         _check_named("decoding", self.decoding, '{"name": "jacobi", "window": 8}')
+        if self.fixed_codes and self.modality != "image":
+            raise ConfigError(
+                f"GenerationOptions.fixed_codes are those of one picture, of modality 'image'; got {self.modality!r}."
+            )
         if "" in self.stop_strings:
             raise ConfigError("GenerationOptions.stop_strings holds an empty string, which every text contains.")
 
@@ -343,6 +353,8 @@ class PipelineChanges(TypedDict, total=False):
     no_repeat_ngram_size: Natural
     forbidden_ids: tuple[Natural, ...]
     forbidden_sequences: Sequences
+    fixed_codes: tuple[Natural | None, ...]
+    negative_prompt_ids: tuple[Natural, ...]
     cache_implementation: str
     logits_processors: tuple[str | dict[str, Any], ...]
     decoding: str | dict[str, Any]

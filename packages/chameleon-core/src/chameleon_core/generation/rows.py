@@ -12,6 +12,7 @@ from typing import Literal
 from ..errors import ContextLengthError, GenerationError
 from ..layout import TokenLayout
 from ..picture_grammars import Grid, OpenPicture
+from .fixed_codes import PartlyFixed, fixed_ids
 from .options import GenerationOptions, Modality
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
@@ -41,6 +42,8 @@ class Row:
     """The grid of the pictures that the row writes; None leaves the choice to the model where there is one."""
     new_ids: list[int] = field(default_factory=list)
     """The ids after the prompt."""
+    fixed_ids: tuple[int | None, ...] = ()
+    """The ids of the picture's codes that are given, None for the others; empty where none is."""
     picture: OpenPicture | None = None
     """The picture that the row is in; None outside of pictures."""
     images_begun: int = 0
@@ -104,6 +107,8 @@ class Row:
                 self.finish_reason = "stop"
         elif self.layout is not None and token_id == self.layout.begin_image_id:
             self.picture = self.layout.pictures.open(room=self.room, grid=self.grid)
+            if self.fixed_ids and self.picture is not None:
+                self.picture = PartlyFixed(self.picture, self.fixed_ids)
             self.images_begun += 1
         if self.finish_reason is None and self.room <= 0:
             self.finish_reason = "length"
@@ -159,7 +164,12 @@ def start_row(
     if layout is not None and inside is not None and picture is not None and picture.least_ids_left <= limit:
         # Of the sizes that are still possible, those that fit.
         picture = _reopened(index, inside, layout, grid, room=len(inside) + limit)
-    return Row(index, tuple(prompt), options.modality, limit, options.max_images, stop_ids, layout, grid, [], picture)
+    fixed = () if layout is None or not options.fixed_codes else fixed_ids(options.fixed_codes, layout, grid)
+    if fixed and picture is not None and picture.codes_left is not None:
+        picture = PartlyFixed(picture, fixed[len(fixed) - picture.codes_left :])
+    return Row(
+        index, tuple(prompt), options.modality, limit, options.max_images, stop_ids, layout, grid, [], fixed, picture
+    )
 
 
 def _inside_a_picture(index: int, prompt: Sequence[int], layout: TokenLayout) -> Sequence[int] | None:

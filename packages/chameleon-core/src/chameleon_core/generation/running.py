@@ -260,7 +260,13 @@ class RunningRow(Generic[LaneT]):
         elif not branches:
             options = self.handle.request.options
             assert self.row.layout is not None
-            weights = guidance_branches(self.row.ids, self.row.layout, options.guidance_text, options.guidance_image)
+            weights = guidance_branches(
+                self.row.ids,
+                self.row.layout,
+                options.guidance_text,
+                options.guidance_image,
+                options.negative_prompt_ids,
+            )
             main.weight = 1 - sum(weights.values())
             for context, weight in weights.items():
                 cached = cache.add(len(context) + self._picture_ahead)
@@ -299,6 +305,7 @@ def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder 
     for name, ids in (
         ("stop_ids", options.stop_ids),
         ("forbidden_ids", options.forbidden_ids),
+        ("negative_prompt_ids", options.negative_prompt_ids),
         ("forbidden_sequences", sequences),
     ):
         beyond = [token_id for token_id in ids if token_id >= config.vocab_size]
@@ -328,6 +335,12 @@ def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder 
         context_length=config.context_length,
         stop_ids=frozenset(ends.union(options.stop_ids)),
     )
+    longest = len(options.negative_prompt_ids) + len(row.prompt) + row.limit
+    if options.negative_prompt_ids and longest > config.context_length:
+        raise ContextLengthError(
+            f"the negative prompt has {len(options.negative_prompt_ids)} ids, with the rest up to {longest}; "
+            f"the context holds {config.context_length}. Shorten it."
+        )
     chains: dict[Kind, ProcessorChain] = {}
     states: dict[Kind, Any] = {}
     view = RowView(

@@ -1,6 +1,6 @@
 """The cache ``int8``: eight-bit keys and values, which take half the memory of bfloat16 and a quarter of float32.
 
-Shapes: L lanes of a group, T new positions or S stored ones, K key/value heads, D head width.
+Shapes: L lanes of a group, T query length, S key length, K key/value heads, D head width.
 """
 
 from __future__ import annotations

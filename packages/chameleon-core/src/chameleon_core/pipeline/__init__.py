@@ -27,7 +27,7 @@ if not TYPE_CHECKING:
     __getattr__ = moved_names(
         __name__,
         {
-            "CAPTION_QUESTION": "chameleon_core.pipeline.chameleon:CAPTION_QUESTION",
+            "CAPTION_QUESTION": "chameleon_core.pipeline.short_forms:CAPTION_QUESTION",
             "PREPROCESSOR_FILE": "chameleon_core.pipeline.chameleon:PREPROCESSOR_FILE",
         },
     )

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Self, Unpack, cast
 
 import torch
-
-from chameleon_backends import QuantizedLinear
 
 from .._boundary import translates_errors
 from .._commits import committing, stored
@@ -27,24 +24,24 @@ from ..model import ChameleonForConditionalGeneration
 from ..optional_packages import load_processor, text_package
 from ..picture_grammars import Grid
 from ..protocols import ImageTokenizerLike, ProcessorLike
+from .description import described
 from .events import Event, Finished
 from .parts import DeferredImageTokenizer, check_image_tokenizer, check_picture_format, check_vocabularies, sized
-from .prompts import Picture, Prompt, encode_prompts
+from .prompts import Prompt, encode_prompts
 from .row_reader import RowReader
+from .short_forms import ShortForms
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-    from chameleon_text import Document, Image
+    from chameleon_text import Document
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "processor_config.json", PREPROCESSOR_FILE)
 """The files of a processor, which belong to the model that they are saved with."""
 
-CAPTION_QUESTION = "what is this?"
 
-
-class Chameleon:
+class Chameleon(ShortForms):
     """A model, a processor and an image tokenizer that belong together.
 
     A prompt is a str, a picture (PIL image, uint8 array, ``Path``), a segment of chameleon-text, or a list of these.
@@ -247,9 +244,9 @@ class Chameleon:
             raise GenerationError(
                 f"preview_every must be a number of codes, or 0 or None for no previews; got {preview_every}."
             )
-        options = (options or self.model.generation_options).replace(**changes)
-        if modality is not None:
-            options = options.replace(modality=modality)
+        options = options or self.model.generation_options
+        # Together, because some options go with one modality.
+        options = options.replace(**changes) if modality is None else options.replace(modality=modality, **changes)
         rows = encode_prompts(
             prompts,
             template=template,
@@ -272,39 +269,6 @@ class Chameleon:
             for row in range(len(rows))
         ]
         return _events(self._steps(rows, options, should_stop), readers)
-
-    @translates_errors
-    def draw(self, prompt: Prompt, *, template: str = "chat", **changes: Unpack[PipelineChanges]) -> PILImage:
-        """Draw one picture of what a prompt asks for, and return it as a PIL image.
-
-        ``draw("a red apple")`` is short for ``generate`` with modality "image"; ``changes`` are its options.
-        """
-        _check_no_modality("draw() draws one picture", changes)
-        document = self.generate(prompt, modality="image", template=template, **changes)
-        (image,) = (segment.image for segment in document if isinstance(segment, text_package().Image))
-        return cast("PILImage", image)
-
-    @translates_errors
-    def caption(
-        self,
-        image: str | Picture | Image,
-        question: str = CAPTION_QUESTION,
-        *,
-        template: str = "chat",
-        **changes: Unpack[PipelineChanges],
-    ) -> str:
-        """Answer a question about a picture, and return the text without spaces around it.
-
-        ``caption("cat.png")`` is short for ``generate`` with modality "text". ``image`` is a path (a str, too), a PIL
-        image, a uint8 array or an ``Image`` segment. ``changes`` are options: the answer is the likeliest one unless
-        they have ``do_sample=True``.
-        """
-        _check_no_modality("caption() answers in text", changes)
-        # In a prompt a str is text.
-        picture = Path(image) if isinstance(image, str) else image
-        likeliest: PipelineChanges = {"do_sample": False, **changes}
-        document = self.generate([picture, question], modality="text", template=template, **likeliest)
-        return "".join(segment.text for segment in document if isinstance(segment, text_package().Text)).strip()
 
     @property
     def _loaded_image_tokenizer(self) -> ImageTokenizerLike | None:
@@ -343,27 +307,7 @@ class Chameleon:
         return sized(self.image_tokenizer).preview(codes_n, latent_size=grid)
 
     def __repr__(self) -> str:
-        config, layout = self.model.config, self.layout
-        quantized = [each for each in self.model.modules() if isinstance(each, QuantizedLinear)]
-        parameters = sum(each.numel() for each in self.model.parameters())
-        parameters += sum(each.in_features * each.out_features for each in quantized)
-        sizes, first = len(layout.pictures.grids), layout.pictures.grids[0]
-        grid = f"{sizes} sizes," if sizes > 1 else f"{first.height} × {first.width}"
-        dtype = str(self.model.dtype).removeprefix("torch.")
-        loaded = self._loaded_image_tokenizer
-        tokenizer = "not loaded yet" if loaded is None else _shown(loaded)
-        return "\n".join(
-            (
-                "Chameleon(",
-                f"    model: {_count(parameters)} parameters, {dtype}{', quantized' if quantized else ''}, "
-                f"on {self.model.device}",
-                f"    layers: {config.num_hidden_layers}, {config.hidden_size} wide; context: {config.context_length}",
-                f"    pictures: {grid} codes of {layout.num_codes}",
-                f"    image tokenizer: {tokenizer}",
-                f"    processor: {type(self.processor).__name__}, {len(self.processor.tokenizer.token_ids)} names",
-                ")",
-            )
-        )
+        return described(self.model, self.layout, self.processor, self._loaded_image_tokenizer)
 
 
 def _events(steps: Generator[Step] | None, readers: Sequence[RowReader]) -> Generator[Event]:
@@ -378,23 +322,3 @@ def _events(steps: Generator[Step] | None, readers: Sequence[RowReader]) -> Gene
                     yield from running.pop(row).finish(reason)
     for reader in running.values():
         yield from reader.finish("cancelled")
-
-
-def _check_no_modality(does: str, changes: Mapping[str, object]) -> None:
-    if "modality" in changes:
-        raise GenerationError(
-            f"{does} and has no modality; got modality={changes['modality']!r}. Use generate(prompt, modality=...)."
-        )
-
-
-def _shown(part: object) -> str:
-    """Return a part's own repr, or the name of its class where it has none."""
-    return type(part).__name__ if type(part).__repr__ is object.__repr__ else repr(part)
-
-
-def _count(parameters: int) -> str:
-    """Return a number of parameters for people: ``_count(7_034_000_000) == "7.03 billion"``."""
-    for unit, name in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
-        if parameters >= unit:
-            return f"{parameters / unit:.3g} {name}"
-    return str(parameters)

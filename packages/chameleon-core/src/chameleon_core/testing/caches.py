@@ -1,6 +1,6 @@
 """The conformance suite for caches of keys and values: the contract of ``LaneCache`` as laws.
 
-Shapes: L lanes of a group, T new positions, S stored positions, K key/value heads, D head width.
+Shapes: L lanes of a group, T query length, S key length, K key/value heads, D head width.
 """
 
 from __future__ import annotations
