@@ -14,7 +14,13 @@ from hypothesis import Phase, settings
 from torch import Tensor
 
 import chameleon_backends.testing.attention
-from chameleon_backends import AttentionBackendSpec, AttentionSpec, UnsupportedAttentionError, visible_keys
+from chameleon_backends import (
+    AttentionBackendSpec,
+    AttentionSpec,
+    BrokenPluginError,
+    UnsupportedAttentionError,
+    visible_keys,
+)
 from chameleon_backends.backends.eager import EagerAttention
 from chameleon_backends.testing import AttentionBackendConformance
 from chameleon_backends.testing.attention import MIN_EXAMPLES
@@ -314,7 +320,8 @@ def test_a_refusal_must_be_the_same_in_plan_and_in_the_listing(
     if holds:
         law(backend)
     else:
-        with pytest.raises((AssertionError, pytest.fail.Exception)):
+        # A refusal without a sentence is the host's to find.
+        with pytest.raises((AssertionError, pytest.fail.Exception, BrokenPluginError)):
             law(backend)
 
 

@@ -89,14 +89,21 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     monkeypatch.syspath_prepend(tmp_path)
     modules: list[str] = []
 
-    def install(distribution: str, source: str, *, version: str = "0.2", entry_point: str = "") -> None:
+    def install(
+        distribution: str,
+        source: str,
+        *,
+        version: str = "0.2",
+        entry_point: str = "",
+        group: str = "chameleon_backends",
+    ) -> None:
         module = distribution.replace("-", "_")
         modules.append(module)
         (tmp_path / f"{module}.py").write_text(textwrap.dedent(source), encoding="utf-8")
         metadata = tmp_path / f"{module}-{version}.dist-info"
         metadata.mkdir()
         (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        (metadata / "entry_points.txt").write_text(f"[chameleon_backends]\n{entry_point or module} = {module}\n")
+        (metadata / "entry_points.txt").write_text(f"[{group}]\n{entry_point or module} = {module}\n")
         importlib.invalidate_caches()
 
     yield install
@@ -331,7 +338,7 @@ def test_where_warnings_are_errors_the_plugins_are_still_found(registry: PluginR
         ("two", [*BUILT_IN, "two"]),
         (" acme-one , two ", [*BUILT_IN, "one", "two"]),
         ("Acme_One,,TWO", [*BUILT_IN, "one", "two"]),
-        ("chameleon.emoji", BUILT_IN),
+        ("acme.model", BUILT_IN),
     ],
 )
 def test_the_environment_restricts_what_loads_by_distribution_or_entry_point(
@@ -343,6 +350,7 @@ def test_the_environment_restricts_what_loads_by_distribution_or_entry_point(
 ) -> None:
     install("acme-one", GOOD.replace("flare", "one"))
     install("acme-two", GOOD.replace("flare", "two"), entry_point="two")
+    install("acme-model", "", group="chameleon_core")
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, allowed)
     assert names(registry) == expected
     assert ("acme_one" in sys.modules) is ("one" in expected)
