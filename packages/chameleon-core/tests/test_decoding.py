@@ -25,9 +25,10 @@ from chameleon_core.generation.decoding import Jacobi
 from chameleon_core.generation.decoding.lookup import Lookup
 from chameleon_core.generation.processors import RowView
 from chameleon_core.model import ChameleonForConditionalGeneration
+from chameleon_core.picture_grammars.lumina import reserved
 from chameleon_core.quantization import quantize_model
 from chameleon_core.registry import REGISTRY
-from chameleon_core.testing import make_config, make_model, make_scripted_model
+from chameleon_core.testing import make_config, make_model, make_scripted_model, make_vocabulary
 
 # Pictures of 4 × 4 codes.
 PICTURES = {"resolution": 8, "channel_multiplier": [1, 1]}
@@ -186,6 +187,34 @@ class TestJacobi:
                 assert could_be_rounded_to(model, request, expected, found, tolerance)
         # Rounding decides the rare case only.
         assert differing <= count // (100 if kind == "float32" else 3)
+
+    @pytest.mark.parametrize("sampler", SAMPLERS[:4], ids=str)
+    def test_pictures_of_several_sizes_with_ends_of_rows_are_those_of_plain_decoding(
+        self, sampler: dict[str, Any]
+    ) -> None:
+        names = make_vocabulary(more_specials=[reserved(8799 + number) for number in range(6)])
+        config = make_config(
+            vocab_size=len(names),
+            vocabulary_map=names,
+            vq_config=PICTURES,
+            picture_grammar={"name": "lumina", "max_codes": 32},
+        )
+        model = make_model(config).double()
+        asked = [
+            Request(
+                prompt=[0, 40 + seed],
+                options=GenerationOptions(
+                    modality=modality, max_new_tokens=50, seed=seed, guidance_text=1.0 + seed % 2, **sampler
+                ),
+            )
+            for seed in range(6)
+            for modality in ("image", "interleaved")
+        ]
+        plain, passes = run(model, asked)
+        for window in WINDOWS:
+            guessed, fewer = run(model, [decoded(each, {"name": "jacobi", "window": window}) for each in asked])
+            assert guessed == plain
+            assert fewer <= passes
 
     def test_it_saves_passes_where_codes_depend_little_on_their_neighbours(self) -> None:
         model = make_model(CONFIG).double()

@@ -12,6 +12,7 @@ from ..errors import MissingPackageError
 
 try:
     from .caches import LaneCacheConformance
+    from .decoding import DecodingStrategyConformance
     from .logits_processors import LogitsProcessorConformance
     from .models import (
         TINY_VQ_CONFIG,
@@ -36,6 +37,7 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "TINY_VQ_CONFIG",
+    "DecodingStrategyConformance",
     "LaneCacheConformance",
     "LogitsProcessorConformance",
     "PictureGrammarConformance",

@@ -54,7 +54,7 @@ class Guesser(Protocol):
 
 @runtime_checkable
 class DecodingStrategy(Protocol):
-    """How rows are decoded.
+    """How rows are decoded. ``chameleon_core.testing.DecodingStrategyConformance`` checks one.
 
     One strategy serves many rows, also at the same time, so what it knows of a row is in the row's guesser.
     """

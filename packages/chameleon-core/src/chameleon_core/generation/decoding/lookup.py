@@ -47,7 +47,7 @@ class LookupGuesser:
         for length in range(min(self.match, len(row.ids)), 0, -1):
             end = self._ends.get(row.ids[-length:])
             if end is not None:
-                return row.ids[end : end + self.window]
+                return row.ids[end : end + min(self.window, row.count)]
         return ()
 
     def observe(self, row: GuessView, chosen: Sequence[int], accepted: int, /) -> None:
