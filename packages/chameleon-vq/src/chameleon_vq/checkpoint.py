@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ._commits import committing, read_whole, stored
 from ._files import read_json, reading, write_json
+from ._meta import on_meta
 from .config import CODES_PER_POSITION, ChameleonVQVAEConfig
 from .errors import ConfigError, FileFormatError, MissingFileError, Shape, WeightsError
 from .file_access import writing
@@ -74,8 +75,7 @@ def _read_model(root: Path, dtype: torch.dtype, check_finite: bool) -> Chameleon
     _check_depth(root, config, len(files))
     with_decoder = any(name.startswith(DECODER_PREFIX) for name in files)
     try:
-        with torch.device("meta"):
-            model = ChameleonVQVAE(config, with_decoder=with_decoder)
+        model = on_meta(lambda: ChameleonVQVAE(config, with_decoder=with_decoder))
     except (RuntimeError, OverflowError, TypeError, MemoryError) as error:  # sizes beyond those of any tensor
         raise ConfigError(f"{root / CONFIG} describes no model that can be made: {error}") from error
     _check_codes_per_position(root, model)
@@ -100,8 +100,7 @@ def write_model(model: ChameleonVQVAE, folder: str | os.PathLike[str]) -> None:
     Raises ``WeightsError``, before anything is written, if its tensors aren't those that its configuration describes:
     layers were wrapped or have other sizes.
     """
-    with torch.device("meta"):
-        expected = ChameleonVQVAE(model.config, with_decoder=model.decoder is not None)
+    expected = on_meta(lambda: ChameleonVQVAE(model.config, with_decoder=model.decoder is not None))
     types = {dtype: name for name, dtype in _STORED.items()}
     found = {
         name: (tuple(tensor.shape), types.get(tensor.dtype, str(tensor.dtype)))

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from chameleon_backends.errors import BrokenPluginError
 from chameleon_backends.errors import ConfigError as BackendsConfigError
 from chameleon_backends.plugin_calls import described, plugin_call, wrong
 
 from .._boundary import translates_errors
+from .._meta import on_meta
 from ..config import ChameleonConfig
 from ..errors import ConfigError, FileFormatError
 from ..formats import Checkpoint, CheckpointFormat, StoredTensor
@@ -29,7 +29,6 @@ from .sizes import check_sizes
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_RANDOM_INITS = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, Tensor.normal_, Tensor.uniform_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,7 @@ def load_checkpoint(
     check_sizes(checkpoint.config, weights.tensors, source=str(folder))
     # Weights that are made in inference mode could never be used outside of it.
     with torch.inference_mode(False):
-        model = _on_meta(build, checkpoint.config)
+        model = on_meta(lambda: build(checkpoint.config))
         plan = _plan(model, weights, quantization)
         assign(model, weights, plan)
     model.eval()
@@ -131,13 +130,8 @@ def load_checkpoint(
 def misfits_of(checkpoint: Checkpoint, build: Callable[[ChameleonConfig], nn.Module]) -> str:
     """Return which tensors of a checkpoint ``load_checkpoint`` would refuse, and why; "" where it takes all."""
     weights = StoredWeights(checkpoint, None, torch.device("cpu"), "the checkpoint")
-    model = _on_meta(build, checkpoint.config)
+    model = on_meta(lambda: build(checkpoint.config))
     return find_misfits(model, weights, _plan(model, weights, None))
-
-
-def _on_meta(build: Callable[[ChameleonConfig], ModelT], config: ChameleonConfig) -> ModelT:
-    with torch.device("meta"), _SkipInit():
-        return build(config)
 
 
 def _plan(model: nn.Module, weights: StoredWeights, quantization: str | Quantization | None) -> QuantizationPlan | None:
@@ -159,21 +153,6 @@ def _plan(model: nn.Module, weights: StoredWeights, quantization: str | Quantiza
             "Leave quantization out, or load a float checkpoint."
         )
     return plan
-
-
-class _SkipInit(TorchFunctionMode):
-    """Skips the random initialization of a model on the meta device.
-
-    It has no effect there, and the first random number makes torch import its compiler: 3 s and 70 MB.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in _RANDOM_INITS:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def target_dtype(dtype: torch.dtype | str | None, config: ChameleonConfig) -> torch.dtype | None:

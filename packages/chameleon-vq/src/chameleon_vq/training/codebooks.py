@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._meta import on_meta
 from ..errors import ConfigError
 from ..model import ChameleonVQVAE
 from ..quantizers import VectorQuantizer
@@ -134,8 +135,7 @@ def with_plain_codebook(model: ChameleonVQVAE) -> ChameleonVQVAE:
             "it can't be converted to a plain one; save the model as it is."
         )
     config = model.config.replace(quantizer="codebook", quantizer_options={})
-    with torch.device("meta"):
-        plain = ChameleonVQVAE(config, with_decoder=model.decoder is not None)
+    plain = on_meta(lambda: ChameleonVQVAE(config, with_decoder=model.decoder is not None))
     state = {name: tensor for name, tensor in model.state_dict().items() if name in plain.state_dict()}
     plain.load_state_dict(state, assign=True)
     return plain.train(model.training)
