@@ -154,7 +154,7 @@ def fuzz(session: nox.Session) -> None:
 
     It fails where a reader raises something else than its package's errors, takes more than 5 s or 1 GB, or returns
     numbers that aren't finite or ids out of range. ``nox -s fuzz -- --formats text- --inputs 5000`` reads fewer files.
-    The report is also written to fuzz-report.json. Not in CI.
+    The report is also written to fuzz-report.json. Not in CI, whose ``integration`` has a short form of two minutes.
     """
     install_workspace(session, "peft", "bitsandbytes", "vector-quantize-pytorch")
     session.run("python", "-m", "tests.fuzz", "run", "--json", "fuzz-report.json", *session.posargs)

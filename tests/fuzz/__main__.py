@@ -66,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     shown = [began]
 
     def add(verdict, peak):  # type: ignore[no-untyped-def]
+        if verdict.outcome.is_finding and verdict.fault not in report.faults:
+            print(f"{verdict.outcome.upper()} {verdict.error} in {verdict.place}: {verdict.format} {verdict.index}")
         report.add(verdict, peak)
         if time.monotonic() - shown[0] > 10:
             shown[0] = time.monotonic()
