@@ -280,6 +280,8 @@ class TestRegistry:
             ),
             ({"group_size": 48}, r"group_size is 48; it must be one of \(32, 64, 128, 256\)"),
             ({"group_size": "64"}, r"group_size is '64'; it must be one of"),
+            ({"group_size": 64.0}, r"group_size is 64\.0; it must be one of"),
+            ({"group_size": [64]}, r"group_size is \[64\]; it must be one of"),
         ],
     )
     def test_impossible_options_are_named(self, options: dict[str, Any], message: str) -> None:

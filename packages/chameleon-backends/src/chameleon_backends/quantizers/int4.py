@@ -42,7 +42,7 @@ class Int4Quantizer(WeightQuantizer):
     """Weights that share a scale: one of ``GROUP_SIZES``. Rows must be a multiple of it."""
 
     def __post_init__(self) -> None:
-        if self.group_size not in GROUP_SIZES:
+        if type(self.group_size) is not int or self.group_size not in GROUP_SIZES:  # 32.0 is equal to one of them
             raise ConfigError(f"group_size is {self.group_size!r}; it must be one of {GROUP_SIZES}.")
 
     def options(self) -> dict[str, Any]:
