@@ -221,3 +221,26 @@ def test_weights_of_a_type_that_does_not_compute_need_one_to_cast_to(tmp_path: P
     with pytest.raises(WeightsError, match=r"model\.norm\.weight \(stored torch\.float8_e4m3fn, expected floats that"):
         ChameleonForConditionalGeneration.from_pretrained(tmp_path, dtype=None)
     ChameleonForConditionalGeneration.from_pretrained(tmp_path, dtype="float32")(PROMPT)
+
+
+def test_weights_of_both_half_types_need_one_to_cast_to(tmp_path: Path) -> None:
+    make_model().to(torch.bfloat16).save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    name = "model.layers.1.mlp.up_proj.weight"
+    weights[name] = weights[name].to(torch.float16)
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=rf"{name} is float16, .* is bfloat16\. Pass the dtype"):
+        ChameleonForConditionalGeneration.from_pretrained(tmp_path, dtype=None)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        ChameleonForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype)(PROMPT)
+
+
+def test_an_error_of_many_tensors_lists_the_first_and_their_number(tmp_path: Path) -> None:
+    make_model().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    others = {f"other.{number:04}": torch.zeros(1) for number in range(2000)}
+    save_file({**weights, **others}, path, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=r"other\.0009 and 1,990 more\.$"):
+        ChameleonForConditionalGeneration.from_pretrained(tmp_path)

@@ -278,3 +278,17 @@ def test_an_interrupted_save_leaves_the_old_files_whole(
         make_image_tokenizer(seed=1).save_pretrained(saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
     assert ImageTokenizer.from_pretrained(saved).fingerprint == tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["missing", "unexpected", "not_finite", "mis_shaped", "mis_typed"])
+def test_an_error_of_thousands_of_tensors_lists_the_first_and_their_number(kind: str) -> None:
+    names = [f"tensor.{number}" for number in range(3000)]
+    pairs = {"mis_shaped": ((1,), (2,)), "mis_typed": ("I8", "F32")}
+    faults: Any = dict.fromkeys(names, pairs[kind]) if kind in pairs else names
+    error = WeightsError("folder", **{kind: faults}, advice="Load another.")
+    message = str(error)
+    assert len(getattr(error, kind)) == 3000
+    assert "tensor.9" in message
+    assert "tensor.10" not in message
+    assert "2,990 more" in message
+    assert len(message) < 1000

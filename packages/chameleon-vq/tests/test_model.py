@@ -59,6 +59,37 @@ def test_a_picture_becomes_a_grid_of_codes_and_a_picture_again(config: Chameleon
     assert model.decode(encoding.codes_Bhw).shape == pixels_BCHW.shape
 
 
+@pytest.mark.parametrize("quantizer", ["codebook", "ema", "fsq", "lfq", "residual"])
+@pytest.mark.parametrize("returned", ["pixels", "latents", "quantized", "loss"])
+def test_gradients_flow_to_the_encoder_through_everything_that_is_returned(quantizer: str, returned: str) -> None:
+    options: dict[str, object] = {"fsq": {"levels": (2, 2, 2, 2)}, "residual": {"num_quantizers": 2}}.get(quantizer, {})
+    torch.manual_seed(0)
+    model = ChameleonVQVAE(small(quantizer=quantizer, quantizer_options=options))
+    result = model(torch.rand(2, 3, 8, 8) * 2 - 1)
+    encoding = result.encoding
+    value = {
+        "pixels": result.pixels_BCHW,
+        "latents": encoding.latents_BDhw,
+        "quantized": encoding.quantized_BDhw,
+        "loss": encoding.loss,
+    }[returned]
+    if quantizer == "fsq" and returned == "loss":
+        assert value == 0, "there is nothing to learn"
+        return
+    weight = model.encoder.conv_in.weight
+    (gradient,) = torch.autograd.grad((value * torch.arange(1.0, value.numel() + 1).view_as(value)).sum(), weight)
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() > 0
+
+
+def test_the_gradient_of_quantized_latents_passes_straight_through() -> None:
+    torch.manual_seed(0)
+    encoding = ChameleonVQVAE(small()).encode(torch.rand(1, 3, 8, 8) * 2 - 1)
+    weights_BDhw = torch.randn_like(encoding.quantized_BDhw)
+    (gradient_BDhw,) = torch.autograd.grad((encoding.quantized_BDhw * weights_BDhw).sum(), encoding.latents_BDhw)
+    torch.testing.assert_close(gradient_BDhw, weights_BDhw)
+
+
 def test_decoding_codes_is_decoding_what_they_stand_for() -> None:
     model = ChameleonVQVAE(small()).eval()
     reconstruction = model(torch.rand(1, 3, 8, 8) * 2 - 1)

@@ -387,3 +387,17 @@ def test_bytes_are_levels_of_pixels() -> None:
     bytes_BCHW = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
     pixels_BCHW = TensorPictures(bytes_BCHW).pixels([0], np.random.default_rng(0))
     torch.testing.assert_close(pixels_BCHW.flatten(), torch.tensor([-1.0, 1.0, -0.6]))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_pictures_too_small_for_the_discriminator_are_refused_in_the_first_step(layers: int) -> None:
+    least = 3 * 2**layers
+    options = TrainingOptions(steps=200, discriminator_weight=0.5, discriminator_start=100, discriminator_layers=layers)
+    trainer = VQTrainer(make_model(), options.replace(discriminator_channels=4))
+    assert trainer.adversary is not None
+    assert trainer.adversary.discriminator(torch.zeros(1, 3, least, least)).shape == (1, 1, 1, 1)
+    stride = trainer.model.config.stride
+    side = (least - 1) // stride * stride
+    with pytest.raises(ImageError, match=f"at least {least} pixels a side for a discriminator of {layers} layers"):
+        trainer.fit(TensorPictures(torch.zeros(2, 3, side, least // stride * stride + stride)))
+    assert trainer.step == 0

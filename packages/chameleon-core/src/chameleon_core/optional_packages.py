@@ -14,9 +14,10 @@ from .protocols import ImageTokenizerLike, ProcessorLike
 
 
 @translates_errors
-def load_image_tokenizer(folder: Path, *, device: torch.device | str) -> ImageTokenizerLike:
+def load_image_tokenizer(folder: Path, *, device: torch.device | str, check_finite: bool = True) -> ImageTokenizerLike:
     """Load the image tokenizer of a model's folder. Raises ``MissingPackageError`` without chameleon-vq."""
-    tokenizer: ImageTokenizerLike = vq_package().ImageTokenizer.from_pretrained(folder, device=device)
+    load = vq_package().ImageTokenizer.from_pretrained
+    tokenizer: ImageTokenizerLike = load(folder, device=device, check_finite=check_finite)
     return tokenizer
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 Shape = tuple[int, ...]
+
+MOST_LISTED = 10
+"""Tensors of a kind that an error lists."""
 
 
 class ChameleonVQError(Exception):
@@ -56,10 +60,10 @@ class BrokenPluginError(ChameleonVQError, ImportError):
 
 
 class WeightsError(ChameleonVQError, ValueError):
-    """Weights don't fit the model or aren't finite. Every tensor at fault is listed.
+    """Weights don't fit the model or aren't finite. The message lists the first tensors at fault and their number.
 
-    ``missing``, ``unexpected`` and ``not_finite`` have the tensors' names; ``mis_shaped`` maps a name to the shape
-    found and the shape expected, ``mis_typed`` to the dtypes.
+    ``missing``, ``unexpected`` and ``not_finite`` have the names of all of them; ``mis_shaped`` maps a name to the
+    shape found and the shape expected, ``mis_typed`` to the dtypes.
     """
 
     def __init__(
@@ -81,14 +85,22 @@ class WeightsError(ChameleonVQError, ValueError):
         fault = "hold NaN or infinity" if not_finite else "don't fit the configuration"
         lines = [f"the weights in {source} {fault}."]
         if self.missing:
-            lines.append(f"  missing ({len(self.missing)}): {', '.join(self.missing)}")
+            lines.append(f"  missing ({len(self.missing)}): {_listed(self.missing)}")
         if self.unexpected:
-            lines.append(f"  unexpected ({len(self.unexpected)}): {', '.join(self.unexpected)}")
-        for name, (found, expected) in self.mis_shaped.items():
+            lines.append(f"  unexpected ({len(self.unexpected)}): {_listed(self.unexpected)}")
+        for name, (found, expected) in islice(self.mis_shaped.items(), MOST_LISTED):
             lines.append(f"  shape: {name} is {list(found)}, expected {list(expected)}")
-        for name, (found_type, expected_type) in self.mis_typed.items():
+        for name, (found_type, expected_type) in islice(self.mis_typed.items(), MOST_LISTED):
             lines.append(f"  dtype: {name} is {found_type}, expected {expected_type}")
+        for kind, faults in (("shape", self.mis_shaped), ("dtype", self.mis_typed)):
+            if len(faults) > MOST_LISTED:
+                lines.append(f"  {kind}: {len(faults) - MOST_LISTED:,} more")
         if self.not_finite:
-            lines.append(f"  not finite ({len(self.not_finite)}): {', '.join(self.not_finite)}")
+            lines.append(f"  not finite ({len(self.not_finite)}): {_listed(self.not_finite)}")
         lines.append(f"  {advice}")
         super().__init__("\n".join(lines))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(names[:MOST_LISTED]) + more

@@ -18,6 +18,8 @@ from .quantization_plan import QuantizationPlan, name_layer_in_errors
 
 # Old releases of transformers stored this buffer, which follows from the config.
 _DERIVED_SUFFIX = "rotary_emb.inv_freq"
+MOST_LISTED = 10
+"""Tensors of a kind that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class StoredWeights:
         """Raise ``WeightsError`` where a tensor that was loaded isn't finite."""
         if self.not_finite:
             raise WeightsError(
-                f"the weights in {self.source} hold NaN or infinity: {', '.join(self.not_finite)}. Load an intact "
+                f"the weights in {self.source} hold NaN or infinity: {_listed(self.not_finite)}. Load an intact "
                 "copy, another dtype where the cast overflows, or pass check_finite=False to load them as they are."
             )
 
@@ -107,6 +109,7 @@ def assign(model: nn.Module, weights: StoredWeights, plan: QuantizationPlan | No
     misfits = find_misfits(model, weights, plan)
     if misfits:
         raise WeightsError(f"the weights in {weights.source} don't match its config. {misfits}.")
+    _check_one_half_type(model, weights, quantized)
     for slot in (slot for slot in _slots(model) if quantized.isdisjoint(slot.names)):
         # A file may hold a tied tensor under each of its names; the first name is that of the embeddings.
         value = weights.load_cast(next(name for name in slot.names if name in weights.tensors))
@@ -146,8 +149,24 @@ def find_misfits(model: nn.Module, weights: StoredWeights, plan: QuantizationPla
         problem = each.problem(weights.tensors[name], weights.dtype) if name in weights.tensors else None
         if problem is not None:
             problems[problem].append(f"{name} ({each.mismatch(problem, weights.tensors[name])})")
-    listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+    listed = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
     return f"{listed[:1].upper()}{listed[1:]}"
+
+
+def _check_one_half_type(model: nn.Module, weights: StoredWeights, quantized: set[str]) -> None:
+    """Raise ``WeightsError`` where weights would stay float16 and bfloat16, which don't compute with each other."""
+    names = [name for slot in _slots(model) for name in slot.names if name in weights.tensors and name not in quantized]
+    found = {weights.tensors[name].dtype: name for name in names}
+    if weights.dtype is None and {torch.float16, torch.bfloat16} <= found.keys():
+        raise WeightsError(
+            f"the weights in {weights.source} are of two types that don't compute with each other: "
+            f"{found[torch.float16]} is float16, {found[torch.bfloat16]} is bfloat16. Pass the dtype to cast them to."
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(names[:MOST_LISTED]) + more
 
 
 def _quantize(model: nn.Module, name: str, weights: StoredWeights, plan: QuantizationPlan) -> None:

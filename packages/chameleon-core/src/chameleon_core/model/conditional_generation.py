@@ -71,6 +71,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         self.repacked_head = RepackedHead()
         self.source: Path | None = None
         self._image_tokenizer: ImageTokenizerLike | None = None
+        self._check_finite = True
         self._tokenizer: TextTokenizerLike | None = None
         if config.tie_word_embeddings:
             self.tie_weights()
@@ -95,7 +96,8 @@ class ChameleonForConditionalGeneration(nn.Module):
         ever held twice.
 
         ``quantization`` is the name of a weight quantizer, or a ``Quantization`` with its options and the layers to
-        skip. A folder that was saved quantized loads without it. ``check_finite=False`` leaves out the check for NaN.
+        skip. A folder that was saved quantized loads without it. ``check_finite=False`` leaves out the check for NaN,
+        in the image tokenizer too.
 
         Raises ``ModelNotFoundError``, ``FileFormatError`` for a damaged file, ``WeightsError`` with every tensor that
         is missing, unexpected or of another shape, and ``ConfigError`` for a quantization that isn't available.
@@ -113,6 +115,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         model = loaded.model
         model.config = model.model.config = loaded.config
         model.source = folder
+        model._check_finite = check_finite
         model.generation_options = GenerationOptions.from_file_dict(
             loaded.generation_config, loaded.config, source=str(folder / GENERATION_FILE)
         )
@@ -314,7 +317,9 @@ class ChameleonForConditionalGeneration(nn.Module):
                     "this model has no image tokenizer, because it wasn't loaded from a folder. "
                     "Set model.image_tokenizer = ImageTokenizer.from_pretrained(...) of chameleon_vq."
                 )
-            self._image_tokenizer = load_image_tokenizer(self.source, device=self.device)
+            self._image_tokenizer = load_image_tokenizer(
+                self.source, device=self.device, check_finite=self._check_finite
+            )
         return self._image_tokenizer
 
     @image_tokenizer.setter

@@ -54,6 +54,12 @@ class PatchDiscriminator(nn.Module):
         return self.patches(pixels_BCHW)
 
 
+def least_side(layers: int) -> int:
+    """Return the least height and width, in pixels, of a picture that has a patch."""
+    # Halved by each of the layers; then the two convolutions of stride 1 take a position each.
+    return int(3 * 2**layers)
+
+
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Return the discriminator's loss, a scalar: 0 if real patches score above 1 and drawn ones below −1."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())

@@ -21,7 +21,7 @@ from ..errors import ConfigError, FileFormatError, ImageError
 from ..model import ChameleonVQVAE, VQReconstruction
 from .checkpoints import CHECKPOINT_FILE, LOG_FILE, RunState, load_checkpoint, save_checkpoint
 from .codebooks import CodebookCare, has_codebooks, positions
-from .discriminator import Adversary, clip_gradient
+from .discriminator import Adversary, clip_gradient, least_side
 from .errors import DivergenceError
 from .interrupts import waiting_interrupts
 from .log import TrainingLog
@@ -128,6 +128,7 @@ class VQTrainer:
                 random = random_for(options.seed, "augment", self.step)
                 pixels_BCHW = pictures.pixels(order.batch(self.step), random)
                 self._check_batch(pixels_BCHW, f"the pictures of step {self.step}")
+                self._check_patches(pixels_BCHW)
                 entry = self._step(pixels_BCHW.to(self.device))
                 self.step += 1
                 self.seconds = before + time.monotonic() - started
@@ -153,6 +154,15 @@ class VQTrainer:
         """Raise ``ImageError`` if pictures don't suit the model."""
         config = self.model.config
         check_training_batch(pixels_BCHW, name, channels=config.in_channels, stride=config.stride)
+
+    def _check_patches(self, pixels_BCHW: Tensor) -> None:
+        """Raise ``ImageError`` if pictures are too small for the discriminator, which may begin much later."""
+        layers, (height, width) = self.options.discriminator_layers, pixels_BCHW.shape[2:]
+        if self.adversary is not None and min(height, width) < least_side(layers):
+            raise ImageError(
+                f"the pictures of step {self.step} are {height}×{width}, expected at least {least_side(layers)} pixels "
+                f"a side for a discriminator of {layers} layers. Lower discriminator_layers, or enlarge the pictures."
+            )
 
     def _step(self, pixels_BCHW: Tensor) -> dict[str, Any]:
         """Update the model and the discriminator once, and return the step's entry for the log."""
