@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import pytest
+import safetensors.torch
 from typer.testing import CliRunner
 
-from chameleon_core import Chameleon
+from chameleon_core import Chameleon, save_document
 from chameleon_core.cli.app import app
 from chameleon_text import Image, Text, document_from_json
+from chameleon_vq import ChameleonVQError
+from chameleon_vq.cli.app import app as vq_app
+
+from .killing import in_child
 
 
 @pytest.fixture
@@ -127,3 +136,64 @@ def test_plugins_of_every_package_are_listed() -> None:
     }
     hooks = {each["hook"] for each in listed}
     assert hooks >= {"chameleon_vq_pretrained", "chameleon_core_pretrained"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("chameleon", "generate", "{folder}", "--image", "{pipe}"),
+        ("chameleon", "tokenize", "{folder}", "--image", "{pipe}"),
+        ("chameleon", "tokenize", "{folder}", "{pipe}"),
+        ("chameleon", "tokenize", "{folder}", "--document", "{pipe}"),
+        ("chameleon", "detokenize", "{folder}", "{pipe}"),
+        ("chameleon", "generate", "{pipe}", "Hello"),
+        ("chameleon-vq", "encode", "{pipe}", "-t", "{folder}", "-o", "{output}"),
+        ("chameleon-vq", "reconstruct", "{pipe}", "-t", "{folder}", "-o", "{output}"),
+        ("chameleon-vq", "decode", "{pipe}", "-t", "{folder}", "-o", "{output}"),
+    ],
+    ids=" ".join,
+)
+def test_a_pipe_in_place_of_a_file_is_refused_rather_than_waited_for(
+    arguments: tuple[str, ...], folder: Path, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    program = {"chameleon": app, "chameleon-vq": vq_app}[arguments[0]]
+    given = [each.format(folder=folder, pipe=pipe, output=tmp_path / "output") for each in arguments[1:]]
+
+    def work() -> None:
+        result = CliRunner().invoke(program, given)
+        assert isinstance(result.exception, SystemExit), result.exception
+        sys.exit(result.exit_code)
+
+    assert in_child(work) in (1, 2)
+
+
+def test_check_finite_holds_for_the_image_tokenizer_too(folder: Path, picture: Path, tmp_path: Path) -> None:
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(folder, spoilt)
+    name = "model.vqmodel.decoder.conv_out.bias"
+    (path,) = (path for path in spoilt.glob("*.safetensors") if name in safetensors.torch.load_file(path))
+    tensors = safetensors.torch.load_file(path)
+    tensors[name].fill_(float("nan"))
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(ChameleonVQError, match="hold NaN or infinity"):
+        Chameleon.from_pretrained(spoilt).image_tokenizer.encode([picture])
+    Chameleon.from_pretrained(spoilt, check_finite=False).image_tokenizer.encode([picture])
+
+
+@pytest.mark.parametrize("as_str", [True, False])
+def test_a_saved_document_refers_to_pictures_of_files(as_str: bool, picture: Path, tmp_path: Path) -> None:
+    save_document([Image(str(picture) if as_str else picture)], tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"document.json", "document.md"}
+    assert (tmp_path / "out" / "document.md").read_text() == f"![picture 1](<{picture}>)\n"
+    (read,) = document_from_json((tmp_path / "out" / "document.json").read_text(), allow_files=True)
+    assert isinstance(read, Image)
+    assert Path(read.image) == picture
+
+
+def test_a_saved_document_has_the_pictures_of_arrays(tmp_path: Path) -> None:
+    values_HWC = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+    save_document([Image(values_HWC), Text("!")], tmp_path)
+    assert np.array_equal(np.asarray(PIL.Image.open(tmp_path / "picture-1.png")), values_HWC)
+    assert (tmp_path / "document.md").read_text() == "![picture 1](picture-1.png)\n\n!\n"
