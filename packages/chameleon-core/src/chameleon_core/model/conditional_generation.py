@@ -96,8 +96,7 @@ class ChameleonForConditionalGeneration(nn.Module):
         ever held twice.
 
         ``quantization`` is the name of a weight quantizer, or a ``Quantization`` with its options and the layers to
-        skip. A folder that was saved quantized loads without it. ``check_finite=False`` leaves out the check for NaN,
-        in the image tokenizer too.
+        skip. A folder saved quantized needs none. ``check_finite=False`` leaves out checks for NaN.
 
         Raises ``ModelNotFoundError``, ``FileFormatError`` for a damaged file, ``WeightsError`` with every tensor that
         is missing, unexpected or of another shape, and ``ConfigError`` for a quantization that isn't available.
