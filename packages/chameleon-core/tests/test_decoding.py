@@ -387,7 +387,7 @@ class TestGuesses:
             (None, "returned None from guess; expected a list of ids"),
             (7, "returned 7 from guess"),
             ({7}, "returned a set from guess"),
-            (iter([7]), "returned a list_iterator from guess"),
+            pytest.param(iter([7]), "returned a list_iterator from guess", id="an iterator"),
             (torch.tensor([7]), "returned a Tensor from guess"),
             ([7.0], r"guessed 7\.0; expected ids, integers from 0 to 63"),
             ([True], "guessed True; expected ids"),

@@ -34,7 +34,11 @@ def test_the_keyword_arguments_are_the_fields_with_their_types() -> None:
         ({"logits_processors": ("",)}, "takes a name"),
         ({"logits_processors": ({"k": 5},)}, "takes a name"),
         ({"logits_processors": (7,)}, "logits_processors"),
-        ({"logits_processors": ({"name": "top-k", "k": object()},)}, "'top-k' that can't be written as JSON"),
+        pytest.param(
+            {"logits_processors": ({"name": "top-k", "k": object()},)},
+            "'top-k' that can't be written as JSON",
+            id="an option that JSON has no form for",
+        ),
         ({"suppress_tokens": [5]}, "use forbidden_ids"),
         ({"bad_words_ids": [[5]]}, "use forbidden_ids, and forbidden_sequences"),
         ({"min_length": 5}, "use min_new_tokens"),
