@@ -14,6 +14,7 @@ from hypothesis import given
 
 from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAEConfig, ConfigError
 from chameleon_vq.quantizers import ema, fsq, lfq, residual
+from chameleon_vq.registry import make_quantizer
 from chameleon_vq.testing import configs
 from chameleon_vq.training import TrainingOptions
 
@@ -162,3 +163,9 @@ def test_every_field_has_a_docstring_with_its_default(config: type) -> None:
     assert list(documented) == own
     for name, text in documented.items():
         assert re.search(r"default|required", str(text)), name
+
+
+@pytest.mark.parametrize("size", [2**62, 2**70])
+def test_sizes_beyond_those_of_any_tensor_are_the_configurations(size: int) -> None:
+    with pytest.raises(ConfigError, match="'codebook' can't have the sizes of this configuration"):
+        make_quantizer(ChameleonVQVAEConfig(num_embeddings=size))

@@ -47,6 +47,12 @@ def make_quantizer(config: ChameleonVQVAEConfig) -> VectorQuantizer:
         quantizer = spec.make(config)
     except BrokenPluginError as error:
         _refuse_option(config, error)
+        if REGISTRY.find(VECTOR_QUANTIZERS_HOOK, spec.name).distribution == REGISTRY.distribution:
+            # What the built-in ones raise is torch's, for sizes beyond those of any tensor.
+            reason = str(error.__cause__).partition("\n")[0]
+            raise ConfigError(
+                f"the vector quantizer {spec.name!r} can't have the sizes of this configuration: {reason}"
+            ) from error
         raise
     if not isinstance(quantizer, nn.Module):
         wrong(spec.called, f"{described(quantizer)} from factory; expected a torch.nn.Module.")
