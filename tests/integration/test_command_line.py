@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import pytest
 import safetensors.torch
 from typer.testing import CliRunner
 
-from chameleon_core import Chameleon, save_document
+from chameleon_core import Chameleon, FileAccessError, save_document
 from chameleon_core.cli.app import app
 from chameleon_text import Image, Text, document_from_json
 from chameleon_vq import ChameleonVQError
@@ -197,3 +198,18 @@ def test_a_saved_document_has_the_pictures_of_arrays(tmp_path: Path) -> None:
     save_document([Image(values_HWC), Text("!")], tmp_path)
     assert np.array_equal(np.asarray(PIL.Image.open(tmp_path / "picture-1.png")), values_HWC)
     assert (tmp_path / "document.md").read_text() == "![picture 1](picture-1.png)\n\n!\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_document_that_can_not_be_written_is_an_error_of_core_and_leaves_the_old_one(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    save_document([Text("old")], tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(FileAccessError, match=rf"{tmp_path}.* can't be written: {os.strerror(number)}\. \w"):
+        save_document([Text("new")], tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -178,7 +178,10 @@ def test_unknown_keys_of_a_file_are_reported_kept_and_written_back() -> None:
         (lambda: GenerationOptions(streamer=None), "use stream_ids of the model, or Chameleon.stream"),  # type: ignore[call-arg]
         (lambda: GenerationOptions(stopping_criteria=[]), "use stop_strings or stop_ids, or should_stop"),  # type: ignore[call-arg]
         (lambda: GenerationOptions(num_return_sequences=2), "repeat the prompt in a batch"),  # type: ignore[call-arg]
-        (lambda: GenerationOptions.published(xyz=1), "GenerationOptions has no field 'xyz'. The fields are do_sample,"),  # type: ignore[call-arg]
+        (
+            lambda: GenerationOptions.published(xyz=1),  # type: ignore[call-arg]
+            "GenerationOptions has no field 'xyz'. The fields are cache_implementation,",
+        ),
         (lambda: TrainingOptions(steps=1, zloss=0), "TrainingOptions has no field 'zloss'. Did you mean 'z_loss'?"),  # type: ignore[call-arg]
         (lambda: Quantization("int4", skp=()), "Quantization has no field 'skp'. Did you mean 'skip'?"),  # type: ignore[call-arg]
         (
