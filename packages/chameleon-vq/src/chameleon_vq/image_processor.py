@@ -38,6 +38,8 @@ SIZES = (
     {"height", "width"},
     {"max_height", "max_width"},
 )
+MAX_CROP_PIXELS = 2**24
+"""The largest number of pixels of a crop, 64 times the published 512×512: it is made whatever a picture has."""
 _LARGEST = 2**40  # pixels; far above any picture, and below what arithmetic in floating point rounds
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"
@@ -129,9 +131,8 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
         for name in ("rescale_factor", "image_mean", "image_std"):
             if not np.isfinite(getattr(self, name)).all():
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected finite numbers.")
-        limit = max(self.pixel_limit, MAX_PIXELS)
-        if self.crop_size["height"] * self.crop_size["width"] > limit:
-            raise ConfigError(f"crop_size is {self.crop_size}; expected at most {limit:,} pixels, the pixel_limit.")
+        if self.crop_size["height"] * self.crop_size["width"] > MAX_CROP_PIXELS:
+            raise ConfigError(f"crop_size is {self.crop_size}; expected at most {MAX_CROP_PIXELS:,} pixels.")
         if max(*self.size.values(), self.resample, self.pixel_limit) > _LARGEST:
             raise ConfigError(f"size is {self.size} and pixel_limit {self.pixel_limit}; expected at most {_LARGEST:,}.")
         if not np.all(self.image_std):

@@ -18,7 +18,7 @@ class Step:
 
 STEPS = (
     Step(
-        'chameleon generate emoji "a panda" --modality image --template chat --seed 1 --output panda',
+        'chameleon generate emoji "a panda" --modality image --template chat --seed 0 --output panda',
         "draw a panda into panda/picture-1.png",
     ),
     Step(

@@ -161,7 +161,7 @@ class Chameleon(ShortForms):
 
         ``modality`` is "text", "image" or "interleaved". ``options`` are the model's own unless given, and ``changes``
         are single fields of them (``max_new_tokens=50``). ``template`` "chat" makes the prompt the user's turn.
-        ``should_stop`` is called before each id; once it returns true, the partial document is returned.
+        ``should_stop`` is called before each step; once it returns true, the partial document is returned.
 
         Pictures are returned drawn, with their codes. Raises ``ContextLengthError`` before any work where the context
         is too short.
