@@ -235,6 +235,9 @@ def test_the_records_of_transformers_are_read() -> None:
     [
         {"blocksize": 1},
         {"blocksize": 4096},
+        {"blocksize": 64.0},
+        {"nested_blocksize": 256.0},
+        {"shape": [48.0, 64.0]},
         {"shape": [4800, 6400]},
         {"shape": [64, 48]},
         {"nested_blocksize": 1},

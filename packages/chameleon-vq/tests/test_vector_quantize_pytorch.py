@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from chameleon_vq import ChameleonVQVAEConfig, ConfigError, ImageTokenizer
+from chameleon_vq.checkpoint import read_model, write_model
+from chameleon_vq.model import ChameleonVQVAE
+from chameleon_vq.quantizers import vector_quantize_pytorch as adapter
 from chameleon_vq.quantizers.vector_quantize_pytorch import CLASSES, REFUSED
 from chameleon_vq.registry import REGISTRY, VECTOR_QUANTIZERS_HOOK, make_quantizer
 from chameleon_vq.testing import VectorQuantizerConformance, make_image_tokenizer
@@ -212,3 +215,23 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
 def test_in_a_bfloat16_model_the_package_computes_in_float32() -> None:
     quantizer: Any = make_quantizer(config({"class": "SimVQ"})).to(torch.bfloat16)  # type: ignore[attr-defined]
     assert {parameter.dtype for parameter in quantizer.parameters()} == {torch.float32}
+
+
+@installed
+@pytest.mark.parametrize("name", ["VectorQuantize", "SimVQ", "ResidualVQ"])
+def test_more_codes_than_the_weights_hold_take_no_memory(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"class": name} | ({"num_quantizers": 2} if name == "ResidualVQ" else {})
+    small = config(
+        options, base_channels=8, channel_multiplier=[1, 1], num_res_blocks=1, norm_num_groups=4, resolution=8
+    )
+    write_model(ChameleonVQVAE(small), tmp_path)
+    assert read_model(tmp_path, device="cpu", dtype=torch.float32).quantize.num_codes == 64
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"num_embeddings": 64', '"num_embeddings": 16777216'))
+    monkeypatch.setattr(adapter, "make", lambda config: pytest.fail("the class was made"))
+    with pytest.raises(
+        ConfigError, match=r"num_embeddings is 16,777,216, but the quantizer's weights have [\d,]+ numbers"
+    ):
+        read_model(tmp_path, device="cpu", dtype=torch.float32)

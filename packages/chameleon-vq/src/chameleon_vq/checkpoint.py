@@ -5,6 +5,7 @@ Only safetensors is read, only the tensors of the VQ-VAE, and only after their n
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from .config import CODES_PER_POSITION, ChameleonVQVAEConfig
 from .errors import ConfigError, FileFormatError, MissingFileError, Shape, WeightsError
 from .file_access import writing
 from .model import ChameleonVQVAE
+from .quantizers.vector_quantize_pytorch import least_numbers
 from .registry import make_quantizer
 
 CONFIG = "config.json"
@@ -73,13 +75,15 @@ def _read_model(root: Path, dtype: torch.dtype, check_finite: bool) -> Chameleon
     if not files:
         raise FileFormatError(f"{root} has no tensors named {prefix}*, expected the weights of an image tokenizer.")
     _check_depth(root, config, len(files))
+    headers = dict(_read_headers(files, prefix))
+    _check_codebook(root, config, headers)
     with_decoder = any(name.startswith(DECODER_PREFIX) for name in files)
     try:
         model = on_meta(lambda: ChameleonVQVAE(config, with_decoder=with_decoder))
     except (RuntimeError, OverflowError, TypeError, MemoryError) as error:  # sizes beyond those of any tensor
         raise ConfigError(f"{root / CONFIG} describes no model that can be made: {error}") from error
     _check_codes_per_position(root, model)
-    _check_fit(str(root), model, dict(_read_headers(files, prefix)), advice=_DOWNLOAD)
+    _check_fit(str(root), model, headers, advice=_DOWNLOAD)
     # Made again, on a real device: a quantizer may have tensors that aren't in the file.
     model.quantize = make_quantizer(config)
     tensors = dict(_read_tensors(files, prefix, dtype))
@@ -172,6 +176,17 @@ def _check_depth(root: Path, config: ChameleonVQVAEConfig, tensors: int) -> None
                 f"{root / CONFIG}: {name} makes {count:,} parts, but the weights have {tensors:,} tensors. Check that "
                 f"{CONFIG} and the weights belong together."
             )
+
+
+def _check_codebook(root: Path, config: ChameleonVQVAEConfig, headers: Mapping[str, tuple[Shape, str]]) -> None:
+    """Raise ``ConfigError`` if the weights can't hold the entries of a quantizer that takes memory when it is made."""
+    held = sum(math.prod(shape) for name, (shape, _) in headers.items() if name.startswith("quantize."))
+    needed = least_numbers(config)
+    if needed > held:
+        raise ConfigError(
+            f"{root / CONFIG}: num_embeddings is {config.num_embeddings:,}, but the quantizer's weights have {held:,} "
+            f"numbers. Check that {CONFIG} and the weights belong together."
+        )
 
 
 def _check_codes_per_position(root: Path, model: ChameleonVQVAE) -> None:

@@ -135,7 +135,8 @@ def _read_state(stored: Mapping[str, Tensor]) -> Any:
         raise ConfigError(f"the stored state of {PACKAGE} can't be read: {type(error).__name__}: {error}.") from error
     found = (state.quant_type, state.blocksize, len(state.absmax), stored["weight"].numel(), *outer)
     expected = ("nf4", BLOCK, blocks, -(-values // 2), OUTER_BLOCK, -(-blocks // OUTER_BLOCK) if state.nested else None)
-    if found != expected:
+    # 64.0 is equal to 64 and nothing that a kernel takes.
+    if found != expected or [type(each) for each in found] != [type(each) for each in expected]:
         raise ConfigError(f"the stored state of {PACKAGE} doesn't fit its tensors: {found}, expected {expected}.")
     return state
 
