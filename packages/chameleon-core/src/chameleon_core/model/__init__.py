@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING
 
 from .._moved import moved_names
 from .cache import KVCache
-from .conditional_generation import CausalOutput, ChameleonForConditionalGeneration
+from .conditional_generation import ChameleonForConditionalGeneration
 from .lane_cache import LaneCache
 from .loss import IGNORE_INDEX
-from .transformer import ChameleonModel, ModelOutput
+from .outputs import CausalOutput, ModelOutput
+from .transformer import ChameleonModel
 
 __all__ = [
     "IGNORE_INDEX",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -19,6 +18,7 @@ from .._boundary import translates_errors
 from .._moved import moved_names
 from ..checkpoints import load_checkpoint, resolve_folder, save_checkpoint
 from ..checkpoints.quantization_plan import Quantization
+from ..compat.methods import TransformersMethods
 from ..config import ChameleonConfig
 from ..errors import ConfigError, InputError
 from ..formats import GENERATION_FILE
@@ -33,27 +33,11 @@ from .ecosystem import refuse_arguments
 from .inputs import check_call, check_type, kept_positions, mask_of_padding
 from .lane_cache import CachedLane, LaneCache, make_lane_cache
 from .loss import next_token_loss
-from .resize import check_resizable, resized_rows, rounded_size
+from .outputs import CausalOutput
 from .transformer import ChameleonModel, init_weight
 
 
-@dataclass(frozen=True, slots=True)
-class CausalOutput:
-    """What ``ChameleonForConditionalGeneration`` returns."""
-
-    logits: Tensor
-    """[B, T, V], or fewer positions with ``logits_to_keep``. Raw: no id is masked."""
-    loss: Tensor | None
-    """The mean cross-entropy of each label given the ids before it, a float32 scalar. None without labels."""
-    hidden_states: tuple[Tensor, ...] | None
-    """As in ``ModelOutput``: layers + 1 tensors [B, T, E], or None."""
-    attentions: tuple[Tensor, ...] | None
-    """As in ``ModelOutput``: a tensor [B, H, T, S] for each layer, or None."""
-    cache: KVCache | None
-    """The cache that was passed, with the new positions in it."""
-
-
-class ChameleonForConditionalGeneration(nn.Module):
+class ChameleonForConditionalGeneration(TransformersMethods):
     """Chameleon with its output layer: logits, loss and generation.
 
     ``image_tokenizer`` encodes ``pixel_values`` as ids. A model that was loaded from a folder loads it from there on
@@ -344,50 +328,6 @@ class ChameleonForConditionalGeneration(nn.Module):
             )
         picture_ids = self.layout.code_to_id_Z.to(input_ids.device)[codes.to(input_ids.device)]
         return input_ids.masked_scatter(is_placeholder_BT, picture_ids.to(input_ids.dtype))
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        return self.model.embed_tokens.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the weights that aren't quantized."""
-        return self.model.embed_tokens.weight.dtype
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """Return the embedding table [V, E]."""
-        return self.model.embed_tokens
-
-    def get_output_embeddings(self) -> nn.Linear:
-        """Return the output layer [V, E]."""
-        return self.lm_head
-
-    def tie_weights(self) -> None:
-        """Make the output layer share the weight of the embeddings."""
-        self.lm_head.weight = self.model.embed_tokens.weight
-
-    @torch.no_grad()
-    def resize_token_embeddings(self, new_num_tokens: int, *, pad_to_multiple_of: int = 1) -> nn.Embedding:
-        """Grow or shrink the vocabulary to ``new_num_tokens``, rounded up to a multiple, and return the embeddings.
-
-        New rows are the mean of the old ones, so that a new id starts as an average one. Raises ``ValueError`` for
-        numbers below 1, ``ConfigError`` where the output layer is quantized or wrapped.
-        """
-        size = rounded_size(new_num_tokens, pad_to_multiple_of)
-        check_resizable(self.lm_head)
-        config = self.config.replace(vocab_size=size)
-        self.model.embed_tokens = nn.Embedding(
-            size, config.hidden_size, _weight=resized_rows(self.model.embed_tokens.weight, size)
-        )
-        if config.tie_word_embeddings:
-            self.tie_weights()
-        else:
-            self.lm_head.weight = nn.Parameter(resized_rows(self.lm_head.weight, size))
-        self.lm_head.out_features = size
-        self.config = self.model.config = config
-        self.__dict__.pop("layout", None)
-        return self.model.embed_tokens
 
 
 if not TYPE_CHECKING:

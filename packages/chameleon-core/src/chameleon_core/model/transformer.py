@@ -7,7 +7,6 @@ heads, E hidden width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from chameleon_backends import AttentionWeightsBackend, get_attention_backend
 
+from ..compat.methods import TransformersMethods
 from ..config import ChameleonConfig
 from ..errors import InputError
 from .attention_context import AttentionContext, prepare_attention
@@ -23,24 +23,10 @@ from .inputs import check_form, check_ids
 from .lane_attention import LaneContext, lane_order, plan_lanes
 from .lane_cache import CachedLane, LaneCache
 from .layers import DecoderLayer, RMSNorm
+from .outputs import ModelOutput
 
 
-@dataclass(frozen=True, slots=True)
-class ModelOutput:
-    """What ``ChameleonModel`` returns."""
-
-    last_hidden_state: Tensor
-    """[B, T, E], after the final norm."""
-    hidden_states: tuple[Tensor, ...] | None
-    """The embeddings and each layer's output, the last one normed: layers + 1 tensors [B, T, E]. None unless requested
-    with ``output_hidden_states``."""
-    attentions: tuple[Tensor, ...] | None
-    """The attention weights of each layer: tensors [B, H, T, S]. None unless requested with ``output_attentions``."""
-    cache: KVCache | None
-    """The cache that was passed, with the new positions in it."""
-
-
-class ChameleonModel(nn.Module):
+class ChameleonModel(TransformersMethods):
     """The bare transformer, from ids to hidden states.
 
     ``attn_implementation`` names an attention backend of chameleon-backends. The weights are random, with the standard
