@@ -10,6 +10,7 @@ Shapes: M flattened ids of all lanes, E hidden width.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,11 +20,13 @@ import torch
 from torch import Tensor
 
 from ..errors import EngineFullError, GenerationError
+from .admission import check_room, running_row
 from .choosing import Chooser, Point
 from .decoder import Decoder, LaneT, TextDecoder
+from .feeds import Feed
 from .prefix_cache import PrefixCache
 from .requests import NewIds, Request, RequestHandle
-from .running import Feed, RunningRow, check_room, running_row
+from .running import RunningRow
 from .waiting import WaitingRows
 
 
@@ -121,7 +124,7 @@ class Engine(Generic[LaneT]):
             self._admit()
             feeds = self._feeds()
             if feeds:
-                lanes = [(lane.cached, ids) for feed in feeds for lane, ids in feed.lanes]
+                lanes = [(lane.cached, ids) for _, feed in feeds for lane, ids in feed.lanes]
                 hidden_ME = self.model.feed_lanes(lanes, self.cache)
                 self._choose(feeds, hidden_ME)
             return self._events()
@@ -150,7 +153,7 @@ class Engine(Generic[LaneT]):
             each.start(self.cache, self.prefixes)
             self._running.append(each)
 
-    def _feeds(self) -> list[Feed[LaneT]]:
+    def _feeds(self) -> list[tuple[RunningRow[LaneT], Feed[LaneT]]]:
         """Return what each running row is fed in this step, after those that there is no room for were suspended."""
         while True:
             budget = self.prompt_chunk
@@ -158,10 +161,10 @@ class Engine(Generic[LaneT]):
             for each in self._running:
                 feed = each.next_feed(budget)
                 if feed.lanes:
-                    feeds.append(feed)
+                    feeds.append((each, feed))
                 if budget is not None:
                     budget -= feed.prompt_ids
-            if len(self._running) <= 1 or self._has_room(sum(feed.growth(self.cache) for feed in feeds)):
+            if len(self._running) <= 1 or self._has_room(sum(feed.growth(self.cache) for _, feed in feeds)):
                 return feeds
             last = max(self._running, key=lambda each: each.order)
             last.stop(self.cache, self.prefixes)
@@ -171,16 +174,16 @@ class Engine(Generic[LaneT]):
     def _has_room(self, positions: int) -> bool:
         return self.max_positions is None or self.cache.positions + positions <= self.max_positions
 
-    def _choose(self, feeds: Sequence[Feed[LaneT]], hidden_ME: Tensor) -> None:
+    def _choose(self, feeds: Sequence[tuple[RunningRow[LaneT], Feed[LaneT]]], hidden_ME: Tensor) -> None:
         """Choose the ids after each row that has been fed all that it has, and let the rows take them."""
-        points: list[Point] = []
+        points: list[list[Point]] = []
         start = 0
-        for feed in feeds:
-            points += feed.points(start)
+        for each, feed in feeds:
+            points.append(each.points(feed, start))
             start += sum(len(ids) for _, ids in feed.lanes)
-        chosen = iter(self._chooser.choose(points, hidden_ME))
-        for feed in feeds:
-            feed.owner.take(feed, [next(chosen) for _ in feed.offsets], self.cache, self.prefixes)
+        chosen = iter(self._chooser.choose(list(itertools.chain(*points)), hidden_ME))
+        for (each, feed), own in zip(feeds, points, strict=True):
+            each.take(feed, list(itertools.islice(chosen, len(own))), self.cache, self.prefixes)
 
     def _events(self) -> list[NewIds]:
         """Return what is new, and drop the rows that have ended."""

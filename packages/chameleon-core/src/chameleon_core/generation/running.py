@@ -4,80 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Generic
 
-import torch
-
-from ..errors import ChameleonCoreError, ContextLengthError, GenerationError
-from ..layout import TokenLayout
+from ..errors import ChameleonCoreError
 from .choosing import Point
-from .decoder import Decoder, LaneCacheLike, LaneT, TextDecoder
-from .decoding import RowGuesser, row_guessers
+from .decoder import LaneCacheLike, LaneT, TextDecoder
+from .decoding import RowGuesser
+from .feeds import Feed, Lane
 from .guidance import guidance_branches
-from .options import Modality
 from .prefix_cache import PrefixCache, PrefixKey
-from .processors import Kind, ProcessorChain, RowView, processor_chain
-from .requests import NewIds, Request, RequestHandle
-from .rows import Row, start_row
+from .processors import Kind, ProcessorChain
+from .requests import NewIds, RequestHandle
+from .rows import Row
 
 # How many positions a new lane has room for beyond its prompt; it grows when that is not enough.
 SPARE_POSITIONS = 128
-
-
-@dataclass(slots=True, eq=False)
-class Lane(Generic[LaneT]):
-    """One lane of a row."""
-
-    cached: LaneT
-    """Its keys and values."""
-    pending: list[int]
-    """The ids that it hasn't been fed, at least one."""
-    weight: float = 1.0
-    """The weight of its logits in the guided sum."""
-    is_branch: bool = False
-    """Whether it is a branch of the guidance instead of the row's whole context."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Feed(Generic[LaneT]):
-    """What a row is fed in one step."""
-
-    owner: RunningRow[LaneT]
-    """The row."""
-    lanes: list[tuple[Lane[LaneT], list[int]]]
-    """Its lanes with their ids; none where it waits for the prompts of others."""
-    offsets: tuple[int, ...] = ()
-    """Where ids are chosen, counted from the last pending id, 0; none while the row hasn't been fed all it has."""
-    guesses: tuple[int, ...] = ()
-    """The ids that follow the last pending one on trial."""
-
-    @property
-    def prompt_ids(self) -> int:
-        """How many ids there are besides the last one of each lane and the guesses."""
-        return sum(len(ids) - len(self.guesses) - bool(self.offsets) for _, ids in self.lanes)
-
-    def growth(self, cache: LaneCacheLike[LaneT]) -> int:
-        """Return how many positions the lanes that outgrow their room take more."""
-        lengths = [(lane.cached.capacity, lane.cached.length + len(ids)) for lane, ids in self.lanes]
-        return sum(cache.capacity_for(length) - capacity for capacity, length in lengths if length > capacity)
-
-    def points(self, start: int) -> list[Point]:
-        """Return the points of choice; ``start`` is the index of the feed's first hidden state in the pass."""
-        ends = list(itertools.accumulate((len(ids) for _, ids in self.lanes), initial=start))[1:]
-        lasts = [end - 1 - len(self.guesses) for end in ends]
-        weights = tuple(lane.weight for lane, _ in self.lanes)
-        owner = self.owner
-        position = len(owner.row.prompt) + len(owner.row.new_ids)
-        kind = owner.kind
-        state, points = owner.states[kind], []
-        for number, offset in enumerate(self.offsets):
-            if number:
-                for token_id in self.guesses[self.offsets[number - 1] : offset]:
-                    state = owner.chains[kind].advance(state, token_id)
-            places = tuple(last + offset for last in lasts)
-            points.append(Point(owner.row, places, weights, position + offset, owner.chains[kind], state, owner.seed))
-        return points
 
 
 @dataclass(slots=True, eq=False)
@@ -158,15 +100,30 @@ class RunningRow(Generic[LaneT]):
                 guesses, offsets = self._guesses()
             except ChameleonCoreError as error:
                 self._fail(error)
-                return Feed(self, [])
-            return Feed(self, [(lane, [*lane.pending, *guesses]) for lane in self.lanes], offsets, guesses)
+                return Feed([])
+            return Feed([(lane, [*lane.pending, *guesses]) for lane in self.lanes], offsets, guesses)
         lanes = []
         for lane in self.lanes:
             ids = lane.pending[:-1][:budget]
             budget -= len(ids)
             if ids:
                 lanes.append((lane, ids))
-        return Feed(self, lanes)
+        return Feed(lanes)
+
+    def points(self, feed: Feed[LaneT], start: int) -> list[Point]:
+        """Return the feed's points of choice; ``start`` is the index of its first hidden state in the pass."""
+        ends = list(itertools.accumulate((len(ids) for _, ids in feed.lanes), initial=start))[1:]
+        lasts = [end - 1 - len(feed.guesses) for end in ends]
+        weights = tuple(lane.weight for lane, _ in feed.lanes)
+        position = len(self.row.prompt) + len(self.row.new_ids)
+        chain, state, points = self.chains[self.kind], self.states[self.kind], []
+        for number, offset in enumerate(feed.offsets):
+            if number:
+                for token_id in feed.guesses[feed.offsets[number - 1] : offset]:
+                    state = chain.advance(state, token_id)
+            places = tuple(last + offset for last in lasts)
+            points.append(Point(self.row, places, weights, position + offset, chain, state, self.seed))
+        return points
 
     def take(
         self,
@@ -286,110 +243,3 @@ class RunningRow(Generic[LaneT]):
 
     def _is_text(self, token_id: int) -> bool:
         return self.row.layout is None or bool(self.row.layout.text_allowed_V[token_id])
-
-
-KINDS: dict[Modality, tuple[Kind, ...]] = {
-    "text": ("text",),
-    "image": ("image",),
-    "interleaved": ("text", "image"),
-}
-"""What is chosen of each modality."""
-
-
-def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder | None) -> RunningRow[LaneT]:
-    """Return a row that waits to run. Raises ``GenerationError`` or ``ContextLengthError`` where it can't."""
-    config, options = model.config, request.options
-    if options.stop_strings and tokenizer is None:
-        raise GenerationError("stop_strings are searched in the decoded text: pass tokenizer=processor.tokenizer.")
-    sequences = itertools.chain.from_iterable(options.forbidden_sequences)
-    for name, ids in (
-        ("stop_ids", options.stop_ids),
-        ("forbidden_ids", options.forbidden_ids),
-        ("negative_prompt_ids", options.negative_prompt_ids),
-        ("forbidden_sequences", sequences),
-    ):
-        beyond = [token_id for token_id in ids if token_id >= config.vocab_size]
-        if beyond:
-            raise GenerationError(
-                f"{name} {beyond[:8]} are outside the vocabulary; ids must be below {config.vocab_size}."
-            )
-    outside = sorted({token_id for token_id in request.prompt if not 0 <= token_id < config.vocab_size})
-    if outside:
-        raise GenerationError(
-            f"row {request.index} has ids {outside[:8]}, which are outside the vocabulary; "
-            f"ids must be below {config.vocab_size}."
-        )
-    layout = None if config.vocabulary_map is None else model.layout
-    if layout is not None and not layout.has_text and options.modality != "image":
-        raise GenerationError(
-            f"modality={options.modality!r} writes text, and the config's vocabulary_map names no ids of text: every "
-            "name is that of a picture code or of a special token. Build the config with "
-            "vocabulary_map=processor.tokenizer.token_ids, or attach the tokenizer: model.attach_tokenizer(tokenizer)."
-        )
-    ends = _end_ids(config.eos_token_ids, layout)
-    row = start_row(
-        request.index,
-        request.prompt,
-        options,
-        layout=layout,
-        context_length=config.context_length,
-        stop_ids=frozenset(ends.union(options.stop_ids)),
-    )
-    longest = len(options.negative_prompt_ids) + len(row.prompt) + row.limit
-    if options.negative_prompt_ids and longest > config.context_length:
-        raise ContextLengthError(
-            f"the negative prompt has {len(options.negative_prompt_ids)} ids, with the rest up to {longest}; "
-            f"the context holds {config.context_length}. Shorten it."
-        )
-    chains: dict[Kind, ProcessorChain] = {}
-    states: dict[Kind, Any] = {}
-    view = RowView(
-        prompt=row.prompt,
-        options=options,
-        layout=layout,
-        tokenizer=tokenizer,
-        kind="text",
-        stop_ids=row.stop_ids,
-    )
-    for kind in KINDS[options.modality]:
-        chains[kind] = processor_chain(options, kind)
-        states[kind] = chains[kind].start(replace(view, kind=kind))
-    seed = None
-    if options.do_sample:
-        # From torch's own generator, so that torch.manual_seed makes a run repeatable.
-        seed = int(torch.randint(2**62, ())) if options.seed is None else options.seed
-    guessers = row_guessers(view, KINDS[options.modality], config.vocab_size)
-    running: RunningRow[LaneT] = RunningRow(row, RequestHandle(request), seed, chains, states, guessers, tokenizer)
-    running.accept_forced()
-    return running
-
-
-def check_room(row: RunningRow[LaneT], cache: LaneCacheLike[LaneT], max_positions: int | None) -> None:
-    """Raise ``ContextLengthError`` where a row may need more positions than there are, even alone.
-
-    A row that may write as much as the context holds writes as much as there is room for.
-    """
-    if max_positions is None:
-        return
-    options = row.handle.request.options
-    branches = 2 if options.modality != "text" and (options.guidance_text, options.guidance_image) != (1, 1) else 0
-    length = len(row.row.prompt) + row.row.limit
-    while options.max_new_tokens is None and options.modality != "image" and length > len(row.row.prompt) + 1:
-        if (1 + branches) * cache.capacity_for(length) <= max_positions:
-            break
-        length -= 1
-        row.row.limit -= 1
-    needed = (1 + branches) * cache.capacity_for(length)
-    if needed > max_positions:
-        raise ContextLengthError(
-            f"the request may take {length} positions in each of {1 + branches} lanes, which is room for {needed}; "
-            f"the engine has max_positions={max_positions}. Raise it, shorten the prompt or lower max_new_tokens."
-        )
-
-
-def _end_ids(eos_token_ids: Sequence[int], layout: TokenLayout | None) -> set[int]:
-    ends = set(eos_token_ids)
-    if layout is not None and layout.eos_id not in ends:
-        # The vocabulary's own names decide; the ids of such a config are the defaults of another vocabulary.
-        ends = {layout.eos_id}
-    return ends
