@@ -71,14 +71,49 @@ class Sound(Segment, frozen=True):
     codes: tuple[int, ...]
 
 
+class OpenSound:
+    """The right grammar's state: any codes, and the end; the wrong ones change a part of it."""
+
+    def __init__(self, codec: Any, room: int | None) -> None:
+        self.codec, self.room = codec, room
+
+    @property
+    def next_ids(self) -> tuple[int, ...]:
+        return (self.codec.end,) if self.room == 1 else (*self.codec.code_ids, self.codec.end)
+
+    least_ids_left = 1
+
+    @property
+    def ids_left(self) -> int | None:
+        return self.room
+
+    def accept(self, token_id: int) -> Any:
+        room = None if self.room is None else self.room - 1
+        return None if token_id == self.codec.end else type(self)(self.codec, room)
+
+
+class SoundGrammar:
+    state: type[OpenSound] = OpenSound
+
+    def __init__(self, codec: Any) -> None:
+        self.codec = codec
+        self.begin_ids: tuple[int, ...] = (codec.begin,)
+
+    def open(self, begin_id: int, room: int | None) -> Any:
+        return self.state(self.codec, room)
+
+
 class SoundCodec:
     """A right one; the wrong ones change a part of it."""
+
+    Grammar: type[SoundGrammar] = SoundGrammar
 
     def __init__(self, context: Any) -> None:
         self.context = context
         self.begin, self.end, *self.code_ids = (context.tokenizer.token_ids[name] for name in SOUNDS)
         self.ids = {self.begin, self.end, *self.code_ids}
         self.calls = 0
+        self.grammar = self.Grammar(self)
 
     def encode(self, segments: Sequence[Sound]) -> list[list[int]]:
         self.calls += 1
@@ -144,6 +179,40 @@ def decodes(change: Callable[[Any, Sequence[int], Decoded], Any]) -> dict[str, A
     return {
         "factory": codec(decode=lambda self, ids, start: change(self, ids[start:], SoundCodec.decode(self, ids, start)))
     }
+
+
+def writes(**state: Any) -> dict[str, Any]:
+    """A codec whose open segments do something else."""
+    grammar = type("Grammar", (SoundGrammar,), {"state": type("Wrong", (OpenSound,), state)})
+    return {"factory": codec(Grammar=grammar)}
+
+
+def opens(change: Callable[[SoundGrammar, int | None], Any]) -> dict[str, Any]:
+    """A codec whose grammar opens segments otherwise."""
+    grammar = type("Grammar", (SoundGrammar,), {"open": lambda self, begin_id, room: change(self, room)})
+    return {"factory": codec(Grammar=grammar)}
+
+
+class Changing(OpenSound):
+    """Counts its room down where it is."""
+
+    def accept(self, token_id: int) -> Any:
+        if token_id == self.codec.end:
+            return None
+        self.room = None if self.room is None else self.room - 1
+        return self
+
+
+class Shared(OpenSound):
+    """Counts what all open segments of a codec have accepted."""
+
+    @property
+    def ids_left(self) -> int | None:
+        return 1000 - self.codec.calls
+
+    def accept(self, token_id: int) -> Any:
+        self.codec.calls += 1
+        return super().accept(token_id)
 
 
 def without_markers(self: SoundCodec, rows: list[list[int]]) -> list[list[int]]:
@@ -222,6 +291,61 @@ WRONG_CODECS: dict[str, dict[str, dict[str, Any]]] = {
         "beyond the last": decodes(lambda self, ids, decoded: Decoded(decoded.segment, decoded.end + 1)),
     },
     "test_what_was_read_is_in_normal_form": {"can't be written again": decodes(notes_that_it_was_cut_off)},
+    "test_a_processor_offers_the_grammar": {
+        "without a method": {"factory": codec(__init__=lambda self, context: setattr(self, "grammar", self.begin))},
+        "text begins": {"factory": codec(__init__=lambda self, context: setattr(self.grammar, "begin_ids", (1,)))},
+        "nothing begins": {"factory": codec(__init__=lambda self, context: setattr(self.grammar, "begin_ids", ()))},
+        "opens nothing of use": opens(lambda self, room: self.codec.code_ids),
+    },
+    "test_a_segment_ends_in_its_room": {
+        "knows no room": opens(lambda self, room: self.state(self.codec, None)),
+        "one too many": opens(lambda self, room: self.state(self.codec, None if room is None else room + 1)),
+        "never": writes(accept=lambda self, token_id: self),
+    },
+    "test_what_may_come_are_ids_of_the_codec_and_none_that_begins": {
+        "one that begins": writes(next_ids=property(lambda self: (self.codec.begin, self.codec.end))),
+        "text": writes(next_ids=property(lambda self: (*self.codec.context.tokenizer.encode("the"), self.codec.end))),
+        "twice": writes(next_ids=property(lambda self: (self.codec.end, self.codec.end))),
+        "a list": writes(next_ids=property(lambda self: [self.codec.end])),
+        "nothing": writes(next_ids=()),
+    },
+    "test_what_is_left_of_a_segment_is_what_comes": {
+        "too much at least": writes(least_ids_left=2, next_ids=property(lambda self: (self.codec.end,)), ids_left=None),
+        "nothing at least": writes(least_ids_left=0),
+        "too little at most": writes(ids_left=1),
+    },
+    "test_more_room_allows_no_less": {
+        "only as long as the room": writes(
+            next_ids=property(lambda self: (self.codec.end,) if self.room == 1 else tuple(self.codec.code_ids))
+        ),
+        "nothing long": opens(lambda self, room: self.state(self.codec, 2 if room is None else room)),
+    },
+    "test_an_open_segment_never_changes": {
+        "counts where it is": writes(accept=Changing.accept),
+        "counts for all": writes(accept=Shared.accept, ids_left=Shared.ids_left),
+    },
+    "test_a_segment_that_was_written_is_read_whole": {
+        "begins anew": writes(
+            next_ids=property(lambda self: (self.codec.begin, *OpenSound.next_ids.fget(self)))  # type: ignore[attr-defined]
+        ),
+        "ends by a code": writes(
+            accept=lambda self, token_id: None if self.room == 1 or token_id == self.codec.end else self,
+            next_ids=property(lambda self: tuple(self.codec.code_ids)),
+        ),
+        "two ends": writes(
+            least_ids_left=2,
+            next_ids=property(lambda self: (self.codec.end,)),
+            accept=lambda self, token_id: OpenSound(self.codec, 1),
+        ),
+    },
+    "test_what_is_encoded_may_be_written": {
+        "ends before its end": opens(lambda self, room: None),
+        "three codes at most": opens(lambda self, room: self.state(self.codec, 3)),
+        "the first codes alone": writes(next_ids=property(lambda self: (*self.codec.code_ids[:2], self.codec.end))),
+        "begins otherwise": {
+            "factory": codec(__init__=lambda self, context: setattr(self.grammar, "begin_ids", (self.code_ids[0],)))
+        },
+    },
     "test_a_segment_survives_json": {
         "drops the codes": {"dump": lambda segment: {"codes": []}},
         "reads another": {"load": lambda fields: Sound((0,))},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Any
 
@@ -37,6 +38,7 @@ class MelodyCodec:
         self._begin, self._end, *self._note_ids = (context.tokenizer.token_ids[name] for name in TOKENS)
         self._notes = {token_id: note for note, token_id in enumerate(self._note_ids)}
         self.ids = frozenset((self._begin, self._end, *self._note_ids))
+        self.grammar = MelodyGrammar(self._begin, self._end, tuple(self._note_ids))
 
     def encode(self, segments: Sequence[Melody]) -> list[list[int]]:
         """Return the ids of each melody."""
@@ -50,6 +52,46 @@ class MelodyCodec:
         end = first + len(notes)
         closed = end < len(ids) and ids[end] == self._end
         return Decoded(Melody(notes), end + closed)
+
+
+@dataclass(frozen=True)
+class MelodyGrammar:
+    """The contract of ``chameleon_text.SegmentGrammar``: a model may write any notes, then the end."""
+
+    begin_id: int
+    end_id: int
+    note_ids: tuple[int, ...]
+
+    @property
+    def begin_ids(self) -> tuple[int]:
+        """The id that begins a melody."""
+        return (self.begin_id,)
+
+    def open(self, begin_id: int, room: int | None) -> OpenMelody:
+        """Return the melody after its begin, which may have ``room`` ids more."""
+        return OpenMelody(self, room)
+
+
+@dataclass(frozen=True)
+class OpenMelody:
+    """A melody that is being written."""
+
+    grammar: MelodyGrammar
+    ids_left: int | None
+    """How many ids it may have more, the end included; None for any number."""
+    least_ids_left = 1
+
+    @property
+    def next_ids(self) -> tuple[int, ...]:
+        """A note or the end, which comes last of all."""
+        end = (self.grammar.end_id,)
+        return end if self.ids_left == 1 else self.grammar.note_ids + end
+
+    def accept(self, token_id: int) -> OpenMelody | None:
+        """Return the melody after one more id; None after its end."""
+        if token_id == self.grammar.end_id:
+            return None
+        return OpenMelody(self.grammar, None if self.ids_left is None else self.ids_left - 1)
 
 
 def melody_fields(melody: Melody) -> dict[str, Any]:

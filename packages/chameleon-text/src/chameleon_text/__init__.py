@@ -45,6 +45,7 @@ from .hookspecs import HOOK_API_VERSION, SegmentCodecSpec, hookimpl
 from .plugins import PluginSpec, PluginWarning
 from .processor import ChameleonProcessor, ImageProcessorLike
 from .registry import REGISTRY
+from .segment_grammar import OpenSegment, SegmentGrammar
 from .segments import Document, Image, Segment, Special, Text, as_document, normalized
 from .templates import Piece, Template, Turn
 from .tokenizer import StreamDecoder, TextTokenizer
@@ -74,6 +75,7 @@ __all__ = [
     "ImageTokenizerLike",
     "MissingFileError",
     "MissingPackageError",
+    "OpenSegment",
     "Piece",
     "PluginSpec",
     "PluginWarning",
@@ -82,6 +84,7 @@ __all__ = [
     "Segment",
     "SegmentCodec",
     "SegmentCodecSpec",
+    "SegmentGrammar",
     "Special",
     "StreamDecoder",
     "Template",

@@ -17,12 +17,18 @@ from .hookspecs import SegmentCodecSpec
 from .plugin_calls import described, plugin_call, said, wrong
 from .plugins import PluginWarning
 from .registry import segment_codec_spec, segment_codec_specs
+from .segment_grammar import CheckedGrammar
 from .segments import Segment, Special
 from .sized_codec import SizedImageCodec
+
+MODALITIES = ("text", "image", "interleaved")
+"""What chameleon-core's generation writes without a segment grammar, by name."""
 
 
 class CodecTable:
     """Segments to ids and back, each by the codec of its type.
+
+    ``grammars`` are those of the codecs that have one, by name.
 
     ``given`` are codecs by name, used in place of the installed ones. An installed one that can't be used with this
     vocabulary is left out; the reason is the error when one of its segments is encoded.
@@ -37,6 +43,7 @@ class CodecTable:
         self._called: dict[int, str] = {}
         self._checked: set[int] = set()
         self._reasons: dict[type[Segment], str] = {}
+        self.grammars: dict[str, CheckedGrammar] = {}
         for name in given:
             segment_codec_spec(name)  # an unknown name is an error, not a codec that is never used
         for spec in segment_codec_specs():
@@ -146,6 +153,13 @@ class CodecTable:
         if taken:
             first = min(taken)
             return f"its id {first} ({self._name(first)!r}) already belongs to the codec {self._names[first]!r}."
+        grammar = getattr(codec, "grammar", None)
+        if grammar is not None:
+            if spec.name in MODALITIES:
+                return f"its name is that of a modality, one of {', '.join(MODALITIES)}, so it can't have a grammar."
+            if not callable(getattr(grammar, "open", None)):
+                return f"its grammar is {described(grammar)} without a method open; see SegmentGrammar."
+            self.grammars[spec.name] = CheckedGrammar(grammar, ids, owner)
         self._codecs[spec.segment] = codec
         self._owners |= dict.fromkeys(ids, codec)
         self._names |= dict.fromkeys(ids, spec.name)

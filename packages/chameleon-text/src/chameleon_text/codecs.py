@@ -120,6 +120,8 @@ class SegmentCodec(Protocol):
     - ``decode`` gets ids of which ``ids[start]`` belongs to the codec, and takes at least that one. The ids may be a
       model's, which may begin or end anywhere: ``decode`` raises nothing and drops nothing.
     - ``decode`` of what ``encode`` returned is the segment in its normal form.
+    - A codec whose segments a model may write has an attribute ``grammar``, a ``SegmentGrammar``. Segments of one
+      without it are only read.
     """
 
     @property

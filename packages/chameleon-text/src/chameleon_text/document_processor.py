@@ -6,6 +6,7 @@ document → template → pieces → codecs → ids        ids → codecs → se
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 from .batch import choice, one_row
@@ -21,6 +22,7 @@ from .codecs import (
 from .documents import messages_from_turns, turns_from_messages
 from .errors import ConfigError, DocumentError, MissingPackageError
 from .sealed import Sealed
+from .segment_grammar import CheckedGrammar
 from .segments import Document, Image, Special, as_document
 from .template_calls import parse, render, template_of
 from .templates import USER, Piece, Turn
@@ -100,6 +102,11 @@ class DocumentProcessor(Sealed):
     def template(self, name: str) -> None:
         template_of(name)  # an unknown name is an error here, not at the first prompt
         self._template = name
+
+    @property
+    def segment_grammars(self) -> Mapping[str, CheckedGrammar]:
+        """How a model may write the segments of codecs that have a grammar, by the codec's name."""
+        return MappingProxyType(self._codecs.grammars)
 
     def encode(self, document: object, *, template: str = "completion", add_bos: bool = True) -> list[int]:
         """Return the ids of a document: text, pictures and segments, or one of them alone.

@@ -16,7 +16,7 @@ from .tokenizers import make_tokenizer
 
 if TYPE_CHECKING:
     from .segment_codecs import SegmentCodecConformance
-    from .strategies import conversations, documents, permuted_tokenizers, texts, vocabularies
+    from .strategies import conversations, documents, permuted_tokenizers, texts, vocabularies, written_segments
     from .templates import TemplateConformance
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "permuted_tokenizers",
     "texts",
     "vocabularies",
+    "written_segments",
 ]
 
 _MODULES = {
@@ -39,6 +40,7 @@ _MODULES = {
     "permuted_tokenizers": "strategies",
     "texts": "strategies",
     "vocabularies": "strategies",
+    "written_segments": "strategies",
 }
 
 

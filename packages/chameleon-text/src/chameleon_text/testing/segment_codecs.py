@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -16,10 +16,30 @@ from ..errors import DocumentError
 from ..hookspecs import HOOK_API_VERSION, SegmentCodecSpec
 from ..processor import ChameleonProcessor
 from ..registry import segment_codec_spec, segment_codec_specs
+from ..segment_grammar import OpenSegment, SegmentGrammar
 from ..segments import Document, Segment, Text, normalized
 from .conformance import Conformance
-from .strategies import documents
+from .strategies import documents, written_segments
 from .subject import LAW, Subject, make_context
+
+
+class _Step(NamedTuple):
+    """One id of a segment, and the state before it."""
+
+    segment: OpenSegment
+    token_id: int
+
+
+class _Walk(NamedTuple):
+    """A segment that a grammar lets come."""
+
+    begin_id: int
+    room: int
+    steps: list[_Step]
+
+    @property
+    def ids(self) -> list[int]:
+        return [self.begin_id, *(step.token_id for step in self.steps)]
 
 
 class SegmentCodecConformance(Conformance, Subject):
@@ -184,6 +204,115 @@ class SegmentCodecConformance(Conformance, Subject):
         cut_off = whole.filter(len).flatmap(lambda ids: st.integers(1, len(ids)).map(lambda end: ids[:end]))
         return anything | cut_off
 
+    # What its grammar lets a model write, where it has one.
+
+    @pytest.fixture
+    def grammar(self, codec: Any) -> SegmentGrammar:
+        """The codec's grammar. A test that asks for it is skipped where the codec has none."""
+        grammar = getattr(codec, "grammar", None)
+        if grammar is None:
+            pytest.skip("the codec has no grammar, so its segments are only read")
+        return grammar
+
+    def test_a_processor_offers_the_grammar(
+        self, grammar: SegmentGrammar, codec: Any, context: CodecContext, spec: SegmentCodecSpec
+    ) -> None:
+        processor = ChameleonProcessor(context.tokenizer, segment_codecs={self.name: codec})
+        offered = processor.segment_grammars[self.name]
+        assert offered.begin_ids == grammar.begin_ids
+        for begin_id in offered.begin_ids:
+            offered.open(begin_id)
+
+    def test_a_segment_ends_in_its_room(self, grammar: SegmentGrammar) -> None:
+        @LAW
+        @given(st.data())
+        def law(data: st.DataObject) -> None:
+            for spare in (0, 1, data.draw(st.integers(2, 12))):
+                walk = _drawn(data, grammar, spare=spare)
+                assert len(walk.steps) <= walk.room
+
+        law()
+
+    def test_what_may_come_are_ids_of_the_codec_and_none_that_begins(self, grammar: SegmentGrammar, codec: Any) -> None:
+        inner = set(codec.ids).difference(grammar.begin_ids)
+        assert set(grammar.begin_ids) <= set(codec.ids)
+
+        @LAW
+        @given(st.data())
+        def law(data: st.DataObject) -> None:
+            for segment, _ in _drawn(data, grammar).steps:
+                assert isinstance(segment.next_ids, tuple)
+                assert segment.next_ids, "nothing may come next"
+                assert len(set(segment.next_ids)) == len(segment.next_ids), "an id is listed twice"
+                assert inner.issuperset(segment.next_ids), "an id that isn't the codec's, or begins a segment"
+
+        law()
+
+    def test_what_is_left_of_a_segment_is_what_comes(self, grammar: SegmentGrammar) -> None:
+        @LAW
+        @given(st.data())
+        def law(data: st.DataObject) -> None:
+            steps = _drawn(data, grammar).steps
+            for place, (segment, _) in enumerate(steps):
+                left = len(steps) - place
+                assert 1 <= segment.least_ids_left <= left
+                assert segment.ids_left is None or segment.ids_left >= left
+
+        law()
+
+    def test_more_room_allows_no_less(self, grammar: SegmentGrammar) -> None:
+        @LAW
+        @given(st.data())
+        def law(data: st.DataObject) -> None:
+            walk = _drawn(data, grammar)
+            for room in (walk.room, walk.room + 1, walk.room + 12, None):
+                assert _accepts(grammar, walk.ids, room), f"what may come in a room of {walk.room} may not in {room}"
+
+        law()
+
+    def test_an_open_segment_never_changes(self, grammar: SegmentGrammar) -> None:
+        @LAW
+        @given(st.data())
+        def law(data: st.DataObject) -> None:
+            walk = _drawn(data, grammar)
+            again = grammar.open(walk.begin_id, walk.room)
+            seen = [_seen(segment) for segment, _ in walk.steps]
+            for (segment, token_id), then in zip(walk.steps, seen, strict=True):
+                assert again is not None, "the same ids end the segment earlier the second time"
+                assert _seen(again) == then == _seen(segment)
+                other = data.draw(st.sampled_from(segment.next_ids))
+                again.accept(other)  # on trial, and taken back
+                assert _seen(again) == then, "accept changed the segment"
+                again = again.accept(token_id)
+            assert again is None
+
+        law()
+
+    def test_a_segment_that_was_written_is_read_whole(
+        self, grammar: SegmentGrammar, codec: Any, spec: SegmentCodecSpec, context: CodecContext
+    ) -> None:
+        after = context.tokenizer.encode("the apple")
+
+        @LAW
+        @given(written_segments(grammar))
+        def law(ids: list[int]) -> None:
+            segment, end = codec.decode([*ids, *after], 0)
+            assert type(segment) is spec.segment
+            assert end == len(ids), "the codec reads another end than the grammar says"
+            (again,) = codec.encode([segment])
+            assert codec.decode(again, 0) == (segment, len(again))
+
+        law()
+
+    def test_what_is_encoded_may_be_written(self, grammar: SegmentGrammar, codec: Any) -> None:
+        @LAW
+        @given(self.drawn_segments())
+        def law(segment: Segment) -> None:
+            (ids,) = codec.encode([segment])
+            assert _accepts(grammar, ids, None)
+
+        law()
+
     # JSON.
 
     def test_a_segment_survives_json(self) -> None:
@@ -204,3 +333,34 @@ class SegmentCodecConformance(Conformance, Subject):
             except DocumentError:
                 continue
             assert type(segment) is spec.segment
+
+
+def _drawn(data: st.DataObject, grammar: SegmentGrammar, *, spare: int | None = None) -> _Walk:
+    """Return a segment, each id drawn from what may come, with room for ``spare`` ids more than the shortest has."""
+    begin_id = data.draw(st.sampled_from(grammar.begin_ids))
+    opened = grammar.open(begin_id, None)
+    room = 0 if opened is None else opened.least_ids_left
+    room += data.draw(st.integers(0, 12)) if spare is None else spare
+    walk = _Walk(begin_id, room, [])
+    segment = grammar.open(begin_id, room)
+    while segment is not None:
+        assert len(walk.steps) < room, f"the segment doesn't end within {room} ids"
+        walk.steps.append(_Step(segment, data.draw(st.sampled_from(segment.next_ids))))
+        segment = segment.accept(walk.steps[-1].token_id)
+    return walk
+
+
+def _accepts(grammar: SegmentGrammar, ids: Sequence[int], room: int | None) -> bool:
+    """Return whether a grammar lets ids come, one after the other, as a whole segment."""
+    if not len(ids) or ids[0] not in grammar.begin_ids:
+        return False
+    segment = grammar.open(ids[0], room)
+    for token_id in ids[1:]:
+        if segment is None or token_id not in segment.next_ids:
+            return False
+        segment = segment.accept(token_id)
+    return segment is None
+
+
+def _seen(segment: OpenSegment) -> tuple[Any, ...]:
+    return segment.next_ids, segment.least_ids_left, segment.ids_left

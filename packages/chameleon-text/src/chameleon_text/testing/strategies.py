@@ -1,4 +1,4 @@
-"""Hypothesis strategies for text, vocabularies, tokenizers, documents and conversations."""
+"""Hypothesis strategies for text, vocabularies, tokenizers, documents, conversations and what grammars let come."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
+from ..segment_grammar import SegmentGrammar
 from ..segments import Document, Image, Segment, Text, normalized
 from ..templates import ASSISTANT, USER, Turn
 from ..tokenizer import TextTokenizer
@@ -59,6 +60,25 @@ def conversations(
     """Return turns in any order of roles, each with a document in its normal form, by default from ``documents``."""
     said = (documents() if document is None else document).map(lambda each: tuple(normalized(each)))
     return st.lists(st.builds(Turn, st.sampled_from(list(roles)), said), max_size=max_turns)
+
+
+@st.composite
+def written_segments(draw: st.DrawFn, grammar: SegmentGrammar, *, max_ids: int = 24) -> list[int]:
+    """Draw the ids of a segment, each one that may come next, in a room of up to ``max_ids`` or of the shortest one.
+
+    Raises ``AssertionError`` where the segment doesn't end in its room.
+    """
+    begin_id = draw(st.sampled_from(grammar.begin_ids))
+    opened = grammar.open(begin_id, None)
+    least = 0 if opened is None else opened.least_ids_left
+    room = draw(st.integers(least, max(least, max_ids)))
+    segment = grammar.open(begin_id, room)
+    ids = [begin_id]
+    while segment is not None:
+        assert len(ids) <= room, f"the segment doesn't end within {room} ids"
+        ids.append(draw(st.sampled_from(segment.next_ids)))
+        segment = segment.accept(ids[-1])
+    return ids
 
 
 @functools.cache  # a tokenizer takes milliseconds to build, and there are few different ones
