@@ -416,8 +416,14 @@ def test_what_is_assigned_is_used() -> None:
             setattr(processor, name, value)
     with pytest.raises(UnknownPluginError):
         processor.template = "chatt"
-    with pytest.raises(ReadOnlyError, match="can't be assigned to a batch"):
-        batch.input_ids = []
+    batch.input_ids = []
+    assert batch["input_ids"] == []
+    batch["extra"] = 3
+    assert batch.pop("extra") == 3
+    del batch.attention_mask
+    assert set(batch) == {"input_ids"}
+    with pytest.raises(AttributeError, match="to of a ProcessorBatch"):
+        batch.to = 3
 
 
 def test_a_subclass_has_attributes_of_its_own() -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 import operator
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from ._model_inputs import ModelInputs, require_torch
 from ._moved import moved_names
-from .errors import ConfigError, MissingPackageError, ReadOnlyError
+from .errors import ConfigError
 
 TensorKind: TypeAlias = Literal["np", "pt"]
 PaddingSide: TypeAlias = Literal["left", "right"]
@@ -23,66 +24,8 @@ IGNORE_INDEX = -100
 """The label of a position that isn't trained on, the default ``ignore_index`` of PyTorch's cross-entropy."""
 
 
-class ProcessorBatch(Mapping[str, Any]):
-    """The arguments of a model: ``model(**batch)``. The entries are also attributes (``batch.input_ids``)."""
-
-    def __init__(self, entries: Mapping[str, Any]) -> None:
-        self._entries = dict(entries)
-
-    def __getitem__(self, name: str) -> Any:
-        return self._entries[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __getattr__(self, name: str) -> Any:
-        # Not through self._entries alone: while an object is unpickled it isn't there yet.
-        entries = self.__dict__.get("_entries", {})
-        if name in entries:
-            return entries[name]
-        raise AttributeError(f"the batch has no {name!r}, only {', '.join(entries) or 'nothing'}.")
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name != "_entries":
-            raise ReadOnlyError(
-                f"{name} can't be assigned to a batch, whose entries would stay as they are. Make a dict of it: "
-                f"{{**batch, {name!r}: ...}}."
-            )
-        super().__setattr__(name, value)
-
-    def __repr__(self) -> str:
-        shapes = (f"{name}: {tuple(getattr(value, 'shape', [len(value)]))}" for name, value in self._entries.items())
-        return f"ProcessorBatch({', '.join(shapes)})"
-
-    def to(self, device: Any = None, dtype: Any = None) -> ProcessorBatch:
-        """Return the batch on another device, with its floating-point tensors (``pixel_values``) in another dtype.
-
-        As in PyTorch, ``to(torch.bfloat16)`` alone sets the dtype. Ids and masks stay integers.
-        Raises ``ConfigError`` where an entry isn't a tensor, and where PyTorch hasn't the device or the dtype.
-        """
-        torch = _torch()
-        if isinstance(device, torch.dtype):
-            device, dtype = None, device
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise ConfigError(f"dtype is {dtype!r}, expected a floating-point dtype such as torch.bfloat16.")
-        for name, value in self._entries.items():
-            if not isinstance(value, torch.Tensor):
-                raise ConfigError(
-                    f"{name} is a {type(value).__name__}; only a batch of tensors can move. Pass return_tensors='pt'."
-                )
-        try:
-            moved = {
-                name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-                for name, tensor in self._entries.items()
-            }
-        # PyTorch raises any of these for a device that it wasn't built for, or that isn't there.
-        except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"the batch can't be moved to device={device!r}, dtype={dtype!r}: {reason}") from error
-        return ProcessorBatch(moved)
+class ProcessorBatch(ModelInputs):
+    """What the processor returns: ``input_ids``, ``attention_mask``, and ``labels`` and ``pixel_values`` if needed."""
 
 
 def make_batch(
@@ -153,7 +96,7 @@ def integers_as(values: Any, kind: TensorKind | None) -> Any:
         return values
     if kind == "np":
         return np.array(values, dtype=np.int64)
-    torch = _torch()
+    torch = require_torch()
     return torch.tensor(values, dtype=torch.int64)
 
 
@@ -163,15 +106,6 @@ def _padded(rows: Sequence[Sequence[int]], value: int, length: int | None, side:
     if side == "left":
         return [[value] * (length - len(row)) + list(row) for row in rows]
     return [list(row) + [value] * (length - len(row)) for row in rows]
-
-
-def _torch() -> Any:
-    # Imported only here: text and ids need no torch.
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingPackageError("tensors need PyTorch: pip install torch, or use return_tensors='np'.") from error
-    return torch
 
 
 if not TYPE_CHECKING:  # or type checkers would believe that the module has every name

@@ -11,7 +11,7 @@ import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Never, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,6 +23,8 @@ from msgspec import Meta
 from ._commits import committing, stored
 from ._config import Config
 from ._files import read_json, write_json
+from ._model_inputs import ModelInputs
+from .compat.image_arguments import as_batch, channels_last, overridden, pixel_form
 from .errors import ChameleonVQError, ConfigError, ImageError, MissingFileError
 from .file_access import writing
 from .picture_files import check_pixels
@@ -54,12 +56,12 @@ _WRITTEN_BY_TRANSFORMERS = frozenset({
 # fmt: on
 
 
-class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
+class ChameleonImageProcessor(Config, frozen=False, kw_only=True):  # type: ignore[misc]  # msgspec allows it
     """Converts pictures to the pixels that the VQ-VAE encodes.
 
-    The steps are those of the fields, from top to bottom. ``preprocess`` overrides any field for one call. The last
-    three fields are extensions: ``transformers`` doesn't have them, and they are written to a file only if they differ
-    from their defaults.
+    The steps are those of the fields, from top to bottom. ``preprocess`` overrides any field for one call, and a field
+    may be assigned, with the checks that making one has. The last three fields are extensions: ``transformers`` doesn't
+    have them, and they are written to a file only if they differ from their defaults.
     """
 
     do_resize: bool = True
@@ -110,6 +112,16 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
     """
 
     known_extras = _WRITTEN_BY_TRANSFORMERS
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """The names of what ``preprocess`` returns."""
+        return ["pixel_values"]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # replace() names an unknown field's closest, and checks the value.
+        changed = self.replace(**overridden({name: value}, {}))
+        msgspec.structs.force_setattr(self, name, getattr(changed, name))
 
     def __post_init__(self) -> None:
         if isinstance(self.size, int):
@@ -193,14 +205,16 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
         do_exif_transpose: bool | None = None,
         pixel_limit: int | None = None,
         rounding: Rounding | None = None,
-        **unknown: Never,
-    ) -> dict[str, Any]:
+        **arguments: Any,
+    ) -> ModelInputs:
         """Convert pictures to ``{"pixel_values": pixels}``; an argument that isn't None overrides its field.
 
         The pixels are float32 [B, C, H, W] as a torch tensor (``return_tensors="pt"``) or an array ("np"), or a list
-        of arrays [C, H, W] (None). They are uint8 if neither rescaled nor normalised. Raises ``ImageError`` (which
+        of arrays [C, H, W] (None). They are uint8 if neither rescaled nor normalised. ``arguments`` are the others of
+        ``transformers``: ``data_format``, ``input_data_format``, ``device`` and so on. Raises ``ImageError`` (which
         picture, and what is wrong), ``MissingFileError``, and ``ConfigError`` for an unknown or impossible argument.
         """
+        form, rest = pixel_form(arguments)
         overrides = {
             "do_resize": do_resize,
             "size": size,
@@ -217,24 +231,13 @@ class ChameleonImageProcessor(Config, frozen=True, kw_only=True):
             "pixel_limit": pixel_limit,
             "rounding": rounding,
         }
-        # Unknown names are passed on, because the error of replace() names the closest field.
-        changes = {name: value for name, value in overrides.items() if value is not None} | unknown
+        changes = overridden(overrides, rest)
         settings = self.replace(**changes) if changes else self
         if return_tensors not in ("pt", "np", None):
             raise ConfigError(f"return_tensors is {return_tensors!r}; expected 'pt', 'np' or None.")
-        pixels = [settings._pixels(picture) for picture in list_pictures(images)]
-        if return_tensors is None:
-            return {"pixel_values": pixels}
-        shapes = sorted({each.shape for each in pixels})
-        if len(shapes) != 1:
-            raise ImageError(
-                f"pictures of the shapes {[list(shape) for shape in shapes]} don't fit into one batch. Turn "
-                "do_center_crop and do_convert_rgb on, or pass return_tensors=None."
-                if shapes
-                else "expected at least one picture, got an empty list."
-            )
-        batch = np.stack(pixels)
-        return {"pixel_values": torch.from_numpy(batch) if return_tensors == "pt" else batch}
+        pictures = [channels_last(each, form.input_channels) for each in list_pictures(images)]
+        pixels = [settings._pixels(picture) for picture in pictures]
+        return ModelInputs({"pixel_values": as_batch(pixels, return_tensors, form)})
 
     __call__ = preprocess
 

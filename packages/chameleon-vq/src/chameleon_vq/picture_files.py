@@ -166,6 +166,19 @@ def _why_no_picture(path: Path) -> str | None:
     return None
 
 
+def open_data(data: bytes, name: str, *, pixel_limit: int, exif: bool) -> PIL.Image.Image:
+    """Open and decode the bytes of a picture file, which errors call ``name``. Raises ``ImageError``."""
+    try:
+        image = _read(BytesIO(data), name, pixel_limit)
+    except ChameleonVQError:
+        raise
+    except PIL.UnidentifiedImageError as error:
+        raise ImageError(f"{name} holds no picture of a format that is read here ({', '.join(_formats())}).") from error
+    except Exception as error:  # a decoder may raise anything on a malformed file
+        raise ImageError(f"{name} can't be decoded: {_line(error)}. It is truncated or damaged.") from error
+    return upright(image, name) if exif else image
+
+
 def _check_file(path: Path) -> None:
     """Raise the error that fits unless a path is a file that isn't empty."""
     name = str(path)
@@ -179,8 +192,7 @@ def _check_file(path: Path) -> None:
             f"({getattr(error, 'strerror', None) or error}). Expected a path; decode base64 to a PIL image first."
         ) from error
     if not exists:
-        hint = " Download it first: only local files are read." if "://" in name or ":/" in name else ""
-        raise MissingFileError(f"there is no picture file {path}.{hint}")
+        raise MissingFileError(f"there is no picture file {path}.")
     if not is_kind(path, "file"):
         raise ImageError(f"{path} is not a regular file, expected a picture file.")
     if size == 0:

@@ -22,10 +22,12 @@ from .errors import ConfigError, ImageError
 from .picture_files import SUFFIXES as SUFFIXES
 from .picture_files import check_pixels, eight_bits, open_file, upright
 from .picture_files import pictures_in as pictures_in
+from .picture_texts import open_text
 
 T = TypeVar("T")
 Picture = str | os.PathLike[str] | PIL.Image.Image | npt.NDArray[Any] | Tensor
-"""A file, a PIL image, or uint8 values [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels."""
+"""A file (its path, or a ``data:`` URL or base64 of it), a PIL image, or uint8 values [H, W], [H, W, C] or [C, H, W]
+with 1, 3 or 4 channels."""
 
 MAX_PIXELS = 89_478_485
 """The default limit of a picture's pixels: 256 MiB in RGB, the size at which Pillow warns."""
@@ -74,8 +76,12 @@ def open_picture(source: Picture, *, pixel_limit: int, exif: bool | None) -> PIL
         image, name = _decoded(source, pixel_limit, turn=bool(exif)), f"the {source.mode} image"
         return eight_bits(image, name) if image.mode.startswith(("I", "F")) else image
     if isinstance(source, (str, os.PathLike)):
-        image = open_file(Path(source), pixel_limit=pixel_limit, exif=exif is not False)
-        return eight_bits(image, str(source)) if image.mode.startswith(("I", "F")) else image
+        turn = exif is not False
+        if isinstance(source, str):
+            image = open_text(source, pixel_limit=pixel_limit, exif=turn)
+        else:
+            image = open_file(Path(source), pixel_limit=pixel_limit, exif=turn)
+        return eight_bits(image, f"{source!s:.200}") if image.mode.startswith(("I", "F")) else image
     if isinstance(source, (np.ndarray, Tensor)):
         return _from_array(source, pixel_limit)
     raise ImageError(

@@ -1,0 +1,9 @@
+"""What callers of ``transformers`` type, in this package's own terms.
+
+Small, because few arguments differ.
+
+- ``image_arguments``: the per-call arguments of its image processors.
+
+Nothing is accepted and then ignored: an argument is translated, has the only value that means what happens anyway, or
+is refused with the reason and what to do.
+"""
