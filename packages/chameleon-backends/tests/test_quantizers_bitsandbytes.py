@@ -256,3 +256,29 @@ def test_a_state_that_does_not_fit_its_tensors_is_refused(change: dict[str, obje
     layer = QuantizedLinear(quantizer, 64, 48, dtype=torch.float32)
     with pytest.raises(ConfigError, match="the stored state"):
         layer.load(stored)
+
+
+@pytest.mark.parametrize("offset", [1e39, -9.4e299, float("inf"), float("nan")])
+def test_a_state_whose_weights_float32_does_not_hold_is_refused(offset: float) -> None:
+    """The offset is a number of the JSON, so no check of the tensors sees it."""
+    quantizer = get_weight_quantizer("bnb-nf4")
+    stored = quantizer.quantize(torch.randn(48, 64))
+    name = "weight.quant_state.bitsandbytes__nf4"
+    text = json.dumps({**json.loads(bytes(stored[name].tolist())), "nested_offset": offset})
+    stored[name] = torch.tensor(list(text.encode()), dtype=torch.uint8)
+    layer = QuantizedLinear(quantizer, 64, 48, dtype=torch.float32)
+    with pytest.raises(ConfigError, match="which float32 doesn't hold"):
+        layer.load(stored)
+
+
+@pytest.mark.parametrize("name", ["weight.nested_absmax", "weight.quant_map"])
+def test_scales_that_overflow_together_are_refused(name: str) -> None:
+    quantizer = get_weight_quantizer("bnb-nf4")
+    stored = quantizer.quantize(torch.randn(48, 64))
+    stored[name] = torch.full_like(stored[name], 3e38)
+    stored["weight.nested_quant_map"] = stored["weight.nested_quant_map"] * 2
+    layer = QuantizedLinear(quantizer, 64, 48, dtype=torch.float32)
+    if name == "weight.quant_map":
+        stored["weight.nested_absmax"] = torch.full_like(stored["weight.nested_absmax"], 2.0)
+    with pytest.raises(ConfigError, match="which float32 doesn't hold"):
+        layer.load(stored)

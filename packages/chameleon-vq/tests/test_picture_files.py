@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable
@@ -15,8 +16,15 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from chameleon_vq import ChameleonImageProcessor, ImageError, ImageTokenizer, ImageWarning, MissingFileError
-from chameleon_vq.picture_files import FORMATS, SUFFIXES
+from chameleon_vq import (
+    ChameleonImageProcessor,
+    ImageError,
+    ImageTokenizer,
+    ImageWarning,
+    MissingFileError,
+    picture_files,
+)
+from chameleon_vq.picture_files import FORMATS, SUFFIXES, open_file
 from chameleon_vq.pictures import pictures_in
 
 BYTES = ChameleonImageProcessor(do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
@@ -230,3 +238,49 @@ def test_lists_that_hold_themselves_are_refused() -> None:
     pictures.append(pictures)
     with pytest.raises(ImageError, match="lists inside each other"):
         BYTES.preprocess(pictures)
+
+
+def test_a_part_longer_than_the_file_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A box of a JPEG2000 says that it has more than a gigabyte; Pillow asks the file for all of it."""
+    asked: list[int] = []
+
+    class Raw(io.FileIO):
+        def readinto(self, buffer: Any, /) -> int:
+            asked.append(len(memoryview(buffer)))
+            return super().readinto(buffer)
+
+    monkeypatch.setattr(picture_files, "FileIO", Raw)
+    signature = struct.pack(">I4sI", 12, b"jP  ", 0x0D0A870A)
+    brand = struct.pack(">I4s4sI4s", 20, b"ftyp", b"jp2 ", 0, b"jp2 ")
+    path = tmp_path / "damaged.jp2"
+    path.write_bytes(signature + brand + struct.pack(">I4s", 0x4E20002D, b"jp2h") + bytes(400))
+    with pytest.raises(ImageError, match="can't be decoded"):
+        open_file(path, pixel_limit=10**6, exif=True)
+    assert asked
+    assert max(asked) <= 2**17
+
+
+def test_reads_of_a_bounded_file_equal_those_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "bytes"
+    path.write_bytes(bytes(range(200)))
+    with picture_files._BoundedReader(path) as file:
+        assert file.read(3) == bytes(range(3))
+        assert file.read(10**15) == bytes(range(3, 200))
+        assert file.read(5) == b""
+        file.seek(190)
+        assert file.read() == file.read(None) + bytes(range(190, 200))
+        file.seek(500)
+        assert file.read(10) == b""
+
+
+def test_scaling_a_deep_picture_takes_little_more_than_its_pixels() -> None:
+    values_HW = np.arange(2000 * 3000, dtype=np.uint16).reshape(2000, 3000)
+    picture = PIL.Image.fromarray(values_HW)
+    tracemalloc.start()
+    try:
+        scaled = picture_files.eight_bits(picture, "the picture")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (np.asarray(scaled) == values_HW.astype(np.uint32) * 255 // 65535).all()
+    assert peak < 4 * values_HW.nbytes, peak / values_HW.nbytes

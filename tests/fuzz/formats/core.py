@@ -11,6 +11,7 @@ from random import Random
 import torch
 from typer.main import get_command
 
+from chameleon_backends import QuantizedLinear
 from chameleon_core import (
     Chameleon,
     ChameleonConfig,
@@ -63,7 +64,9 @@ def read_model(folder: Path) -> None:
     with torch.no_grad():
         logits = model(input_ids).logits
         # Weights that are finite may still overflow; generation then says so.
-        if all(tensor.abs().max() < 1e9 for tensor in model.state_dict().values() if tensor.is_floating_point()):
+        quantized = [layer.dequantize() for layer in model.modules() if isinstance(layer, QuantizedLinear)]
+        weights = [*quantized, *model.state_dict().values()]
+        if all(tensor.abs().max() < 1e9 for tensor in weights if tensor.is_floating_point()):
             check_finite("logits", logits)
     if model.config.vocabulary_map is not None:
         ids = model.generate(input_ids, max_new_tokens=2)

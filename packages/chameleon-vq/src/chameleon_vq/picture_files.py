@@ -6,9 +6,9 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from io import BytesIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,7 @@ _UPRIGHT = {
 }
 _OF_MACOS = b"\0\5\x16\7"  # AppleDouble: what macOS writes beside a file, under the same name after "._"
 _NAMED = 10  # files that a warning names
+_AT_A_TIME = 2**20  # values that are scaled at a time, so that wide copies stay small beside the picture
 
 
 def pictures_in(
@@ -199,10 +200,29 @@ def _check_file(path: Path) -> None:
         raise ImageError(f"{path} is empty (0 bytes), expected a picture file; download it again.")
 
 
+class _BoundedReader(BufferedReader):
+    """A file whose ``read`` makes no room for more bytes than there are: some formats ask for what a number says."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FileIO(path))
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return up to ``size`` bytes; all that are left for a negative number or None."""
+        if size is None or size < 0:
+            return super().read()
+        return super().read(min(size, max(self._size - self.tell(), 0)))
+
+
 def _read(source: Path | BytesIO, name: str, pixel_limit: int) -> PIL.Image.Image:
     """Open and decode a file. Raises ``ImageError`` if it is too large, and whatever Pillow raises."""
+    with source if isinstance(source, BytesIO) else _BoundedReader(source) as file:
+        return _decoded(file, name, pixel_limit)
+
+
+def _decoded(file: IO[bytes], name: str, pixel_limit: int) -> PIL.Image.Image:
     try:
-        image: PIL.Image.Image = PIL.Image.open(source, formats=_formats())
+        image: PIL.Image.Image = PIL.Image.open(file, formats=_formats())
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} has too many pixels: {error} {_RAISE_LIMIT}") from error
     with image:
@@ -210,7 +230,7 @@ def _read(source: Path | BytesIO, name: str, pixel_limit: int) -> PIL.Image.Imag
         raw_mode = _raw_mode(image)
         image.load()
         if image.format == "PNG" and "transparency" in image.info:
-            return _with_transparency(image, raw_mode, source)
+            return _with_transparency(image, raw_mode, file)
     return image
 
 
@@ -260,14 +280,15 @@ def _raw_mode(image: PIL.Image.Image) -> object:
     return arguments[0] if isinstance(arguments, tuple) and arguments else arguments
 
 
-def _with_transparency(image: PIL.Image.Image, raw_mode: object, source: Path | BytesIO) -> PIL.Image.Image:
+def _with_transparency(image: PIL.Image.Image, raw_mode: object, file: IO[bytes]) -> PIL.Image.Image:
     """Return a PNG with the right transparency where Pillow compares a key of the file's depth with 8-bit values."""
     key = image.info["transparency"]
     if raw_mode in ("L;2", "L;4") and isinstance(key, int):
         image.info["transparency"] = (key & 3) * 85 if raw_mode == "L;2" else (key & 15) * 17
     elif raw_mode == "RGB;16B" and isinstance(key, tuple):
         # Pillow decodes the high bytes; the low ones are decoded by taking the file for one of the other byte order.
-        low: Any = PIL.Image.open(source, formats=["PNG"])
+        file.seek(0)
+        low: Any = PIL.Image.open(file, formats=["PNG"])
         with low:
             low.tile = [low.tile[0]._replace(args="RGB;16L")]
             low.load()
@@ -301,7 +322,12 @@ def eight_bits(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
     # Mode "I" is 16 bits from a file, and 8 bits if a program widened a greyscale picture.
     if image.mode == "I" and high <= 255:
         return PIL.Image.fromarray(values.astype(np.uint8))
-    return PIL.Image.fromarray((values.astype(np.uint32) * 255 // 65535).astype(np.uint8))
+    scaled = np.empty(values.size, np.uint8)
+    flat = values.reshape(-1)
+    for start in range(0, values.size, _AT_A_TIME):
+        piece = slice(start, start + _AT_A_TIME)
+        scaled[piece] = flat[piece].astype(np.uint32) * 255 // 65535
+    return PIL.Image.fromarray(scaled.reshape(values.shape))
 
 
 def _line(error: Exception) -> str:

@@ -138,7 +138,22 @@ def _read_state(stored: Mapping[str, Tensor]) -> Any:
     # 64.0 is equal to 64 and nothing that a kernel takes.
     if found != expected or [type(each) for each in found] != [type(each) for each in expected]:
         raise ConfigError(f"the stored state of {PACKAGE} doesn't fit its tensors: {found}, expected {expected}.")
+    largest = _largest_weight(state)
+    if not largest <= torch.finfo(torch.float32).max:
+        raise ConfigError(
+            f"the stored state of {PACKAGE} gives weights up to {largest:.3g}, which float32 doesn't hold: "
+            "its offset, its scales or its map is damaged. Get the file again."
+        )
     return state
+
+
+def _largest_weight(state: Any) -> float:
+    """Return a bound of the weights that codes may stand for; numbers that are finite each may overflow together."""
+    scale = float(state.absmax.max())
+    if state.nested:
+        outer = state.state2
+        scale = abs(float(state.offset)) + float(outer.code.abs().max()) * float(outer.absmax.abs().max())
+    return scale * float(state.code.abs().max())
 
 
 @dataclass(frozen=True, slots=True)
