@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -269,3 +270,40 @@ def test_requests_come_from_any_thread_while_another_steps() -> None:
     worker.join(timeout=60)
     assert not worker.is_alive()
     assert [handle.new_ids for handle in handles] == [[B, C, EOS]] * 40
+
+
+@given(requests(), st.floats(0, 1), st.booleans())
+@settings(max_examples=80)
+def test_an_interrupted_row_goes_on_as_if_it_had_never_stopped(request: Request, share: float, crowded: bool) -> None:
+    whole = alone(request)
+    written = whole[: round(share * len(whole))]
+    engine = Engine(MODEL, max_rows=2, prompt_chunk=3 if crowded else None)
+    resumed = engine.submit(replace(request, written=written))
+    others = [engine.submit(request) for _ in range(3 * crowded)]
+    new = [token_id for event in engine.run() if event.handle is resumed for token_id in event.ids]
+    assert resumed.new_ids == whole
+    assert new == whole[len(written) :]
+    assert all(other.new_ids == whole for other in others)
+
+
+@pytest.mark.parametrize(
+    ("modality", "written", "problem"),
+    [
+        ("text", [A, BEGIN], "begins a picture, for which modality='text' has no room here"),
+        ("text", [A, EOS, A], r"comes after the row's end \(stop\)"),
+        ("text", [CODES[0]], "is no id of text"),
+        ("image", [A], "isn't a picture's, and modality='image' writes one picture"),
+        ("image", [BEGIN, CODES[0], END], "can't come there in a picture"),
+        ("image", [BEGIN, CODES[0], A], "can't come there in a picture"),
+        ("interleaved", [A] * 16 + [BEGIN], "begins a picture, for which modality='interleaved' has no room here"),
+    ],
+)
+def test_what_a_row_cannot_have_written_is_refused(modality: str, written: list[int], problem: str) -> None:
+    options = GenerationOptions(modality=modality, max_new_tokens=20)  # type: ignore[arg-type]
+    with pytest.raises(GenerationError, match=problem):
+        Engine(MODEL).submit(Request(prompt=[BOS, A], options=options, written=written))
+
+
+def test_ids_outside_the_vocabulary_were_never_written() -> None:
+    with pytest.raises(GenerationError, match="outside the vocabulary"):
+        Engine(MODEL).submit(Request(prompt=[BOS, A], written=[10**6]))

@@ -6,6 +6,7 @@ Double precision, so that rounding, which depends on the shapes of a pass, decid
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -115,6 +116,22 @@ def test_rows_of_several_sizes_are_the_same_alone_and_together(
     asked: list[Request], max_rows: int | None, prompt_chunk: int | None
 ) -> None:
     assert write(*asked, max_rows=max_rows, prompt_chunk=prompt_chunk) == [write(each)[0] for each in asked]
+
+
+@given(st.lists(requests(), min_size=1, max_size=3), st.sampled_from([1, 3, 8, 16]))
+@settings(max_examples=40)
+def test_guesses_change_no_picture_of_any_size(asked: list[Request], window: int) -> None:
+    """The ids that the grammar forces, sizes and ends of rows, lie between the guesses."""
+    decoding = {"name": "jacobi", "window": window}
+    guessed = [replace(each, options=each.options.replace(decoding=decoding)) for each in asked]
+    assert write(*guessed) == write(*asked)
+
+
+@given(requests(), st.floats(0, 1))
+@settings(max_examples=40)
+def test_a_picture_of_any_size_goes_on_where_it_was_interrupted(request: Request, share: float) -> None:
+    (whole,) = write(request)
+    assert write(replace(request, written=whole[: round(share * len(whole))])) == [whole]
 
 
 def test_a_batch_of_three_sizes_is_what_three_single_runs_draw() -> None:

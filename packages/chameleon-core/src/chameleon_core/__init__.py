@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         PromptPart,
         Reason,
         TextDelta,
+        load_document,
         save_document,
     )
     from .quantization import Quantization, QuantizationReport, quantization_report, quantize_model
@@ -134,6 +135,7 @@ __all__ = [
     "__version__",
     "hookimpl",
     "load_checkpoint",
+    "load_document",
     "pool_checkpoint",
     "pool_key_value_heads",
     "quantization_report",
@@ -198,6 +200,7 @@ _MODULES = {
     "WeightsError": ".errors",
     "hookimpl": ".hookspecs",
     "load_checkpoint": ".checkpoints",
+    "load_document": ".pipeline",
     "pool_checkpoint": ".checkpoints.convert",
     "pool_key_value_heads": ".checkpoints.convert",
     "quantization_report": ".quantization",

@@ -79,6 +79,14 @@ def generate(
         Path | None,
         typer.Option("--output", "-o", file_okay=False, help="Folder for document.json, document.md and the pictures."),
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with the document in this folder, which was stopped; prompt and options are those of before.",
+            file_okay=False,
+            exists=True,
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(help="Maximum number of ids to write, including those of pictures.", rich_help_panel=LENGTH),
@@ -201,7 +209,8 @@ def generate(
     Without a prompt, it starts a new document. Ctrl-C stops and keeps what was written.
     """
     from ..generation import GenerationOptions
-    from ..pipeline import Chameleon, save_document
+    from ..pipeline import Chameleon, load_document, save_document
+    from ..pipeline.written import finished_part
     from .output import Writer
 
     parts = read_prompt(ctx, prompt, text, image)
@@ -240,6 +249,7 @@ def generate(
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if sample or any(value is not None for value in sampling.values()):
         changes["do_sample"] = True
+    written = None if resume is None else load_document(resume)
     console = Console(stderr=True)
     with console.status(f"loading {model}"):
         chameleon = Chameleon.from_pretrained(
@@ -247,11 +257,14 @@ def generate(
         )
     with _stopping() as should_stop:
         writer = Writer(output)
+        if written is not None:
+            writer.write(finished_part(written, chameleon.layout))
         events = chameleon.stream(
             parts or "",
             modality=modality,
             options=GenerationOptions.published() if published else None,
             template=template,
+            written=written,
             should_stop=should_stop,
             **changes,
         )

@@ -44,7 +44,8 @@ def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder 
             raise GenerationError(
                 f"{name} {beyond[:8]} are outside the vocabulary; ids must be below {config.vocab_size}."
             )
-    outside = sorted({token_id for token_id in request.prompt if not 0 <= token_id < config.vocab_size})
+    given = {*request.prompt, *request.written}
+    outside = sorted(token_id for token_id in given if not 0 <= token_id < config.vocab_size)
     if outside:
         raise GenerationError(
             f"row {request.index} has ids {outside[:8]}, which are outside the vocabulary; "
@@ -91,6 +92,7 @@ def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder 
         seed = int(torch.randint(2**62, ())) if options.seed is None else options.seed
     guessers = row_guessers(view, KINDS[options.modality], config.vocab_size)
     running: RunningRow[LaneT] = RunningRow(row, RequestHandle(request), seed, chains, states, guessers, tokenizer)
+    running.accept_written(request.written)
     running.accept_forced()
     return running
 

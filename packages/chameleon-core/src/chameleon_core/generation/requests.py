@@ -25,6 +25,9 @@ class Request:
     """The number of the row among those of one seed, ≥ 0: rows of one prompt and seed differ by it."""
     priority: int = 0
     """Requests of a higher priority run first; 0 by default. Those of one priority run in the order of arrival."""
+    written: Sequence[int] = ()
+    """Ids that the row has written already, in a run that was interrupted; none by default. It goes on after them as if
+    it had never stopped: they count as new ones, not as the prompt's."""
     timeout: float | None = None
     """Seconds after which the request ends with what it has, > 0; None, the default, for no limit."""
 
@@ -49,6 +52,7 @@ class RequestHandle:
     """When its time is over, on the clock ``time.monotonic``; None for no limit."""
 
     def __post_init__(self) -> None:
+        self.new_ids += self.request.written
         if self.request.timeout is not None:
             self.deadline = time.monotonic() + self.request.timeout
 

@@ -96,6 +96,22 @@ class Row:
             return False
         return self.room - ahead >= self.layout.pictures.least_ids(self.grid)
 
+    def why_not_next(self, token_id: int) -> str | None:
+        """Return why an id can't be next, as a clause for an error message; None where it can."""
+        if self.finish_reason is not None:
+            return f"comes after the row's end ({self.finish_reason})"
+        if self.layout is None or token_id in self.stop_ids:
+            return None
+        if self.picture is not None:
+            can_come = self.layout.pictures.may_come(self.picture, token_id)
+            return None if can_come else "can't come there in a picture"
+        if token_id == self.layout.begin_image_id:
+            may_begin = self.modality == "image" or self.may_begin_image()
+            return None if may_begin else f"begins a picture, for which modality={self.modality!r} has no room here"
+        if self.modality == "image":
+            return "isn't a picture's, and modality='image' writes one picture"
+        return None if self.layout.text_allowed_V[token_id] else "is no id of text"
+
     def accept(self, token_id: int) -> None:
         """Append the next id and update the state."""
         self.new_ids.append(token_id)

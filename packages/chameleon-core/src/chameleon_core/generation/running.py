@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
-from ..errors import ChameleonCoreError
+from ..errors import ChameleonCoreError, GenerationError
 from .choosing import Point
 from .decoder import LaneCacheLike, LaneT, TextDecoder
 from .decoding import RowGuesser
@@ -173,6 +173,17 @@ class RunningRow(Generic[LaneT]):
         self.handle.new_ids += new
         self.handle.finish_reason = self.row.finish_reason
         return NewIds(self.handle, tuple(new), self.row.finish_reason)
+
+    def accept_written(self, ids: Sequence[int]) -> None:
+        """Accept what the row wrote in an earlier run. Raises ``GenerationError`` for what it can't have written."""
+        for place, token_id in enumerate(ids):
+            problem = self.row.why_not_next(token_id)
+            if problem is not None:
+                raise GenerationError(
+                    f"id {token_id}, which is number {place} of what row {self.row.index} has written, {problem}."
+                )
+            self._take_one(token_id)
+        self.reported = len(ids)
 
     def accept_forced(self) -> list[int]:
         """Accept ids while only one is allowed, and return them."""

@@ -37,22 +37,25 @@ def generate_ids(
     attention_mask_BT: Tensor | None,
     options: GenerationOptions,
     *,
+    written: Sequence[Sequence[int]] | None = None,
     tokenizer: TextDecoder | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Generator[Step]:
     """Generate a step at a time until every row has ended or ``should_stop()`` is true.
 
     ``input_ids_BT`` int64 [B, T] are the prompts, padded on either side where ``attention_mask_BT`` [B, T] is 0.
-    ``tokenizer`` is needed for ``stop_strings``. Prompts and options are checked eagerly, before the first step is
-    requested. Raises ``GenerationError`` where they are invalid, ``ContextLengthError`` where the context is too short.
+    ``written`` are the ids that each row has written in an earlier run, after which it goes on. ``tokenizer`` is needed
+    for ``stop_strings``. Prompts and options are checked eagerly, before the first step is requested. Raises
+    ``GenerationError`` where they are invalid, ``ContextLengthError`` where the context is too short.
     """
     if options.do_sample and options.seed is None:
         # One seed for all rows, from torch's own generator, so that torch.manual_seed makes a run repeatable.
         options = options.replace(seed=int(torch.randint(2**62, ())))
     engine = Engine(model, tokenizer=tokenizer, cache_implementation=options.cache_implementation)
+    prompts = _prompts(input_ids_BT, attention_mask_BT)
     handles = [
-        engine.submit(Request(prompt=prompt, options=options, index=index))
-        for index, prompt in enumerate(_prompts(input_ids_BT, attention_mask_BT))
+        engine.submit(Request(prompt=prompt, options=options, index=index, written=ids))
+        for index, (prompt, ids) in enumerate(zip(prompts, written or [[]] * len(prompts), strict=True))
     ]
     return _steps(engine, handles, should_stop or (lambda: False))
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from .._moved import moved_names
 from .chameleon import Chameleon
-from .documents import save_document
+from .documents import load_document, save_document
 from .events import Event, Finished, ImageFinished, ImageProgress, ImageStarted, Reason, TextDelta
 from .prompts import Picture, Prompt, PromptPart
 
@@ -20,6 +20,7 @@ __all__ = [
     "PromptPart",
     "Reason",
     "TextDelta",
+    "load_document",
     "save_document",
 ]
 

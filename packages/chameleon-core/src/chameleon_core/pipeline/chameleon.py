@@ -18,7 +18,7 @@ from .._files import read_json, write_json, writing
 from ..checkpoints.load import usable_device
 from ..checkpoints.quantization_plan import Quantization
 from ..errors import GenerationError
-from ..generation import GenerationOptions, Step
+from ..generation import GenerationOptions, Step, generate_ids
 from ..generation.options import Modality, PipelineChanges
 from ..model import ChameleonForConditionalGeneration
 from ..optional_packages import load_processor, text_package
@@ -30,6 +30,7 @@ from .parts import DeferredImageTokenizer, check_image_tokenizer, check_picture_
 from .prompts import Prompt, encode_prompts
 from .row_reader import RowReader
 from .short_forms import ShortForms
+from .written import Written, written_ids
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -154,6 +155,7 @@ class Chameleon(ShortForms):
         modality: Modality | None = None,
         options: GenerationOptions | None = None,
         template: str = "completion",
+        written: Written | None = None,
         should_stop: Callable[[], bool] | None = None,
         **changes: Unpack[PipelineChanges],
     ) -> Document:
@@ -163,11 +165,21 @@ class Chameleon(ShortForms):
         are single fields of them (``max_new_tokens=50``). ``template`` "chat" makes the prompt the user's turn.
         ``should_stop`` is called before each step; once it returns true, the partial document is returned.
 
+        ``written`` goes on from what an interrupted run of this prompt returned: a document whose last text or picture
+        may be unfinished, or the ``new_ids`` of ``Finished``. The whole document is returned, and ``max_new_tokens``
+        counts what was written, too; with the same seed, ids are those of a run that was never interrupted.
+
         Pictures are returned drawn, with their codes. Raises ``ContextLengthError`` before any work where the context
         is too short.
         """
         (document,) = self.generate_batch(
-            [prompt], modality=modality, options=options, template=template, should_stop=should_stop, **changes
+            [prompt],
+            modality=modality,
+            options=options,
+            template=template,
+            written=[written],
+            should_stop=should_stop,
+            **changes,
         )
         return document
 
@@ -179,15 +191,22 @@ class Chameleon(ShortForms):
         modality: Modality | None = None,
         options: GenerationOptions | None = None,
         template: str = "completion",
+        written: Sequence[Written | None] | None = None,
         should_stop: Callable[[], bool] | None = None,
         **changes: Unpack[PipelineChanges],
     ) -> list[Document]:
         """Continue several prompts in one batch and return a document for each, in the prompts' order.
 
-        The arguments are those of ``generate``.
+        The arguments are those of ``generate``; ``written`` has an entry for each prompt, None where nothing was.
         """
         events = self.stream_batch(
-            prompts, modality=modality, options=options, template=template, should_stop=should_stop, **changes
+            prompts,
+            modality=modality,
+            options=options,
+            template=template,
+            written=written,
+            should_stop=should_stop,
+            **changes,
         )
         documents = {event.row: event.document for event in events if isinstance(event, Finished)}
         return [documents[row] for row in range(len(prompts))]
@@ -200,6 +219,7 @@ class Chameleon(ShortForms):
         modality: Modality | None = None,
         options: GenerationOptions | None = None,
         template: str = "completion",
+        written: Written | None = None,
         preview_every: int | None = None,
         should_stop: Callable[[], bool] | None = None,
         **changes: Unpack[PipelineChanges],
@@ -207,13 +227,15 @@ class Chameleon(ShortForms):
         """Continue a prompt and yield events while the document is written; the last, ``Finished``, has the document.
 
         Every ``preview_every`` codes of a picture, ``ImageProgress`` has the picture as far as it is drawn; None or 0
-        gives no such previews. The other arguments are those of ``generate``. Closing the iterator stops generation.
+        gives no such previews. The other arguments are those of ``generate``; of what was ``written``, only a picture
+        that is still open has an event, ``ImageStarted``. Closing the iterator stops generation.
         """
         return self.stream_batch(
             [prompt],
             modality=modality,
             options=options,
             template=template,
+            written=[written],
             preview_every=preview_every,
             should_stop=should_stop,
             **changes,
@@ -227,6 +249,7 @@ class Chameleon(ShortForms):
         modality: Modality | None = None,
         options: GenerationOptions | None = None,
         template: str = "completion",
+        written: Sequence[Written | None] | None = None,
         preview_every: int | None = None,
         should_stop: Callable[[], bool] | None = None,
         **changes: Unpack[PipelineChanges],
@@ -256,6 +279,10 @@ class Chameleon(ShortForms):
             context_length=self.model.config.context_length,
             image_tokenizer=lambda: self.image_tokenizer,
         )
+        earlier = [[] if each is None else written_ids(each, self.processor, self.layout) for each in written or []]
+        earlier = earlier or [[] for _ in rows]
+        if len(earlier) != len(rows):
+            raise GenerationError(f"written has {len(earlier)} entries for {len(rows)} prompts; give one for each.")
         readers = [
             RowReader(
                 row,
@@ -268,7 +295,7 @@ class Chameleon(ShortForms):
             )
             for row in range(len(rows))
         ]
-        return _events(self._steps(rows, options, should_stop), readers)
+        return _events(self._steps(rows, earlier, options, should_stop), readers, earlier)
 
     @property
     def _loaded_image_tokenizer(self) -> ImageTokenizerLike | None:
@@ -276,7 +303,11 @@ class Chameleon(ShortForms):
         return self.model._image_tokenizer if self._image_tokenizer is None else self._image_tokenizer
 
     def _steps(
-        self, rows: Sequence[Sequence[int]], options: GenerationOptions, should_stop: Callable[[], bool] | None
+        self,
+        rows: Sequence[Sequence[int]],
+        earlier: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        should_stop: Callable[[], bool] | None,
     ) -> Generator[Step] | None:
         """Start generation of rows of ids, padded on the left; None where there are none."""
         if not rows:
@@ -284,10 +315,12 @@ class Chameleon(ShortForms):
         width = max(map(len, rows))
         ids_BT = [[self.layout.pad_id] * (width - len(ids)) + list(ids) for ids in rows]
         mask_BT = [[0] * (width - len(ids)) + [1] * len(ids) for ids in rows]
-        return self.model.stream_ids(
+        return generate_ids(
+            self.model,
             torch.tensor(ids_BT, device=self.model.device),
             torch.tensor(mask_BT, device=self.model.device),
-            options=options,
+            options,
+            written=earlier,
             tokenizer=self.processor.tokenizer,
             should_stop=should_stop,
         )
@@ -310,7 +343,11 @@ class Chameleon(ShortForms):
         return described(self.model, self.layout, self.processor, self._loaded_image_tokenizer)
 
 
-def _events(steps: Generator[Step] | None, readers: Sequence[RowReader]) -> Generator[Event]:
+def _events(
+    steps: Generator[Step] | None, readers: Sequence[RowReader], earlier: Sequence[Sequence[int]]
+) -> Generator[Event]:
+    for reader, ids in zip(readers, earlier, strict=True):
+        yield from reader.resume(ids)
     running = dict(enumerate(readers))
     with contextlib.ExitStack() as stack:
         for step in () if steps is None else stack.enter_context(contextlib.closing(steps)):

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._boundary import translates_errors
-from .._commits import committing
-from .._files import writing
+from .._commits import committing, stored
+from .._files import read_bytes, writing
 from ..errors import ConfigError
 from ..optional_packages import text_package
 
 if TYPE_CHECKING:
-    from chameleon_text import Segment
+    from chameleon_text import Document, Segment
+
+DOCUMENT = "document.json"
+"""The file that programs read."""
 
 
 @translates_errors
@@ -54,8 +57,18 @@ def save_document(document: Sequence[Segment], folder: str | os.PathLike[str]) -
             else:
                 recorded.append(segment)
                 markdown += segment.text if isinstance(segment, text.Text) else ""
-        _write(save / "document.json", text.document_to_json(recorded))
+        _write(save / DOCUMENT, text.document_to_json(recorded))
         _write(save / "document.md", markdown.strip("\n"))
+
+
+@translates_errors
+def load_document(folder: str | os.PathLike[str]) -> Document:
+    """Return the document that ``save_document`` wrote; its pictures have their codes and the names of their files.
+
+    Raises ``MissingFileError`` where there is none, and chameleon-text's ``DocumentError`` where it can't be read.
+    """
+    path = stored(folder, DOCUMENT)
+    return text_package().document_from_json(read_bytes(path))
 
 
 def picture_name(number: int) -> str:

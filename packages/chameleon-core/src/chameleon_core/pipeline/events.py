@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._moved import moved_names
@@ -83,6 +83,8 @@ class Finished:
     """Why it ended."""
     document: Document
     """The continuation, without the prompt. A picture that was cut off is in it with the codes that it has."""
+    new_ids: tuple[int, ...] = field(default=(), compare=False)
+    """The ids of the continuation; ``written=new_ids`` goes on exactly where it ended."""
 
     def __repr__(self) -> str:
         segments = ", ".join(type(segment).__name__ for segment in self.document)

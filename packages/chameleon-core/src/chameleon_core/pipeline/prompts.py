@@ -58,7 +58,7 @@ def encode_prompts(
     for row, document in enumerate(documents):
         for place, segment in enumerate(document):
             if isinstance(segment, text.Image) and segment.codes is not None:
-                _check_complete(row, segment, layout)
+                check_complete(f"a picture of prompt {row}", segment, layout)
             elif isinstance(segment, text.Image) and segment.image is not None:
                 unread.append((document, place))
     pictures = [document[place].image for document, place in unread]
@@ -113,16 +113,24 @@ def _num_codes(grid: Grid | None, layout: TokenLayout) -> int:
     return layout.tokens_per_image if grid is None else layout.pictures.num_codes(grid)
 
 
-def _check_complete(row: int, segment: Any, layout: TokenLayout) -> None:
-    grid = segment.grid if layout.pictures.has_sizes else None
-    if layout.pictures.has_sizes and grid not in layout.pictures.grids:
-        raise GenerationError(
-            f"a picture of prompt {row} has {len(segment.codes)} codes in a grid of {grid}, expected the height and "
-            "width of one of this model's grids: Image(codes=..., grid=(height, width))."
-        )
-    expected = _num_codes(None if grid is None else Grid(*grid), layout)
+def check_complete(name: str, segment: Any, layout: TokenLayout) -> None:
+    """Raise ``GenerationError`` where a picture that is named so hasn't as many codes as this model's."""
+    grid = check_grid(name, segment, layout)
+    expected = _num_codes(grid, layout)
     if len(segment.codes) != expected:
         raise GenerationError(
-            f"a picture of prompt {row} has {len(segment.codes)} codes; this model's pictures have {expected}. "
-            "(A picture whose generation was stopped can't be part of a prompt.)"
+            f"{name} has {len(segment.codes)} codes; this model's pictures have {expected}. "
+            "(A picture whose generation was stopped can't be part of a prompt; written=document draws its rest.)"
         )
+
+
+def check_grid(name: str, segment: Any, layout: TokenLayout) -> Grid | None:
+    """Return the grid of a picture, None where all have one. Raises ``GenerationError`` for one of another model."""
+    if not layout.pictures.has_sizes:
+        return None
+    if segment.grid is None or Grid(*segment.grid) not in layout.pictures.grids:
+        raise GenerationError(
+            f"{name} has {len(segment.codes)} codes in a grid of {segment.grid}, expected the height and width of one "
+            "of this model's grids: Image(codes=..., grid=(height, width))."
+        )
+    return Grid(*segment.grid)

@@ -5,6 +5,7 @@ Shapes: N codes a picture.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +50,19 @@ class RowReader:
         self._text = ""
         self._picture: OpenPicture | None = None
         self._codes: list[int] = []
+        self._new_ids: list[int] = []
+
+    def resume(self, ids: Sequence[int]) -> Iterator[Event]:
+        """Take what was written in an earlier run, and yield that a picture is open where it ends in one."""
+        preview_every, self._preview_every = self._preview_every, 0
+        for token_id in ids:
+            collections.deque(self.push(token_id), maxlen=0)
+        self._preview_every = preview_every
+        yield from self._announced()
 
     def push(self, token_id: int) -> Iterator[Event]:
         """Yield the events of the next id; ids that are neither text nor a picture's have none."""
+        self._new_ids.append(token_id)
         if self._picture is not None:
             yield from self._in_picture(self._picture, token_id)
         elif token_id == self._layout.begin_image_id:
@@ -67,7 +78,7 @@ class RowReader:
         yield from self._finish_text()
         if self._picture is not None:
             self._keep_unfinished(self._picture)
-        yield Finished(self._row, reason, self._document)
+        yield Finished(self._row, reason, self._document, tuple(self._new_ids))
 
     def _in_picture(self, picture: OpenPicture, token_id: int) -> Iterator[Event]:
         is_code = picture.next_ids is None
