@@ -20,11 +20,11 @@ from torch import Tensor
 from ._commits import committing, read_whole, stored
 from ._files import read_json, reading, write_json
 from ._meta import on_meta
+from .allocation import AllocationLimit
 from .config import CODES_PER_POSITION, ChameleonVQVAEConfig
 from .errors import ConfigError, FileFormatError, MissingFileError, Shape, WeightsError
 from .file_access import writing
 from .model import ChameleonVQVAE
-from .quantizers.vector_quantize_pytorch import least_numbers
 from .registry import make_quantizer
 
 CONFIG = "config.json"
@@ -76,10 +76,11 @@ def _read_model(root: Path, dtype: torch.dtype, check_finite: bool) -> Chameleon
         raise FileFormatError(f"{root} has no tensors named {prefix}*, expected the weights of an image tokenizer.")
     _check_depth(root, config, len(files))
     headers = dict(_read_headers(files, prefix))
-    _check_codebook(root, config, headers)
     with_decoder = any(name.startswith(DECODER_PREFIX) for name in files)
+    held = sum(math.prod(shape) for shape, _ in headers.values())
     try:
-        model = on_meta(lambda: ChameleonVQVAE(config, with_decoder=with_decoder))
+        with AllocationLimit(held, str(root / CONFIG)):
+            model = on_meta(lambda: ChameleonVQVAE(config, with_decoder=with_decoder))
     except (RuntimeError, OverflowError, TypeError, MemoryError) as error:  # sizes beyond those of any tensor
         raise ConfigError(f"{root / CONFIG} describes no model that can be made: {error}") from error
     _check_codes_per_position(root, model)
@@ -176,17 +177,6 @@ def _check_depth(root: Path, config: ChameleonVQVAEConfig, tensors: int) -> None
                 f"{root / CONFIG}: {name} makes {count:,} parts, but the weights have {tensors:,} tensors. Check that "
                 f"{CONFIG} and the weights belong together."
             )
-
-
-def _check_codebook(root: Path, config: ChameleonVQVAEConfig, headers: Mapping[str, tuple[Shape, str]]) -> None:
-    """Raise ``ConfigError`` if the weights can't hold the entries of a quantizer that takes memory when it is made."""
-    held = sum(math.prod(shape) for name, (shape, _) in headers.items() if name.startswith("quantize."))
-    needed = least_numbers(config)
-    if needed > held:
-        raise ConfigError(
-            f"{root / CONFIG}: num_embeddings is {config.num_embeddings:,}, but the quantizer's weights have {held:,} "
-            f"numbers. Check that {CONFIG} and the weights belong together."
-        )
 
 
 def _check_codes_per_position(root: Path, model: ChameleonVQVAE) -> None:

@@ -38,8 +38,6 @@ BY_LEVELS = ("FSQ", "FSP", "ResidualFSQ", "GroupedResidualFSQ")
 """Classes with ``levels``, whose product is the number of codes."""
 CLASSES = (*BY_SIZE, *BY_LEVELS)
 """Every class that can be used here."""
-STORED = ("VectorQuantize", "SimVQ", "ResidualVQ", "ResidualSimVQ", "GroupedResidualVQ")
-"""Classes whose weights have a row for each code."""
 REFUSED = {
     "BinaryMapper": "it draws its bits at random",
     "EvoLFQ": "it has an encoder and a decoder of its own",
@@ -102,12 +100,6 @@ def _wrong_levels(config: ChameleonVQVAEConfig) -> str | None:
     except msgspec.ValidationError:
         return f"the quantizer_option levels must be a list of integers ≥ 2, such as [8, 5, 5, 5]; got {given!r}"
     return wrong_product(levels, config)
-
-
-def least_numbers(config: ChameleonVQVAEConfig) -> int:
-    """Return how many numbers the weights have at least, to be compared with a file before the class takes memory."""
-    is_stored = config.quantizer == SPEC.name and config.quantizer_options.get("class") in STORED
-    return config.num_embeddings if is_stored else 0
 
 
 def make(config: ChameleonVQVAEConfig) -> VectorQuantizePytorch:
