@@ -93,8 +93,9 @@ def _change_value(random: Random, holder: list[Any]) -> str:
         return f"{path[:60]} under the key {odd!r}"
     value = container[key]
     is_odd = isinstance(value, torch.Tensor) and random.random() < 0.7
-    # One that was expanded before has no memory for its numbers.
-    tensors = _odd_tensors(value) if is_odd and value.numel() <= _MOST_NUMBERS else {}
+    # One that was changed before may have no memory for its numbers, or another layout.
+    is_plain = is_odd and value.numel() <= _MOST_NUMBERS and not value.is_meta and not value.is_sparse
+    tensors = _odd_tensors(value) if is_plain else {}
     if tensors:
         what = random.choice(sorted(tensors))
         container[key] = tensors[what](value)
