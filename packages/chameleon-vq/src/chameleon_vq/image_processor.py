@@ -42,6 +42,8 @@ SIZES = (
 )
 MAX_CROP_PIXELS = 2**24
 """The largest number of pixels of a crop, 64 times the published 512×512: it is made whatever a picture has."""
+MAX_RESIZED_SIDE = 2**20
+"""The longest side in pixels that a picture is resized to: resizing takes 60 bytes for each beside the pixels."""
 _LARGEST = 2**40  # pixels; far above any picture, and below what arithmetic in floating point rounds
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"
@@ -303,6 +305,10 @@ class ChameleonImageProcessor(Config, frozen=False, kw_only=True):  # type: igno
             return image
         name = f"a picture of {image.width}×{image.height}, resized to {self.size},"
         check_pixels(width, height, self.pixel_limit, name)
+        if max(width, height) > MAX_RESIZED_SIDE:
+            raise ImageError(
+                f"{name} has {width}×{height} pixels, a side of more than {MAX_RESIZED_SIDE:,}. Crop it first."
+            )
         return image.resize((width, height), resample=PIL.Image.Resampling(self.resample))
 
     def _scaled(self, bytes_HWC: Bytes) -> npt.NDArray[Any]:
