@@ -25,6 +25,7 @@ from chameleon_core.errors import (
     UnknownPluginError,
 )
 from chameleon_core.generation import (
+    ExtraProcessors,
     GenerationOptions,
     ProcessorChain,
     RowView,
@@ -221,14 +222,14 @@ def test_the_same_processors_are_the_same_chain() -> None:
     assert processor_chain(GenerationOptions(), "text") is processor_chain(GenerationOptions(), "image")
 
 
-def test_extra_processors_run_between_constraints_and_truncation() -> None:
+def test_extra_processors_run_between_constraints_and_truncation_or_last() -> None:
     class Extra(StatelessProcessor):
         def process(self, logits_RA: Tensor, ids_A: Tensor, states: Sequence[Any], /) -> Tensor:
             return logits_RA
 
     options = GenerationOptions(do_sample=True, top_k=3, forbidden_ids=(5,))
-    links = processor_chain(options, "text", [Extra()]).links
-    assert [type(link.processor).__name__ for link in links] == ["ForbiddenIds", "Extra", "TopK"]
+    links = processor_chain(options, "text", ExtraProcessors(inner=(Extra(),), last=(Extra(),))).links
+    assert [type(link.processor).__name__ for link in links] == ["ForbiddenIds", "Extra", "TopK", "Extra"]
 
 
 def test_a_chain_gives_each_processor_its_own_states() -> None:

@@ -37,12 +37,22 @@ def chameleon_core_logits_processors() -> Iterable[LogitsProcessorSpec]:
         "repetition-penalty": ("repetition:RepetitionPenalty", "ids that a row has already are less likely"),
         "no-repeat-ngrams": ("repetition:NoRepeatNgrams", "no sequence of so many ids twice"),
         "forbidden-ids": ("forbidden:ForbiddenIds", "ids and sequences of ids that may not come"),
+        "sequence-bias": (
+            "biases:SequenceBias",
+            "the last id of a sequence is likelier or less likely after the others",
+        ),
+        "likelier-end": ("biases:LikelierEnd", "the ids that end a row grow likelier after so many ids"),
+        "forbidden-first": ("forced:ForbiddenFirst", "ids that a row may not begin with after its prompt"),
+        "forced-ids": ("forced:ForcedIds", "what follows a prompt of one id, and what is last"),
         "min-new-tokens": ("forbidden:MinNewTokens", "a row doesn't end before it has so many ids"),
         "temperature": ("truncation:Temperature", "logits divided by a number"),
         "top-k": ("truncation:TopK", "the likeliest so many ids"),
         "top-p": ("truncation:TopP", "the likeliest ids that hold a probability"),
         "min-p": ("truncation:MinP", "ids with a share of the likeliest one's probability"),
         "typical": ("truncation:Typical", "the ids nearest to typical that hold a probability"),
+        "epsilon": ("truncation:Epsilon", "ids of at least a probability"),
+        "eta": ("truncation:Eta", "ids of at least a probability that falls with the entropy"),
+        "top-h": ("truncation:TopH", "the likeliest ids that have a share of the entropy"),
     }
     return [
         LogitsProcessorSpec(

@@ -6,6 +6,7 @@ from .engine import Engine
 from .options import GenerationChanges, GenerationOptions, Modality
 from .processors import (
     FORBIDDEN,
+    ExtraProcessors,
     LogitsProcessor,
     ProcessorChain,
     RowView,
@@ -22,6 +23,7 @@ __all__ = [
     "Decoder",
     "DecodingStrategy",
     "Engine",
+    "ExtraProcessors",
     "FinishReason",
     "GenerationChanges",
     "GenerationOptions",

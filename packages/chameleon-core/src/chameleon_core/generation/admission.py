@@ -33,11 +33,14 @@ def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder 
     if options.stop_strings and tokenizer is None:
         raise GenerationError("stop_strings are searched in the decoded text: pass tokenizer=processor.tokenizer.")
     sequences = itertools.chain.from_iterable(options.forbidden_sequences)
+    biased = itertools.chain.from_iterable(ids for ids, _ in options.sequence_bias)
     for name, ids in (
+        ("eos_token_ids", options.eos_token_ids or ()),
         ("stop_ids", options.stop_ids),
         ("forbidden_ids", options.forbidden_ids),
         ("negative_prompt_ids", options.negative_prompt_ids),
         ("forbidden_sequences", sequences),
+        ("sequence_bias", biased),
     ):
         beyond = [token_id for token_id in ids if token_id >= config.vocab_size]
         if beyond:
@@ -58,7 +61,8 @@ def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder 
             "name is that of a picture code or of a special token. Build the config with "
             "vocabulary_map=processor.tokenizer.token_ids, or attach the tokenizer: model.attach_tokenizer(tokenizer)."
         )
-    ends = _end_ids(config.eos_token_ids, layout)
+    natural_ends = _end_ids(config.eos_token_ids, layout)
+    ends = natural_ends if options.eos_token_ids is None else set(options.eos_token_ids)
     row = start_row(
         request.index,
         request.prompt,
@@ -67,7 +71,10 @@ def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder 
         context_length=config.context_length,
         stop_ids=frozenset(ends.union(options.stop_ids)),
     )
-    longest = len(options.negative_prompt_ids) + len(row.prompt) + row.limit
+    row.also_text = frozenset(natural_ends)
+    # Text is guided by the negative prompt in the place of the prompt, pictures by it and those of the prompt.
+    rest = 0 if options.modality == "text" else len(row.prompt)
+    longest = len(options.negative_prompt_ids) + rest + row.limit
     if options.negative_prompt_ids and longest > config.context_length:
         raise ContextLengthError(
             f"the negative prompt has {len(options.negative_prompt_ids)} ids, with the rest up to {longest}; "
@@ -82,9 +89,11 @@ def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder 
         tokenizer=tokenizer,
         kind="text",
         stop_ids=row.stop_ids,
+        index=row.index,
+        limit=row.limit,
     )
     for kind in KINDS[options.modality]:
-        chains[kind] = processor_chain(options, kind)
+        chains[kind] = processor_chain(options, kind, request.processors)
         states[kind] = chains[kind].start(replace(view, kind=kind))
     seed = None
     if options.do_sample:
@@ -106,6 +115,7 @@ def check_room(row: RunningRow[LaneT], cache: LaneCacheLike[LaneT], max_position
         return
     options = row.handle.request.options
     branches = 2 if options.modality != "text" and (options.guidance_text, options.guidance_image) != (1, 1) else 0
+    branches += options.guidance_scale != 1
     length = len(row.row.prompt) + row.row.limit
     while options.max_new_tokens is None and options.modality != "image" and length > len(row.row.prompt) + 1:
         if (1 + branches) * cache.capacity_for(length) <= max_positions:

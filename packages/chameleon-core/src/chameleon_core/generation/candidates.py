@@ -94,7 +94,7 @@ class CandidateTable:
                 ids_A = torch.arange(self.model.config.vocab_size)
                 self._text[frozenset()] = Candidates(self.model, ids_A, many=True)
             return self._text[frozenset()]
-        ends = frozenset(token_id for token_id in row.stop_ids if not layout.text_allowed_V[token_id])
+        ends = frozenset(token_id for token_id in row.stop_ids | row.also_text if not layout.text_allowed_V[token_id])
         if ends not in self._text:
             allowed_V = layout.text_allowed_V.clone()
             allowed_V[[layout.begin_image_id, *ends]] = True

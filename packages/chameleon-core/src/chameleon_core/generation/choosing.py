@@ -103,7 +103,9 @@ class Chooser:
         logits_PA = logits_LA.new_zeros(len(points), logits_LA.shape[1])
         logits_PA.index_add_(0, owner_L, logits_LA * weights_L1)
         rows = [point.row for point in points]
-        overflowed = find_not_finite(logits_PA, rows, self.model, option="guidance_text or guidance_image")
+        overflowed = find_not_finite(
+            logits_PA, rows, self.model, option="guidance_scale, guidance_text or guidance_image"
+        )
         return logits_PA, overflowed | {owners[place]: error for place, error in found.items()}
 
 

@@ -135,7 +135,7 @@ class Engine(Generic[LaneT]):
         for each in [*self._running, *self._waiting.rows()]:
             if each.handle.is_cancelled:
                 each.row.finish_reason = "cancelled"
-            elif each.handle.deadline is not None and now >= each.handle.deadline:
+            elif each.is_overdue(now):
                 each.row.finish_reason = "timeout"
         self._ended += self._waiting.remove_ended()
         self._ended += [each for each in self._running if each.row.finish_reason is not None]

@@ -1,10 +1,30 @@
-"""Classifier-free guidance of pictures, run only for the branches that differ."""
+"""Classifier-free guidance, run only for the branches that differ."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ..layout import TokenLayout
+from .options import GenerationOptions
+from .rows import Row
+
+
+def text_branch(row: Row, options: GenerationOptions) -> dict[tuple[int, ...], float]:
+    """Return the branch of the guidance of text: a context other than the row's ids, with its weight.
+
+    The guided logits ``uncond + guidance_scale · (full − uncond)`` are a weighted sum over the row's ids and its new
+    ids after the negative prompt, or without one after the last id of the prompt.
+    """
+    context = (*(options.negative_prompt_ids or row.prompt[-1:]), *row.new_ids)
+    return {} if context == tuple(row.ids) else {context: 1 - options.guidance_scale}
+
+
+def picture_branches(row: Row, options: GenerationOptions) -> dict[tuple[int, ...], float]:
+    """Return the branches of the guidance of the open picture of a row, as ``guidance_branches`` does."""
+    assert row.layout is not None
+    return guidance_branches(
+        row.ids, row.layout, options.guidance_text, options.guidance_image, options.negative_prompt_ids
+    )
 
 
 def guidance_branches(

@@ -14,6 +14,8 @@ from msgspec import Meta
 from .._config import Config
 from ..config import ChameleonConfig
 from ..errors import ConfigError
+from .foreign_fields import OF_THE_CALL, REFUSED, TRANSLATED
+from .options_file import usable_fields
 
 Modality = Literal["text", "image", "interleaved"]
 """What may be written: text, one picture, or text in which the model begins pictures."""
@@ -25,22 +27,27 @@ Penalty = Annotated[float, Meta(ge=1e-3, le=1e3)]
 Scale = Annotated[float, Meta(ge=-1e4, le=1e4)]
 Probability = Annotated[float, Meta(gt=0, le=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+Bias = Annotated[float, Meta(ge=-1e30, le=1e30)]
 Sequences = tuple[Annotated[tuple[Natural, ...], Meta(min_length=1)], ...]
+Biases = tuple[tuple[Annotated[tuple[Natural, ...], Meta(min_length=1)], Bias], ...]
 
 
 class GenerationOptions(Config, frozen=True, kw_only=True):
     """The options of one generation; by default greedy text to the end of the context.
 
     Generation takes the likeliest id, or samples where ``do_sample`` is set. Before that the logits are changed, in
-    this order: by ``repetition_penalty``; by what ``no_repeat_ngram_size``, ``forbidden_ids``, ``forbidden_sequences``
-    and ``min_new_tokens`` forbid; by ``logits_processors``. Where ids are sampled the logits are then divided by the
-    temperature and truncated by top-k, top-p, min-p and ``typical_p``.
+    this order: by ``guidance_scale``; by ``sequence_bias`` and ``repetition_penalty``; by what
+    ``no_repeat_ngram_size``, ``forbidden_ids``, ``forbidden_sequences`` and ``min_new_tokens`` forbid; by
+    ``logits_processors``. Where ids are sampled the logits are then divided by the temperature and truncated by top-h,
+    top-k, top-p, min-p, ``typical_p``, ``epsilon_cutoff`` and ``eta_cutoff``.
 
     ``guidance_text`` and ``guidance_image`` guide pictures by comparing the logits after the context with those after
     less of it: ``uncond + guidance_image · (images − uncond) + guidance_text · (full − images)``, where ``full`` is
     after the whole context, ``images`` after its pictures alone and ``uncond`` after none of it.
 
-    A row ends at the end-of-stream id, at one of ``stop_ids``, after one of ``stop_strings``, or at ``max_new_tokens``.
+    A row ends at the end-of-stream id, at one of ``stop_ids``, after one of ``stop_strings``, at ``max_new_tokens``, or
+    after ``max_time``.
 
     Raises ``ConfigError`` with the field's name and what it allows.
     """
@@ -54,6 +61,8 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     min_new_tokens: Natural = 0
     """The minimum number of ids before text may end by an id, ≥ 0 and at most ``max_new_tokens``; 0 by default.
     ``stop_strings`` and the end of the only picture of "image" end a row in any case."""
+    max_time: Seconds | None = None
+    """The seconds after which rows end with what they have, at least one id, ≥ 0; None, the default, sets no limit."""
     image_size: tuple[Count, Count] | None = None
     """The height and width in pixels of the pictures that are drawn, a size that the model has. None, the default, lets
     the model choose where its pictures have several sizes."""
@@ -74,6 +83,17 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     typical_p: Probability = 1.0
     """Sample text among the ids nearest to typical that hold this probability, in (0, 1] (arXiv 2202.00666); 1, the
     default, keeps all."""
+    top_h: Probability | None = None
+    """Sample text among the likeliest ids that have this share of the entropy, in (0, 1] (arXiv 2509.02510); None, the
+    default, keeps all."""
+    epsilon_cutoff: Share = 0.0
+    """Sample text among ids of at least this probability, in [0, 1) (arXiv 2210.15191); 0, the default, keeps all."""
+    eta_cutoff: Share = 0.0
+    """Sample text among ids of at least a probability that falls with the entropy, this at most, in [0, 1) (arXiv
+    2210.15191); 0, the default, keeps all."""
+    sequence_bias: Biases = ()
+    """Pairs of a sequence of text ids and what is added to the logit of its last id after the others, -1e30…1e30; none
+    by default."""
     repetition_penalty: Penalty = 1.0
     """What the positive logits of text ids that the row has already are divided by, and the negative ones multiplied
     by, 0.001…1,000; 1, the default, is no penalty."""
@@ -88,8 +108,8 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     """For modality "image", a code for each position of the picture that is written as it is, or None where the model
     writes one; empty, the default, leaves all to the model."""
     negative_prompt_ids: tuple[Natural, ...] = ()
-    """The ids of a prompt that guidance leads away from, in the place of the context without text; empty, the default,
-    is the empty prompt. They count only where guidance is on."""
+    """The ids of a prompt that guidance leads away from, in the place of a context without text, or for text of the
+    last id alone; empty, the default, is none. They count only where guidance is on."""
     cache_implementation: str = "dynamic"
     """The name of the cache of keys and values: "dynamic", the default, stores them as the model computes them, "int8"
     takes half the memory of bfloat16; or a plugin's."""
@@ -110,6 +130,9 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     """``min_p`` for the codes of pictures, in [0, 1); None, the default, takes the text's."""
     image_typical_p: Probability | None = None
     """``typical_p`` for the codes of pictures, in (0, 1]; None, the default, takes the text's."""
+    guidance_scale: Scale = 1.0
+    """How strongly text follows the prompt, -1e4…1e4, compared with text after the last id of the prompt alone or after
+    ``negative_prompt_ids``; 1, the default, is no guidance, above 1 is more. It is for modality "text"."""
     guidance_text: Scale = 1.0
     """How strongly pictures follow the text of the context, -1e4…1e4; 1, the default, is no guidance, above 1 is
     more."""
@@ -119,37 +142,25 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     seed: Natural | None = None
     """The seed of sampling, ≥ 0: the noise of a choice is a function of it, of the row's index in the request, of the
     position and of the id. None, the default, takes a seed from torch's generator."""
+    eos_token_ids: tuple[Natural, ...] | None = None
+    """The ids that end a row in the place of the configuration's end-of-stream ids, which text may then hold; None, the
+    default, are the configuration's, and none end no row."""
     stop_ids: tuple[Natural, ...] = ()
-    """Ids that end a row, each ≥ 0 and below the vocabulary's size; none by default."""
+    """Ids that end a row too, each ≥ 0 and below the vocabulary's size; none by default."""
     stop_strings: tuple[str, ...] = ()
     """Texts that end a row once its new text contains one, none of them empty; none by default."""
 
     elsewhere: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
+            **{name: f"it is an argument of generate: {meaning}." for name, meaning in OF_THE_CALL.items()},
+            **{name: f"use {ours}, or the argument of generate." for name, ours in TRANSLATED.items()},
+            **{name: each.instead for name, each in REFUSED.items()},
+            "max_length": "use max_new_tokens, which doesn't count the prompt, or the argument of generate.",
+            "min_length": "use min_new_tokens, which doesn't count the prompt, or the argument of generate.",
             "assistant_model": "use decoding, the name of a strategy that guesses ids.",
-            "bad_words_ids": "use forbidden_ids, and forbidden_sequences for words of several ids.",
-            "eos_token_id": "use stop_ids, which add to those of the configuration.",
-            "guidance_scale": "use guidance_text and guidance_image, which guide pictures.",
-            "logits_processor": "use logits_processors, the names of plugins.",
-            "max_length": "use max_new_tokens, which doesn't count the prompt.",
-            "min_length": "use min_new_tokens, which doesn't count the prompt.",
-            "num_return_sequences": "repeat the prompt in a batch.",
-            "stopping_criteria": "use stop_strings or stop_ids, or should_stop, an argument of what generates.",
-            "prompt_lookup_num_tokens": 'use decoding={"name": "lookup", "window": …}.',
-            "streamer": "use stream_ids of the model, or Chameleon.stream.",
-            "suppress_tokens": "use forbidden_ids.",
-        }
-    )
-    known_extras: ClassVar[frozenset[str]] = frozenset(
-        {
-            "_from_model_config",
-            "bos_token_id",
-            "eos_token_id",
-            "output_attentions",
-            "output_hidden_states",
-            "pad_token_id",
-            "transformers_version",
-            "use_cache",
+            "logits_processor": "use logits_processors, the names of plugins, or the argument of generate.",
+            "stopping_criteria": "use stop_strings or stop_ids, or the argument of generate.",
+            "streamer": "use stream_ids of the model or Chameleon.stream, or the argument of generate.",
         }
     )
 
@@ -173,62 +184,42 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
         """Return a copy with some options changed, checked again."""
         return super().replace(**changes)
 
+    def with_extras(self, extras: Mapping[str, Any]) -> GenerationOptions:
+        """Return a copy with other entries beyond the fields."""
+        return super().replace(extras=dict(extras))
+
     @classmethod
     def from_file_dict(
         cls, data: Mapping[str, Any], config: ChameleonConfig, *, source: str = "generation_config.json"
     ) -> GenerationOptions:
         """Return the options of a ``generation_config.json``, which may be one of ``transformers``.
 
-        Values that ``transformers`` reads as "off" or as "only the likeliest" mean the same here. Ids of
-        ``eos_token_id`` beyond those of ``config`` become ``stop_ids``, ``suppress_tokens`` and ``bad_words_ids``
-        become ``forbidden_ids`` and ``forbidden_sequences``. A value that can't be used never raises: it is
-        left out, and one warning names ``source``, the fields and their values. ``pad_token_id`` is kept in
-        ``extras``, where the model looks it up.
+        Values that ``transformers`` reads as "off" or as "only the likeliest" mean the same here. ``eos_token_id``
+        becomes ``eos_token_ids``, or ``stop_ids`` where it only adds to those of ``config``; ``suppress_tokens`` and
+        ``bad_words_ids`` become ``forbidden_ids`` and ``forbidden_sequences``. A value that can't be used never raises:
+        it is left out, and one warning names ``source``, the fields and their values. What counts for a call of
+        ``generate``, as ``max_length``, is kept in ``extras``, where ``generate`` looks it up.
         """
-        given = {name: value for name, value in data.items() if value is not None}
-        unused: dict[str, str] = {}
-        stop_ids = _end_ids(given, config, unused)
-        given |= _forbidden(given, config, unused)
-        _check_other_ids(given, config, unused)
-        if _is_number(given.get("top_k")) and given["top_k"] == 0:
-            del given["top_k"]
-        for name in ("top_p", "image_top_p", "min_p", "image_min_p"):
-            # A nucleus of nothing, and a share of all of the likeliest one's probability, keep the likeliest alone.
-            if _is_number(given.get(name)) and given[name] == (0 if name.endswith("top_p") else 1):
-                del given[name]
-                given["image_top_k" if name.startswith("image_") else "top_k"] = 1
-        if _is_number(given.get("temperature")) and given["temperature"] == 0:
-            greedy = ", and ids are chosen greedily" if given.get("do_sample") is True else ""
-            unused["temperature"] = f"{given.pop('temperature')!r} (expected > 0{greedy})"
-            given.pop("do_sample", None)
-        if isinstance(given.get("stop_strings"), str):
-            given["stop_strings"] = [given["stop_strings"]]
-        for name in sorted(given.keys() & set(cls.__struct_fields__) - {"extras"}):
-            try:
-                cls(**{name: given[name]})
-            except ConfigError as error:
-                unused[name] = f"{given.pop(name)!r:.80} ({str(error).partition(': ')[2].partition(';')[0]})"
-        if given.get("min_new_tokens", 0) > given.get("max_new_tokens", math.inf):
-            unused["min_new_tokens"] = f"{given.pop('min_new_tokens')} (above max_new_tokens)"
-        for name in sorted(given.keys() - set(cls.__struct_fields__)):
-            if not _is_finite(given[name]):
-                unused[name] = f"{given.pop(name)!r:.80} (expected finite numbers)"
+        given, unused, kept = usable_fields(data, config, cls)
         if unused:
             listed = "; ".join(f"{name} {value}" for name, value in unused.items())
             warnings.warn(f"{source} has values that can't be used and are left out: {listed}.", stacklevel=2)
-        return cls.from_dict({**given, **({"stop_ids": stop_ids} if stop_ids else {})}, source=source)
+        read = cls.from_dict(given, source=source)
+        return read.with_extras({**read.extras, **kept})
 
     def to_file_dict(self, config: ChameleonConfig) -> dict[str, Any]:
         """Return the mapping of ``generation_config.json``: the config's ids and the options that were changed.
 
-        ``stop_ids`` are written as ``eos_token_id``, ``forbidden_ids`` as ``suppress_tokens`` and
+        ``eos_token_ids`` and ``stop_ids`` are written as ``eos_token_id``, ``forbidden_ids`` as ``suppress_tokens`` and
         ``forbidden_sequences`` as ``bad_words_ids``, which other readers know.
         """
         ids: dict[str, Any] = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         defaults = GenerationOptions().to_dict()
         changed = {name: value for name, value in self.to_dict().items() if defaults.get(name) != value}
-        if changed.pop("stop_ids", None):
-            ids["eos_token_id"] = list(dict.fromkeys((*config.eos_token_ids, *self.stop_ids)))
+        ends = changed.pop("eos_token_ids", None)
+        if changed.pop("stop_ids", None) or ends is not None:
+            ends = config.eos_token_ids if ends is None else ends
+            ids["eos_token_id"] = list(dict.fromkeys((*ends, *self.stop_ids)))
         for name, theirs in (("forbidden_ids", "suppress_tokens"), ("forbidden_sequences", "bad_words_ids")):
             if name in changed:
                 changed[theirs] = changed.pop(name)
@@ -236,7 +227,14 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raise ``ConfigError`` where a number isn't finite or fields contradict each other."""
-        for name in ("temperature", "image_temperature", "repetition_penalty", "guidance_text", "guidance_image"):
+        for name in (
+            "temperature",
+            "image_temperature",
+            "repetition_penalty",
+            "guidance_scale",
+            "guidance_text",
+            "guidance_image",
+        ):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise ConfigError(f"GenerationOptions.{name} must be finite; got {value!r}.")
@@ -251,6 +249,11 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
         if self.fixed_codes and self.modality != "image":
             raise ConfigError(
                 f"GenerationOptions.fixed_codes are those of one picture, of modality 'image'; got {self.modality!r}."
+            )
+        if self.guidance_scale != 1 and self.modality != "text":
+            raise ConfigError(
+                f"GenerationOptions.guidance_scale guides text, of modality 'text'; got {self.modality!r}. "
+                "Use guidance_text and guidance_image, which guide pictures."
             )
         if "" in self.stop_strings:
             raise ConfigError("GenerationOptions.stop_strings holds an empty string, which every text contains.")
@@ -271,68 +274,6 @@ def _check_named(field: str, listed: str | dict[str, Any], example: str) -> None
         ) from error
 
 
-def _forbidden(given: dict[str, Any], config: ChameleonConfig, unused: dict[str, str]) -> dict[str, Any]:
-    """Remove what forbids ids from ``given`` and return it under its names here; add others to ``unused``."""
-    ids: list[int] = []
-    sequences: list[tuple[int, ...]] = []
-    for name in ("suppress_tokens", "forbidden_ids", "bad_words_ids", "forbidden_sequences"):
-        value = given.pop(name, [])
-        is_list = isinstance(value, list | tuple)
-        entries = [[each] for each in value] if is_list and name in ("suppress_tokens", "forbidden_ids") else value
-        if not is_list or not all(_are_ids(each, config) for each in entries):
-            unused[name] = f"{value!r:.80} (expected ids below {config.vocab_size})"
-            continue
-        if name == "bad_words_ids":
-            # There the ids that end a stream are left out, since a text must be able to end.
-            entries = [each for each in entries if [*each] not in [[end] for end in config.eos_token_ids]]
-        ids += [each[0] for each in entries if len(each) == 1]
-        sequences += [tuple(each) for each in entries if len(each) > 1]
-    found = {"forbidden_ids": tuple(dict.fromkeys(ids)), "forbidden_sequences": tuple(dict.fromkeys(sequences))}
-    return {name: value for name, value in found.items() if value}
-
-
-def _are_ids(value: object, config: ChameleonConfig) -> bool:
-    is_list = isinstance(value, list | tuple) and len(value) > 0
-    return is_list and all(type(each) is int and 0 <= each < config.vocab_size for each in value)  # type: ignore[attr-defined]
-
-
-def _end_ids(given: dict[str, Any], config: ChameleonConfig, unused: dict[str, str]) -> list[int]:
-    """Remove the ids that end a row from ``given`` and return those beyond the config's; add others to ``unused``."""
-    found: list[int] = []
-    for name in ("eos_token_id", "stop_ids"):
-        value = given.pop(name, [])
-        ids = value if isinstance(value, list | tuple) else [value]
-        bad = [each for each in ids if type(each) is not int or not 0 <= each < config.vocab_size]
-        if bad:
-            unused[name] = f"{bad!s:.80} (expected ids below {config.vocab_size})"
-        found += [each for each in ids if each not in bad]
-    return [each for each in dict.fromkeys(found) if each not in config.eos_token_ids]
-
-
-def _check_other_ids(given: dict[str, Any], config: ChameleonConfig, unused: dict[str, str]) -> None:
-    """Remove ids that begin or fill a row from ``given`` where they can't be used; add them to ``unused``."""
-    for name in given.keys() & {"pad_token_id", "bos_token_id"}:
-        value = given[name]
-        if type(value) is not int or not 0 <= value < config.vocab_size:
-            unused[name] = f"{given.pop(name)!r:.80} (expected an id below {config.vocab_size})"
-    begin = given.get("bos_token_id", config.bos_token_id)
-    if config.bos_token_id not in (None, begin):
-        unused["bos_token_id"] = f"{given.pop('bos_token_id')} (the config's is {config.bos_token_id})"
-
-
-def _is_finite(value: object) -> bool:
-    """Return whether a value of JSON holds neither NaN nor infinity."""
-    if isinstance(value, dict):
-        return all(map(_is_finite, value.values()))
-    if isinstance(value, list):
-        return all(map(_is_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 class PipelineChanges(TypedDict, total=False):
     """Every option but ``modality``, which the pipeline's methods have as an argument of its own.
 
@@ -341,6 +282,7 @@ class PipelineChanges(TypedDict, total=False):
 
     max_new_tokens: Count | None
     min_new_tokens: Natural
+    max_time: Seconds | None
     image_size: tuple[Count, Count] | None
     max_images: Natural | None
     do_sample: bool
@@ -349,6 +291,10 @@ class PipelineChanges(TypedDict, total=False):
     top_p: Probability
     min_p: Share
     typical_p: Probability
+    top_h: Probability | None
+    epsilon_cutoff: Share
+    eta_cutoff: Share
+    sequence_bias: Biases
     repetition_penalty: Penalty
     no_repeat_ngram_size: Natural
     forbidden_ids: tuple[Natural, ...]
@@ -363,9 +309,11 @@ class PipelineChanges(TypedDict, total=False):
     image_top_p: Probability | None
     image_min_p: Share | None
     image_typical_p: Probability | None
+    guidance_scale: Scale
     guidance_text: Scale
     guidance_image: Scale
     seed: Natural | None
+    eos_token_ids: tuple[Natural, ...] | None
     stop_ids: tuple[Natural, ...]
     stop_strings: tuple[str, ...]
 

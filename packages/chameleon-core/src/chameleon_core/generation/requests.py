@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .options import GenerationOptions
+from .processors import ExtraProcessors
 from .rows import FinishReason
 
 _NUMBERS = itertools.count()
@@ -30,6 +31,9 @@ class Request:
     it had never stopped: they count as new ones, not as the prompt's."""
     timeout: float | None = None
     """Seconds after which the request ends with what it has, > 0; None, the default, for no limit."""
+    processors: ExtraProcessors | None = None
+    """Logits processors besides those of the options, which requests made together share; None, the
+    default, for none."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,8 +57,9 @@ class RequestHandle:
 
     def __post_init__(self) -> None:
         self.new_ids += self.request.written
-        if self.request.timeout is not None:
-            self.deadline = time.monotonic() + self.request.timeout
+        limits = [each for each in (self.request.timeout, self.request.options.max_time) if each is not None]
+        if limits:
+            self.deadline = time.monotonic() + min(limits)
 
     def cancel(self) -> None:
         """End the request before the next step, with the ids that it has. Any thread may call it, at any time."""

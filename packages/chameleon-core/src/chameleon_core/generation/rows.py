@@ -50,6 +50,8 @@ class Row:
     """The number of pictures that the row has begun after the prompt."""
     finish_reason: FinishReason | None = None
     """Why the row ended; None while it runs."""
+    also_text: frozenset[int] = frozenset()
+    """The end-of-stream ids of the vocabulary, which text may hold where others end the row."""
 
     @property
     def ids(self) -> list[int]:

@@ -12,7 +12,7 @@ from .choosing import Point
 from .decoder import LaneCacheLike, LaneT, TextDecoder
 from .decoding import RowGuesser
 from .feeds import Feed, Lane
-from .guidance import guidance_branches
+from .guidance import picture_branches, text_branch
 from .prefix_cache import PrefixCache, PrefixKey
 from .processors import Kind, ProcessorChain
 from .requests import NewIds, RequestHandle
@@ -51,6 +51,13 @@ class RunningRow(Generic[LaneT]):
     def kind(self) -> Kind:
         """What it chooses next."""
         return "image" if self.row.picture is not None else "text"
+
+    def is_overdue(self, now: float) -> bool:
+        """Return whether its time is over; ``max_time`` lets it write one id."""
+        handle = self.handle
+        if handle.deadline is None or now < handle.deadline:
+            return False
+        return handle.request.timeout is not None or bool(self.row.new_ids)
 
     @property
     def order(self) -> tuple[int, int]:
@@ -218,26 +225,21 @@ class RunningRow(Generic[LaneT]):
         return ((), (0,)) if guesser is None else guesser.guess(self.row)
 
     def _branch(self, cache: LaneCacheLike[LaneT]) -> None:
-        """Add lanes for the guidance where a picture has begun, and drop them once its codes are complete."""
+        """Add lanes for the guidance of text or where a picture has begun, and drop them once it is complete."""
         main, *branches = self.lanes
-        if not self.row.lacks_codes or self.row.finish_reason is not None:
+        options = self.handle.request.options
+        guides_text = options.guidance_scale != 1
+        if not (self.row.lacks_codes or guides_text) or self.row.finish_reason is not None:
             for lane in branches:
                 cache.free(lane.cached)
             self.lanes = [main]
             main.weight = 1.0
         elif not branches:
-            options = self.handle.request.options
-            assert self.row.layout is not None
-            weights = guidance_branches(
-                self.row.ids,
-                self.row.layout,
-                options.guidance_text,
-                options.guidance_image,
-                options.negative_prompt_ids,
-            )
+            weights = text_branch(self.row, options) if guides_text else picture_branches(self.row, options)
             main.weight = 1 - sum(weights.values())
             for context, weight in weights.items():
-                cached = cache.add(len(context) + self._picture_ahead)
+                ahead = min(self.row.room, SPARE_POSITIONS) if guides_text else self._picture_ahead
+                cached = cache.add(len(context) + ahead)
                 self.lanes.append(Lane(cached, list(context), weight, is_branch=True))
 
     def _has_stop_string(self) -> bool:

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import GenerationError
 from .decoder import Decoder, TextDecoder
 from .engine import Engine
 from .options import GenerationOptions
+from .prompts import unpadded
 from .requests import NewIds, Request, RequestHandle
 from .rows import FinishReason
 
@@ -48,16 +48,14 @@ def generate_ids(
     for ``stop_strings``. Prompts and options are checked eagerly, before the first step is requested. Raises
     ``GenerationError`` where they are invalid, ``ContextLengthError`` where the context is too short.
     """
-    if options.do_sample and options.seed is None:
-        # One seed for all rows, from torch's own generator, so that torch.manual_seed makes a run repeatable.
-        options = options.replace(seed=int(torch.randint(2**62, ())))
+    options = with_seed(options)
     engine = Engine(model, tokenizer=tokenizer, cache_implementation=options.cache_implementation)
-    prompts = _prompts(input_ids_BT, attention_mask_BT)
+    prompts = unpadded(input_ids_BT, attention_mask_BT)
     handles = [
         engine.submit(Request(prompt=prompt, options=options, index=index, written=ids))
         for index, (prompt, ids) in enumerate(zip(prompts, written or [[]] * len(prompts), strict=True))
     ]
-    return _steps(engine, handles, should_stop or (lambda: False))
+    return run_steps(engine, handles, should_stop or (lambda: False))
 
 
 def new_ids(steps: Iterable[Step], input_ids_BT: Tensor, pad_id: int) -> Tensor:
@@ -72,7 +70,23 @@ def new_ids(steps: Iterable[Step], input_ids_BT: Tensor, pad_id: int) -> Tensor:
     return torch.tensor(padded, dtype=torch.int64, device=input_ids_BT.device).reshape(len(rows), width)
 
 
-def _steps(engine: Engine[Any], handles: Sequence[RequestHandle], should_stop: Callable[[], bool]) -> Generator[Step]:
+def with_seed(options: GenerationOptions) -> GenerationOptions:
+    """Return options that have a seed where they sample: one for all rows, from torch's own generator.
+
+    So ``torch.manual_seed`` makes a run repeatable.
+    """
+    if options.do_sample and options.seed is None:
+        return options.replace(seed=int(torch.randint(2**62, ())))
+    return options
+
+
+def run_steps(
+    engine: Engine[Any], handles: Sequence[RequestHandle], should_stop: Callable[[], bool]
+) -> Generator[Step]:
+    """Run an engine until it is idle or ``should_stop()`` is true, and yield an id for each row at a time.
+
+    Raises the error of the first row that ends with one.
+    """
     rows = {handle: row for row, handle in enumerate(handles)}
     reasons: list[FinishReason | None] = [None] * len(handles)
     while not engine.is_idle and not should_stop():
@@ -97,17 +111,3 @@ def _one_id_a_row(
             if number + 1 == len(event.ids):
                 reasons[row] = event.finish_reason
         yield Step(tuple(ids), tuple(reasons))
-
-
-def _prompts(input_ids_BT: Tensor, attention_mask_BT: Tensor | None) -> list[list[int]]:
-    """Return each row's ids without the padding, on whichever side it is."""
-    if input_ids_BT.dim() != 2:
-        raise GenerationError(f"input_ids must be [batch, length]; got {list(input_ids_BT.shape)}.")
-    if attention_mask_BT is None:
-        return input_ids_BT.tolist()
-    if attention_mask_BT.shape != input_ids_BT.shape:
-        raise GenerationError(
-            f"attention_mask must have the shape of input_ids, {list(input_ids_BT.shape)}; "
-            f"got {list(attention_mask_BT.shape)}."
-        )
-    return [ids[real].tolist() for ids, real in zip(input_ids_BT, attention_mask_BT.bool(), strict=True)]

@@ -1,10 +1,11 @@
 """Logits processors: the contract, the built-in ones, and the chain of those that the options ask for."""
 
-from .chain import ProcessorChain, make_processor, processor_chain
+from .chain import ExtraProcessors, ProcessorChain, make_processor, processor_chain
 from .contract import FORBIDDEN, Kind, LogitsProcessor, RowView, StatelessProcessor
 
 __all__ = [
     "FORBIDDEN",
+    "ExtraProcessors",
     "Kind",
     "LogitsProcessor",
     "ProcessorChain",

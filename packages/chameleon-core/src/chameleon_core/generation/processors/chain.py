@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import msgspec
@@ -70,20 +71,36 @@ class ProcessorChain:
             link.check(logits_RA)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ExtraProcessors:
+    """Processors of requests that are made together, besides those that their options name."""
+
+    inner: tuple[LogitsProcessor, ...] = ()
+    """Those that run after ``logits_processors``, before the temperature and truncation."""
+    last: tuple[LogitsProcessor, ...] = ()
+    """Those that run after all others."""
+    chains: dict[Any, ProcessorChain] = field(default_factory=dict)
+    """The chains with these processors, by what else is in them."""
+
+
 @translates_errors
-def processor_chain(options: GenerationOptions, kind: Kind, extra: Sequence[LogitsProcessor] = ()) -> ProcessorChain:
+def processor_chain(options: GenerationOptions, kind: Kind, extra: ExtraProcessors | None = None) -> ProcessorChain:
     """Return the chain of the processors that the options ask for, in the order that ``GenerationOptions`` states.
 
-    ``extra`` processors run after those of ``logits_processors``. The same processors are the same chain, so that rows
-    with like options can be processed in one call. Raises ``UnknownPluginError`` where no processor has a name,
-    ``BrokenPluginError`` where one can't be made, ``ConfigError`` where it doesn't have an option.
+    The same processors, ``extra`` ones included, are the same chain, so that rows with like options can be processed
+    in one call. Raises ``UnknownPluginError`` where no processor has a name, ``BrokenPluginError`` where one can't be
+    made, ``ConfigError`` where it doesn't have an option.
     """
     before = tuple(map(_key, constraints(options, kind)))
     named = tuple(key for key in map(_key, listed(options)) if kind in _kinds(key))
     after = tuple(map(_key, sampling(options, kind)))
-    if extra:
-        return ProcessorChain([*map(_link, before + named), *extra, *map(_link, after)])
-    return _chain(before + named + after)
+    if extra is None:
+        return _chain(before + named + after)
+    key = (before + named, after)
+    if key not in extra.chains:
+        links = [*map(_link, before + named), *extra.inner, *map(_link, after), *extra.last]
+        extra.chains[key] = ProcessorChain(links)
+    return extra.chains[key]
 
 
 @translates_errors

@@ -9,7 +9,7 @@ from ...errors import ConfigError
 
 
 def checked_number(processor: str, option: str, value: object, allowed: str, *, kind: type = float) -> float:
-    """Return a number that is ``allowed``, which is written "1e-6…1e6", "≥ 1", "in (0, 1]" or "in [0, 1)".
+    """Return a number that is ``allowed``, which is written "1e-6…1e6", "≥ 1", "in (0, 1]", "in (0, 1)" or "in [0, 1)".
 
     Raises ``ConfigError`` where it isn't, and where it should be an integer and isn't one.
     """

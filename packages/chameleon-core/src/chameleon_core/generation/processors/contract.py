@@ -39,6 +39,10 @@ class RowView:
     """Which choices the processor is asked about."""
     stop_ids: frozenset[int] = frozenset()
     """The ids that end the row."""
+    index: int = 0
+    """The index of the row in its request, ≥ 0."""
+    limit: int | None = None
+    """The largest number of ids that may follow the prompt; None where it is unknown."""
 
 
 @runtime_checkable

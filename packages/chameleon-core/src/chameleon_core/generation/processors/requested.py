@@ -13,7 +13,9 @@ Requested = tuple[str, dict[str, Any]]
 
 
 def constraints(options: GenerationOptions, kind: Kind) -> Iterator[Requested]:
-    """Yield what runs first, whether ids are sampled or not: penalties, and what is forbidden."""
+    """Yield what runs first, whether ids are sampled or not: biases, penalties, and what is forbidden."""
+    if kind == "text" and options.sequence_bias:
+        yield "sequence-bias", {"biases": options.sequence_bias}
     if kind == "text" and options.repetition_penalty != 1:
         yield "repetition-penalty", {"penalty": options.repetition_penalty}
     if kind == "text" and options.no_repeat_ngram_size:
@@ -41,6 +43,8 @@ def sampling(options: GenerationOptions, kind: Kind) -> Iterator[Requested]:
         values |= {name: value for name, value in own.items() if value is not None}
     if values["temperature"] != 1:
         yield "temperature", {"temperature": values["temperature"]}
+    if kind == "text" and options.top_h is not None:
+        yield "top-h", {"h": options.top_h}
     if values["top_k"] is not None:
         yield "top-k", {"k": values["top_k"]}
     if values["top_p"] < 1:
@@ -49,3 +53,7 @@ def sampling(options: GenerationOptions, kind: Kind) -> Iterator[Requested]:
         yield "min-p", {"p": values["min_p"]}
     if values["typical_p"] < 1:
         yield "typical", {"p": values["typical_p"]}
+    if kind == "text" and options.epsilon_cutoff:
+        yield "epsilon", {"cutoff": options.epsilon_cutoff}
+    if kind == "text" and options.eta_cutoff:
+        yield "eta", {"cutoff": options.eta_cutoff}

@@ -18,6 +18,8 @@ from .contract import FORBIDDEN, StatelessProcessor
 
 LOOKED_AT = 512
 """How many of the highest ids are sorted first; more are where those don't hold the mass."""
+MOST_OF_TOP_H = 100
+"""How many ids top-h keeps at most."""
 
 
 class Temperature(StatelessProcessor):
@@ -85,10 +87,68 @@ class Typical(StatelessProcessor):
             return logits_RA
         logs_RA = logits_RA.log_softmax(dim=-1)
         probabilities_RA = logs_RA.exp()
-        # What is forbidden has a probability of 0, and contributes 0.
-        entropy_R1 = -(probabilities_RA * logs_RA.clamp(min=torch.finfo(logs_RA.dtype).min)).sum(dim=-1, keepdim=True)
-        nearness_RA = -(logs_RA + entropy_R1).abs()
+        nearness_RA = -(logs_RA + _entropy(logs_RA)).abs()
         return _at_least(nearness_RA, _threshold(nearness_RA, probabilities_RA, self.p), logits_RA)
+
+
+class Epsilon(StatelessProcessor):
+    """Keeps ids of at least the probability ``cutoff``, in (0, 1) (arXiv 2210.15191, section 2)."""
+
+    def __init__(self, cutoff: float) -> None:
+        self.cutoff = checked_number("epsilon", "cutoff", cutoff, "in (0, 1)")
+
+    def process(self, logits_RA: Tensor, ids_A: Tensor, states: Sequence[Any], /) -> Tensor:
+        """Return the logits of the ids that are likely enough, and of the likeliest."""
+        probabilities_RA = logits_RA.softmax(dim=-1)
+        return _at_least(probabilities_RA, _with_the_likeliest(self.cutoff, probabilities_RA), logits_RA)
+
+
+class Eta(StatelessProcessor):
+    """Keeps ids above a probability that falls with the entropy of all ids, at most ``cutoff``, in (0, 1).
+
+    It is the smaller of ``cutoff`` and √cutoff · exp(−entropy) (arXiv 2210.15191, section 3).
+    """
+
+    def __init__(self, cutoff: float) -> None:
+        self.cutoff = checked_number("eta", "cutoff", cutoff, "in (0, 1)")
+
+    def process(self, logits_RA: Tensor, ids_A: Tensor, states: Sequence[Any], /) -> Tensor:
+        """Return the logits of the ids that are likely enough, and of the likeliest."""
+        logs_RA = logits_RA.log_softmax(dim=-1)
+        probabilities_RA = logs_RA.exp()
+        eta_R1 = (self.cutoff**0.5 * (-_entropy(logs_RA)).exp()).clamp(max=self.cutoff)
+        return _at_least(probabilities_RA, _with_the_likeliest(eta_R1, probabilities_RA), logits_RA)
+
+
+class TopH(StatelessProcessor):
+    """Keeps the likeliest ids that together have the share ``h``, in (0, 1], of the entropy (arXiv 2509.02510).
+
+    The entropy is that of the 100 likeliest ids, beyond which none is kept.
+    """
+
+    def __init__(self, h: float) -> None:
+        self.h = checked_number("top-h", "h", h, "in (0, 1]")
+
+    def process(self, logits_RA: Tensor, ids_A: Tensor, states: Sequence[Any], /) -> Tensor:
+        """Return the logits of the likeliest ids, at least one."""
+        highest_RX = logits_RA.topk(min(MOST_OF_TOP_H, logits_RA.shape[-1]), dim=-1).values
+        logs_RX = highest_RX.log_softmax(dim=-1)
+        terms_RX = -logs_RX.exp() * logs_RX.clamp(min=torch.finfo(logs_RX.dtype).min)
+        kept_RX = terms_RX.cumsum(dim=-1) <= self.h * terms_RX.sum(dim=-1, keepdim=True)
+        last_R1 = (kept_RX.sum(dim=-1, keepdim=True) - 1).clamp(min=0)
+        return _at_least(logits_RA, highest_RX.gather(-1, last_R1), logits_RA)
+
+
+def _with_the_likeliest(least: float | Tensor, probabilities_RA: Tensor) -> Tensor:
+    """Return the least probability [R, 1] that is kept, no higher than that of the likeliest id."""
+    highest_R1 = probabilities_RA.amax(dim=-1, keepdim=True)
+    return highest_R1.minimum(torch.as_tensor(least, dtype=highest_R1.dtype, device=highest_R1.device))
+
+
+def _entropy(logs_RA: Tensor) -> Tensor:
+    """Return the entropy [R, 1] of ids with these logarithms of their probabilities."""
+    # What is forbidden has a probability of 0, and contributes 0.
+    return -(logs_RA.exp() * logs_RA.clamp(min=torch.finfo(logs_RA.dtype).min)).sum(dim=-1, keepdim=True)
 
 
 def _at_least(values_RA: Tensor, threshold_R1: Tensor, logits_RA: Tensor) -> Tensor:
