@@ -19,6 +19,7 @@ from chameleon_core import (
     ChameleonForConditionalGeneration,
     Event,
     Finished,
+    GenerateOutput,
     GenerationOptions,
     ImageFinished,
     ImageProgress,
@@ -140,6 +141,10 @@ def use(model: ChameleonForConditionalGeneration, input_ids: Tensor) -> Quantiza
     for step in model.stream_ids(input_ids, options=GenerationOptions(), seed=1):
         assert_type(step, Step)
     model.generate(input_ids, max_new_token=5)  # expect-error
+    assert_type(model.generate(inputs=input_ids, max_length=9, eos_token_id=[2, 7], num_return_sequences=2), Tensor)
+    assert_type(model.generate(input_ids, max_new_tokens=5, return_dict_in_generate=True), GenerateOutput)
+    model.generate(input_ids, stopping_criteria=[lambda ids, scores: True], logits_processor=[])
+    model.generate(input_ids, max_length="9")  # expect-error
     loaded = ChameleonForConditionalGeneration.from_pretrained("folder", dtype="auto")
     assert_type(loaded, ChameleonForConditionalGeneration)
     return quantization_report(loaded, model, input_ids)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from .checkpoints import load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
     from .checkpoints.convert import pool_checkpoint, pool_key_value_heads
+    from .compat.generation_outputs import GenerateOutput
     from .config import ChameleonConfig
     from .errors import (
         ArgumentError,
@@ -99,6 +100,7 @@ __all__ = [
     "FileAccessError",
     "FileFormatError",
     "Finished",
+    "GenerateOutput",
     "GenerationChanges",
     "GenerationError",
     "GenerationOptions",
@@ -165,6 +167,7 @@ _MODULES = {
     "FileAccessError": ".errors",
     "FileFormatError": ".errors",
     "Finished": ".pipeline",
+    "GenerateOutput": ".compat.generation_outputs",
     "GenerationChanges": ".generation",
     "GenerationError": ".errors",
     "InputError": ".errors",

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ..errors import InputError
+
 
 class KVCache:
     """The keys and values of every layer, for a batch of lanes (rows) that all end at the same slot.
@@ -50,6 +52,13 @@ class KVCache:
         key_LKSD.narrow(2, self.length, count).copy_(key_LTKD.transpose(1, 2))
         value_LKSD.narrow(2, self.length, count).copy_(value_LTKD.transpose(1, 2))
         return key_LKSD.narrow(2, 0, end).transpose(1, 2), value_LKSD.narrow(2, 0, end).transpose(1, 2)
+
+    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return the keys and values that a layer has stored, two views [L, K, S, D]; none before the first pass."""
+        stored = self._layers[layer]
+        if stored is None:
+            raise InputError("the cache is empty: no pass has stored keys and values in it.")
+        return stored[0].narrow(2, 0, self.length), stored[1].narrow(2, 0, self.length)
 
     def advance(self, count: int) -> None:
         """Move the end by ``count`` positions, once every layer has stored them."""

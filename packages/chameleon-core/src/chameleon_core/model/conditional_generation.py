@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +18,23 @@ from .._boundary import translates_errors
 from .._moved import moved_names
 from ..checkpoints import load_checkpoint, resolve_folder, save_checkpoint
 from ..checkpoints.quantization_plan import Quantization
+from ..compat.generation import generate, positional_arguments
+from ..compat.generation_config import GenerationConfigView, options_from
+from ..compat.generation_keywords import GenerateKeywords, SharedKeywords
+from ..compat.generation_outputs import GenerateOutput
 from ..compat.methods import TransformersMethods
 from ..config import ChameleonConfig
 from ..errors import ConfigError, InputError
 from ..formats import GENERATION_FILE
 from ..generation import GenerationChanges, GenerationOptions, Step, TextDecoder, generate_ids
+from ..generation.prompts import check_type, mask_of_padding
 from ..generation.repacked_head import RepackedHead
-from ..generation.stream import new_ids
 from ..layout import TokenLayout
 from ..optional_packages import load_image_tokenizer
 from ..protocols import ImageTokenizerLike, TextTokenizerLike
 from .cache import KVCache
 from .ecosystem import refuse_arguments
-from .inputs import check_call, check_type, kept_positions, mask_of_padding
+from .inputs import check_call, kept_positions
 from .lane_cache import CachedLane, LaneCache, make_lane_cache
 from .loss import next_token_loss
 from .outputs import CausalOutput
@@ -181,32 +185,60 @@ class ChameleonForConditionalGeneration(TransformersMethods):
         def __call__(self, *args: Any, **kwargs: Any) -> CausalOutput:
             """Run ``forward``, and hooks; torch's own has no type."""
 
-    @translates_errors
+    @overload
     def generate(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Any = None,
+        pixel_values: Any = None,
+        *,
+        return_dict_in_generate: Literal[True],
+        options: GenerationOptions | None = None,
+        tokenizer: TextDecoder | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        **keywords: Unpack[SharedKeywords],
+    ) -> GenerateOutput: ...
+
+    @overload
+    def generate(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Any = None,
+        pixel_values: Any = None,
         *,
         options: GenerationOptions | None = None,
         tokenizer: TextDecoder | None = None,
         should_stop: Callable[[], bool] | None = None,
-        **changes: Unpack[GenerationChanges],
-    ) -> Tensor:
+        **keywords: Unpack[GenerateKeywords],
+    ) -> Tensor: ...
+
+    @translates_errors
+    def generate(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Any = None,
+        pixel_values: Any = None,
+        *,
+        options: GenerationOptions | None = None,
+        tokenizer: TextDecoder | None = None,
+        should_stop: Callable[[], bool] | None = None,
+        **keywords: Any,
+    ) -> Tensor | GenerateOutput:
         """Continue each row of ``input_ids`` [B, T] and return prompts with continuations, int64 [B, T + new].
 
         Without ``attention_mask``, ids of padding at the sides of a row are padding, as in ``transformers``. Rows that
-        end early are filled with the padding id. ``options`` default to those of the checkpoint; ``changes``
-        override single fields of them (``max_new_tokens=50``). ``tokenizer`` is needed for ``stop_strings``.
-        ``should_stop()`` is called before each step; true ends the generation. Raises ``ContextLengthError`` before
-        any work where the context is too short.
+        end early are filled with the padding id. ``options`` default to those of the checkpoint; ``keywords`` override
+        single fields of them (``max_new_tokens=50``), and may be the arguments of ``generate`` in ``transformers``.
+        ``tokenizer`` is needed for ``stop_strings``. ``should_stop()`` is called before each step; true ends the
+        generation. Raises ``ContextLengthError`` before any work where the context is too short, ``ConfigError`` or
+        ``ArgumentError`` for what can't be used.
         """
-        if pixel_values is not None:
-            input_ids = self.insert_images(input_ids, pixel_values)
-        steps = self.stream_ids(
-            input_ids, attention_mask, options=options, tokenizer=tokenizer, should_stop=should_stop, **changes
-        )
-        return torch.cat((input_ids, new_ids(steps, input_ids, self.pad_token_id)), dim=1)
+        arguments = {
+            **positional_arguments(attention_mask, pixel_values),
+            **({} if input_ids is None else {"input_ids": input_ids}),
+            **keywords,
+        }
+        return generate(self, arguments, options=options, tokenizer=tokenizer, should_stop=should_stop)
 
     @translates_errors
     def stream_ids(
@@ -286,6 +318,15 @@ class ChameleonForConditionalGeneration(TransformersMethods):
         if self.config.vocabulary_map is not None:
             return self.layout.pad_id
         return next(iter(self.config.eos_token_ids), 0)
+
+    @property
+    def generation_config(self) -> GenerationConfigView:
+        """The options of generation under the names of ``transformers``; ``generation_options`` has the same values."""
+        return GenerationConfigView(self)
+
+    @generation_config.setter
+    def generation_config(self, given: object) -> None:
+        self.generation_options = options_from(self, given)
 
     @property
     def image_tokenizer(self) -> ImageTokenizerLike:

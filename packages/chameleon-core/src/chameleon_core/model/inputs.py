@@ -1,4 +1,4 @@
-"""What is checked of a model's inputs at its door, and the padding of inputs that come without a mask.
+"""What is checked of a model's inputs at its door.
 
 Shapes: B batch, T query length.
 """
@@ -6,27 +6,14 @@ Shapes: B batch, T query length.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
 from ..config import ChameleonConfig
 from ..errors import InputError, InputWarning, VocabularyError
+from ..generation.prompts import check_type
 from .cache import KVCache
-
-ID_DTYPES = (torch.int64, torch.int32)
-
-
-def check_type(input_ids: object) -> None:
-    """Raise ``InputError`` where ids aren't an integer tensor."""
-    if not isinstance(input_ids, Tensor):
-        raise InputError(
-            f"input_ids is a {type(input_ids).__name__}; expected a tensor [batch, length], such as "
-            "torch.tensor([[0, 1, 2]])."
-        )
-    if input_ids.dtype not in ID_DTYPES:
-        raise InputError(f"input_ids is {input_ids.dtype}; expected int64. Convert them: input_ids.long().")
 
 
 def check_form(input_ids: Tensor) -> None:
@@ -85,21 +72,6 @@ def warn_of_padding(input_ids_BT: Tensor, pad_id: int | None) -> None:
             InputWarning,
             stacklevel=5,
         )
-
-
-def mask_of_padding(input_ids_BT: Tensor, pad_id: int | None, stop_ids: Collection[int]) -> Tensor | None:
-    """Return the mask of rows that are padded on a side with ``pad_id``, bool [B, T]; None where no row is.
-
-    As in ``transformers``, nothing is inferred where the padding id also ends a row. An id of padding between others is
-    kept as a position.
-    """
-    if pad_id is None or pad_id in stop_ids or input_ids_BT.dim() != 2 or not input_ids_BT.numel():
-        return None
-    is_real_BT = input_ids_BT != pad_id
-    before_BT = is_real_BT.cummax(dim=1).values
-    after_BT = is_real_BT.flip(1).cummax(dim=1).values.flip(1)
-    mask_BT = before_BT & after_BT
-    return None if bool(mask_BT.all()) else mask_BT
 
 
 def kept_positions(logits_to_keep: int | Tensor) -> slice | Tensor:

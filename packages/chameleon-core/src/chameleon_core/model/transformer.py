@@ -97,10 +97,17 @@ class ChameleonModel(TransformersMethods):
         """Return an empty cache for ``batch_size`` rows, with room for ``capacity`` positions before it must grow."""
         return KVCache(self.config.num_hidden_layers, batch_size, capacity=capacity)
 
-    def feed_lanes(self, feeds: Sequence[tuple[CachedLane, Sequence[int]]], cache: LaneCache) -> Tensor:
+    def feed_lanes(
+        self,
+        feeds: Sequence[tuple[CachedLane, Sequence[int]]],
+        cache: LaneCache,
+        *,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
         """Feed lanes of a cache new ids and return the final hidden states [M, E], lane after lane.
 
-        ``feeds`` are the lanes with their new ids, at least one each; M is the number of ids in all.
+        ``feeds`` are the lanes with their new ids, at least one each; M is the number of ids in all. ``inputs_embeds``
+        [M, E] are fed in the place of the ids' embeddings.
         """
         for lane, ids in feeds:
             cache.reserve(lane, len(ids))
@@ -109,8 +116,13 @@ class ChameleonModel(TransformersMethods):
         counts = [(lane, len(ids)) for lane, ids in sorted_feeds]
         weight = self.embed_tokens.weight
         context = plan_lanes(self.config, self.attention_backend, cache, counts, weight=weight)
-        ids_1M = torch.tensor([[token_id for _, ids in sorted_feeds for token_id in ids]], device=weight.device)
-        hidden_ME = self(ids_1M, lanes=context).last_hidden_state[0]
+        if inputs_embeds is None:
+            ids_1M = torch.tensor([[token_id for _, ids in sorted_feeds for token_id in ids]], device=weight.device)
+            hidden_ME = self(ids_1M, lanes=context).last_hidden_state[0]
+        else:
+            own_ME = torch.split(inputs_embeds, [len(ids) for _, ids in feeds])
+            sorted_1ME = torch.cat([own_ME[index] for index in order])[None]
+            hidden_ME = self(inputs_embeds=sorted_1ME, lanes=context).last_hidden_state[0]
         cache.advance(counts)
         if order == list(range(len(feeds))):
             return hidden_ME
