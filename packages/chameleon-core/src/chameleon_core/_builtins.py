@@ -98,6 +98,12 @@ def chameleon_core_caches() -> Iterable[PluginSpec]:
             api_version=HOOK_API_VERSION,
             summary="eight-bit keys and values with a scale for each position and head: half the memory of bfloat16",
         ),
+        PluginSpec(
+            name="static",
+            factory="chameleon_core.model.static_cache:static_cache",
+            api_version=HOOK_API_VERSION,
+            summary="keys and values in room for the whole context: steps of one shape, for torch.compile",
+        ),
     ]
 
 

@@ -197,7 +197,7 @@ def generate(
     ] = "sdpa",
     cache: Annotated[
         str | None,
-        typer.Option(help="What stores keys and values: dynamic, int8 or a plugin's.", rich_help_panel=MODEL),
+        typer.Option(help="What stores keys and values: dynamic, int8, static or a plugin's.", rich_help_panel=MODEL),
     ] = None,
     quantization: Annotated[
         str | None,

@@ -39,7 +39,7 @@ class Engine(Generic[LaneT]):
     requests that wait. ``prompt_chunk`` is how many ids of prompts a step feeds at most, so that a long prompt doesn't
     hold up the other rows; None feeds prompts whole. ``prefix_positions`` is the room for beginnings of prompts that
     requests share, which are computed once; 0 keeps none. ``cache_implementation`` names what stores keys and values:
-    "dynamic", "int8", which takes half the memory of bfloat16, or a plugin's.
+    "dynamic", "int8", which takes half the memory of bfloat16, "static", whose steps can be compiled, or a plugin's.
 
     Any thread may ``submit`` and ``cancel``; steps run one at a time. Copies of the output layer are made on first use,
     so make a new engine after the weights of the model have changed.

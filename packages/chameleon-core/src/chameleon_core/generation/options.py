@@ -112,7 +112,7 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     last id alone; empty, the default, is none. They count only where guidance is on."""
     cache_implementation: str = "dynamic"
     """The name of the cache of keys and values: "dynamic", the default, stores them as the model computes them, "int8"
-    takes half the memory of bfloat16; or a plugin's."""
+    takes half the memory of bfloat16, "static" has room for the whole context from the start; or a plugin's."""
     logits_processors: tuple[str | dict[str, Any], ...] = ()
     """Further logits processors, in their order: the name of each, or a mapping with "name" and the processor's own
     options; none by default. One that is made for text alone leaves pictures as they are."""

@@ -50,6 +50,11 @@ class Slab:
     layers: list[tuple[Tensor, ...]]
     """For each layer what the cache stores: tensors [2, lanes, K, capacity, …]; empty before the first positions."""
 
+    @property
+    def rows(self) -> int:
+        """How many rows are to be allocated."""
+        return len(self.lanes)
+
     def copy_lane(self, source: CachedLane, slot: int) -> None:
         """Copy what a lane has stored, here or in another slab, to a slot of this one."""
         for layer, parts in enumerate(source.slab.layers):
@@ -64,12 +69,12 @@ class Slab:
     def _make_room(self, layer: int) -> None:
         """Allocate rows for all lanes."""
         parts = self.layers[layer]
-        if parts[0].shape[1] < len(self.lanes):
-            self.layers[layer] = tuple(_resized(part, len(self.lanes)) for part in parts)
+        if parts[0].shape[1] < self.rows:
+            self.layers[layer] = tuple(_resized(part, self.rows) for part in parts)
 
     def _empty(self, like: Tensor) -> Tensor:
         # Zeros and not empty memory: what lies beyond a lane's length is masked, but NaN times a weight of 0 is NaN.
-        return like.new_zeros(2, len(self.lanes), like.shape[2], self.capacity, *like.shape[4:])
+        return like.new_zeros(2, self.rows, like.shape[2], self.capacity, *like.shape[4:])
 
     def shrink(self) -> None:
         """Give memory back once half of the rows are unused."""
@@ -110,6 +115,8 @@ class LaneCache:
 
     Subclasses change what is stored by overriding ``encode`` and ``decode``.
     """
+
+    slab_type = Slab
 
     def __init__(self, num_layers: int) -> None:
         self.num_layers = num_layers
@@ -222,7 +229,7 @@ class LaneCache:
     def _place(self, capacity: int) -> CachedLane:
         slab = self._slabs.get(capacity)
         if slab is None:
-            slab = self._slabs[capacity] = Slab(capacity, [], [()] * self.num_layers)
+            slab = self._slabs[capacity] = self.slab_type(capacity, [], [()] * self.num_layers)
         lane = CachedLane(slab, len(slab.lanes))
         slab.lanes.append(lane)
         return lane

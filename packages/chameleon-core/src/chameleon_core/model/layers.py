@@ -21,6 +21,9 @@ from .attention_context import AttentionContext
 from .lane_attention import LaneContext
 from .rope import apply_rotary
 
+if TYPE_CHECKING:
+    from .static_cache import StaticContext
+
 QK_NORM_EPSILON = 1e-5
 
 
@@ -78,7 +81,7 @@ class Attention(nn.Module):
         self.q_norm = HeadNorm(config.num_attention_heads, config.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = HeadNorm(config.num_key_value_heads, config.head_dim) if config.qk_norm else nn.Identity()
 
-    def forward(self, hidden_BTE: Tensor, context: AttentionContext | LaneContext) -> Tensor:
+    def forward(self, hidden_BTE: Tensor, context: AttentionContext | LaneContext | StaticContext) -> Tensor:
         query_BTHD = self._heads(self.q_proj(hidden_BTE))
         key_BTKD = self._heads(self.k_proj(hidden_BTE))
         value_BTKD = self._heads(self.v_proj(hidden_BTE))
@@ -127,7 +130,7 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, hidden_BTE: Tensor, context: AttentionContext | LaneContext) -> Tensor:
+    def forward(self, hidden_BTE: Tensor, context: AttentionContext | LaneContext | StaticContext) -> Tensor:
         if self.swin_norm:
             hidden_BTE = hidden_BTE + self._drop(self.input_layernorm(self.self_attn(hidden_BTE, context)))
             return hidden_BTE + self._drop(self.post_attention_layernorm(self.mlp(hidden_BTE)))

@@ -7,6 +7,7 @@ heads, E hidden width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from .lane_attention import LaneContext, lane_order, plan_lanes
 from .lane_cache import CachedLane, LaneCache
 from .layers import DecoderLayer, RMSNorm
 from .outputs import ModelOutput
+from .static_cache import StaticContext, StaticLaneCache
 
 
 class ChameleonModel(TransformersMethods):
@@ -57,7 +59,7 @@ class ChameleonModel(TransformersMethods):
         inputs_embeds: Tensor | None = None,
         document_ids: Tensor | None = None,
         cache: KVCache | None = None,
-        lanes: LaneContext | None = None,
+        lanes: LaneContext | StaticContext | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> ModelOutput:
@@ -111,6 +113,8 @@ class ChameleonModel(TransformersMethods):
         """
         for lane, ids in feeds:
             cache.reserve(lane, len(ids))
+        if isinstance(cache, StaticLaneCache) and (hidden_LE := cache.step(self, feeds)) is not None:
+            return hidden_LE
         order = sorted(range(len(feeds)), key=lambda index: lane_order(feeds[index][0]))
         sorted_feeds = [feeds[index] for index in order]
         counts = [(lane, len(ids)) for lane, ids in sorted_feeds]
@@ -128,6 +132,23 @@ class ChameleonModel(TransformersMethods):
             return hidden_ME
         parts = dict(zip(order, hidden_ME.split([count for _, count in counts]), strict=True))
         return torch.cat([parts[index] for index in range(len(feeds))])
+
+    def decoding_step(self, ids_R1: Tensor, context: StaticContext) -> Tensor:
+        """Return the final hidden states [R, 1, E] of a step over a cache ``static``."""
+        step = self.__dict__.get("_compiled_step", self._step)
+        hidden_R1E: Tensor = step(ids_R1, context)
+        return hidden_R1E
+
+    def compile_decoding(self, **options: Any) -> None:
+        """Compile the steps of a cache ``static`` by ``torch.compile``, with its options, on first use.
+
+        ``mode="reduce-overhead"`` makes CUDA graphs of them. Other caches have a shape for each length, and their steps
+        stay as they are.
+        """
+        self.__dict__["_compiled_step"] = torch.compile(self._step, **options)
+
+    def _step(self, ids_R1: Tensor, context: StaticContext) -> Tensor:
+        return self(ids_R1, lanes=context).last_hidden_state
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         if (input_ids is None) == (inputs_embeds is None):
