@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from chameleon_core import BrokenPluginError
-from chameleon_core.generation import GuessView, RowView
+from chameleon_core.generation import Continuation, GuessView, Hypothesis, RowView, SearchView
+from chameleon_core.generation.decoding.beam import Beam, BeamSearcher
 from chameleon_core.generation.decoding.jacobi import Jacobi, JacobiGuesser
 from chameleon_core.testing import DecodingStrategyConformance
+from chameleon_core.testing.decoding import LAYOUT
 
 
 class TestPlain(DecodingStrategyConformance):
@@ -36,6 +38,20 @@ class TestLookup(DecodingStrategyConformance):
 class TestLookupOfOne(DecodingStrategyConformance):
     strategy_name = "lookup"
     options = {"match": 1, "window": 30}
+
+
+class TestBeam(DecodingStrategyConformance):
+    strategy_name = "beam"
+
+
+class TestBeamOfTwo(DecodingStrategyConformance):
+    strategy_name = "beam"
+    options = {"num_beams": 2, "early_stopping": True, "length_penalty": 0.0}
+
+
+class TestBeamOfOne(DecodingStrategyConformance):
+    strategy_name = "beam"
+    options = {"num_beams": 1}
 
 
 class Wrong(Jacobi):
@@ -141,13 +157,125 @@ class Raising(Wrong):
             raise KeyError("lost")
 
 
+class WrongSearch(Beam):
+    """Starts a searcher of the class ``Kind`` for text."""
+
+    Kind: type[BeamSearcher] = BeamSearcher
+
+    def start(self, row: RowView, /) -> Any:
+        return self.Kind(self, 1) if row.kind == "text" else None
+
+
+class WithoutResults:
+    def start(self, row: RowView, /) -> Any:
+        return type("Half", (), {"extend": lambda self, view: (), "width": 2})()
+
+
+class WithoutWidth(WrongSearch):
+    class Kind(BeamSearcher):
+        width = 0  # type: ignore[assignment]
+
+
+class Forbidden(WrongSearch):
+    class Kind(BeamSearcher):
+        def extend(self, view: SearchView, /) -> list[Continuation]:
+            return [Continuation(0, LAYOUT.begin_image_id, 0.0)]
+
+
+class Endless(WrongSearch):
+    class Kind(BeamSearcher):
+        def extend(self, view: SearchView, /) -> list[Continuation]:
+            return self._candidates(view)[: self.width]
+
+
+class WorstFirst(WrongSearch):
+    class Kind(BeamSearcher):
+        def results(self, running: Sequence[Hypothesis], /) -> list[Hypothesis]:
+            return super().results(running)[::-1]
+
+
+class Inventing(WrongSearch):
+    class Kind(BeamSearcher):
+        def results(self, running: Sequence[Hypothesis], /) -> list[Hypothesis]:
+            return [Hypothesis((40, 41, 42), 1.0, "stop")]
+
+
+class ByChance(WrongSearch):
+    class Kind(BeamSearcher):
+        def extend(self, view: SearchView, /) -> list[Continuation]:
+            found = super().extend(view)
+            return found and [random.choice(found)]
+
+
+class Narrower(WrongSearch):
+    """Each row has fewer hypotheses than the one before."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.numbers = itertools.count()
+
+    def start(self, row: RowView, /) -> Any:
+        return BeamSearcher(Beam(2 + next(self.numbers) % 7), 1) if row.kind == "text" else None
+
+
+class OneSearcher(WrongSearch):
+    """All rows share one searcher."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.searcher = BeamSearcher(self, 1)
+
+    def start(self, row: RowView, /) -> Any:
+        return self.searcher if row.kind == "text" else None
+
+
+class SharedResults(WrongSearch):
+    """All searchers keep what is complete in one list."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.complete: list[Hypothesis] = []
+
+    def start(self, row: RowView, /) -> Any:
+        searcher = BeamSearcher(self, 1)
+        strategy = self
+
+        class Shared(BeamSearcher):
+            def extend(self, view: SearchView, /) -> list[Continuation]:
+                self._complete = strategy.complete
+                found = super().extend(view)
+                strategy.complete = self._complete
+                return found
+
+        searcher.__class__ = Shared
+        return searcher if row.kind == "text" else None
+
+
+class CompleteAlone(WrongSearch):
+    class Kind(BeamSearcher):
+        def results(self, running: Sequence[Hypothesis], /) -> list[Hypothesis]:
+            return super().results(())
+
+
+class RaisingWhenCutOff(WrongSearch):
+    class Kind(BeamSearcher):
+        def results(self, running: Sequence[Hypothesis], /) -> list[Hypothesis]:
+            if running:
+                raise KeyError("cut off")
+            return super().results(running)
+
+
 FAILED_BY: dict[str, list[type]] = {
-    "test_it_starts_guessers": [WithoutStart, WithoutObserve],
+    "test_it_starts_guessers_or_searchers": [WithoutStart, WithoutObserve, WithoutResults, WithoutWidth],
     "test_guesses_are_ids_that_may_come": [TooMany, TextInPictures, Nothing],
     "test_guessing_changes_nothing": [Forgetful, Counting, Chance],
     "test_the_same_row_gets_the_same_guesses": [Chance, Tiring],
     "test_rows_do_not_influence_each_other": [OneGuesser, SharedMemory],
     "test_ids_are_those_of_plain_decoding": [Nothing, Raising],
+    "test_a_search_continues_what_may_run_on": [Forbidden, Endless, WorstFirst, Inventing],
+    "test_a_search_finds_the_same_again": [ByChance, Narrower, OneSearcher],
+    "test_searches_do_not_influence_each_other": [OneSearcher, SharedResults],
+    "test_a_search_that_is_cut_off_has_what_it_found": [CompleteAlone, RaisingWhenCutOff],
 }
 
 

@@ -118,9 +118,25 @@ def chameleon_core_decoding() -> Iterable[PluginSpec]:
         "jacobi": ("jacobi:Jacobi", "guesses codes of pictures from the last pass and the row above"),
         "lookup": ("lookup:Lookup", "guesses text that repeats what the row has already"),
     }
-    return [
+    specs = [
         PluginSpec(name=name, factory=f"{_DECODING}.{factory}", api_version=HOOK_API_VERSION, summary=summary)
         for name, (factory, summary) in factories.items()
+    ]
+    return [
+        *specs,
+        PluginSpec(
+            name="draft",
+            factory="chameleon_core.draft_decoding:Draft",
+            api_version=HOOK_API_VERSION,
+            summary="guesses text with a smaller model of the same vocabulary",
+        ),
+        PluginSpec(
+            name="beam",
+            factory=f"{_DECODING}.beam:Beam",
+            api_version=HOOK_API_VERSION,
+            summary="writes the best of several texts that run beside each other",
+            unsupported=f"{_DECODING}.beam:unsupported",
+        ),
     ]
 
 

@@ -95,7 +95,7 @@ def chameleon_core_picture_grammars() -> Iterable[PluginSpec]:  # type: ignore[e
 
 @hookspec
 def chameleon_core_decoding() -> Iterable[PluginSpec]:  # type: ignore[empty-body]
-    """Return decoding strategies, which guess ids so that generation needs fewer passes of the model.
+    """Return decoding strategies, which guess ids so that generation needs fewer passes, or search among several texts.
 
     ``factory(**options)`` makes an object that keeps the contract of ``generation.DecodingStrategy``; its parameters
     are the strategy's own options. ``unsupported(row: RowView)`` says why it can't serve a row.

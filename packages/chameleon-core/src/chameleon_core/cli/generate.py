@@ -48,16 +48,26 @@ def usable_device(ctx: typer.Context, name: str) -> str:
     return name
 
 
-def listed_processor(written: str) -> str | dict[str, Any]:
-    """Return an entry of ``logits_processors``: a name, or what JSON says. Raises ``typer.BadParameter``."""
+def named_plugin(option: str, example: str, written: str) -> str | dict[str, Any]:
+    """Return what an option asks for: a name, or what JSON says. Raises ``typer.BadParameter``."""
     if not written.lstrip().startswith("{"):
         return written
     try:
         return cast("dict[str, Any]", json.loads(written))
     except ValueError as error:
         raise typer.BadParameter(
-            f'--logits-processor must be a name, or JSON such as {{"name": "top-k", "k": 5}}: {error}; got {written!r}'
+            f"{option} must be a name, or JSON such as {example}: {error}; got {written!r}"
         ) from error
+
+
+def listed_processor(written: str) -> str | dict[str, Any]:
+    """Return an entry of ``logits_processors``. Raises ``typer.BadParameter``."""
+    return named_plugin("--logits-processor", '{"name": "top-k", "k": 5}', written)
+
+
+def decoding_strategy(written: str) -> str | dict[str, Any]:
+    """Return what ``decoding`` takes. Raises ``typer.BadParameter``."""
+    return named_plugin("--decoding", '{"name": "beam", "num_beams": 8}', written)
 
 
 def sides(value: str | None) -> str | None:
@@ -178,7 +188,8 @@ def generate(
     decoding: Annotated[
         str | None,
         typer.Option(
-            help="plain, jacobi (draws faster), lookup (repeats text faster) or a plugin's; none changes the result.",
+            help="plain, beam (the best of several texts), jacobi (draws faster), lookup (repeats text faster) or a "
+            "plugin's: its name, or JSON with its name and options.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -241,7 +252,7 @@ def generate(
         "logits_processors": tuple(map(listed_processor, logits_processor)) if logits_processor else None,
         "guidance_text": guidance_text,
         "guidance_image": guidance_image,
-        "decoding": decoding,
+        "decoding": None if decoding is None else decoding_strategy(decoding),
         "stop_strings": tuple(stop) if stop else None,
         "stop_ids": tuple(stop_id) if stop_id else None,
         **sampling,

@@ -1,7 +1,7 @@
 """Generation of text, pictures and interleaved documents, as ids."""
 
 from .decoder import Decoder, TextDecoder
-from .decoding import DecodingStrategy, Guesser, GuessView
+from .decoding import Continuation, DecodingStrategy, Guesser, GuessView, Hypothesis, Searcher, SearchView
 from .engine import Engine
 from .options import GenerationChanges, GenerationOptions, Modality
 from .processors import (
@@ -20,6 +20,7 @@ from .stream import Step, generate_ids
 
 __all__ = [
     "FORBIDDEN",
+    "Continuation",
     "Decoder",
     "DecodingStrategy",
     "Engine",
@@ -29,6 +30,7 @@ __all__ = [
     "GenerationOptions",
     "GuessView",
     "Guesser",
+    "Hypothesis",
     "LogitsProcessor",
     "Modality",
     "NewIds",
@@ -36,6 +38,8 @@ __all__ = [
     "Request",
     "RequestHandle",
     "RowView",
+    "SearchView",
+    "Searcher",
     "StatelessProcessor",
     "Step",
     "TextDecoder",

@@ -12,7 +12,8 @@ import torch
 from ..errors import ContextLengthError, GenerationError
 from ..layout import TokenLayout
 from .decoder import Decoder, LaneCacheLike, LaneT, TextDecoder
-from .decoding import row_guessers
+from .decoding import row_decoding
+from .hypotheses import SearchingRow
 from .options import Modality
 from .processors import Kind, ProcessorChain, RowView, processor_chain
 from .requests import Request, RequestHandle
@@ -80,6 +81,10 @@ def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder 
             f"the negative prompt has {len(options.negative_prompt_ids)} ids, with the rest up to {longest}; "
             f"the context holds {config.context_length}. Shorten it."
         )
+    seed = None
+    if options.do_sample:
+        # From torch's own generator, so that torch.manual_seed makes a run repeatable.
+        seed = int(torch.randint(2**62, ())) if options.seed is None else options.seed
     chains: dict[Kind, ProcessorChain] = {}
     states: dict[Kind, Any] = {}
     view = RowView(
@@ -91,16 +96,15 @@ def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder 
         stop_ids=row.stop_ids,
         index=row.index,
         limit=row.limit,
+        seed=seed,
+        config=config,
     )
     for kind in KINDS[options.modality]:
         chains[kind] = processor_chain(options, kind, request.processors)
         states[kind] = chains[kind].start(replace(view, kind=kind))
-    seed = None
-    if options.do_sample:
-        # From torch's own generator, so that torch.manual_seed makes a run repeatable.
-        seed = int(torch.randint(2**62, ())) if options.seed is None else options.seed
-    guessers = row_guessers(view, KINDS[options.modality], config.vocab_size)
-    running: RunningRow[LaneT] = RunningRow(row, RequestHandle(request), seed, chains, states, guessers, tokenizer)
+    guessers, searcher = row_decoding(view, KINDS[options.modality], config.vocab_size)
+    parts = row, RequestHandle(request), seed, chains, states, guessers, tokenizer
+    running: RunningRow[LaneT] = RunningRow(*parts) if searcher is None else SearchingRow(*parts, searcher=searcher)
     running.accept_written(request.written)
     running.accept_forced()
     return running
@@ -114,18 +118,16 @@ def check_room(row: RunningRow[LaneT], cache: LaneCacheLike[LaneT], max_position
     if max_positions is None:
         return
     options = row.handle.request.options
-    branches = 2 if options.modality != "text" and (options.guidance_text, options.guidance_image) != (1, 1) else 0
-    branches += options.guidance_scale != 1
     length = len(row.row.prompt) + row.row.limit
     while options.max_new_tokens is None and options.modality != "image" and length > len(row.row.prompt) + 1:
-        if (1 + branches) * cache.capacity_for(length) <= max_positions:
+        if row.num_lanes * cache.capacity_for(length) <= max_positions:
             break
         length -= 1
         row.row.limit -= 1
-    needed = (1 + branches) * cache.capacity_for(length)
+    needed = row.num_lanes * cache.capacity_for(length)
     if needed > max_positions:
         raise ContextLengthError(
-            f"the request may take {length} positions in each of {1 + branches} lanes, which is room for {needed}; "
+            f"the request may take {length} positions in each of {row.num_lanes} lanes, which is room for {needed}; "
             f"the engine has max_positions={max_positions}. Raise it, shorten the prompt or lower max_new_tokens."
         )
 

@@ -72,6 +72,7 @@ class CandidateTable:
         self.model = model
         self._text: dict[frozenset[int], Candidates] = {}
         self._few: dict[tuple[int, ...], Candidates] = {}
+        self._never_written: dict[Candidates, Candidates] = {}
 
     def of(self, row: Row) -> Candidates:
         """Return what may come next in a row that isn't forced."""
@@ -85,6 +86,19 @@ class CandidateTable:
     def codes(self) -> Candidates:
         """The picture codes 0 … Z − 1."""
         return Candidates(self.model, self.model.layout.code_to_id_Z, many=False)
+
+    def never_written(self, text: Candidates) -> Candidates:
+        """Return the ids besides ``text`` that the model may predict in text: special ones, and those without a name.
+
+        Codes of pictures aren't among them.
+        """
+        if text not in self._never_written:
+            is_text_V = torch.zeros(self.model.config.vocab_size, dtype=torch.bool)
+            is_text_V[text.ids_A.cpu()] = True
+            if self.model.config.vocabulary_map is not None:
+                is_text_V[self.model.layout.code_to_id_Z.cpu()] = True
+            self._never_written[text] = Candidates(self.model, (~is_text_V).nonzero()[:, 0], many=False)
+        return self._never_written[text]
 
     def _of_text(self, row: Row) -> Candidates:
         """Return the ids that text may hold or that may end it; all ids where the model has no layout."""

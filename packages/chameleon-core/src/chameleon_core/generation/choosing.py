@@ -20,6 +20,7 @@ from .noise import noise_key
 from .processors import FORBIDDEN, ProcessorChain
 from .rows import Row
 from .sampling import choose, choose_sampled
+from .scoring import Scores, score_points
 
 if TYPE_CHECKING:
     from .decoder import Decoder
@@ -43,6 +44,8 @@ class Point:
     """The chain's state after the ids before this one."""
     seed: int | None
     """The seed of its noise; None takes the likeliest id."""
+    rank: int | None = None
+    """The place of a hypothesis among those of its row, which gets ``Scores``; None where an id is chosen."""
 
     @property
     def forbids_begin_image(self) -> bool:
@@ -52,6 +55,10 @@ class Point:
         return in_text and not row.may_begin_image(self.position - len(row.prompt) - len(row.new_ids))
 
 
+Found = int | Scores | ChameleonCoreError
+"""What is found at a point: the next id, the scores of all that may come next, or what went wrong."""
+
+
 class Chooser:
     """Chooses ids at all points of a pass; rows that may choose among the same ids share the work."""
 
@@ -59,14 +66,19 @@ class Chooser:
         self.model = model
         self.table = CandidateTable(model)
 
-    def choose(self, points: Sequence[Point], hidden_ME: Tensor) -> list[int | ChameleonCoreError]:
-        """Return the next id of each point, or what went wrong there."""
-        chosen: dict[int, int | ChameleonCoreError] = {}
-        kinds: dict[Candidates, list[int]] = defaultdict(list)
+    def choose(self, points: Sequence[Point], hidden_ME: Tensor) -> list[Found]:
+        """Return the next id of each point, the scores of all ids after a hypothesis, or what went wrong there."""
+        chosen: dict[int, Found] = {}
+        kinds: dict[tuple[Candidates, bool], list[int]] = defaultdict(list)
         for number, point in enumerate(points):
-            kinds[self.table.of(point.row)].append(number)
-        for candidates, numbers in kinds.items():
-            found = self._choose_among(candidates, [points[number] for number in numbers], hidden_ME)
+            kinds[self.table.of(point.row), point.rank is None].append(number)
+        for (candidates, chooses), numbers in kinds.items():
+            alike = [points[number] for number in numbers]
+            found: Sequence[Found]
+            if chooses:
+                found = self._choose_among(candidates, alike, hidden_ME)
+            else:
+                found = score_points(self.table, candidates, alike, hidden_ME)
             chosen.update(zip(numbers, found, strict=True))
         return [chosen[number] for number in range(len(points))]
 

@@ -51,6 +51,10 @@ class LaneCacheLike(Protocol[LaneT]):
         """Remove a lane."""
         ...
 
+    def fork(self, lane: LaneT, /) -> LaneT:
+        """Return a copy of a lane, of the same capacity."""
+        ...
+
     def truncate(self, lane: LaneT, length: int, /) -> None:
         """Forget the positions of a lane from ``length`` on."""
         ...

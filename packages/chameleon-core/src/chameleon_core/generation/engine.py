@@ -147,7 +147,7 @@ class Engine(Generic[LaneT]):
             each = self._waiting.first()
             if each is None or self.prefixes.is_being_computed(each.row.prompt):
                 return
-            if not self._has_room(self.cache.capacity_for(each.expected_length)) and self._running:
+            if not self._has_room(each.expected_room(self.cache)) and self._running:
                 return
             self._waiting.remove(each)
             each.start(self.cache, self.prefixes)

@@ -32,6 +32,8 @@ class Feed(Generic[LaneT]):
     """Where ids are chosen, counted from the last pending id, 0; none while the row hasn't been fed all it has."""
     guesses: tuple[int, ...] = ()
     """The ids that follow the last pending one on trial."""
+    copies: int = 0
+    """How many copies of its lanes may be made after the pass."""
 
     @property
     def prompt_ids(self) -> int:
@@ -39,6 +41,9 @@ class Feed(Generic[LaneT]):
         return sum(len(ids) - len(self.guesses) - bool(self.offsets) for _, ids in self.lanes)
 
     def growth(self, cache: LaneCacheLike[LaneT]) -> int:
-        """Return how many positions the lanes that outgrow their room take more."""
-        lengths = [(lane.cached.capacity, lane.cached.length + len(ids)) for lane, ids in self.lanes]
-        return sum(cache.capacity_for(length) - capacity for capacity, length in lengths if length > capacity)
+        """Return how many positions the lanes that outgrow their room, and copies of them, take more."""
+        capacities = [
+            max(lane.cached.capacity, cache.capacity_for(lane.cached.length + len(ids))) for lane, ids in self.lanes
+        ]
+        grown = sum(capacities) - sum(lane.cached.capacity for lane, _ in self.lanes)
+        return grown + self.copies * max(capacities, default=0)

@@ -117,9 +117,9 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     """Further logits processors, in their order: the name of each, or a mapping with "name" and the processor's own
     options; none by default. One that is made for text alone leaves pictures as they are."""
     decoding: str | dict[str, Any] = "plain"
-    """The decoding strategy, which decides how many passes of the model are needed and never what is written: "plain",
-    the default, "jacobi", which guesses codes of pictures, or a plugin's name, or a mapping with "name" and the
-    strategy's own options."""
+    """The decoding strategy: "plain", the default; "jacobi" or "lookup", which guess codes of pictures or text, so that
+    fewer passes of the model write the same; "beam", which writes the best of several texts; or a plugin's name, or a
+    mapping with "name" and the strategy's own options."""
     image_temperature: Temperature | None = None
     """``temperature`` for the codes of pictures, 1e-6…1e6; None, the default, takes the text's."""
     image_top_k: Count | None = None
@@ -267,11 +267,18 @@ def _check_named(field: str, listed: str | dict[str, Any], example: str) -> None
             f'GenerationOptions.{field} takes a name, or a mapping with a "name" such as {example}; got {listed!r:.80}.'
         )
     try:
-        json.dumps(listed, allow_nan=False)
+        # A model, as of the strategy "draft", is no option of a file; a name in its place is.
+        json.dumps(listed, allow_nan=False, default=_model_name)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"GenerationOptions.{field} has options of {name!r} that can't be written as JSON: {error}."
         ) from error
+
+
+def _model_name(value: object) -> str:
+    if not callable(getattr(value, "feed_lanes", None)):
+        raise TypeError(f"{type(value).__name__} is no value of JSON, nor a model")
+    return type(value).__name__
 
 
 class PipelineChanges(TypedDict, total=False):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from .decoding import Hypothesis
 from .options import GenerationOptions
 from .processors import ExtraProcessors
 from .rows import FinishReason
@@ -48,6 +49,8 @@ class RequestHandle:
     """The ids after the prompt."""
     finish_reason: FinishReason | None = None
     """Why the request ended; None while it waits or runs."""
+    hypotheses: tuple[Hypothesis, ...] = ()
+    """What a search found, best first: the first has ``new_ids``. None without a search, and while it runs."""
     error: Exception | None = None
     """What went wrong where the reason is "error"."""
     is_cancelled: bool = False

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic
 
 from ..errors import ChameleonCoreError, GenerationError
-from .choosing import Point
+from .choosing import Found, Point
 from .decoder import LaneCacheLike, LaneT, TextDecoder
 from .decoding import RowGuesser
 from .feeds import Feed, Lane
@@ -17,6 +17,7 @@ from .prefix_cache import PrefixCache, PrefixKey
 from .processors import Kind, ProcessorChain
 from .requests import NewIds, RequestHandle
 from .rows import Row
+from .scoring import Scores
 
 # How many positions a new lane has room for beyond its prompt; it grows when that is not enough.
 SPARE_POSITIONS = 128
@@ -65,6 +66,22 @@ class RunningRow(Generic[LaneT]):
         return -self.handle.request.priority, self.handle.number
 
     @property
+    def num_lanes(self) -> int:
+        """How many lanes it has at most."""
+        options = self.handle.request.options
+        is_guided = options.modality != "text" and (options.guidance_text, options.guidance_image) != (1, 1)
+        return 1 + 2 * is_guided + (options.guidance_scale != 1)
+
+    @property
+    def first_ids(self) -> list[int]:
+        """The ids that its first lane is fed before something is chosen."""
+        return self.row.ids
+
+    def expected_room(self, cache: LaneCacheLike[LaneT]) -> int:
+        """Return how many positions there must be before it starts."""
+        return cache.capacity_for(self.expected_length)
+
+    @property
     def expected_length(self) -> int:
         """How many positions it will take, as far as that is known."""
         row = self.row
@@ -82,7 +99,7 @@ class RunningRow(Generic[LaneT]):
 
     def start(self, cache: LaneCacheLike[LaneT], prefixes: PrefixCache) -> None:
         """Get lanes, and what is known of the beginning of the prompt."""
-        ids = self.row.ids
+        ids = self.first_ids
         lane = cache.add(self.expected_length)
         known = prefixes.restore(lane, ids)
         self.computing = prefixes.begin(self.row.prompt)
@@ -135,7 +152,7 @@ class RunningRow(Generic[LaneT]):
     def take(
         self,
         feed: Feed[LaneT],
-        chosen: Sequence[int | ChameleonCoreError],
+        found: Sequence[Found],
         cache: LaneCacheLike[LaneT],
         prefixes: PrefixCache,
     ) -> None:
@@ -144,10 +161,9 @@ class RunningRow(Generic[LaneT]):
             for lane, ids in feed.lanes:
                 del lane.pending[: len(ids)]
             return
-        if self.computing is not None:
-            prefixes.store(self.lanes[0].cached, self.row.prompt)
-            self._end_prefix(prefixes)
+        self._keep_prefix(prefixes)
         guesser = self.guessers.get(self.kind)
+        chosen = [each for each in found if not isinstance(each, Scores)]
         new: list[int] = []
         kept = accepted = 0
         for number, token_id in enumerate(chosen):
@@ -205,7 +221,7 @@ class RunningRow(Generic[LaneT]):
 
     def _accept(self, token_id: int) -> list[int]:
         self._take_one(token_id)
-        if self.row.finish_reason != "stop" and self._has_stop_string():
+        if self.row.finish_reason != "stop" and self._has_stop_string(self.row):
             self.row.finish_reason = "stop"
         return [token_id, *self.accept_forced()]
 
@@ -213,6 +229,12 @@ class RunningRow(Generic[LaneT]):
         self.row.accept(token_id)
         for kind, chain in self.chains.items():
             self.states[kind] = chain.advance(self.states[kind], token_id)
+
+    def _keep_prefix(self, prefixes: PrefixCache) -> None:
+        """Keep the prompt for other rows, once the first lane has been fed it."""
+        if self.computing is not None:
+            prefixes.store(self.lanes[0].cached, self.row.prompt)
+            self._end_prefix(prefixes)
 
     def _end_prefix(self, prefixes: PrefixCache) -> None:
         if self.computing is not None:
@@ -242,15 +264,15 @@ class RunningRow(Generic[LaneT]):
                 cached = cache.add(len(context) + ahead)
                 self.lanes.append(Lane(cached, list(context), weight, is_branch=True))
 
-    def _has_stop_string(self) -> bool:
+    def _has_stop_string(self, row: Row) -> bool:
         """Return whether the newest id completes a stop string in the text since the last picture."""
         stops = self.handle.request.options.stop_strings
-        if not stops or self.row.picture is not None:
+        if not stops or row.picture is not None:
             return False
         assert self.tokenizer is not None
         # An id is at least one byte of text, so a stop string that ends here began within as many ids as it has bytes.
         longest = max(len(stop.encode()) for stop in stops)
-        tail = list(itertools.takewhile(self._is_text, reversed(self.row.new_ids[-longest:])))
+        tail = list(itertools.takewhile(self._is_text, reversed(row.new_ids[-longest:])))
         text = self.tokenizer.decode(tail[::-1])
         return any(stop in text for stop in stops)
 

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 
-from ..generation import DecodingStrategy, Engine, GenerationOptions, Guesser, GuessView, Request, RowView
-from ..generation.decoding import RowGuesser
+from ..generation import (
+    DecodingStrategy,
+    Engine,
+    GenerationOptions,
+    Guesser,
+    GuessView,
+    Request,
+    RequestHandle,
+    RowView,
+    Searcher,
+)
+from ..generation.decoding import RowGuesser, RowSearcher
 from ..generation.decoding.strategies import decoding_strategy
+from ..generation.hypotheses import SearchingRow
 from ..generation.processors import Kind
 from ..registry import DECODING_HOOK, REGISTRY
 from .conformance import Conformance
@@ -47,11 +58,16 @@ class DecodingStrategyConformance(Conformance):
         decoding = {"name": self.strategy_name, **self.options}
         return decoding_strategy(GenerationOptions(decoding=decoding))[0]
 
-    def test_it_starts_guessers(self, strategy: DecodingStrategy) -> None:
-        """``start`` returns None or an object with the contract's two methods, for text and for pictures."""
+    def test_it_starts_guessers_or_searchers(self, strategy: DecodingStrategy) -> None:
+        """``start`` returns None or an object with the methods of a guesser; for text, it may be a searcher."""
         assert isinstance(strategy, DecodingStrategy), "a strategy has the method start"
+        searcher = searcher_of(strategy)
+        if searcher is not None:
+            assert isinstance(searcher, Searcher), "a searcher has width and the methods extend and results"
+            assert type(searcher.width) is int, "width is an integer"
+            assert searcher.width >= 1, "width is at least 1"
         for kind in KINDS:
-            guesser = strategy.start(row_view(kind))
+            guesser = guesser_of(strategy, kind)
             assert guesser is None or isinstance(guesser, Guesser), "a guesser has the methods guess and observe"
         if self.strategy_name:
             assert REGISTRY.get(DECODING_HOOK, self.strategy_name).summary, "the spec has no summary for the listing"
@@ -97,10 +113,39 @@ class DecodingStrategyConformance(Conformance):
             )
             request = Request(prompt=[0, *Random(seed).choices(WORDS, k=3)], options=options)
             plain, passes = written(request, kind, None)
-            guesser = strategy.start(row_view(kind))
+            guesser = guesser_of(strategy, kind)
             found, fewer = written(request, kind, guesser)
             assert found == plain, "other ids"
             assert fewer <= passes
+
+    def test_a_search_continues_what_may_run_on(self, strategy: DecodingStrategy) -> None:
+        """By ids that may come there, and its results are hypotheses that ended, the best first."""
+        for seed in SEEDS:
+            for handle in searched(strategy, [seed]):
+                assert handle.error is None, handle.error
+                scores = [each.score for each in handle.hypotheses]
+                assert scores == sorted(scores, reverse=True), "results that aren't the best first"
+                assert handle.new_ids == list(handle.hypotheses[0].ids), "the row wrote another text"
+
+    def test_a_search_finds_the_same_again(self, strategy: DecodingStrategy) -> None:
+        """A request writes the same whenever it runs."""
+        for seed in SEEDS:
+            first, second = (searched(strategy, [seed]) for _ in range(2))
+            assert [each.hypotheses for each in first] == [each.hypotheses for each in second]
+
+    def test_searches_do_not_influence_each_other(self, strategy: DecodingStrategy) -> None:
+        """Each row has a searcher of its own, whatever other rows run at the same time."""
+        together = searched(strategy, list(SEEDS))
+        alone = [handle for seed in SEEDS for handle in searched(strategy, [seed])]
+        assert not [each.error for each in together + alone if each.error is not None]
+        assert [each.hypotheses for each in together] == [each.hypotheses for each in alone]
+
+    def test_a_search_that_is_cut_off_has_what_it_found(self, strategy: DecodingStrategy) -> None:
+        """The running hypotheses are among the results where nothing is complete."""
+        for steps in (1, 3, 6):
+            for handle in searched(strategy, list(SEEDS), steps=steps):
+                assert handle.error is None, handle.error
+                assert handle.hypotheses, "no results of a search that was cancelled"
 
 
 def cases() -> Iterator[tuple[Kind, int]]:
@@ -112,7 +157,51 @@ def cases() -> Iterator[tuple[Kind, int]]:
 
 def row_view(kind: Kind) -> RowView:
     """Return a row at the end of its prompt."""
-    return RowView(prompt=(0, 40), options=GenerationOptions(), layout=LAYOUT, tokenizer=None, kind=kind)
+    stop_ids = frozenset({LAYOUT.eos_id})
+    return RowView(
+        prompt=(0, 40), options=GenerationOptions(), layout=LAYOUT, tokenizer=None, kind=kind, stop_ids=stop_ids
+    )
+
+
+def guesser_of(strategy: DecodingStrategy, kind: Kind) -> Guesser | None:
+    """Return what guesses for a row of a kind; None where nothing does."""
+    started = strategy.start(row_view(kind))
+    return None if started is None or hasattr(started, "extend") else started
+
+
+def searcher_of(strategy: DecodingStrategy) -> Searcher | None:
+    """Return what searches for a row of text; None where nothing does."""
+    started = strategy.start(row_view("text"))
+    return cast(Searcher, started) if hasattr(started, "extend") else None
+
+
+def searched(strategy: DecodingStrategy, seeds: Sequence[int], *, steps: int | None = None) -> list[RequestHandle]:
+    """Return the handles of texts that a strategy searches in one engine, a row for each seed; none where it guesses.
+
+    They are cancelled after ``steps``. Rows of an odd seed are sampled.
+    """
+    engine = Engine(MODEL)
+    handles = []
+    for seed in seeds:
+        searcher = searcher_of(strategy)
+        if searcher is None:
+            return []
+        options = GenerationOptions(max_new_tokens=8 + seed, do_sample=seed % 2 > 0, seed=seed)
+        handles.append(engine.submit(Request(prompt=[0, *Random(seed).choices(WORDS, k=3)], options=options)))
+        row = engine._waiting.rows()[-1]
+        engine._waiting.remove(row)
+        checked = RowSearcher(searcher, "the strategy under test")
+        searching: SearchingRow[Any] = SearchingRow(
+            row.row, row.handle, row.seed, row.chains, row.states, {}, None, searcher=checked
+        )
+        engine._waiting.put_back(searching)
+    while not engine.is_idle:
+        if steps == 0:
+            for handle in handles:
+                handle.cancel()
+        engine.step()
+        steps = None if steps is None else steps - 1
+    return handles
 
 
 def simulated(
@@ -122,7 +211,7 @@ def simulated(
 
     After a wrong guess random ids are chosen, often those that are right. ``asked`` is how often each guess is wanted.
     """
-    guesser = strategy.start(row_view(kind))
+    guesser = guesser_of(strategy, kind)
     if guesser is None:
         return
     random = Random(seed)

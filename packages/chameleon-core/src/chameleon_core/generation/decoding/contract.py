@@ -1,8 +1,8 @@
-"""The contract of decoding strategies: guesses of what a row writes next, which one pass of the model checks.
+"""The contract of decoding strategies, and of guesses of what a row writes next, which one pass of the model checks.
 
 A guess never changes what is written: an id is a function of the ids before it and of the noise at its position, so the
-engine takes what is chosen after right guesses and nothing after a wrong one. A strategy decides how many passes that
-takes.
+engine takes what is chosen after right guesses and nothing after a wrong one. Such a strategy decides how many passes
+that takes. The other kind, which searches among several hypotheses, is in ``search``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ..processors import Kind, RowView
+from .search import Searcher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +57,12 @@ class Guesser(Protocol):
 class DecodingStrategy(Protocol):
     """How rows are decoded. ``chameleon_core.testing.DecodingStrategyConformance`` checks one.
 
-    One strategy serves many rows, also at the same time, so what it knows of a row is in the row's guesser.
+    One strategy serves many rows, also at the same time, so what it knows of a row is in the row's guesser or searcher.
     """
 
-    def start(self, row: RowView, /) -> Guesser | None:
-        """Return what guesses for a row, in text or in its pictures as ``row.kind`` says; None guesses nothing."""
+    def start(self, row: RowView, /) -> Guesser | Searcher | None:
+        """Return what guesses for a row, in text or in its pictures as ``row.kind`` says; None guesses nothing.
+
+        For a row that writes text alone it may be what searches for the row.
+        """
         ...

@@ -16,8 +16,10 @@ from ...registry import DECODING_HOOK, REGISTRY
 from ..options import GenerationOptions
 from ..processors import Kind, RowView
 from ..processors.links import called
-from .contract import DecodingStrategy
+from .contract import DecodingStrategy, Guesser
 from .guessing import RowGuesser
+from .search import Searcher
+from .searching import RowSearcher
 
 
 class Plain:
@@ -44,25 +46,39 @@ def decoding_strategy(options: GenerationOptions) -> tuple[DecodingStrategy, Plu
 
 
 @translates_errors
-def row_guessers(view: RowView, kinds: Sequence[Kind], vocab_size: int) -> dict[Kind, RowGuesser]:
-    """Return what guesses for a row, for each kind of choice for which its strategy guesses.
+def row_decoding(
+    view: RowView, kinds: Sequence[Kind], vocab_size: int
+) -> tuple[dict[Kind, RowGuesser], RowSearcher | None]:
+    """Return what guesses for a row, for each kind of choice for which its strategy guesses, and what searches for it.
 
     Raises as ``decoding_strategy`` does, and ``GenerationError`` where the strategy can't serve the row.
     """
     strategy, spec = decoding_strategy(view.options)
     guessers: dict[Kind, RowGuesser] = {}
+    searcher: RowSearcher | None = None
     for kind in kinds:
         row = dataclasses.replace(view, kind=kind)
         reason = called(spec.called, "asked whether it supports a row", spec.why_unsupported, row)
         if reason is not None:
             raise GenerationError(f"{spec.called} can't be used here: {reason.rstrip('.')}.")
-        guesser = called(spec.called, "starting a row", strategy.start, row)
-        if guesser is None:
+        started = called(spec.called, "starting a row", strategy.start, row)
+        if started is None:
             continue
-        for method in ("guess", "observe"):
-            if not callable(getattr(guesser, method, None)):
-                wrong(
-                    spec.called, f"{described(guesser)} from start, without a method {method}; see generation.Guesser."
-                )
-        guessers[kind] = RowGuesser(guesser, spec.called, vocab_size)
-    return guessers
+        if not callable(getattr(started, "extend", None)):
+            _check_methods(started, ("guess", "observe"), "generation.Guesser", spec)
+            guessers[kind] = RowGuesser(cast(Guesser, started), spec.called, vocab_size)
+            continue
+        _check_methods(started, ("extend", "results"), "generation.Searcher", spec)
+        if len(kinds) > 1 or kind != "text":
+            raise GenerationError(
+                f"{spec.called} can't be used here: it searches texts, and modality={view.options.modality!r} draws "
+                "pictures, too. Use modality='text', or another decoding."
+            )
+        searcher = RowSearcher(cast(Searcher, started), spec.called)
+    return guessers, searcher
+
+
+def _check_methods(started: object, names: Sequence[str], contract: str, spec: PluginSpec) -> None:
+    for name in names:
+        if not callable(getattr(started, name, None)):
+            wrong(spec.called, f"{described(started)} from start, without a method {name}; see {contract}.")

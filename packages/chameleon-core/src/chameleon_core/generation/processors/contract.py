@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from ...config import ChameleonConfig
 from ...layout import TokenLayout
 from ..decoder import TextDecoder
 from ..options import GenerationOptions
@@ -43,6 +44,10 @@ class RowView:
     """The index of the row in its request, ≥ 0."""
     limit: int | None = None
     """The largest number of ids that may follow the prompt; None where it is unknown."""
+    seed: int | None = None
+    """The seed of the row's noise; None takes the likeliest ids."""
+    config: ChameleonConfig | None = None
+    """The configuration of the model; None where it is unknown."""
 
 
 @runtime_checkable

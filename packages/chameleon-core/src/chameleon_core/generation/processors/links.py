@@ -20,6 +20,10 @@ from .contract import LogitsProcessor, RowView
 T = TypeVar("T")
 
 
+class NothingAllowedError(GenerationError):
+    """Processors forbid every id that may come next."""
+
+
 class Link:
     """A processor, with what errors call it.
 
@@ -79,7 +83,7 @@ class Link:
         row = int((~highest_R.isfinite()).nonzero()[0])
         which = f"row {row} of the {len(processed_RA)} of this step"
         if highest_R[row] == -torch.inf:
-            raise GenerationError(f"{which}: {self.owner} forbids every id that may come next. Change its options.")
+            raise NothingAllowedError(f"{which}: {self.owner} forbids every id that may come next. Change its options.")
         if self.is_trusted:
             raise GenerationError(f"{which}: {self.owner} makes logits NaN or infinite. Use options that change less.")
         raise BrokenPluginError(f"{self.owner} returned logits of NaN or infinity for {which}.")
