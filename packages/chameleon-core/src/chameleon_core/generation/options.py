@@ -117,7 +117,7 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     """Further logits processors, in their order: the name of each, or a mapping with "name" and the processor's own
     options; none by default. One that is made for text alone leaves pictures as they are."""
     decoding: str | dict[str, Any] = "plain"
-    """The decoding strategy: "plain", the default; "jacobi" or "lookup", which guess codes of pictures or text, so that
+    """The decoding strategy: "plain", the default; "jacobi", "lookup" or "draft", which guess what comes next, so that
     fewer passes of the model write the same; "beam", which writes the best of several texts; or a plugin's name, or a
     mapping with "name" and the strategy's own options."""
     image_temperature: Temperature | None = None
@@ -213,6 +213,11 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
         ``eos_token_ids`` and ``stop_ids`` are written as ``eos_token_id``, ``forbidden_ids`` as ``suppress_tokens`` and
         ``forbidden_sequences`` as ``bad_words_ids``, which other readers know.
         """
+        if isinstance(self.decoding, dict) and any(_is_model(each) for each in self.decoding.values()):
+            raise ConfigError(
+                "GenerationOptions.decoding holds a model, which no file can hold. Name its folder, or give it to "
+                "generate alone."
+            )
         ids: dict[str, Any] = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         defaults = GenerationOptions().to_dict()
         changed = {name: value for name, value in self.to_dict().items() if defaults.get(name) != value}
@@ -275,8 +280,12 @@ def _check_named(field: str, listed: str | dict[str, Any], example: str) -> None
         ) from error
 
 
+def _is_model(value: object) -> bool:
+    return callable(getattr(value, "feed_lanes", None))
+
+
 def _model_name(value: object) -> str:
-    if not callable(getattr(value, "feed_lanes", None)):
+    if not _is_model(value):
         raise TypeError(f"{type(value).__name__} is no value of JSON, nor a model")
     return type(value).__name__
 
