@@ -74,6 +74,11 @@ def row_decoding(
                 f"{spec.called} can't be used here: it searches texts, and modality={view.options.modality!r} draws "
                 "pictures, too. Use modality='text', or another decoding."
             )
+        if view.options.guidance_scale != 1:
+            raise GenerationError(
+                f"{spec.called} can't be used with guidance_scale={view.options.guidance_scale}: a search compares the "
+                "model's own probabilities. Leave one of them out."
+            )
         searcher = RowSearcher(cast(Searcher, started), spec.called)
     return guessers, searcher
 
