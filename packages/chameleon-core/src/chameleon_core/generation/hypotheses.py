@@ -55,6 +55,11 @@ class SearchingRow(RunningRow[LaneT]):
         self.running = [Running(self.row, self.states["text"])]
 
     @property
+    def has_begun(self) -> bool:
+        """Whether an id follows the prompt in the running hypotheses."""
+        return bool(self.running[0].row.new_ids)
+
+    @property
     def num_lanes(self) -> int:
         """How many lanes it has at most."""
         return self.searcher.width

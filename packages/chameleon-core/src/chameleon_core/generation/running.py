@@ -58,7 +58,12 @@ class RunningRow(Generic[LaneT]):
         handle = self.handle
         if handle.deadline is None or now < handle.deadline:
             return False
-        return handle.request.timeout is not None or bool(self.row.new_ids)
+        return handle.request.timeout is not None or self.has_begun
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an id follows the prompt."""
+        return bool(self.row.new_ids)
 
     @property
     def order(self) -> tuple[int, int]:
