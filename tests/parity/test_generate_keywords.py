@@ -105,6 +105,21 @@ KEYWORDS: dict[str, dict[str, Any]] = {
         "epsilon_cutoff": 0.0,
         "eta_cutoff": 0.0,
     },
+    "num_beams": {"max_new_tokens": STEPS, "num_beams": 3},
+    "beams that end early": {
+        "max_new_tokens": 20,
+        "num_beams": 3,
+        "eos_token_id": [EOS, *range(100, 140)],
+        "length_penalty": 0.6,
+        "early_stopping": True,
+    },
+    "several of num_beams": {"max_new_tokens": 6, "num_beams": 4, "num_return_sequences": 3},
+    "constrained beams": {"max_new_tokens": 6, "num_beams": 3, "prefix_allowed_tokens_fn": allowed},
+    "beams with a logits_processor": {
+        "max_new_tokens": 6,
+        "num_beams": 3,
+        "logits_processor": [plus_one_for_even_ids],
+    },
     "repetition_penalty": {"max_new_tokens": STEPS, "repetition_penalty": 1.3},
     "no_repeat_ngram_size": {"max_new_tokens": 30, "no_repeat_ngram_size": 2},
     "bad_words_ids": {"max_new_tokens": STEPS, "bad_words_ids": [[231], [300, 301], [EOS]]},
@@ -236,6 +251,16 @@ def test_the_attention_weights_of_each_step(make_pair: Callable[..., Any]) -> No
         for one, two in zip(own.attentions, other.attentions, strict=True):
             for layer, layer_of_theirs in zip(one, two, strict=True):
                 torch.testing.assert_close(layer, layer_of_theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_scores_of_beams(pair: Any) -> None:
+    asked = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 6}
+    asked |= {"return_dict_in_generate": True, "output_scores": True}
+    own, other = ours(pair, BATCH, **asked), theirs(pair, BATCH, **asked)
+    assert own.sequences.tolist() == other.sequences.tolist()
+    if not specials(pair):  # a probability there is among all ids, also those that may not come
+        torch.testing.assert_close(own.sequences_scores, other.sequences_scores, rtol=1e-4, atol=1e-4)
 
 
 class Recorded:

@@ -70,6 +70,7 @@ def test_rows_that_end_are_filled_with_the_padding_that_was_asked_for() -> None:
         {"use_cache": False},
         {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 2},
         {"prefill_chunk_size": 1},
+        {"assistant_model": MODEL},
         {"inputs": PROMPT, "input_ids": None},
         {"position_ids": torch.arange(3)[None]},
         {"mm_token_type_ids": torch.zeros_like(PROMPT)},
@@ -93,7 +94,18 @@ def test_what_means_what_happens_anyway_is_silent(arguments: dict[str, Any]) -> 
         ({"num_beam_groups": 2}, ConfigError, "num_return_sequences"),
         ({"decoder_start_token_id": 1}, ConfigError, "no encoder"),
         ({"token_healing": True}, ConfigError, "token_healing=True isn't available"),
-        ({"assistant_model": MODEL}, ArgumentError, r"assistant_model=ChameleonForConditionalGeneration: no assistant"),
+        (
+            {"assistant_model": 7},
+            ArgumentError,
+            "assistant_model is a int; expected a ChameleonForConditionalGeneration",
+        ),
+        ({"num_assistant_tokens": 5}, ConfigError, "'name': 'draft'"),
+        ({"num_beams": 2, "assistant_model": MODEL}, ArgumentError, "pass one of them"),
+        ({"num_beams": 2, "streamer": 7}, ArgumentError, "once the search has ended"),
+        ({"num_beams": 2, "stopping_criteria": [len]}, ArgumentError, "once the search has ended"),
+        ({"num_beams": 2, "output_logits": True}, ArgumentError, "output_logits can't be used with num_beams"),
+        ({"num_beams": 2, "num_return_sequences": 3}, GenerationError, "above num_beams, 2"),
+        ({"num_beams": 0}, ConfigError, "num_beams must be an integer ≥ 1"),
         ({"custom_generate": "a/b"}, ArgumentError, "call your loop"),
         ({"synced_gpus": True}, ArgumentError, "one device"),
         ({"labels": PROMPT}, ArgumentError, "for training"),
@@ -140,6 +152,8 @@ def test_what_cannot_be_is_refused(arguments: dict[str, Any], error: type[Except
 def test_arguments_without_effect_are_named() -> None:
     with pytest.warns(InputWarning, match="temperature, top_p count only where ids are sampled"):
         written(max_new_tokens=3, temperature=0.5, top_p=0.9)
+    with pytest.warns(InputWarning, match="length_penalty counts only with num_beams above 1"):
+        written(max_new_tokens=3, length_penalty=0.5)
     with pytest.warns(InputWarning, match="output_scores counts only with return_dict_in_generate"):
         written(max_new_tokens=3, output_scores=True)
 
@@ -262,6 +276,14 @@ def test_the_output_has_attributes_keys_and_indices() -> None:
     torch.testing.assert_close(output.logits[1], expected)
     with pytest.raises(KeyError):
         output["attentions"]
+
+
+def test_the_score_of_each_new_id() -> None:
+    output = MODEL.generate(BATCH, max_new_tokens=3, return_dict_in_generate=True, output_scores=True)
+    found = MODEL.compute_transition_scores(output.sequences, output.scores)
+    assert torch.equal(found, torch.stack(output.scores, dim=1).amax(dim=-1))
+    normalized = MODEL.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
+    assert (normalized <= 0).all()
 
 
 def test_a_cache_is_read_and_filled() -> None:

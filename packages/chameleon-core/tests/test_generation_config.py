@@ -120,8 +120,8 @@ def test_a_temperature_of_0_is_greedy_even_where_the_file_samples(tmp_path: Path
 
 
 def test_unknown_fields_are_reported_and_written_back(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="num_beams"):
-        model = load(tmp_path, num_beams=4)
+    with pytest.warns(UserWarning, match="diversity_penalty"):
+        model = load(tmp_path, diversity_penalty=0.5, num_beams=4)
     model.save_pretrained(tmp_path / "copy")
     assert json.loads((tmp_path / "copy" / "generation_config.json").read_text())["num_beams"] == 4
 

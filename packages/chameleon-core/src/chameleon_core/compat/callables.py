@@ -63,6 +63,9 @@ class BatchProcessors:
         for length in sorted(set(map(len, new_ids))):
             places = [place for place, ids in enumerate(new_ids) if len(ids) == length]
             rows = [states[place].row for place in places]
+            if len(set(rows)) < len(rows):  # the hypotheses of a search, of which a row has several
+                changed_RA[places] = self._searched(logits_RA[places], ids_A, rows, [new_ids[each] for each in places])
+                continue
             self._latest.update(zip(rows, (new_ids[place] for place in places), strict=True))
             scores_BV = logits_RA.new_full((len(self.prompts_BT), self.vocab_size), FORBIDDEN)
             scores_BV[[row for row in range(len(scores_BV)) if row not in rows]] = 0
@@ -72,6 +75,13 @@ class BatchProcessors:
             changed_RA[places] = self._called(self._batch(length), scores_BV)[rows][:, ids_A]
         return changed_RA
 
+    def _searched(self, logits_RA: Tensor, ids_A: Tensor, rows: Sequence[int], new_ids: Sequence[list[int]]) -> Tensor:
+        """Return the logits of hypotheses, which are a batch of their own, after all processors."""
+        scores_RV = logits_RA.new_full((len(rows), self.vocab_size), FORBIDDEN)
+        scores_RV[:, ids_A] = logits_RA
+        written = torch.tensor(new_ids, dtype=torch.int64, device=self.prompts_BT.device).reshape(len(rows), -1)
+        return self._called(torch.cat((self.prompts_BT[list(rows)], written), dim=1), scores_RV, rows)[:, ids_A]
+
     def _batch(self, length: int) -> Tensor:
         """Return the ids of all rows, int64 [B, T + length]."""
         rows = [self._latest.get(row, [])[:length] for row in range(len(self.prompts_BT))]
@@ -79,10 +89,11 @@ class BatchProcessors:
         new = torch.tensor(padded, dtype=torch.int64, device=self.prompts_BT.device).reshape(len(rows), length)
         return torch.cat((self.prompts_BT, new), dim=1)
 
-    def _called(self, input_ids_BS: Tensor, scores_BV: Tensor) -> Tensor:
+    def _called(self, input_ids_BS: Tensor, scores_BV: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         for processor in self.processors:
             try:
-                changed_BV = processor(input_ids_BS, scores_BV)
+                own = {"rows": rows} if isinstance(processor, AllowedIds) else {}
+                changed_BV = processor(input_ids_BS, scores_BV, **own)
                 if not isinstance(changed_BV, Tensor) or changed_BV.shape != scores_BV.shape:
                     raise GenerationError(
                         f"the logits processor {_name(processor)} returned {_shown(changed_BV)}; expected scores "
@@ -101,14 +112,18 @@ class AllowedIds:
     def __init__(self, allowed: Callable[[int, Tensor], Iterable[int]]) -> None:
         self.allowed = allowed
 
-    def __call__(self, input_ids_BS: Tensor, scores_BV: Tensor) -> Tensor:
-        """Return the scores with all other ids forbidden. Raises ``GenerationError`` where a row may have none."""
+    def __call__(self, input_ids_BS: Tensor, scores_BV: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        """Return the scores with all other ids forbidden. Raises ``GenerationError`` where a row may have none.
+
+        ``rows`` are the prompts' indices where they aren't those of the batch.
+        """
         mask_BV = torch.full_like(scores_BV, FORBIDDEN)
-        for row, ids_S in enumerate(input_ids_BS):
+        for place, ids_S in enumerate(input_ids_BS):
+            row = place if rows is None else rows[place]
             allowed = list(self.allowed(row, ids_S))
             if not allowed:
                 raise GenerationError(f"prefix_allowed_tokens_fn allows no id for row {row}; return at least one.")
-            mask_BV[row, allowed] = 0
+            mask_BV[place, allowed] = 0
         return scores_BV + mask_BV
 
 

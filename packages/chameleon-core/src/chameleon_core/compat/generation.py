@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, ChameleonCoreError, GenerationError
-from ..generation import Engine, ExtraProcessors, GenerationOptions, Request, TextDecoder
+from ..generation import Engine, ExtraProcessors, GenerationOptions, Request, RequestHandle, TextDecoder
 from ..generation.stream import run_steps, with_seed
 from .callables import AllowedIds, BatchProcessors, Criteria, ScoreRecorder, listed_callables
 from .decoders import EmbeddedPrompts, PassedCache, Uncached
@@ -44,9 +44,12 @@ def generate(
         pad_id=model._known_pad_id if asked is None else asked,
         fill_id=pad_id,
         ends=ends,
-    ).repeated(num_rows_each(call))
+    )
     call.options = with_seed(with_lengths(call, prompts.width))
-    return _Run(model, call, prompts, pad_id, tokenizer).run(should_stop)
+    times = num_rows_each(call)
+    if call.num_beams > 1:
+        return _Run(model, call, prompts, pad_id, tokenizer).search(times, should_stop)
+    return _Run(model, call, prompts.repeated(times), pad_id, tokenizer).run(should_stop)
 
 
 def positional_arguments(second: object, third: object) -> dict[str, Any]:
@@ -82,13 +85,7 @@ class _Run:
 
     def run(self, should_stop: Callable[[], bool] | None) -> Tensor | GenerateOutput:
         """Write until every row has ended, and return the result."""
-        try:
-            self._write(should_stop or (lambda: False))
-        except ChameleonCoreError:
-            for each in (self.given, self.watermark):
-                if each is not None and each.error is not None:
-                    raise each.error from None  # as the caller's own function raised it
-            raise
+        self._write(should_stop or (lambda: False))
         written_BX = self._written_ids()
         sequences = torch.cat((self.prompts.ids_BT, written_BX), dim=1)
         if not self.call.is_on("return_dict_in_generate"):
@@ -97,7 +94,35 @@ class _Run:
             return sequences
         return self._output(sequences, written_BX)
 
-    def _write(self, should_stop: Callable[[], bool]) -> None:
+    def search(self, count: int, should_stop: Callable[[], bool] | None) -> Tensor | GenerateOutput:
+        """Search until the best texts are known, and return the best ``count`` of each prompt."""
+        handles = self._write(should_stop or (lambda: False))
+        for row, handle in enumerate(handles):
+            if len(handle.hypotheses) < count:
+                raise GenerationError(
+                    f"row {row}: the search found {len(handle.hypotheses)} texts, and num_return_sequences is {count}. "
+                    "Lower it."
+                )
+        best = [each for handle in handles for each in handle.hypotheses[:count]]
+        self.prompts = self.prompts.repeated(count)
+        self.written = [list(each.ids) for each in best]
+        sequences = torch.cat((self.prompts.ids_BT, self._written_ids()), dim=1)
+        if not self.call.is_on("return_dict_in_generate"):
+            return sequences
+        scores = torch.tensor([each.score for each in best], device=sequences.device)
+        return GenerateOutput(sequences, sequences_scores=scores if self.call.is_on("output_scores") else None)
+
+    def _write(self, should_stop: Callable[[], bool]) -> list[RequestHandle]:
+        """Run the engine until every row has ended. What a function of the caller raises is raised as it was."""
+        try:
+            return self._run_engine(should_stop)
+        except ChameleonCoreError:
+            for each in (self.given, self.watermark):
+                if each is not None and each.error is not None:
+                    raise each.error from None
+            raise
+
+    def _run_engine(self, should_stop: Callable[[], bool]) -> list[RequestHandle]:
         last = tuple(each for each in (self.watermark, self.recorder) if each is not None)
         inner = () if self.given is None else (self.given,)
         extra = ExtraProcessors(inner, last) if inner or last else None
@@ -122,6 +147,7 @@ class _Run:
                         ended[row] = True
         if self.streamer is not None:
             self.streamer.end()
+        return handles
 
     def _options(self) -> Sequence[GenerationOptions]:
         """Return the options of each row, which differ where each has a negative prompt of its own."""
@@ -181,7 +207,8 @@ class _Run:
         )
 
     def _recorder(self) -> ScoreRecorder | None:
-        if not (self.call.is_on("return_dict_in_generate") and self.call.is_on("output_scores")):
+        is_asked = self.call.is_on("return_dict_in_generate") and self.call.is_on("output_scores")
+        if not is_asked or self.call.num_beams > 1:
             return None
         return ScoreRecorder(self.model.config.vocab_size, normalized=self.call.is_on("renormalize_logits"))
 
@@ -224,5 +251,10 @@ class _Run:
             lowest = torch.tensor(torch.finfo(self.model.dtype).min, dtype=self.model.dtype).float().item()
             logits = tuple(each_BV.index_fill(-1, codes_Z, lowest) for each_BV in logits)
         return GenerateOutput(
-            sequences, self._scores(), logits, shown.attentions, shown.hidden_states, past_key_values=shown.cache
+            sequences,
+            scores=self._scores(),
+            logits=logits,
+            attentions=shown.attentions,
+            hidden_states=shown.hidden_states,
+            past_key_values=shown.cache,
         )

@@ -25,8 +25,7 @@ PROMPTS: Mapping[str, None] = MappingProxyType(
 CALLABLES = ("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "streamer")
 """The arguments that are called."""
 REFUSED_ARGUMENTS: Mapping[str, OneValue] = {
-    "assistant_model": OneValue((), REFUSED["assistant_lookbehind"].instead),
-    "assistant_tokenizer": OneValue((), REFUSED["assistant_lookbehind"].instead),
+    "assistant_tokenizer": OneValue((), "the assistant model must have the vocabulary of the model."),
     "cache_position": OneValue((), "positions are counted by themselves; leave it out."),
     "custom_generate": OneValue((), "call your loop with the model as its first argument."),
     "labels": OneValue((), "they are for training; call the model with them."),
@@ -59,6 +58,8 @@ class Call:
     """Which of them are no padding."""
     past_key_values: Any = None
     """Keys and values of the beginnings of the prompts."""
+    num_beams: int = 1
+    """How many texts are searched beside each other."""
     explicit: frozenset[str] = field(default_factory=frozenset)
     """The names of the arguments, in the call and in ``generation_config``."""
 
@@ -77,6 +78,7 @@ def read_call(model: Any, options: GenerationOptions | None, arguments: Mapping[
     if options is not None and asked is not None:
         raise ArgumentError("generate() has both options and generation_config, which mean the same; pass one of them.")
     options, given = _base(model, options, asked)
+    assistant = arguments.pop("assistant_model", None)
     for name in arguments.keys() & REFUSED_ARGUMENTS.keys():
         _refuse_argument(name, arguments.pop(name))
     call = Call(
@@ -99,6 +101,7 @@ def read_call(model: Any, options: GenerationOptions | None, arguments: Mapping[
     call.fields = {name: value for name, value in merged.items() if name in OF_THE_CALL}
     changed = {name: value for name, value in merged.items() if name in OWN or name in TRANSLATED}
     call.options = options.replace(**field_changes(options, changed, model.config.eos_token_ids))
+    _set_decoding(call, assistant)
     _warn_of_no_effect(call)
     return call
 
@@ -129,16 +132,61 @@ def with_lengths(call: Call, width: int) -> GenerationOptions:
 
 
 def num_rows_each(call: Call) -> int:
-    """Return how many rows are made of each prompt. Raises ``GenerationError`` for several without sampling."""
+    """Return how many texts each prompt is continued by. Raises ``GenerationError`` where they would be the same."""
     asked = call.fields.get("num_return_sequences")
     times = 1 if asked is None else asked
     if type(times) is not int or times < 1:
         raise ConfigError(f"num_return_sequences must be an integer ≥ 1; got {times!r:.80}.")
-    if times > 1 and not call.options.do_sample:
+    if call.num_beams > 1 and times > call.num_beams:
         raise GenerationError(
-            f"num_return_sequences={times} without sampling would write the same text each time. Set do_sample=True."
+            f"num_return_sequences is {times}, above num_beams, {call.num_beams}; a search finds no more. Lower it."
+        )
+    if times > 1 and call.num_beams == 1 and not call.options.do_sample:
+        raise GenerationError(
+            f"num_return_sequences={times} without sampling would write the same text each time. Set do_sample=True, "
+            "or num_beams."
         )
     return times
+
+
+def _set_decoding(call: Call, assistant: Any) -> None:
+    """Let the options search by beams, or guess with an assistant, where the call asks for it."""
+    beams = call.fields.get("num_beams")
+    own = {
+        name: call.fields[name] for name in ("length_penalty", "early_stopping") if call.fields.get(name) is not None
+    }
+    if beams is not None and (type(beams) is not int or beams < 1):
+        raise ConfigError(f"num_beams must be an integer ≥ 1; got {beams!r:.80}.")
+    if beams is not None and beams > 1:
+        if assistant is not None:
+            raise ArgumentError("generate() can't search by beams with an assistant_model; pass one of them.")
+        call.num_beams = beams
+        call.options = call.options.replace(decoding={"name": "beam", "num_beams": beams, **own})
+        _check_beams(call)
+        return
+    idle = [name for name, off in (("length_penalty", 1.0), ("early_stopping", False)) if own.get(name, off) != off]
+    if idle and call.explicit & set(idle):
+        _warn(f"{', '.join(idle)} {_counts(idle)} with num_beams above 1.")
+    if assistant is not None:
+        if not hasattr(assistant, "feed_lanes"):
+            raise ArgumentError(
+                f"assistant_model is a {type(assistant).__name__}; expected a ChameleonForConditionalGeneration."
+            )
+        call.options = call.options.replace(decoding={"name": "draft", "model": assistant})
+
+
+def _check_beams(call: Call) -> None:
+    """Raise ``ArgumentError`` for what needs to know the ids before a search has ended."""
+    for name in ("streamer", "stopping_criteria"):
+        if call.callables[name] is not None:
+            raise ArgumentError(
+                f"{name} can't be used with num_beams above 1: ids are known once the search has ended."
+            )
+    asked = [name for name in ("output_logits", "output_hidden_states", "output_attentions") if call.is_on(name)]
+    if asked or call.past_key_values is not None:
+        raise ArgumentError(
+            f"{', '.join(asked) or 'past_key_values'} can't be used with num_beams above 1; leave it out."
+        )
 
 
 def id_field(call: Call, name: str, vocab_size: int) -> int | None:

@@ -42,6 +42,7 @@ class SharedKeywords(GenerationChanges, total=False):
     num_beams: int | None
     length_penalty: float | None
     early_stopping: bool | str | None
+    assistant_model: Any
     prompt_lookup_num_tokens: int | None
     max_matching_ngram_size: int | None
     prefill_chunk_size: int | None

@@ -19,6 +19,8 @@ class GenerateOutput:
 
     sequences: Tensor
     """The prompts with their continuations, int64 [B, S]."""
+    sequences_scores: Tensor | None = None
+    """The score of each text that beams found, float32 [B]. With ``output_scores`` and ``num_beams`` above 1."""
     scores: tuple[Tensor, ...] | None = None
     """The logits that each id was chosen from, after all processors: for each new id float32 [B, V], -inf where an id
     may not come. With ``output_scores``."""
@@ -69,6 +71,19 @@ class GenerateOutput:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
+
+
+def transition_scores(sequences: Tensor, scores: Sequence[Tensor], *, normalize_logits: bool = False) -> Tensor:
+    """Return the score of each new id, float32 [B, X].
+
+    ``sequences`` int64 [B, S] and ``scores`` are those of a ``GenerateOutput``; ``normalize_logits`` makes logarithms
+    of probabilities of the scores.
+    """
+    scores_BXV = torch.stack(tuple(scores), dim=1)
+    if normalize_logits:
+        scores_BXV = scores_BXV.log_softmax(dim=-1)
+    new_BX1 = sequences[:, sequences.shape[1] - scores_BXV.shape[1] :, None]
+    return scores_BXV.gather(-1, new_BX1.to(scores_BXV.device))[..., 0]
 
 
 @dataclass(frozen=True, slots=True)

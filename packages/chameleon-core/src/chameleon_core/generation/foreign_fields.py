@@ -49,9 +49,12 @@ TRANSLATED: Mapping[str, str] = {
 
 OF_THE_CALL: Mapping[str, str] = {
     "bos_token_id": "what generation begins with where there is no prompt",
+    "early_stopping": "decoding, 'beam'",
+    "length_penalty": "decoding, 'beam'",
     "max_length": "max_new_tokens and the length of the prompt, padding included",
     "min_length": "min_new_tokens and the length of the prompt, padding included",
-    "num_return_sequences": "how often each row is sampled",
+    "num_beams": "decoding, 'beam'",
+    "num_return_sequences": "how often each row is sampled, or how many of the best texts of a search are returned",
     "output_attentions": "attentions of what return_dict_in_generate returns",
     "output_hidden_states": "hidden_states of what return_dict_in_generate returns",
     "output_logits": "logits of what return_dict_in_generate returns",
@@ -80,9 +83,9 @@ class OneValue:
 
 
 _ASSISTED = (
-    "no assistant model drafts here; leave it out, or use decoding='lookup', which guesses from the text itself."
+    "a draft has options of its own; use decoding={'name': 'draft', 'model': …, 'count': …}, or decoding='lookup', "
+    "which guesses from the text itself."
 )
-_BEAMS = "it needs beams, of which there is one; leave it out."
 _GONE = "transformers moved it out of its package; use top_k, typical_p or a logits processor."
 _ONE_TOWER = "it is for encoder-decoder models, and this model has no encoder; leave it out."
 _STATIC = "caches grow with each row here and nothing is compiled for a fixed length; leave it out."
@@ -100,18 +103,15 @@ REFUSED: Mapping[str, OneValue] = {
     "disable_compile": OneValue((True, False), _STATIC),
     "diversity_penalty": OneValue((0.0,), "use do_sample=True with num_return_sequences."),
     "dola_layers": OneValue((), _GONE),
-    "early_stopping": OneValue((False,), _BEAMS),
     "encoder_no_repeat_ngram_size": OneValue((0,), "use no_repeat_ngram_size, which counts the prompt too."),
     "encoder_repetition_penalty": OneValue((1.0,), "use repetition_penalty, which counts the prompt too."),
     "force_words_ids": OneValue(([],), "use prefix_allowed_tokens_fn or a logits processor."),
     "is_assistant": OneValue((False,), _ASSISTED),
-    "length_penalty": OneValue((1.0,), _BEAMS),
     "low_memory": OneValue((False,), _GONE),
     "max_cache_len": OneValue((), _STATIC),
     "num_assistant_tokens": OneValue((20,), _ASSISTED),
     "num_assistant_tokens_schedule": OneValue(("constant",), _ASSISTED),
     "num_beam_groups": OneValue((1,), "use do_sample=True with num_return_sequences."),
-    "num_beams": OneValue((1,), "there is no beam search yet; use do_sample=True with num_return_sequences."),
     "penalty_alpha": OneValue((0.0,), _GONE),
     "remove_invalid_values": OneValue(
         (False,), "logits that are NaN or infinite end a row with an error here, since what follows them is noise."

@@ -21,7 +21,7 @@ from ..checkpoints.quantization_plan import Quantization
 from ..compat.generation import generate, positional_arguments
 from ..compat.generation_config import GenerationConfigView, options_from
 from ..compat.generation_keywords import GenerateKeywords, SharedKeywords
-from ..compat.generation_outputs import GenerateOutput
+from ..compat.generation_outputs import GenerateOutput, transition_scores
 from ..compat.methods import TransformersMethods
 from ..config import ChameleonConfig
 from ..errors import ConfigError, InputError
@@ -239,6 +239,18 @@ class ChameleonForConditionalGeneration(TransformersMethods):
             **keywords,
         }
         return generate(self, arguments, options=options, tokenizer=tokenizer, should_stop=should_stop)
+
+    def compute_transition_scores(
+        self,
+        sequences: Tensor,
+        scores: Sequence[Tensor],
+        beam_indices: None = None,
+        normalize_logits: bool = False,
+    ) -> Tensor:
+        """Return the score of each new id of a ``GenerateOutput`` without beams, float32 [B, new]."""
+        if beam_indices is not None:
+            raise InputError("compute_transition_scores() takes no beam_indices; sequences_scores are those of beams.")
+        return transition_scores(sequences, scores, normalize_logits=normalize_logits)
 
     @translates_errors
     def stream_ids(
