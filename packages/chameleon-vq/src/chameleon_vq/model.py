@@ -8,9 +8,11 @@ quantizer, Q codes per position.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal, overload
 
 from torch import Tensor, nn
 
+from .compat.encoding_names import EncodingNames, requested_tuple
 from .config import ChameleonVQVAEConfig
 from .decoder import Decoder
 from .encoder import Encoder
@@ -20,8 +22,8 @@ from .registry import make_quantizer
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class VQEncoding:
-    """What ``ChameleonVQVAE.encode`` returns."""
+class VQEncoding(EncodingNames):
+    """What ``ChameleonVQVAE.encode`` returns. It also has the names of ``transformers``, as attributes and keys."""
 
     codes_Bhw: Tensor
     """int64 [B, h, w], or [B, h, w, Q] if the quantizer has Q > 1 codes per position."""
@@ -33,6 +35,8 @@ class VQEncoding:
     """The quantizer's training loss, a scalar."""
     usage: Tensor
     """How often each code was chosen: int64 [Z]."""
+    hidden_BDhw: Tensor
+    """What the encoder returned, before it was projected to latents; its width may differ from theirs."""
 
     def __repr__(self) -> str:
         return (
@@ -81,14 +85,26 @@ class ChameleonVQVAE(nn.Module):
         # Last, so that a seed gives the same encoder with and without a decoder.
         self.decoder = Decoder(config).apply(self._initialize) if with_decoder else None
 
-    def encode(self, pixels_BCHW: Tensor) -> VQEncoding:
-        """Encode pixels [B, C, H, W] in −1…1 to codes; H and W are multiples of ``config.stride``."""
-        hidden_BChw = self.encoder(pixels_BCHW)
+    @overload
+    def encode(self, pixels_BCHW: Tensor, *, return_dict: Literal[True] | None = None) -> VQEncoding: ...
+    @overload
+    def encode(self, pixels_BCHW: Tensor, **arguments: Any) -> Any: ...
+    def encode(self, pixels_BCHW: Tensor, **arguments: Any) -> Any:
+        """Encode pixels [B, C, H, W] in −1…1 to codes; H and W are multiples of ``config.stride``.
+
+        ``return_dict=False`` returns the tuple of ``transformers`` in place of a ``VQEncoding``.
+        """
+        as_tuple = requested_tuple(arguments)
+        hidden_BDhw = self.encoder(pixels_BCHW)
+        mean_BDhw = hidden_BDhw
         if self.config.double_latent:
-            hidden_BChw = hidden_BChw[:, : self.config.latent_channels]  # the mean; the rest is the log-variance
-        latents_BDhw = self.quant_conv(hidden_BChw)
+            mean_BDhw = hidden_BDhw[:, : self.config.latent_channels]  # the rest is the log-variance
+        latents_BDhw = self.quant_conv(mean_BDhw)
         quantized = self.quantize(latents_BDhw)
-        return VQEncoding(quantized.codes, latents_BDhw, quantized.latents, quantized.loss, quantized.usage)
+        encoding = VQEncoding(
+            quantized.codes, latents_BDhw, quantized.latents, quantized.loss, quantized.usage, hidden_BDhw
+        )
+        return encoding.to_tuple() if as_tuple else encoding
 
     def decode(self, codes_Bhw: Tensor) -> Tensor:
         """Decode int64 codes to pixels [B, C, H, W], about −1…1. Raises ``MissingDecoderError``."""

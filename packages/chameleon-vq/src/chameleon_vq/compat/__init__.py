@@ -2,6 +2,7 @@
 
 Small, because few arguments differ.
 
+- ``encoding_names``: the names of what the VQ-VAE returns, and the form of a tuple.
 - ``image_arguments``: the per-call arguments of its image processors.
 
 Nothing is accepted and then ignored: an argument is translated, has the only value that means what happens anyway, or
