@@ -313,6 +313,10 @@ def test_embeddings_stand_for_the_prompt() -> None:
     ids = MODEL.generate(inputs_embeds=embeds, attention_mask=mask, max_new_tokens=4)
     assert ids.tolist() == [row[3:] for row in expected]
     assert MODEL.generate(BATCH, mask, inputs_embeds=embeds, max_new_tokens=4).tolist() == expected
+    # A prompt of one position is a step of its own for some caches.
+    for cache in ("dynamic", "static"):
+        ids = MODEL.generate(inputs_embeds=embeds[:1, 1:2], max_new_tokens=3, cache_implementation=cache)
+        assert ids.tolist() == [plain(3, BATCH[:1, 1:2])[0][1:]]
 
 
 def test_generation_begins_with_the_begin_of_stream_where_there_is_no_prompt() -> None:

@@ -88,7 +88,10 @@ _ASSISTED = (
 )
 _GONE = "transformers moved it out of its package; use top_k, typical_p or a logits processor."
 _ONE_TOWER = "it is for encoder-decoder models, and this model has no encoder; leave it out."
-_STATIC = "caches grow with each row here and nothing is compiled for a fixed length; leave it out."
+_STATIC = (
+    "cache_implementation='static' has room for the whole context, and compile_decoding() of the bare model compiles "
+    "its steps; leave it out."
+)
 
 REFUSED: Mapping[str, OneValue] = {
     "assistant_confidence_threshold": OneValue((0.4,), _ASSISTED),

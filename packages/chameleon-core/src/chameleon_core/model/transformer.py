@@ -113,8 +113,10 @@ class ChameleonModel(TransformersMethods):
         """
         for lane, ids in feeds:
             cache.reserve(lane, len(ids))
-        if isinstance(cache, StaticLaneCache) and (hidden_LE := cache.step(self, feeds)) is not None:
-            return hidden_LE
+        if isinstance(cache, StaticLaneCache) and inputs_embeds is None:
+            hidden_LE = cache.step(self, feeds)
+            if hidden_LE is not None:
+                return hidden_LE
         order = sorted(range(len(feeds)), key=lambda index: lane_order(feeds[index][0]))
         sorted_feeds = [feeds[index] for index in order]
         counts = [(lane, len(ids)) for lane, ids in sorted_feeds]
