@@ -149,6 +149,28 @@ def parity(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def transformers_tests(session: nox.Session) -> None:
+    """The tests that transformers has for its models, run with ours: ``nox -s transformers_tests -- FOLDER``.
+
+    FOLDER is a checkout of transformers, or its unpacked source distribution, which has the mixins without those of
+    generation and export. Prints how many pass, and doesn't fail for those that don't: many reach into its modules.
+    (10 minutes.)
+    """
+    folder = Path(session.posargs[0]).resolve() if session.posargs else None
+    if folder is None or not (folder / "tests" / "test_modeling_common.py").is_file():
+        session.skip("name, after --, a checkout or the unpacked source distribution of transformers.")
+    install_workspace(session, "transformers", "parameterized", "accelerate", "peft", "pytest")
+    shim = ROOT / "tests" / "parity" / "transformers_tests"
+    session.chdir(folder)
+    session.run(
+        *("python", "-m", "pytest", "-q", "--tb", "no", "-p", "shim", str(shim / "cases.py"), *session.posargs[1:]),
+        *("--rootdir", str(folder), "-c", os.devnull),
+        env={"PYTHONPATH": str(shim), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        success_codes=[0, 1],
+    )
+
+
+@nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """Broken files of every format that is read: 200,000, or as the arguments say. (About 30 minutes.)
 
