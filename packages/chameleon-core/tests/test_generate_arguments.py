@@ -99,6 +99,7 @@ def test_what_means_what_happens_anyway_is_silent(arguments: dict[str, Any]) -> 
             ArgumentError,
             "assistant_model is a int; expected a ChameleonForConditionalGeneration",
         ),
+        ({"past_key_values": []}, ArgumentError, "past_key_values is a list; expected a KVCache"),
         ({"num_assistant_tokens": 5}, ConfigError, "'name': 'draft'"),
         ({"num_beams": 2, "assistant_model": MODEL}, ArgumentError, "pass one of them"),
         ({"num_beams": 2, "streamer": 7}, ArgumentError, "once the search has ended"),

@@ -89,6 +89,11 @@ def read_call(model: Any, options: GenerationOptions | None, arguments: Mapping[
         negative_mask=arguments.pop("negative_prompt_attention_mask", None),
         past_key_values=arguments.pop("past_key_values", None),
     )
+    if call.past_key_values is not None and not hasattr(call.past_key_values, "starts"):
+        raise ArgumentError(
+            f"past_key_values is a {type(call.past_key_values).__name__}; expected a KVCache, such as "
+            "model.new_cache(batch_size)."
+        )
     if isinstance(arguments.get("negative_prompt_ids"), Tensor):
         call.negative_prompts = arguments.pop("negative_prompt_ids")
     _check_names(arguments)
