@@ -70,7 +70,7 @@ def chameleon() -> Chameleon:
     labels_BT = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(STEPS):
-        loss = model(batch.input_ids, batch.attention_mask, labels=labels_BT).loss
+        loss = model(batch.input_ids, attention_mask=batch.attention_mask, labels=labels_BT).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -50,7 +50,7 @@ def their_ids(pair: Any, input_ids: Tensor, mask: Tensor, **options: Any) -> Ten
 def text_logits(pair: Any, input_ids: Tensor, mask: Tensor) -> Tensor:
     """Our logits [B, T, V] of a pass over everything, codes and specials at -inf."""
     forbidden = [*suppressed(pair), *pair.ours.layout.picture_ids]
-    return pair.ours(input_ids, mask).logits.index_fill(-1, torch.tensor(forbidden), -torch.inf)
+    return pair.ours(input_ids, attention_mask=mask).logits.index_fill(-1, torch.tensor(forbidden), -torch.inf)
 
 
 def uncached_ids(pair: Any, input_ids: Tensor, mask: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ def test_ids_after_prompts_with_pictures(make_pair: PairMaker) -> None:
     pixels_PCHW = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
     with torch.no_grad():
-        ours = pair.masked(pair.ours(input_ids, mask, pixels_PCHW).logits)
+        ours = pair.masked(pair.ours(input_ids, attention_mask=mask, pixel_values=pixels_PCHW).logits)
         theirs = pair.theirs(
             input_ids=input_ids,
             attention_mask=mask,

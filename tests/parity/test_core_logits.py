@@ -53,12 +53,12 @@ def test_logits_of_padded_batches(make_pair: PairMaker, changes: dict[str, Any],
     pair = make_pair(attn_implementation=backend, **changes)
     input_ids, mask = pad_rows(ROWS, side)
     with torch.no_grad():
-        ours = pair.masked(pair.ours(input_ids, mask).logits)
+        ours = pair.masked(pair.ours(input_ids, attention_mask=mask).logits)
     theirs = peer(pair.theirs, input_ids, mask).logits
     real = mask.bool()
     torch.testing.assert_close(ours[real], theirs[real], **EXACT)
     # The weights are such that ids do differ.
-    assert float(pair.ours(input_ids, mask).logits.detach()[real].std()) > 1
+    assert float(pair.ours(input_ids, attention_mask=mask).logits.detach()[real].std()) > 1
 
 
 @pytest.mark.parametrize("length", [16, 17, 40])
@@ -67,7 +67,7 @@ def test_logits_at_and_past_the_trained_length(make_pair: PairMaker, kind: str, 
     pair = make_pair(max_position_embeddings=16, rope_scaling={"type": kind, "factor": 4.0})
     input_ids, mask = pad_rows([words(length, seed=1), words(5, seed=2)])
     with torch.no_grad():
-        ours = pair.masked(pair.ours(input_ids, mask).logits)
+        ours = pair.masked(pair.ours(input_ids, attention_mask=mask).logits)
     real = mask.bool()
     torch.testing.assert_close(ours[real], peer(pair.theirs, input_ids, mask).logits[real], **EXACT)
 
@@ -76,7 +76,7 @@ def test_hidden_states_and_attention_weights(make_pair: PairMaker, changes: dict
     pair = make_pair(attn_implementation="eager", **changes)
     input_ids, mask = pad_rows(ROWS)
     with torch.no_grad():
-        ours = pair.ours(input_ids, mask, output_hidden_states=True, output_attentions=True)
+        ours = pair.ours(input_ids, attention_mask=mask, output_hidden_states=True, output_attentions=True)
     theirs = peer(pair.theirs, input_ids, mask, output_hidden_states=True, output_attentions=True)
     real = mask.bool()
     assert len(ours.hidden_states) == len(theirs.hidden_states)
@@ -120,7 +120,7 @@ def test_logits_in_bfloat16(make_pair: PairMaker, changes: dict[str, Any]) -> No
     pair.theirs.bfloat16()
     input_ids, mask = pad_rows(ROWS)
     with torch.no_grad():
-        ours = pair.ours(input_ids, mask).logits
+        ours = pair.ours(input_ids, attention_mask=mask).logits
     theirs = peer(pair.theirs, input_ids, mask).logits
     assert ours.dtype == theirs.dtype == torch.bfloat16
     real = mask.bool()
@@ -164,7 +164,7 @@ def test_logits_of_a_cache_step_by_step(make_pair: PairMaker, changes: dict[str,
     for start, end in [(0, prompt), *((place, place + 1) for place in range(prompt, input_ids.shape[1]))]:
         piece = input_ids[:, start:end]
         with torch.no_grad():
-            ours = pair.masked(pair.ours(piece, mask[:, :end], cache=cache).logits)
+            ours = pair.masked(pair.ours(piece, attention_mask=mask[:, :end], cache=cache).logits)
         theirs = peer(
             pair.theirs,
             piece,
@@ -185,7 +185,7 @@ def test_heads_as_wide_as_the_published_models(make_pair: PairMaker) -> None:
     assert pair.ours.config.head_dim == ChameleonConfig().head_dim == 128
     input_ids, mask = pad_rows(ROWS)
     with torch.no_grad():
-        ours = pair.masked(pair.ours(input_ids, mask).logits)
+        ours = pair.masked(pair.ours(input_ids, attention_mask=mask).logits)
     real = mask.bool()
     torch.testing.assert_close(ours[real], peer(pair.theirs, input_ids, mask).logits[real], **EXACT)
 

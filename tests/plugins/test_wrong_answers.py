@@ -140,7 +140,7 @@ def test_an_attention_backend_that_fails_for_some_requests_only_is_named_there(i
     input_ids = torch.arange(30, 36).reshape(2, 3)
     model(input_ids)
     with pytest.raises(BrokenPluginError, match=f"{OWNER} failed, planning a forward pass: KeyError"):
-        model(input_ids, torch.tensor([[1, 1, 1], [0, 1, 1]]))
+        model(input_ids, attention_mask=torch.tensor([[1, 1, 1], [0, 1, 1]]))
 
 
 def test_an_attention_backend_whose_factory_makes_tensors_is_made_for_a_model_that_is_loaded(

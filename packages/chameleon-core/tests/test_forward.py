@@ -154,9 +154,22 @@ def test_a_wrong_number_of_placeholders_is_an_error_with_both_numbers(
         model(prompt, pixel_values=pixels([0, 1, 2, 3], [4, 5, 6, 7]))
 
 
-def test_pixels_without_ids_are_refused(model: ChameleonForConditionalGeneration) -> None:
-    with pytest.raises(ValueError, match="no input_ids; pass both"):
-        model(inputs_embeds=torch.zeros(1, 1, 32), pixel_values=pixels([0, 1, 2, 3]))
+def test_pictures_take_the_places_of_the_embeddings_of_placeholders(model: ChameleonForConditionalGeneration) -> None:
+    prompt = torch.tensor([[40, *[PLACEHOLDER] * 4, 41]])
+    picture = pixels([3, 1, 2, 0])
+    expected = logits(model, prompt, pixel_values=picture)
+    embeddings = model.get_input_embeddings()(prompt)
+    assert torch.equal(logits(model, inputs_embeds=embeddings, pixel_values=picture), expected)
+    features = model.get_image_features(picture)
+    assert features.image_tokens.tolist() == [3, 1, 2, 0]
+    assert torch.equal(features.pooler_output, model.get_input_embeddings()(model.get_image_tokens(picture)))
+    assert torch.equal(logits(model, prompt, mm_encoder_outputs={"image": features}), expected)
+    bare = model.model(prompt, picture).last_hidden_state
+    assert torch.equal(model.lm_head(bare), expected)
+    with pytest.raises(ValueError, match="0 placeholders"):
+        model(inputs_embeds=torch.zeros(1, 1, 32), pixel_values=picture)
+    with pytest.raises(ValueError, match="pass one of them"):
+        model(prompt, picture, mm_encoder_outputs={"image": features})
 
 
 def test_a_model_without_a_folder_says_how_to_get_an_image_tokenizer() -> None:

@@ -38,7 +38,8 @@ BACKENDS = ("eager", "sdpa", "flash")
         ({"input_ids": IDS, "labels": IDS[:, :4]}, "must have the positions of the logits"),
         ({"input_ids": IDS, "logits_to_keep": -1}, "logits_to_keep must be ≥ 0"),
         ({"input_ids": IDS, "output_attentions": True}, "never holds attention weights"),
-        ({"pixel_values": torch.zeros(1, 3, 8, 8)}, "there are no input_ids"),
+        ({"pixel_values": torch.zeros(1, 3, 8, 8)}, "pictures replace placeholders in input_ids or inputs_embeds"),
+        ({"pixel_values": torch.zeros(3, 8, 8), "input_ids": IDS}, r"pixel_values must be .* got \[3, 8, 8\]"),
     ],
 )
 def test_inputs_of_a_wrong_form_are_an_error_of_this_package(inputs: dict[str, Any], said: str) -> None:
@@ -83,7 +84,7 @@ def test_a_forward_pass_over_padding_without_a_mask_is_warned_of() -> None:
         model(ids)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model(ids, (ids != PAD).long())
+        model(ids, attention_mask=(ids != PAD).long())
         model(ids, document_ids=torch.zeros_like(ids))
         model(ids.flip(1)[:1], labels=ids.flip(1)[:1])  # what follows a row's real ids changes nothing before it
 
@@ -92,9 +93,9 @@ def test_a_forward_pass_over_padding_without_a_mask_is_warned_of() -> None:
 def test_under_autocast_a_model_computes_in_its_dtype_about_the_same(backend: str) -> None:
     model = make_model(make_config(num_key_value_heads=2), attn_implementation=backend)
     with torch.no_grad():
-        expected = model(IDS, MASK).logits
+        expected = model(IDS, attention_mask=MASK).logits
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = model(IDS, MASK, labels=IDS)
+        output = model(IDS, attention_mask=MASK, labels=IDS)
         assert output.loss is not None
         output.loss.backward()
     assert output.logits.dtype == torch.bfloat16
@@ -107,9 +108,9 @@ def test_a_model_runs_in_inference_mode_and_out_of_it(backend: str, tmp_path: Pa
     make_model(make_config(num_key_value_heads=2)).save_pretrained(tmp_path / "model")
     with torch.inference_mode():  # loading in it, too
         model = ChameleonForConditionalGeneration.from_pretrained(tmp_path / "model", attn_implementation=backend)
-        inside = model(IDS, MASK).logits.clone()
+        inside = model(IDS, attention_mask=MASK).logits.clone()
         model.generate(IDS, MASK, max_new_tokens=3)
-    output = model(IDS, MASK, labels=IDS)
+    output = model(IDS, attention_mask=MASK, labels=IDS)
     assert output.loss is not None
     output.loss.backward()
     assert torch.equal(inside, output.logits)
@@ -143,7 +144,7 @@ def _all(threads: list[threading.Thread], do: Callable[[threading.Thread], None]
 
 def test_gradients_flow_through_everything_that_is_returned() -> None:
     model = make_model(make_config(), attn_implementation="eager")
-    output = model(IDS, MASK, labels=IDS, output_attentions=True, output_hidden_states=True)
+    output = model(IDS, attention_mask=MASK, labels=IDS, output_attentions=True, output_hidden_states=True)
     assert output.attentions is not None
     assert output.hidden_states is not None
     attention = model.model.layers[-1].self_attn

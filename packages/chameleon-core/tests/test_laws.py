@@ -38,7 +38,7 @@ def row_logits(
 ) -> list[Tensor]:
     """The logits [T, V] of each row's own positions."""
     input_ids, mask = pad_rows(rows, side)
-    logits_BTV = model(input_ids, mask).logits
+    logits_BTV = model(input_ids, attention_mask=mask).logits
     return [logits_TV[real] for logits_TV, real in zip(logits_BTV, mask.bool(), strict=True)]
 
 
@@ -66,7 +66,7 @@ def test_what_padding_holds_never_matters(config: ChameleonConfig, data: st.Data
     input_ids, mask = pad_rows(rows, side)
     other = torch.where(mask.bool(), input_ids, data.draw(text_ids(config)))
     with torch.no_grad():
-        found, expected = (model(ids, mask).logits[mask.bool()] for ids in (input_ids, other))
+        found, expected = (model(ids, attention_mask=mask).logits[mask.bool()] for ids in (input_ids, other))
     torch.testing.assert_close(found, expected, **ROUNDING)
 
 
@@ -92,8 +92,8 @@ def test_cached_logits_are_the_uncached_ones_however_the_row_is_cut(
     pieces = []
     with torch.no_grad():
         for start, end in zip([0, *cuts], cuts, strict=False):
-            pieces.append(model(input_ids[:, start:end], mask[:, :end], cache=cache).logits)
-        whole = model(input_ids, mask).logits
+            pieces.append(model(input_ids[:, start:end], attention_mask=mask[:, :end], cache=cache).logits)
+        whole = model(input_ids, attention_mask=mask).logits
     found = torch.cat(pieces, dim=1)
     torch.testing.assert_close(found[mask.bool()], whole[mask.bool()], **ROUNDING)
 

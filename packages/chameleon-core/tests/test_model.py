@@ -187,7 +187,9 @@ def test_query_heads_share_a_key_value_head_with_their_neighbours(backend: str) 
 
 def test_backends_agree() -> None:
     prompt, mask = pad_rows([[40, 41, 42], [43]])
-    left, right = (states(make(attn_implementation=name), prompt, mask)[mask.bool()] for name in ("eager", "sdpa"))
+    left, right = (
+        states(make(attn_implementation=name), prompt, attention_mask=mask)[mask.bool()] for name in ("eager", "sdpa")
+    )
     torch.testing.assert_close(left, right, **ROUNDING)
 
 
@@ -196,7 +198,8 @@ def test_positions_count_from_the_first_real_one() -> None:
     prompt, mask = pad_rows([[40, 41, 42], [43]])
     explicit = torch.tensor([[0, 1, 2], [0, 0, 0]])
     assert torch.equal(
-        states(model, prompt, mask)[mask.bool()], states(model, prompt, mask, position_ids=explicit)[mask.bool()]
+        states(model, prompt, attention_mask=mask)[mask.bool()],
+        states(model, prompt, attention_mask=mask, position_ids=explicit)[mask.bool()],
     )
 
 
@@ -211,13 +214,13 @@ def test_positions_can_be_given_for_all_rows_at_once() -> None:
 def test_a_mask_of_ones_is_no_mask() -> None:
     model = make()
     prompt = ids([40, 41], [42, 43])
-    assert torch.equal(states(model, prompt, torch.ones_like(prompt)), states(model, prompt))
+    assert torch.equal(states(model, prompt, attention_mask=torch.ones_like(prompt)), states(model, prompt))
 
 
 def test_a_row_that_is_all_padding_gives_finite_states_and_leaves_the_others_alone() -> None:
     model = make()
     prompt, mask = ids([40, 41], [42, 43]), ids([1, 1], [0, 0])
-    out = states(model, prompt, mask)
+    out = states(model, prompt, attention_mask=mask)
     assert torch.isfinite(out).all()
     torch.testing.assert_close(out[:1], states(model, prompt[:1]), **ROUNDING)
 
@@ -247,7 +250,7 @@ def test_attention_weights_sum_to_one_over_what_a_query_may_see() -> None:
     model = make(attn_implementation="eager")
     prompt, mask = pad_rows([[40, 41, 42], [43]])
     with torch.no_grad():
-        attentions = model(prompt, mask, output_attentions=True).attentions
+        attentions = model(prompt, attention_mask=mask, output_attentions=True).attentions
     assert [tuple(weights.shape) for weights in attentions] == [(2, 4, 3, 3)] * 2
     for weights_BHTS in attentions:
         torch.testing.assert_close(weights_BHTS[0].sum(dim=-1), torch.ones(4, 3))
@@ -261,36 +264,37 @@ def test_a_backend_without_weights_says_which_one_has_them() -> None:
 
 
 def test_not_asked_for_is_not_there() -> None:
-    out = make()(ids([40]))
+    out = make()(ids([40]), use_cache=False)
     assert out.hidden_states is None
     assert out.attentions is None
     assert out.cache is None
+    assert list(out) == ["last_hidden_state"]
 
 
 def test_a_cache_continues_where_it_stopped() -> None:
     model = make()
     prompt, mask = pad_rows([[40, 41, 42, 43], [44, 45]])
-    whole = states(model, prompt, mask)
+    whole = states(model, prompt, attention_mask=mask)
     cache = model.new_cache(2, capacity=1)
-    first = states(model, prompt[:, :3], mask[:, :3], cache=cache)
+    first = states(model, prompt[:, :3], attention_mask=mask[:, :3], cache=cache)
     last = states(model, prompt[:, 3:], cache=cache)
     assert cache.length == 4
     assert cache.starts == (0, 2)
     torch.testing.assert_close(torch.cat((first, last), dim=1)[mask.bool()], whole[mask.bool()], **ROUNDING)
     # The same mask again, now over all positions, changes nothing.
     again = model.new_cache(2)
-    states(model, prompt[:, :3], mask[:, :3], cache=again)
-    assert torch.equal(states(model, prompt[:, 3:], mask, cache=again), last)
+    states(model, prompt[:, :3], attention_mask=mask[:, :3], cache=again)
+    assert torch.equal(states(model, prompt[:, 3:], attention_mask=mask, cache=again), last)
 
 
 def test_a_prompt_in_pieces_may_begin_with_pieces_that_are_padding_for_some_rows() -> None:
     model = make()
     prompt, mask = pad_rows([[40, 41, 42, 43], [44]])
     cache = model.new_cache(2)
-    pieces = [states(model, prompt[:, [place]], mask[:, : place + 1], cache=cache) for place in range(4)]
+    pieces = [states(model, prompt[:, [place]], attention_mask=mask[:, : place + 1], cache=cache) for place in range(4)]
     assert cache.starts == (0, 3)
     torch.testing.assert_close(
-        torch.cat(pieces, dim=1)[mask.bool()], states(model, prompt, mask)[mask.bool()], **ROUNDING
+        torch.cat(pieces, dim=1)[mask.bool()], states(model, prompt, attention_mask=mask)[mask.bool()], **ROUNDING
     )
 
 
@@ -308,9 +312,9 @@ def cache_of(model: ChameleonModel, rows: int, length: int = 2) -> KVCache:
         ({"input_ids": torch.tensor([40])}, r"input_ids must be \[batch, length\]; got \[1\]"),
         ({"inputs_embeds": torch.zeros(1, 1, 31)}, r"inputs_embeds must be \[batch, length, 32\]; got \[1, 1, 31\]"),
         ({"attention_mask": torch.ones(1, 2)}, r"attention_mask must be \[1, 3\].*got \[1, 2\]"),
-        ({"attention_mask": torch.ones(1, 1, 3, 3)}, r"got \[1, 1, 3, 3\]"),
-        ({"attention_mask": torch.tensor([[1, 0, 1]])}, "attention_mask has holes"),
-        ({"attention_mask": torch.tensor([[0, 1, 0, 1]]), "input_ids": torch.tensor([[40] * 4])}, "has holes"),
+        ({"attention_mask": torch.ones(1, 1, 3, 4)}, r"of four dimensions must be .*got \[1, 1, 3, 4\]"),
+        ({"attention_mask": torch.ones(1, 1, 3, 3, dtype=torch.int64)}, r"is torch.int64; expected bool"),
+        ({"attention_mask": torch.ones(1, 3, 3)}, r"attention_mask must be \[1, 3\].*got \[1, 3, 3\]"),
         ({"position_ids": torch.tensor([0, 1, 2])}, r"position_ids must be \[1, 3\] or \[1, 3\]; got \[3\]"),
         ({"position_ids": torch.tensor([[0, 1]])}, r"position_ids must be .* got \[1, 2\]"),
         ({"document_ids": torch.tensor([[0, 0]])}, "document_ids"),
@@ -330,12 +334,34 @@ def test_a_cache_of_other_rows_is_refused() -> None:
         model(ids([40]), cache=cache_of(model, rows=2))
 
 
-def test_a_cache_refuses_padding_on_the_right_and_padding_that_moved() -> None:
+def test_a_cache_remembers_padding_on_the_right_and_holes() -> None:
     model = make()
-    with pytest.raises(ValueError, match="padding on the left"):
-        model(ids([40, 41]), ids([1, 0]), cache=model.new_cache(1))
-    with pytest.raises(ValueError, match=r"starts the rows at \[1\]; the cache was filled with starts \[0\]"):
-        model(ids([40]), ids([0, 1, 1]), cache=cache_of(model, rows=1))
+    prompt, mask = ids([40, 41, 42, 43], [44, 45, 46, 47]), ids([1, 1, 0, 0], [1, 0, 1, 1])
+    cache = model.new_cache(2)
+    states(model, prompt, attention_mask=mask, cache=cache)
+    new = ids([50], [51])
+    after = states(model, new, cache=cache)
+    whole_mask = torch.cat((mask, torch.ones_like(new)), dim=1)
+    whole = states(model, torch.cat((prompt, new), dim=1), attention_mask=whole_mask)
+    torch.testing.assert_close(after, whole[:, -1:], **ROUNDING)
+
+
+def test_a_mask_that_comes_later_hides_what_was_seen() -> None:
+    model = make()
+    prompt, new, mask = ids([40, 41, 42]), ids([43]), ids([0, 1, 1, 1])
+    cache = model.new_cache(1)
+    states(model, prompt, cache=cache)
+    after = states(model, new, attention_mask=mask, cache=cache)
+    # The keys of layer 2 have seen the first id, so that only the mask's effect can be compared.
+    again = model.new_cache(1)
+    states(model, prompt, cache=again)
+    assert not torch.allclose(after, states(model, new, cache=again))
+    changed = model.new_cache(1)
+    states(model, prompt, cache=changed)
+    states_of_first = changed.layer(0)
+    states_of_first.keys[:, :, 0] = 7
+    changed.layer(1).keys[:, :, 0] = 7
+    assert torch.equal(states(model, new, attention_mask=mask, cache=changed), after)
 
 
 def test_dropout_acts_in_training_only() -> None:

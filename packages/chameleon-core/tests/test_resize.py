@@ -62,7 +62,7 @@ def test_ids_that_have_a_name_cant_go() -> None:
 
 @pytest.mark.parametrize(("size", "multiple"), [(0, 1), (-1, 1), (70, 0)])
 def test_impossible_sizes_are_refused(size: int, multiple: int) -> None:
-    with pytest.raises(ValueError, match="must be ≥ 1"):
+    with pytest.raises(ValueError, match="must be integers ≥ 1"):
         make_model().resize_token_embeddings(size, pad_to_multiple_of=multiple)
 
 
@@ -75,16 +75,25 @@ def test_generation_goes_on_after_resizing() -> None:
     assert torch.equal(model.generate(PROMPT, modality="image", guidance_text=2.0), picture)
 
 
-def test_new_ids_are_written_once_they_have_a_name() -> None:
+def test_new_ids_are_written_and_those_of_the_rounding_are_not() -> None:
     model = make_model()
-    model.resize_token_embeddings(65)
+    model.resize_token_embeddings(66, pad_to_multiple_of=8)
+    assert sizes(model) == {72}
     with torch.no_grad():
-        model.lm_head.weight[64] = 100 * model.model(PROMPT).last_hidden_state[0, -1]
-    assert model.generate(PROMPT, max_new_tokens=1)[0, -1] != 64
-    named = model.config.replace(vocabulary_map={**make_vocabulary(), "a new word": 64})
-    renamed = ChameleonForConditionalGeneration(named)
-    renamed.load_state_dict(model.state_dict())
-    assert renamed.generate(PROMPT, max_new_tokens=1)[0, -1] == 64
+        state_E = model.model(PROMPT).last_hidden_state[0, -1]
+        model.lm_head.weight[65] = 100 * state_E
+        model.lm_head.weight[70] = 200 * state_E
+    assert model.generate(PROMPT, max_new_tokens=1)[0, -1] == 65
+    model.resize_token_embeddings(64)
+    assert model.config.vocabulary_map == make_vocabulary()
+
+
+def test_new_rows_are_random_where_no_mean_is_asked_for() -> None:
+    model = make_model()
+    model.resize_token_embeddings(68, mean_resizing=False)
+    assert model.lm_head.weight[64:].std(dim=0).min() > 0
+    assert model.resize_token_embeddings() is model.get_input_embeddings()
+    assert sizes(model) == {68}
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])

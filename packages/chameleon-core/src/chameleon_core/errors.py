@@ -21,6 +21,10 @@ class ArgumentError(ChameleonCoreError, TypeError):
     """A function was called with an argument that it doesn't have."""
 
 
+class UnknownAttributeError(ChameleonCoreError, AttributeError):
+    """An attribute was read or assigned that an object doesn't have."""
+
+
 class InputError(ChameleonCoreError, ValueError):
     """A tensor that a model was called with has the wrong shape or type, or contradicts another one."""
 

@@ -219,6 +219,11 @@ class TokenLayout:
         )
 
 
+def added_name(token_id: int) -> str:
+    """Return the name that a ``vocabulary_map`` has for an id that ``resize_token_embeddings`` added."""
+    return f"added token {token_id}"
+
+
 MAX_LEVELS = 31
 """The most levels of an image tokenizer, each of half the resolution of the one before."""
 

@@ -162,7 +162,11 @@ def _predictions(
 ) -> tuple[Tensor, Tensor]:
     """Return the divergence at each position that isn't padding, and whether the likeliest ids agree: [M] each."""
     expected_MV, actual_MV = (
-        model(ids_1T.to(model.device), mask_1T.to(model.device)).logits[mask_1T.bool()].float().log_softmax(-1).cpu()
+        model(ids_1T.to(model.device), attention_mask=mask_1T.to(model.device), use_cache=False)
+        .logits[mask_1T.bool()]
+        .float()
+        .log_softmax(-1)
+        .cpu()
         for model in (reference, quantized)
     )
     # Negative only by rounding.

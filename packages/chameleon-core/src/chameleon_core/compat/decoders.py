@@ -105,7 +105,7 @@ class Uncached(OtherDecoder):
         for lane, ids in feeds:
             lane.ids += ids
             ids_1S = torch.tensor([lane.ids], device=self._model.device)
-            parts.append(self._model.model(ids_1S).last_hidden_state[0, -len(ids) :])
+            parts.append(self._model.model(ids_1S, use_cache=False).last_hidden_state[0, -len(ids) :])
         return torch.cat(parts)
 
 

@@ -6,18 +6,20 @@ width, E hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from chameleon_backends import AttentionBackend, AttentionSpec, AttentionWeightsBackend
+from chameleon_backends import AttentionBackend, AttentionSpec, AttentionWeightsBackend, visible_keys
 
+from ..compat.caches import ForeignCache
 from ..config import ChameleonConfig
 from ..errors import InputError
 from .cache import KVCache
+from .dense_attention import DenseAttention, DenseMask, weighted_values
+from .padding import Padding, read_padding
 from .rope import RotaryEmbedding, rotary_embedding
 
 
@@ -27,10 +29,10 @@ class AttentionContext:
 
     rotary: RotaryEmbedding
     """The rotation of each new position."""
-    backend: AttentionBackend
+    backend: AttentionBackend | DenseAttention
     prepared: Any
-    """What ``backend.plan`` returned."""
-    cache: KVCache | None
+    """What ``backend.plan`` returned, or the mask of ``DenseAttention``."""
+    cache: KVCache | ForeignCache | None
     """Where the layers store their keys and values and read the earlier ones."""
     attentions: list[Tensor] | None
     """Where the layers append their attention weights [B, H, T, S], when they are requested."""
@@ -49,8 +51,11 @@ class AttentionContext:
         key_BSKD, value_BSKD = key_BTKD, value_BTKD
         if self.cache is not None:
             key_BSKD, value_BSKD = self.cache.update(layer, key_BTKD, value_BTKD)
-        if self.attentions is not None and isinstance(self.backend, AttentionWeightsBackend):
-            self.attentions.append(self.backend.attention_weights(query_BTHD, key_BSKD, self.prepared, scale=scale))
+        if self.attentions is not None and isinstance(self.backend, AttentionWeightsBackend | DenseAttention):
+            weights_BHTS = self.backend.attention_weights(query_BTHD, key_BSKD, self.prepared, scale=scale)
+            self.attentions.append(weights_BHTS)
+            # The output depends on the weights that are returned, so that gradients with respect to them exist.
+            return weighted_values(weights_BHTS, value_BSKD, dropout=dropout)
         return self.backend.attend(query_BTHD, key_BSKD, value_BSKD, self.prepared, scale=scale, dropout=dropout)
 
     @property
@@ -67,26 +72,24 @@ def prepare_attention(
     attention_mask: Tensor | None,
     position_ids: Tensor | None,
     document_ids: Tensor | None,
-    cache: KVCache | None,
+    cache: KVCache | ForeignCache | None,
     attentions: list[Tensor] | None,
     training: bool,
 ) -> AttentionContext:
     """Check the inputs of a forward pass, find each row's padding and positions, and plan its attention.
 
     ``attention_mask``, ``position_ids``, ``document_ids`` and ``cache`` are those of ``ChameleonModel.forward``; the
-    padding that the mask shows is recorded in the cache. Raises ``InputError`` where shapes don't match or the mask
-    has holes.
+    padding that the mask shows is recorded in the cache. A mask that the contract of backends has no rule for is
+    applied by ``DenseAttention``, whatever the backend. Raises ``InputError`` where shapes don't match.
     """
     batch_size, query_length, _ = hidden_BTE.shape
-    past = 0 if cache is None else cache.length
-    starts, ends = _padding(attention_mask, batch_size, past + query_length, cache)
-    key_start_B = torch.tensor(starts, device=hidden_BTE.device) if any(starts) else None
-    key_end_B = None if ends is None else torch.tensor(ends, device=hidden_BTE.device)
-    _check_documents(document_ids, batch_size, past + query_length)
+    key_length = query_length + (0 if cache is None else cache.length)
+    padding = read_padding(attention_mask, batch_size, query_length, cache, hidden_BTE.device)
+    _check_documents(document_ids, batch_size, key_length)
     spec = AttentionSpec(
         batch_size=batch_size,
         query_length=query_length,
-        key_length=past + query_length,
+        key_length=key_length,
         num_heads=config.num_attention_heads,
         num_key_value_heads=config.num_key_value_heads,
         head_dim=config.head_dim,
@@ -94,18 +97,27 @@ def prepare_attention(
         device=hidden_BTE.device,
         requires_grad=torch.is_grad_enabled(),
         dropout=training and config.attention_dropout > 0,
-        key_start_B=key_start_B,
-        key_end_B=key_end_B,
+        key_start_B=padding.start_B,
+        key_end_B=padding.end_B,
         document_ids_BS=document_ids,
     )
     position_ids_BT = _positions(position_ids, spec)
     return AttentionContext(
         rotary=rotary_embedding(config, position_ids_BT, hidden_BTE.dtype),
-        backend=backend,
-        prepared=backend.plan(spec),
+        backend=DenseAttention() if padding.is_dense else backend,
+        prepared=_dense_mask(padding, spec) if padding.is_dense else backend.plan(spec),
         cache=cache,
         attentions=attentions,
     )
+
+
+def _dense_mask(padding: Padding, spec: AttentionSpec) -> DenseMask:
+    if padding.mask_BXTS is None:
+        assert padding.visible_BS is not None
+        return DenseMask.of((visible_keys(spec) & padding.visible_BS[:, None])[:, None], spec.dtype)
+    if spec.document_ids_BS is not None:
+        raise InputError("a mask of four dimensions says which documents see each other; leave document_ids out.")
+    return DenseMask.of(padding.mask_BXTS, spec.dtype)
 
 
 def computed_dtype(tensor: Tensor) -> torch.dtype:
@@ -139,40 +151,3 @@ def _positions(position_ids: Tensor | None, spec: AttentionSpec) -> Tensor:
     if position_ids.is_floating_point() or position_ids.dtype == torch.bool:
         raise InputError(f"position_ids is {position_ids.dtype}; expected int64.")
     return position_ids
-
-
-def _padding(
-    attention_mask: Tensor | None, batch_size: int, key_length: int, cache: KVCache | None
-) -> tuple[Sequence[int], Sequence[int] | None]:
-    """Return each row's first real slot, and the slot after its last one where some row is padded on the right."""
-    if cache is not None and cache.batch_size != batch_size:
-        raise InputError(f"the cache holds {cache.batch_size} rows; the batch has {batch_size}.")
-    if attention_mask is None:
-        return (cache.starts if cache is not None else (0,) * batch_size), None
-    if tuple(attention_mask.shape) != (batch_size, key_length):
-        raise InputError(
-            f"attention_mask must be [{batch_size}, {key_length}] (cached and new positions); "
-            f"got {list(attention_mask.shape)}."
-        )
-    real_BS = attention_mask.bool()
-    # argmax finds the first True; a row without one is all padding.
-    starts = real_BS.int().argmax(dim=1).masked_fill(~real_BS.any(dim=1), key_length).tolist()
-    ends = [start + count for start, count in zip(starts, real_BS.sum(dim=1).tolist(), strict=True)]
-    slots_1S = torch.arange(key_length, device=real_BS.device)[None]
-    start_B1 = torch.tensor(starts, device=real_BS.device)[:, None]
-    end_B1 = torch.tensor(ends, device=real_BS.device)[:, None]
-    if not torch.equal(real_BS, (slots_1S >= start_B1) & (slots_1S < end_B1)):
-        raise InputError(
-            "attention_mask has holes: the real positions of a row must be contiguous, with padding on one side."
-        )
-    right_padded = any(end < key_length for end in ends)
-    if cache is not None:
-        if right_padded:
-            raise InputError("a cache needs padding on the left, because new positions follow a row's last one.")
-        # A row that was all padding may start in this pass or later; one that has started can't move.
-        if [min(start, cache.length) for start in starts] != [min(start, cache.length) for start in cache.starts]:
-            raise InputError(
-                f"attention_mask starts the rows at {starts}; the cache was filled with starts {list(cache.starts)}."
-            )
-        cache.pad(starts)
-    return starts, (ends if right_padded else None)

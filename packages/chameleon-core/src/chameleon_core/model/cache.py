@@ -5,18 +5,34 @@ Shapes: L lanes, T new positions, S slots filled so far, K key/value heads, D he
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..errors import InputError
+
+
+class LayerStates(NamedTuple):
+    """What a cache holds of one layer, as views."""
+
+    keys: Tensor
+    """[L, K, S, D]."""
+    values: Tensor
+    """[L, K, S, D]."""
 
 
 class KVCache:
     """The keys and values of every layer, for a batch of lanes (rows) that all end at the same slot.
 
     Lanes of different lengths are padded on the left: the positions of lane b are the slots from ``starts[b]`` to
-    ``length``. Memory is allocated for ``capacity`` slots and doubled when that is not enough.
+    ``length``. Memory is allocated for ``capacity`` slots and doubled when that is not enough; at a capacity of 0
+    nothing is copied for a first pass, which may be the only one. ``visible_LS`` says which slots are seen where that
+    isn't all from the start on, after a mask with holes or with padding on the right.
+
+    It has what users of ``transformers`` ask a cache for: ``get_seq_length()``, ``layers``, ``crop``,
+    ``reorder_cache`` and the rest.
 
     A forward pass stores each layer's new keys and values with ``update`` and moves the end with ``advance``.
     """
@@ -28,6 +44,8 @@ class KVCache:
         # One tensor [2, L, K, capacity, D] a layer, so that the slots of a head are contiguous, as kernels read them.
         # Dtype and device are those of the first keys.
         self._layers: list[Tensor | None] = [None] * num_layers
+        self._first: list[tuple[Tensor, Tensor] | None] = [None] * num_layers
+        self.visible_LS: Tensor | None = None
 
     def __repr__(self) -> str:
         filled = f"{self.length} of {self.capacity} filled"
@@ -44,6 +62,9 @@ class KVCache:
 
     def update(self, layer: int, key_LTKD: Tensor, value_LTKD: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new keys and values and return all so far, as views ``key_LSKD, value_LSKD``."""
+        if self.capacity == 0 and self.length == 0:
+            self._first[layer] = (key_LTKD, value_LTKD)
+            return key_LTKD, value_LTKD
         count = key_LTKD.shape[1]
         end = self.length + count
         stored = self._reserve(layer, end, key_LTKD)
@@ -53,13 +74,6 @@ class KVCache:
         value_LKSD.narrow(2, self.length, count).copy_(value_LTKD.transpose(1, 2))
         return key_LKSD.narrow(2, 0, end).transpose(1, 2), value_LKSD.narrow(2, 0, end).transpose(1, 2)
 
-    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Return the keys and values that a layer has stored, two views [L, K, S, D]; none before the first pass."""
-        stored = self._layers[layer]
-        if stored is None:
-            raise InputError("the cache is empty: no pass has stored keys and values in it.")
-        return stored[0].narrow(2, 0, self.length), stored[1].narrow(2, 0, self.length)
-
     def advance(self, count: int) -> None:
         """Move the end by ``count`` positions, once every layer has stored them."""
         self.length += count
@@ -67,13 +81,16 @@ class KVCache:
     def select(self, lanes: Sequence[int]) -> None:
         """Keep these lanes, in this order, and drop the slots that are padding in all of them."""
         starts = [self.starts[lane] for lane in lanes]
-        unused = min(starts, default=self.length)
+        unused = 0 if self.visible_LS is not None else min(starts, default=self.length)
         self.starts = tuple(start - unused for start in starts)
-        self.length -= unused
-        self.capacity -= unused
-        for layer, stored in enumerate(self._layers):
+        for layer in range(len(self._layers)):
+            stored = self._stored(layer)
             if stored is not None:
                 self._layers[layer] = stored[:, list(lanes), :, unused:]
+        self.length -= unused
+        self.capacity -= unused
+        if self.visible_LS is not None:
+            self.visible_LS = self.visible_LS[list(lanes)]
 
     def extend(self, other: KVCache) -> None:
         """Append the lanes of another cache; the shorter of the two is shifted right, so that all end at one slot.
@@ -82,29 +99,105 @@ class KVCache:
         """
         if not self.starts:
             self.length, self.starts = other.length, other.starts
-            self.capacity, self._layers = other.capacity, other._layers
+            self.capacity, self._layers, self._first = other.capacity, other._layers, other._first
+            self.visible_LS = other.visible_LS
             return
+        if self.visible_LS is not None or other.visible_LS is not None:
+            raise InputError("caches with padding that isn't on the left can't be joined; feed the rows left-padded.")
         length = max(self.length, other.length)
-        self.capacity = max(self.capacity, other.capacity)
-        for layer, (mine, theirs) in enumerate(zip(self._layers, other._layers, strict=True)):
+        self.capacity = max(self.capacity, other.capacity, length)
+        for layer in range(len(self._layers)):
+            mine, theirs = self._stored(layer), other._stored(layer)
             parts = [(mine, self.length, self.batch_size), (theirs, other.length, other.batch_size)]
             self._layers[layer] = _join(parts, length, self.capacity)
             other._layers[layer] = None
         self.starts = tuple(start + length - cache.length for cache in (self, other) for start in cache.starts)
         self.length = length
 
+    @property
+    def layers(self) -> list[LayerStates]:
+        """The keys and values of each layer; none before the first pass."""
+        found = [self._stored(layer) for layer in range(len(self._layers))]
+        return [
+            LayerStates(*(each.narrow(2, 0, self.length) for each in stored)) for stored in found if stored is not None
+        ]
+
+    def layer(self, layer: int) -> LayerStates:
+        """Return the keys and values that a layer has stored. Raises ``InputError`` before the first pass."""
+        stored = self._stored(layer)
+        if stored is None:
+            raise InputError("the cache is empty: no pass has stored keys and values in it.")
+        return LayerStates(*(each.narrow(2, 0, self.length) for each in stored))
+
+    def __iter__(self) -> Iterator[LayerStates]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the number of positions so far, padding included; it is the same for all layers."""
+        return self.length
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last positions; their number is given as a negative one, as in ``transformers``."""
+        if tokens_to_remove > 0 or -tokens_to_remove > self.length:
+            raise InputError(
+                f"tokens_to_remove must be from {-self.length} to 0, minus the number of positions to forget; "
+                f"got {tokens_to_remove}."
+            )
+        for layer in range(len(self._layers)):
+            self._stored(layer)
+        self.length += tokens_to_remove
+        self.starts = tuple(min(start, self.length) for start in self.starts)
+        if self.visible_LS is not None:
+            self.visible_LS = self.visible_LS[:, : self.length]
+
+    def reset(self) -> None:
+        """Forget everything, and keep the memory."""
+        self.length, self.starts, self.visible_LS = 0, (0,) * self.batch_size, None
+        self._first = [None] * len(self._layers)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows, int64 [rows], in this order."""
+        self.select(indices.tolist())
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Put the rows of ``beam_idx``, int64 [L], in the places of all rows, as a beam search does."""
+        self.select(beam_idx.tolist())
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row, one copy after the other."""
+        self.select([lane for lane in range(self.batch_size) for _ in range(repeats)])
+
+    def _stored(self, layer: int) -> Tensor | None:
+        """Return a layer's tensor, to which the states of a first pass are copied."""
+        first = self._first[layer]
+        if first is not None and self.length:
+            self.capacity = max(self.capacity, self.length)
+            self._layers[layer] = _padded(torch.stack([each.transpose(1, 2) for each in first]), self.capacity)
+            self._first[layer] = None
+        return self._layers[layer]
+
     def _reserve(self, layer: int, end: int, like_LTKD: Tensor) -> Tensor:
-        stored = self._layers[layer]
         if self.capacity < end:
             self.capacity = max(end, 2 * self.capacity)
-        if stored is None or stored.shape[3] < end:
-            # Zeros and not empty memory: padding is masked, but NaN times a weight of 0 is NaN.
+        stored = self._stored(layer)
+        if stored is None:
             batch_size, _, heads, width = like_LTKD.shape
-            grown = like_LTKD.new_zeros(2, batch_size, heads, self.capacity, width)
-            if stored is not None:
-                grown[:, :, :, : self.length] = stored[:, :, :, : self.length]
-            self._layers[layer] = stored = grown
+            stored = like_LTKD.new_zeros(2, batch_size, heads, self.capacity, width)
+        elif stored.shape[3] < end:
+            stored = _padded(stored[:, :, :, : self.length], self.capacity)
+        self._layers[layer] = stored
         return stored
+
+
+def _padded(states_2LKSD: Tensor, capacity: int) -> Tensor:
+    # Zeros and not empty memory: padding is masked, but NaN times a weight of 0 is NaN.
+    shape = list(states_2LKSD.shape)
+    grown = states_2LKSD.new_zeros(*shape[:3], capacity, shape[4])
+    grown[:, :, :, : shape[3]] = states_2LKSD
+    return grown
 
 
 def _join(parts: Sequence[tuple[Tensor | None, int, int]], length: int, capacity: int) -> Tensor | None:

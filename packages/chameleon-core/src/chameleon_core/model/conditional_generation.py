@@ -6,9 +6,7 @@ Shapes: B batch, T query length, S key length, H heads, E hidden width, V vocabu
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import torch
@@ -18,30 +16,29 @@ from .._boundary import translates_errors
 from .._moved import moved_names
 from ..checkpoints import load_checkpoint, resolve_folder, save_checkpoint
 from ..checkpoints.quantization_plan import Quantization
+from ..compat.forward_arguments import as_requested, refuse_forward_arguments
 from ..compat.generation import generate, positional_arguments
 from ..compat.generation_config import GenerationConfigView, options_from
 from ..compat.generation_keywords import GenerateKeywords, SharedKeywords
 from ..compat.generation_outputs import GenerateOutput, transition_scores
-from ..compat.methods import TransformersMethods
+from ..compat.step_inputs import StepInputs
 from ..config import ChameleonConfig
-from ..errors import ConfigError, InputError
+from ..errors import InputError
 from ..formats import GENERATION_FILE
 from ..generation import GenerationChanges, GenerationOptions, Step, TextDecoder, generate_ids
 from ..generation.prompts import check_type, mask_of_padding
 from ..generation.repacked_head import RepackedHead
-from ..layout import TokenLayout
-from ..optional_packages import load_image_tokenizer
-from ..protocols import ImageTokenizerLike, TextTokenizerLike
 from .cache import KVCache
 from .ecosystem import refuse_arguments
 from .inputs import check_call, kept_positions
 from .lane_cache import CachedLane, LaneCache, make_lane_cache
-from .loss import next_token_loss
+from .loss import LOSS_ARGUMENTS, next_token_loss
 from .outputs import CausalOutput
-from .transformer import ChameleonModel, init_weight
+from .picture_inputs import PictureInputs
+from .transformer import FORWARD_ARGUMENTS, ChameleonModel, init_weight
 
 
-class ChameleonForConditionalGeneration(TransformersMethods):
+class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
     """Chameleon with its output layer: logits, loss and generation.
 
     ``image_tokenizer`` encodes ``pixel_values`` as ids. A model that was loaded from a folder loads it from there on
@@ -57,12 +54,8 @@ class ChameleonForConditionalGeneration(TransformersMethods):
         init_weight(self.lm_head.weight, config.initializer_range)
         self.generation_options = GenerationOptions()
         self.repacked_head = RepackedHead()
-        self.source: Path | None = None
-        self._image_tokenizer: ImageTokenizerLike | None = None
-        self._check_finite = True
-        self._tokenizer: TextTokenizerLike | None = None
-        if config.tie_word_embeddings:
-            self.tie_weights()
+        self.tie_weights()
+        self._seal()
 
     @classmethod
     @translates_errors
@@ -102,7 +95,7 @@ class ChameleonForConditionalGeneration(TransformersMethods):
         model = loaded.model
         model.config = model.model.config = loaded.config
         model.source = folder
-        model._check_finite = check_finite
+        model.picture_reader.check_finite = check_finite
         model.generation_options = GenerationOptions.from_file_dict(
             loaded.generation_config, loaded.config, source=str(folder / GENERATION_FILE)
         )
@@ -134,51 +127,83 @@ class ChameleonForConditionalGeneration(TransformersMethods):
     def forward(
         self,
         input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
-        labels: Tensor | None = None,
-        *,
+        attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        mm_encoder_outputs: Mapping[str, Any] | None = None,
+        *,
+        cache_position: Tensor | None = None,
         document_ids: Tensor | None = None,
         cache: KVCache | None = None,
-        logits_to_keep: int | Tensor = 0,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **others: Any,
     ) -> CausalOutput:
         """Return the logits of new positions, and the loss if ``labels`` are given.
 
         ``pixel_values`` [pictures, channels, height, width] replace the placeholder ids of ``input_ids``, picture after
         picture. ``labels`` int64 [B, T] are the ids themselves, shifted here; -100 marks positions without a loss.
         ``logits_to_keep`` restricts the logits to the last n positions (0: all), or to the positions in a tensor of
-        indices. The other arguments are those of ``ChameleonModel``. Raises ``InputError`` where shapes don't match,
-        ``VocabularyError`` for ids outside the vocabulary; warns (``InputWarning``) of padding that no mask hides.
+        indices. The other arguments are those of ``ChameleonModel``, and those of the loss: ``num_items_in_batch``
+        divides its sum, ``shift_labels`` are labels that are shifted already.
+
+        Raises ``InputError`` where shapes don't match, ``VocabularyError`` for ids outside the vocabulary,
+        ``ArgumentError`` for an argument that has no use; warns (``InputWarning``) of padding that no mask hides.
         """
-        if pixel_values is not None:
-            if input_ids is None:
-                raise InputError(
-                    "pixel_values replace placeholders in input_ids, and there are no input_ids; pass both."
-                )
-            input_ids = self.insert_images(input_ids, pixel_values)
-        if not self.training:  # a trainer checks its documents
-            check_call(input_ids, self.config, self._known_pad_id, attention_mask, document_ids, cache)
+        of_loss = {name: others[name] for name in LOSS_ARGUMENTS if others.get(name) is not None}
+        others = {name: value for name, value in others.items() if name not in LOSS_ARGUMENTS}
+        refuse_forward_arguments(others, (*FORWARD_ARGUMENTS, "labels", "logits_to_keep", *LOSS_ARGUMENTS))
+        if pixel_values is not None and input_ids is not None and not mm_encoder_outputs:
+            input_ids, pixel_values = self.insert_images(input_ids, pixel_values), None
+        if not self.training and not torch.compiler.is_compiling():  # a trainer checks its documents
+            given = past_key_values if cache is None else cache
+            check_call(input_ids, self.config, self._known_pad_id, attention_mask, document_ids, given)
         output = self.model(
             input_ids,
+            pixel_values,
             attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            mm_encoder_outputs,
+            cache_position=cache_position,
             document_ids=document_ids,
             cache=cache,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            return_dict=True,
         )
         logits_BTV = self.lm_head(output.last_hidden_state[:, kept_positions(logits_to_keep)])
-        loss = None if labels is None else next_token_loss(logits_BTV, labels)
-        return CausalOutput(logits_BTV, loss, output.hidden_states, output.attentions, output.cache)
+        loss = None
+        if labels is not None or of_loss:
+            size = self.config.vocab_size
+            loss = self.loss_function(logits=logits_BTV, labels=labels, vocab_size=size, **of_loss)
+        causal = CausalOutput(
+            loss=loss,
+            logits=logits_BTV,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+        requested: CausalOutput = as_requested(causal, return_dict, self.config)
+        return requested
 
     @property
-    def _known_pad_id(self) -> int | None:
-        return self.config.pad_token_id if self.config.vocabulary_map is None else self.layout.pad_id
+    def loss_function(self) -> Callable[..., Tensor]:
+        """What computes the loss of ``logits`` and ``labels``; assign another to use it in ``forward``."""
+        chosen: Callable[..., Tensor] = self.__dict__.get("_loss_function", next_token_loss)
+        return chosen
+
+    @loss_function.setter
+    def loss_function(self, function: Callable[..., Tensor]) -> None:
+        self.__dict__["_loss_function"] = function
 
     if TYPE_CHECKING:
 
@@ -276,16 +301,6 @@ class ChameleonForConditionalGeneration(TransformersMethods):
             attention_mask = mask_of_padding(input_ids, self._known_pad_id, self.config.eos_token_ids)
         return generate_ids(self, input_ids, attention_mask, options, tokenizer=tokenizer, should_stop=should_stop)
 
-    def attach_tokenizer(self, tokenizer: TextTokenizerLike) -> None:
-        """Let a text tokenizer decide which ids are text and which are special.
-
-        Without one the names in the config's ``vocabulary_map`` decide, and every name that begins with ``<`` is
-        special. A tokenizer knows which of these its merges produce from text, and which other ids its file flags as
-        special. ``Chameleon`` attaches the tokenizer of its processor.
-        """
-        self._tokenizer = tokenizer
-        self.__dict__.pop("layout", None)
-
     def new_cache(self, batch_size: int, *, capacity: int = 64) -> KVCache:
         """Return an empty cache for ``batch_size`` rows, with room for ``capacity`` positions before it must grow."""
         return self.model.new_cache(batch_size, capacity=capacity)
@@ -297,27 +312,6 @@ class ChameleonForConditionalGeneration(TransformersMethods):
     def feed_lanes(self, feeds: Sequence[tuple[CachedLane, Sequence[int]]], cache: LaneCache) -> Tensor:
         """Feed lanes of an engine's cache new ids; return the final hidden states [M, E], lane after lane."""
         return self.model.feed_lanes(feeds, cache)
-
-    @cached_property
-    def layout(self) -> TokenLayout:
-        """Which ids are picture codes, which are special and which are text.
-
-        It is built from the attached tokenizer, or without one from the config's ``vocabulary_map``. Raises
-        ``ConfigError`` where the config has none.
-        """
-        if self.config.vocabulary_map is None:
-            raise ConfigError(
-                "the config has no vocabulary_map, so the ids of picture codes are unknown. "
-                "Build ChameleonConfig with vocabulary_map={name: id, ...}, the names and ids of the tokenizer."
-            )
-        if self._tokenizer is None:
-            return TokenLayout.from_config(self.config)
-        return TokenLayout.from_config(
-            self.config,
-            vocabulary_map=self._tokenizer.token_ids,
-            # A third-party tokenizer may not say which of its ids are special; their names do.
-            special_ids=getattr(self._tokenizer, "special_ids", None),
-        )
 
     @property
     def pad_token_id(self) -> int:
@@ -339,48 +333,6 @@ class ChameleonForConditionalGeneration(TransformersMethods):
     @generation_config.setter
     def generation_config(self, given: object) -> None:
         self.generation_options = options_from(self, given)
-
-    @property
-    def image_tokenizer(self) -> ImageTokenizerLike:
-        """The image tokenizer, loaded from the model's folder on first use unless it was set.
-
-        Raises ``MissingPackageError`` where chameleon-vq isn't installed, ``ConfigError`` where the model wasn't loaded
-        from a folder.
-        """
-        if self._image_tokenizer is None:
-            if self.source is None:
-                raise ConfigError(
-                    "this model has no image tokenizer, because it wasn't loaded from a folder. "
-                    "Set model.image_tokenizer = ImageTokenizer.from_pretrained(...) of chameleon_vq."
-                )
-            self._image_tokenizer = load_image_tokenizer(
-                self.source, device=self.device, check_finite=self._check_finite
-            )
-        return self._image_tokenizer
-
-    @image_tokenizer.setter
-    def image_tokenizer(self, image_tokenizer: ImageTokenizerLike) -> None:
-        self._image_tokenizer = image_tokenizer
-
-    @torch.no_grad()
-    @translates_errors
-    def insert_images(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
-        """Return ``input_ids`` [B, T] with the placeholders replaced by the ids of ``pixel_values``.
-
-        Raises ``InputError`` where the number of placeholders isn't that of the pictures' codes.
-        """
-        self.layout.pictures.check_takes_pixels()
-        placeholder = self.layout.placeholder_id
-        is_placeholder_BT = input_ids == placeholder
-        codes = self.image_tokenizer.encode_pixels(pixel_values)
-        if int(is_placeholder_BT.sum()) != codes.numel():
-            raise InputError(
-                f"the prompt has {int(is_placeholder_BT.sum())} placeholders (id {placeholder}) and the "
-                f"{codes.shape[0]} pictures give {codes.numel()} codes, {codes.shape[1]} each. "
-                "Build the prompt with ChameleonProcessor(image_seq_length=<codes of a picture>)."
-            )
-        picture_ids = self.layout.code_to_id_Z.to(input_ids.device)[codes.to(input_ids.device)]
-        return input_ids.masked_scatter(is_placeholder_BT, picture_ids.to(input_ids.dtype))
 
 
 if not TYPE_CHECKING:

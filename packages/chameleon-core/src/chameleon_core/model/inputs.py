@@ -6,6 +6,7 @@ Shapes: B batch, T query length.
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,6 @@ from torch import Tensor
 from ..config import ChameleonConfig
 from ..errors import InputError, InputWarning, VocabularyError
 from ..generation.prompts import check_type
-from .cache import KVCache
 
 
 def check_form(input_ids: Tensor) -> None:
@@ -29,13 +29,13 @@ def check_call(
     pad_id: int | None,
     attention_mask: Tensor | None,
     document_ids: Tensor | None,
-    cache: KVCache | None,
+    cache: Any,
 ) -> None:
     """Check the ids of a call, as ``check_ids`` does, and warn of padding that nothing hides.
 
     The steps of a loop, which continue a cache, aren't checked: a GPU would wait in each of them.
     """
-    if input_ids is None or (cache is not None and cache.length):
+    if input_ids is None or (hasattr(cache, "get_seq_length") and cache.get_seq_length()):
         return
     check_form(input_ids)
     check_ids(input_ids, config.vocab_size)
@@ -71,6 +71,19 @@ def warn_of_padding(input_ids_BT: Tensor, pad_id: int | None) -> None:
             "positions attend to padding. Pass attention_mask=(input_ids != padding).",
             InputWarning,
             stacklevel=5,
+        )
+
+
+def check_cache_position(cache_position: Tensor | None, past: int, query_length: int) -> None:
+    """Raise ``InputError`` where the slots of new positions aren't those that follow the cache's."""
+    if cache_position is None or torch.compiler.is_compiling():
+        return
+    expected = list(range(past, past + query_length))
+    given = cache_position.flatten().tolist()
+    if given != expected:
+        raise InputError(
+            f"cache_position is {given!r:.80}; new positions are stored after the {past} in "
+            f"the cache: torch.arange({past}, {past + query_length}). Leave it out."
         )
 
 

@@ -81,6 +81,11 @@ class Attention(nn.Module):
         self.q_norm = HeadNorm(config.num_attention_heads, config.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = HeadNorm(config.num_key_value_heads, config.head_dim) if config.qk_norm else nn.Identity()
 
+    @property
+    def layer_idx(self) -> int:
+        """``layer_index``, as ``transformers`` calls it."""
+        return self.layer_index
+
     def forward(self, hidden_BTE: Tensor, context: AttentionContext | LaneContext | StaticContext) -> Tensor:
         query_BTHD = self._heads(self.q_proj(hidden_BTE))
         key_BTKD = self._heads(self.k_proj(hidden_BTE))

@@ -6,29 +6,49 @@ heads, E hidden width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from chameleon_backends import AttentionWeightsBackend, get_attention_backend
 
-from ..compat.methods import TransformersMethods
+from ..compat.caches import ForeignCache
+from ..compat.checkpointing import Checkpointing
+from ..compat.forward_arguments import as_requested, is_requested, refuse_forward_arguments
 from ..config import ChameleonConfig
 from ..errors import InputError
 from .attention_context import AttentionContext, prepare_attention
 from .cache import KVCache
-from .inputs import check_form, check_ids
+from .inputs import check_cache_position, check_form, check_ids
 from .lane_attention import LaneContext, lane_order, plan_lanes
 from .lane_cache import CachedLane, LaneCache
 from .layers import DecoderLayer, RMSNorm
 from .outputs import ModelOutput
+from .picture_inputs import PictureInputs, PictureReader
 from .static_cache import StaticContext, StaticLaneCache
 
+FORWARD_ARGUMENTS = (
+    "input_ids",
+    "pixel_values",
+    "attention_mask",
+    "position_ids",
+    "past_key_values",
+    "inputs_embeds",
+    "use_cache",
+    "mm_encoder_outputs",
+    "document_ids",
+    "cache",
+    "cache_position",
+    "output_hidden_states",
+    "output_attentions",
+    "return_dict",
+)
+"""The arguments of ``ChameleonModel.forward`` that users pass."""
 
-class ChameleonModel(TransformersMethods):
+
+class ChameleonModel(PictureInputs):
     """The bare transformer, from ids to hidden states.
 
     ``attn_implementation`` names an attention backend of chameleon-backends. The weights are random, with the standard
@@ -42,58 +62,92 @@ class ChameleonModel(TransformersMethods):
     def __init__(self, config: ChameleonConfig, *, attn_implementation: str = "sdpa") -> None:
         super().__init__()
         self.config = config
-        self.attention_backend = get_attention_backend(attn_implementation)
-        self.attn_implementation = attn_implementation
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self._picture_reader = PictureReader()
+        self._use_attention(attn_implementation)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.gradient_checkpointing = False
+        self._checkpointing = Checkpointing()
         self.apply(self._init_weights)
+        self._seal()
 
     def forward(
         self,
         input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        *,
         position_ids: Tensor | None = None,
+        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        mm_encoder_outputs: Mapping[str, Any] | None = None,
+        *,
+        cache_position: Tensor | None = None,
         document_ids: Tensor | None = None,
         cache: KVCache | None = None,
         lanes: LaneContext | StaticContext | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **others: Any,
     ) -> ModelOutput:
         """Return the hidden states of new positions.
 
-        ``input_ids`` int64 [B, T], or ``inputs_embeds`` [B, T, E]. ``attention_mask`` [B, S] is 1 for real positions
-        and 0 for padding, which lies on one side of a row; with a cache it lies on the left, and later passes need no
-        mask. ``position_ids`` [B, T] or [1, T] count from a row's first real position unless given. ``document_ids``
-        int64 [B, S] restrict attention to positions of the same number (packed rows). ``lanes`` is what ``feed_lanes``
-        passes: ``input_ids`` [1, M] are then the new ids of many lanes. Raises ``InputError`` where shapes or types
-        don't match, ``VocabularyError`` for ids outside the vocabulary (on a GPU, torch's own error;
+        ``input_ids`` int64 [B, T], or ``inputs_embeds`` [B, T, E]. ``pixel_values`` [P, C, H, W] take the places of
+        their placeholders; ``mm_encoder_outputs={"image": get_image_features(...)}`` are these, computed before.
+
+        ``attention_mask`` [B, S] is 1 for real positions and 0 for padding, wherever it is; or it is the whole mask,
+        [B, 1, T, S], bool or added to the scores. A cache remembers padding, so that later passes need no mask.
+        ``position_ids`` [B, T] or [1, T] count from a row's first real position unless given. ``document_ids`` int64
+        [B, S] restrict attention to positions of the same number (packed rows).
+
+        ``past_key_values``, or ``cache``, is what an earlier pass returned, ``new_cache(...)``, or a ``DynamicCache``
+        of ``transformers``. Without one, ``use_cache``, by default that of the config, makes one, which costs nothing
+        until it is used. ``cache_position`` may say where in the cache the new positions are, as there.
+        ``output_hidden_states`` and ``output_attentions`` default to those of the config.
+        ``return_dict=False`` returns the tuple of the output's values. ``lanes`` is what ``feed_lanes`` passes:
+        ``input_ids`` [1, M] are then the new ids of many lanes.
+
+        Raises ``InputError`` where shapes or types don't match, ``ArgumentError`` for an argument that has no use,
+        ``VocabularyError`` for ids outside the vocabulary (on a GPU, torch's own error;
         ``ChameleonForConditionalGeneration`` checks first).
         """
+        refuse_forward_arguments(others, FORWARD_ARGUMENTS)
+        if pixel_values is not None or mm_encoder_outputs:
+            input_ids, inputs_embeds = self._with_pictures(input_ids, inputs_embeds, pixel_values, mm_encoder_outputs)
         hidden_BTE = self._embed(input_ids, inputs_embeds)
-        context = lanes or self._context(
-            hidden_BTE, attention_mask, position_ids, document_ids, cache, output_attentions
+        if lanes is not None:
+            return ModelOutput(last_hidden_state=self.norm(self._run(hidden_BTE, lanes, None)))
+        states = [hidden_BTE] if is_requested(output_hidden_states, self.config, "output_hidden_states") else None
+        kept = self._cache(cache, past_key_values, use_cache, len(hidden_BTE))
+        check_cache_position(cache_position, 0 if kept is None else kept.length, hidden_BTE.shape[1])
+        attends = is_requested(output_attentions, self.config, "output_attentions")
+        context = self._context(hidden_BTE, attention_mask, position_ids, document_ids, kept, attends)
+        hidden_BTE = self.norm(self._run(hidden_BTE, context, states))
+        if kept is not None:
+            kept.advance(hidden_BTE.shape[1])
+        output = ModelOutput(
+            last_hidden_state=hidden_BTE,
+            past_key_values=getattr(kept, "cache", kept),
+            hidden_states=None if states is None else (*states[:-1], hidden_BTE),
+            attentions=None if context.attentions is None else tuple(context.attentions),
         )
-        hidden_states = [hidden_BTE]
-        for layer in self.layers:
-            if self.gradient_checkpointing and self.training and context.is_pure:
-                hidden_BTE = checkpoint(layer, hidden_BTE, context, use_reentrant=False)
+        requested: ModelOutput = as_requested(output, return_dict, self.config)
+        return requested
+
+    def _run(
+        self, hidden_BTE: Tensor, context: AttentionContext | LaneContext | StaticContext, states: list[Tensor] | None
+    ) -> Tensor:
+        """Return what the layers make of the embeddings, and append each layer's output to ``states``."""
+        checkpointing = self._checkpointing if self.training and context.is_pure else None
+        for index, layer in enumerate(self.layers):
+            if checkpointing is not None and checkpointing.takes(index):
+                hidden_BTE = checkpointing.run(layer, hidden_BTE, context)
             else:
                 hidden_BTE = layer(hidden_BTE, context)
-            if output_hidden_states:
-                hidden_states.append(hidden_BTE)
-        hidden_BTE = self.norm(hidden_BTE)
-        if cache is not None:
-            cache.advance(hidden_BTE.shape[1])
-        return ModelOutput(
-            hidden_BTE,
-            hidden_states=(*hidden_states[:-1], hidden_BTE) if output_hidden_states else None,
-            attentions=None if context.attentions is None else tuple(context.attentions),
-            cache=cache,
-        )
+            if states is not None:
+                states.append(hidden_BTE)
+        return hidden_BTE
 
     def new_cache(self, batch_size: int, *, capacity: int = 64) -> KVCache:
         """Return an empty cache for ``batch_size`` rows, with room for ``capacity`` positions before it must grow."""
@@ -170,20 +224,58 @@ class ChameleonModel(TransformersMethods):
             check_ids(input_ids, self.config.vocab_size)
             raise
 
+    def _with_pictures(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        pixel_values: Tensor | None,
+        encoded: Mapping[str, Any] | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return ids, or embeddings, with those of pictures in the places of placeholders."""
+        if pixel_values is not None and encoded:
+            raise InputError("pixel_values and mm_encoder_outputs are the same pictures; pass one of them.")
+        if (input_ids is None) == (inputs_embeds is None):
+            raise InputError("pictures replace placeholders in input_ids or inputs_embeds; pass one of these, too.")
+        if pixel_values is not None and input_ids is not None:
+            return self.insert_images(input_ids, pixel_values), None
+        features = self.get_image_features(pixel_values) if pixel_values is not None else (encoded or {}).get("image")
+        if features is None:
+            raise InputError('mm_encoder_outputs must be {"image": model.get_image_features(pixel_values)}.')
+        embeds_BTE = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        return None, self.insert_image_embeddings(embeds_BTE, features.pooler_output)
+
+    def _cache(
+        self, cache: Any, past_key_values: Any, use_cache: bool | None, batch_size: int
+    ) -> KVCache | ForeignCache | None:
+        """Return the cache that was passed, or a new one where ``use_cache`` or the config says so."""
+        if cache is not None and past_key_values is not None:
+            raise InputError("cache and past_key_values mean the same; pass one of them.")
+        given = past_key_values if cache is None else cache
+        if given is not None:
+            return given if isinstance(given, KVCache) else ForeignCache(given, batch_size)
+        if use_cache is None:  # a graph that is exported has the outputs that are asked for
+            use_cache = self.config.use_cache and not torch.compiler.is_exporting()
+        if not use_cache or (self.training and self.gradient_checkpointing):
+            return None
+        return self.new_cache(batch_size, capacity=0)
+
     def _context(
         self,
         hidden_BTE: Tensor,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
         document_ids: Tensor | None,
-        cache: KVCache | None,
+        cache: KVCache | ForeignCache | None,
         output_attentions: bool,
     ) -> AttentionContext:
         if output_attentions and not isinstance(self.attention_backend, AttentionWeightsBackend):
             raise InputError(
                 f"the attention backend {self.attn_implementation!r} never holds attention weights; "
-                "load the model with attn_implementation='eager' to see them."
+                "load the model with attn_implementation='eager', or set_attn_implementation('eager'), to see them."
             )
+        if position_ids is None and isinstance(cache, ForeignCache):  # which doesn't remember where rows start
+            end = cache.length + hidden_BTE.shape[1]
+            position_ids = torch.arange(cache.length, end, device=hidden_BTE.device)[None]
         return prepare_attention(
             self.config,
             self.attention_backend,
@@ -195,6 +287,10 @@ class ChameleonModel(TransformersMethods):
             attentions=[] if output_attentions else None,
             training=self.training,
         )
+
+    def _use_attention(self, name: str) -> None:
+        self.attention_backend = get_attention_backend(name)
+        self.attn_implementation = name
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from ..errors import ConfigError, VocabularyError
-from ..layout import PLACEHOLDERS, TokenLayout
+from ..layout import PLACEHOLDERS, TokenLayout, added_name
 from ..model import ChameleonForConditionalGeneration
 from ..protocols import ImageTokenizerLike, ProcessorLike, SizedImageTokenizerLike
 
@@ -89,7 +89,7 @@ def check_vocabularies(model: ChameleonForConditionalGeneration, processor: Proc
     wrong = [
         f"{name!r} ({id_} and {of_processor.get(name, 'none')})"
         for name, id_ in of_model.items()
-        if of_processor.get(name) != id_
+        if of_processor.get(name) != id_ and name != added_name(id_)
     ]
     if wrong:
         more = f" and {len(wrong) - MOST_LISTED} more" if len(wrong) > MOST_LISTED else ""

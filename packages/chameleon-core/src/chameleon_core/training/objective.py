@@ -123,7 +123,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> LossSums:
         hidden_BTE = self.model.model(
-            batch.input_ids, position_ids=batch.position_ids, document_ids=batch.document_ids
+            batch.input_ids, position_ids=batch.position_ids, document_ids=batch.document_ids, use_cache=False
         ).last_hidden_state
         # Both terms of the loss share this mask, and logits are computed for these positions only.
         has_target_BT = batch.targets != IGNORE_INDEX
