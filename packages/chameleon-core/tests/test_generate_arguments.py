@@ -277,6 +277,7 @@ def test_the_output_has_attributes_keys_and_indices() -> None:
     torch.testing.assert_close(output.logits[1], expected)
     with pytest.raises(KeyError):
         output["attentions"]
+    assert torch.utils._pytree.tree_leaves(output)[0] is output.sequences
 
 
 def test_the_score_of_each_new_id() -> None:

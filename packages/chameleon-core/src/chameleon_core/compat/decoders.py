@@ -121,6 +121,11 @@ class PassedCache:
                 f"past_key_values has {cache.batch_size} rows and there are {len(prompts)} prompts; "
                 "make one with model.new_cache(batch_size)."
             )
+        if cache.visible_LS is not None:
+            raise GenerationError(
+                "past_key_values has rows with padding between their positions, which generation can't continue; "
+                "compute it again from the ids without padding."
+            )
         for row, prompt in enumerate(prompts):
             known = cache.length - cache.starts[row]
             if known >= len(prompt):

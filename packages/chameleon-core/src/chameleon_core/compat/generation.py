@@ -110,7 +110,9 @@ class _Run:
         if not self.call.is_on("return_dict_in_generate"):
             return sequences
         scores = torch.tensor([each.score for each in best], device=sequences.device)
-        return GenerateOutput(sequences, sequences_scores=scores if self.call.is_on("output_scores") else None)
+        return GenerateOutput(
+            sequences=sequences, sequences_scores=scores if self.call.is_on("output_scores") else None
+        )
 
     def _write(self, should_stop: Callable[[], bool]) -> list[RequestHandle]:
         """Run the engine until every row has ended. What a function of the caller raises is raised as it was."""
@@ -243,7 +245,7 @@ class _Run:
             cache = self.model.new_cache(len(sequences), capacity=sequences.shape[1])
         asked = {name: self.call.is_on(f"output_{name}") for name in ("logits", "attentions", "hidden_states")}
         if not written_BX.shape[1] or not (any(asked.values()) or cache or self.call.past_key_values is not None):
-            return GenerateOutput(sequences, scores=self._scores())
+            return GenerateOutput(sequences=sequences, scores=self._scores())
         shown = self._replay(written_BX, cache, **asked)
         logits = shown.logits
         if logits is not None and self.model.config.vocabulary_map is not None and self.call.options.modality == "text":
@@ -251,7 +253,7 @@ class _Run:
             lowest = torch.tensor(torch.finfo(self.model.dtype).min, dtype=self.model.dtype).float().item()
             logits = tuple(each_BV.index_fill(-1, codes_Z, lowest) for each_BV in logits)
         return GenerateOutput(
-            sequences,
+            sequences=sequences,
             scores=self._scores(),
             logits=logits,
             attentions=shown.attentions,

@@ -5,72 +5,47 @@ Shapes: B batch, T prompt length, X new ids, S length of the whole, H heads, E h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from .outputs import ModelOutputs
 
-@dataclass(frozen=True, slots=True)
-class GenerateOutput:
+
+class GenerateOutput(ModelOutputs):
     """What was generated, read by attribute, key or index; what wasn't asked for is None, and has no key or index."""
+
+    fields: ClassVar[tuple[str, ...]] = (
+        "sequences",
+        "sequences_scores",
+        "scores",
+        "logits",
+        "attentions",
+        "hidden_states",
+        "past_key_values",
+    )
 
     sequences: Tensor
     """The prompts with their continuations, int64 [B, S]."""
-    sequences_scores: Tensor | None = None
+    sequences_scores: Tensor | None
     """The score of each text that beams found, float32 [B]. With ``output_scores`` and ``num_beams`` above 1."""
-    scores: tuple[Tensor, ...] | None = None
+    scores: tuple[Tensor, ...] | None
     """The logits that each id was chosen from, after all processors: for each new id float32 [B, V], -inf where an id
     may not come. With ``output_scores``."""
-    logits: tuple[Tensor, ...] | None = None
+    logits: tuple[Tensor, ...] | None
     """The logits of the model for each new id, float32 [B, V], for text with picture codes at the lowest number. With
     ``output_logits``."""
-    attentions: tuple[tuple[Tensor, ...], ...] | None = None
+    attentions: tuple[tuple[Tensor, ...], ...] | None
     """For each new id the attention weights of each layer: first [B, H, T, T], then [B, H, 1, S]. With
     ``output_attentions``."""
-    hidden_states: tuple[tuple[Tensor, ...], ...] | None = None
+    hidden_states: tuple[tuple[Tensor, ...], ...] | None
     """For each new id the embeddings and each layer's output: first [B, T, E], then [B, 1, E]. With
     ``output_hidden_states``."""
-    past_key_values: Any = None
+    past_key_values: Any
     """The keys and values of all ids but the last; None with ``use_cache=False``."""
-
-    def keys(self) -> tuple[str, ...]:
-        """Return the names of what isn't None."""
-        return tuple(each.name for each in fields(self) if getattr(self, each.name) is not None)
-
-    def values(self) -> tuple[Any, ...]:
-        """Return what isn't None."""
-        return tuple(getattr(self, name) for name in self.keys())
-
-    def items(self) -> tuple[tuple[str, Any], ...]:
-        """Return the names and what they stand for."""
-        return tuple(zip(self.keys(), self.values(), strict=True))
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return what has a name, or a default."""
-        return getattr(self, name) if name in self.keys() else default
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """Return what isn't None."""
-        return self.values()
-
-    def __getitem__(self, key: str | int | slice) -> Any:
-        if isinstance(key, str):
-            if key not in self.keys():
-                raise KeyError(key)
-            return getattr(self, key)
-        return self.values()[key]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.keys()
-
-    def __len__(self) -> int:
-        return len(self.keys())
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
 
 
 def transition_scores(sequences: Tensor, scores: Sequence[Tensor], *, normalize_logits: bool = False) -> Tensor:
