@@ -295,6 +295,25 @@ class TestEnds:
         assert handle.finish_reason == "timeout"
         assert len(handle.new_ids) == 1
 
+    def test_a_search_that_should_stop_writes_the_best_so_far(self) -> None:
+        prompts = torch.tensor([[0, A], [0, B]])
+        calls = itertools.count()
+        options: dict[str, Any] = {"max_new_tokens": 8, "min_new_tokens": 8, "decoding": beam()}
+        found = MODEL.generate(prompts, should_stop=lambda: next(calls) == 3, **options)
+        assert found.shape == (2, 5)
+        for row in found.tolist():
+            asked = request(*row[:2], max_new_tokens=3, min_new_tokens=3)
+            assert row[2:] == alone(asked).new_ids
+
+    def test_a_search_goes_on_after_nothing_that_was_written(self) -> None:
+        asked = request()
+        with pytest.raises(GenerationError, match=r"has written 1 ids already, and .*'beam'.* searches whole texts"):
+            Engine(MODEL).submit(Request(prompt=asked.prompt, options=asked.options, written=[A]))
+
+    def test_guidance_of_text_is_refused(self) -> None:
+        with pytest.raises(GenerationError, match=r"'beam' .*can't be used with guidance_scale=1\.5"):
+            Engine(MODEL).submit(request(guidance_scale=1.5))
+
     def test_an_error_ends_only_its_own_search(self) -> None:
         model = make_scripted_model({A: B, B: A}).double()
         engine = Engine(model)

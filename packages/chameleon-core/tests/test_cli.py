@@ -134,6 +134,7 @@ def test_a_bug_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> N
         (["generate", "folder", "--image", "missing.png"], "missing.png"),
         (["generate", "folder", "Hello", "--device", "toaster"], "toaster"),
         (["generate", "folder", "Hello", "--logits-processor", '{"name": '], "--logits-processor must be a name, or"),
+        (["generate", "folder", "Hello", "--decoding", '{"name": '], "--decoding must be a name, or"),
         (["generat"], "generate"),
         (["generate", "folder", "Hello", "--tempreature", "1"], "Did you mean '--temperature'?"),
         (["tokenize", "folder", "--document", "missing.json"], "missing.json"),
@@ -159,7 +160,9 @@ def test_flags_of_generate_are_options(monkeypatch: pytest.MonkeyPatch) -> None:
         "--typical-p 0.9 --image-typical-p 0.8 --no-repeat-ngram-size 3 --forbid-id 5 --forbid-id 6 --min-new-tokens 2"
     )
     processors = ["--logits-processor", "acme", "--logits-processor", '{"name": "top-k", "k": 5}']
-    assert isinstance(run("generate", "folder", "Hello", *flags.split(), *processors).exception, KeyError)
+    decoding = ["--decoding", '{"name": "beam", "num_beams": 8}']
+    assert isinstance(run("generate", "folder", "Hello", *flags.split(), *processors, *decoding).exception, KeyError)
+    assert given["decoding"] == {"name": "beam", "num_beams": 8}
     expected = {
         "do_sample": True,
         "typical_p": 0.9,

@@ -85,7 +85,7 @@ def run_steps(
 ) -> Generator[Step]:
     """Run an engine until it is idle or ``should_stop()`` is true, and yield an id for each row at a time.
 
-    Raises the error of the first row that ends with one.
+    A search that is stopped writes the best text that it has. Raises the error of the first row that ends with one.
     """
     rows = {handle: row for row, handle in enumerate(handles)}
     reasons: list[FinishReason | None] = [None] * len(handles)
@@ -95,6 +95,11 @@ def run_steps(
             if event.handle.error is not None:
                 raise event.handle.error
         yield from _one_id_a_row(events, rows, reasons)
+    if not engine.is_idle:
+        for handle in handles:
+            handle.cancel()
+        cut_off = [event for event in engine.step() if event.handle.hypotheses]
+        yield from _one_id_a_row(cut_off, rows, reasons)
 
 
 def _one_id_a_row(
