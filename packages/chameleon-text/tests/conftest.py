@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -35,3 +37,11 @@ def processor(tokenizer: TextTokenizer, image_tokenizer: FakeImageTokenizer) -> 
 def picture() -> npt.NDArray[np.uint8]:
     """A picture whose codes are 5, 6, 7, 8."""
     return FakeImageTokenizer().decode([[5, 6, 7, 8]])[0]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lists_unless_told() -> Iterator[None]:
+    """Batches are lists, as they are without PyTorch, which these tests don't need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chameleon_text.rows._has_torch", lambda: False)
+        yield

@@ -44,7 +44,7 @@ def test_saving_and_reading_give_the_same_processor(tmp_path: Path) -> None:
     assert (again.image_seq_length, again.padding_side, again.image_token) == (9, "right", "<image>")
     assert again(text="the é", padding=True) == saved(text="the é", padding=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("processor_config.json", "tokenizer.json", "tokenizer_config.json")
+        *("chat_template.jinja", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
     ]
 
 
@@ -62,6 +62,7 @@ def test_every_special_has_its_name_in_transformers(tmp_path: Path) -> None:
     assert {name: config[name] for name in config if name.endswith("_token")} == {
         "bos_token": "<s>",
         "eos_token": "</s>",
+        "unk_token": "<unk>",
         "pad_token": "<pad>",
         "sep_token": "<reserved08706>",
         "image_token": "<reserved08707>",
@@ -177,16 +178,13 @@ def test_what_a_folder_says_of_pictures_survives_a_processor_that_reads_none(
 @pytest.mark.parametrize(
     ("name", "config", "said"),
     [
-        ("tokenizer_config.json", {"pad_token": "<unk>"}, "pad_token is '<unk>' in .*, and '<pad>' is used"),
+        ("tokenizer_config.json", {"pad_token": "<none>"}, "pad_token is '<none>' in .*, and '<pad>' is used"),
         ("tokenizer_config.json", {"eos_token": {"content": "<eoss>"}}, "eos_token is '<eoss>'"),
         ("tokenizer_config.json", {"extra_special_tokens": {"boi_token": "<s>"}}, "boi_token is '<s>'"),
         ("tokenizer_config.json", {"add_bos_token": False}, "add_bos_token is false"),
         ("tokenizer_config.json", {"add_eos_token": True}, "add_eos_token is true"),
         ("tokenizer_config.json", {"add_prefix_space": True}, "no space is put before a text"),
         ("tokenizer_config.json", {"clean_up_tokenization_spaces": True}, "decoded text is left as it is"),
-        ("tokenizer_config.json", {"chat_template": "{{ messages }}"}, "its chat template isn't used"),
-        ("processor_config.json", {"chat_template": "{{ messages }}"}, "its chat template isn't used"),
-        ("chat_template.json", {}, "its chat template isn't used"),
         ("special_tokens_map.json", {"eos_token": {"content": "<end>"}}, "eos_token is '<end>' in special_tokens_map"),
         ("added_tokens.json", {"<new>": 9}, "'<new>' of added_tokens.json aren't in tokenizer.json under these ids"),
         (

@@ -129,7 +129,10 @@ def test_drawing_paints_the_complete_pictures(processor: ChameleonProcessor, pic
     assert processor.draw([*document, unfinished]) == [Text("a"), Image(picture, (5, 6, 7, 8)), unfinished]
 
 
-def test_drawing_without_an_image_tokenizer_names_the_install_line(tokenizer: TextTokenizer) -> None:
+def test_drawing_without_an_image_tokenizer_names_the_install_line(
+    tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chameleon_text.optional_packages.reads_pictures", lambda: False)
     processor = ChameleonProcessor(tokenizer, image_seq_length=2)
     assert processor.draw("text") == [Text("text")]
     with pytest.raises(MissingPackageError, match=r"pip install \./packages/chameleon-vq"):
@@ -218,8 +221,9 @@ def test_pictures_listed_by_prompt_must_fit_each_prompt(processor: ChameleonProc
 
 
 def test_a_picture_without_a_reader_names_the_argument_and_the_install_line(
-    tokenizer: TextTokenizer, picture: Pixels
+    tokenizer: TextTokenizer, picture: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("chameleon_text.optional_packages.reads_pictures", lambda: False)
     processor = ChameleonProcessor(tokenizer)
     message = r"image_tokenizer=.*image_processor=.*pip install \./packages/chameleon-vq"
     with pytest.raises(MissingPackageError, match=message):
@@ -269,10 +273,10 @@ def test_the_rest_of_the_batch_changes_no_row(side: Any, prompts: list[str]) -> 
         assert (np.diff(mask) >= 0).all() if side == "left" else (np.diff(mask) <= 0).all()
 
 
-def test_padding_is_on_the_left_unless_told(tokenizer: TextTokenizer) -> None:
+def test_padding_is_on_the_left_unless_told() -> None:
     prompts = ["a", "aaa"]
-    assert ChameleonProcessor(tokenizer)(text=prompts, padding=True).attention_mask[0] == [0, 0, 1, 1, 1]
-    right = ChameleonProcessor(tokenizer, padding_side="right")
+    assert ChameleonProcessor(make_tokenizer())(text=prompts, padding=True).attention_mask[0] == [0, 0, 1, 1, 1]
+    right = ChameleonProcessor(make_tokenizer(), padding_side="right")
     assert right(text=prompts, padding="longest").attention_mask[0] == [1, 1, 1, 0, 0]
     assert right(text=prompts, padding=True, padding_side="left").attention_mask[0] == [0, 0, 1, 1, 1]
     assert right(text=prompts).attention_mask == [[1, 1, 1], [1, 1, 1, 1, 1]]
@@ -288,7 +292,8 @@ def test_rows_of_unequal_length_make_no_tensor(processor: ChameleonProcessor) ->
     [
         ({"text": None}, "text is a NoneType, expected a str"),
         ({"text": [Text("a")]}, "text is a list, expected a str or a list"),
-        ({"text": "a", "padding": "max_length"}, "padding is 'max_length', expected True or False or 'longest'"),
+        ({"text": "a", "padding": "max"}, "padding is 'max', expected True or False"),
+        ({"text": "a", "padding": "max_length"}, "pass max_length, or set tokenizer.model_max_length"),
         ({"text": "a", "padding_side": "up"}, "padding_side is 'up'"),
         ({"text": "a", "return_tensors": "tf"}, "return_tensors is 'tf'"),
         ({"text": "a", "labels": "some"}, "labels is 'some'"),
@@ -388,12 +393,11 @@ def test_tensors_without_torch_name_the_install_line(
     [
         ("tokenizer", "can't change once it is made"),
         ("image_tokenizer", "can't change once it is made"),
-        ("image_seq_length", "can't change once it is made"),
         ("image_token", "can't change once it is made"),
-        ("vocabulary", "can't change once it is made"),
+        ("vocabulary", "follows from the others"),
         ("paddding_side", "Did you mean 'padding_side'"),
-        ("chat_template", "processor.template"),
-        ("pad_token", "special tokens are those of the tokenizer.json"),
+        ("chat_templat", "Did you mean 'chat_template'"),
+        ("pad_token", "special tokens are processor.tokenizer's"),
     ],
 )
 def test_what_would_do_nothing_is_not_assigned(name: str, said: str) -> None:
@@ -451,7 +455,7 @@ def test_what_is_no_row_is_not_padded(rows: Any) -> None:
         ChameleonProcessor(make_tokenizer()).pad(rows)
 
 
-@pytest.mark.parametrize("ids", [None, 3, "12", [1, 2], [[1.5]], {1: 2}])
+@pytest.mark.parametrize("ids", [None, 3, "12", [1.5], [[1.5]], {1: 2}])
 def test_what_is_no_batch_is_not_decoded(ids: Any) -> None:
     with pytest.raises(ConfigError):
         ChameleonProcessor(make_tokenizer()).batch_decode(ids)

@@ -48,8 +48,8 @@ def test_chat_knows_an_answer_that_has_not_ended() -> None:
 
 
 def test_chat_refuses_a_role_that_it_does_not_have() -> None:
-    with pytest.raises(DocumentError, match="no role 'system', only 'user' and 'assistant'"):
-        Chat().render([Turn("system", (Text("Be brief."),))])
+    with pytest.raises(DocumentError, match="no role 'tool', only 'system', 'user' and 'assistant'"):
+        Chat().render([Turn("tool", (Text("Be brief."),))])
 
 
 def test_completion_adds_only_the_end_of_an_answer() -> None:

@@ -112,7 +112,7 @@ def test_the_pixels_are_a_mapping_with_attributes(picture: npt.NDArray[np.uint8]
         ({"size": 10, "default_to_square": True}, {"size": {"height": 10, "width": 10}}),
         ({"size": 10, "default_to_square": False}, {"size": {"shortest_edge": 10}}),
         ({"image_mean": [0.5, 0.5, 0.5]}, {"image_mean": (0.5, 0.5, 0.5)}),
-        ({"do_pad": False, "pad_size": None, "disable_grouping": True, "device": None}, {}),
+        ({"do_pad": True, "pad_size": None, "disable_grouping": True, "device": None}, {}),
         ({"resample": PIL.Image.Resampling.BICUBIC}, {"resample": 3}),
     ],
     ids=str,
@@ -126,7 +126,7 @@ def test_arguments_of_a_call_have_the_forms_that_callers_use(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"do_pad": True}, "Pass crop_size"),
+        ({"do_pad": 3}, "True or False"),
         ({"pad_size": {"height": 9, "width": 9}}, "Pass crop_size"),
         ({"data_format": "channels"}, "expected 'channels_first' or 'channels_last'"),
         ({"input_data_format": 3}, "expected 'channels_first' or 'channels_last'"),

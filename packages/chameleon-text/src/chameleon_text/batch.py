@@ -36,10 +36,14 @@ def make_batch(
     padding: bool,
     padding_side: PaddingSide,
     return_tensors: TensorKind | None,
+    length: int | None = None,
+    multiple: int = 1,
+    columns: Mapping[str, Sequence[Sequence[int]]] | None = None,
 ) -> dict[str, Any]:
-    """Return ``input_ids``, ``attention_mask`` (1 for a real id, 0 for padding) and ``labels``.
+    """Return ``input_ids``, ``attention_mask`` (1 for a real id, 0 for padding), ``labels`` and other ``columns``.
 
-    Each has shape [B, T] and dtype int64, or is a list of lists where ``return_tensors`` is None.
+    Each has shape [B, T] and dtype int64, or is a list of lists where ``return_tensors`` is None. With ``padding`` rows
+    are filled up to ``length``, or else the longest, and on to a ``multiple`` of some number.
     """
     choice("padding_side", padding_side, ("left", "right"))
     choice("return_tensors", return_tensors, ("np", "pt", None))
@@ -48,14 +52,21 @@ def make_batch(
         raise ConfigError(
             f"rows of {lengths} ids don't form a tensor: pass padding=True, or return_tensors=None for lists."
         )
-    length = max(lengths, default=0) if padding else None
-    columns: dict[str, list[list[int]]] = {
+    if padding:
+        length = -(-(max(lengths, default=0) if length is None else length) // multiple) * multiple
+        if return_tensors and len({max(each, length) for each in lengths}) > 1:
+            raise ConfigError(f"some of the rows of {lengths} ids are longer than {length}: pass truncation=True.")
+    else:
+        length = None
+    padded: dict[str, list[list[int]]] = {
         "input_ids": _padded(rows, pad_id, length, padding_side),
         "attention_mask": _padded([[1] * each for each in lengths], 0, length, padding_side),
     }
     if labels is not None:
-        columns["labels"] = _padded(labels, IGNORE_INDEX, length, padding_side)
-    return {name: integers_as(column, return_tensors) for name, column in columns.items()}
+        padded["labels"] = _padded(labels, IGNORE_INDEX, length, padding_side)
+    for name, column in (columns or {}).items():
+        padded[name] = _padded(column, int(name == "special_tokens_mask"), length, padding_side)
+    return {name: integers_as(column, return_tensors) for name, column in padded.items()}
 
 
 def one_row(ids: Any) -> list[int]:

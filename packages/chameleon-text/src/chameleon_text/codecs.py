@@ -15,19 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 import numpy as np
 
-from .errors import DocumentError, MissingPackageError
+from .errors import DocumentError
+from .optional_packages import no_image_reader
 from .segments import Image, Segment, Text
 from .tokenizer import TextTokenizer
 from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-NO_IMAGE_READER = (
-    "this processor can't read pictures. Pass image_tokenizer=ImageTokenizer.from_pretrained(...) to get their ids, "
-    "or image_processor=ChameleonImageProcessor() to get placeholders and pixel_values; both are in chameleon-vq: "
-    "pip install ./packages/chameleon-vq"
-)
 
 
 class ImageTokenizerLike(Protocol):
@@ -210,7 +205,7 @@ class ImageCodec:
         if not images:
             return iter(())
         if self._image_tokenizer is None:
-            raise MissingPackageError(NO_IMAGE_READER)
+            raise no_image_reader()
         codes_BN = np.asarray(self._image_tokenizer.encode(images))
         if codes_BN.ndim != 2 or len(codes_BN) != len(images) or codes_BN.dtype.kind not in "iu":
             raise DocumentError(

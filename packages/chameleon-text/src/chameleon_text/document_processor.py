@@ -12,7 +12,6 @@ from typing import Any, cast
 from .batch import choice, one_row
 from .codec_table import CodecTable
 from .codecs import (
-    NO_IMAGE_READER,
     CodecContext,
     ImageTokenizerLike,
     PictureFormatLike,
@@ -20,7 +19,8 @@ from .codecs import (
     SizedImageTokenizerLike,
 )
 from .documents import messages_from_turns, turns_from_messages
-from .errors import ConfigError, DocumentError, MissingPackageError
+from .errors import ConfigError, DocumentError
+from .optional_packages import no_image_reader
 from .sealed import Sealed
 from .segment_grammar import CheckedGrammar
 from .segments import Document, Image, Special, as_document
@@ -65,33 +65,41 @@ class DocumentProcessor(Sealed):
                 "chameleon_vq.ImageTokenizer, with num_codes and tokens_per_image."
             )
         self.tokenizer = tokenizer
-        self.vocabulary = Vocabulary.from_token_ids(
-            tokenizer.token_ids, special_ids=tokenizer.special_ids, image_token=image_token
-        )
+        self.image_tokenizer = image_tokenizer
+        self.picture_format = picture_format
+        self.image_token = image_token
+        self._segment_codecs = segment_codecs or {}
+        self._image_seq_length = _sequence_length(image_seq_length, image_tokenizer)
+        self._build()
         if self.vocabulary.image_placeholder_id not in tokenizer.special_ids:
             raise ConfigError(
                 f"image_token {image_token!r} is text in this tokenizer. Choose a special token, such as '<image>'."
             )
-        self.image_tokenizer = image_tokenizer
-        self.image_seq_length = _sequence_length(image_seq_length, image_tokenizer)
         if image_tokenizer is not None and image_tokenizer.num_codes != self.vocabulary.num_codes:
             raise ConfigError(
                 f"the image tokenizer has {image_tokenizer.num_codes} codes and the vocabulary names "
                 f"{self.vocabulary.num_codes}: they belong to different models."
             )
-        self.picture_format = picture_format
-        self.image_token = image_token
         self.template = template
-        context = CodecContext(
-            tokenizer=tokenizer,
-            vocabulary=self.vocabulary,
-            image_tokenizer=image_tokenizer,
-            image_seq_length=self.image_seq_length,
-            picture_format=picture_format,
-        )
-        self._codecs = CodecTable(context, segment_codecs or {})
         if type(self) is DocumentProcessor:
             self._seal(DocumentProcessor)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Which of the tokenizer's ids are text, special, or picture codes."""
+        if self._built_for is not self.tokenizer.token_ids:
+            self._build()  # words were added to the tokenizer
+        return self._vocabulary
+
+    @property
+    def image_seq_length(self) -> int:
+        """The number of ids of one picture, which may be assigned where there is no image tokenizer."""
+        return self._image_seq_length
+
+    @image_seq_length.setter
+    def image_seq_length(self, length: int) -> None:
+        self._image_seq_length = _sequence_length(length, self.image_tokenizer)
+        self._build()
 
     @property
     def template(self) -> str:
@@ -180,7 +188,7 @@ class DocumentProcessor(Sealed):
             if isinstance(segment, Image) and segment.image is None and self._is_complete(segment):
                 wanted.setdefault(self._grid(segment), {})[index] = segment.codes or ()
         if wanted and self.image_tokenizer is None:
-            raise MissingPackageError(NO_IMAGE_READER)
+            raise no_image_reader()
         for grid, codes in wanted.items():
             for index, picture in zip(codes, self._painted(list(codes.values()), grid), strict=True):
                 segments[index] = Image(picture, codes[index], grid)
@@ -206,6 +214,27 @@ class DocumentProcessor(Sealed):
         if len(painted) != len(codes):
             raise DocumentError(f"the image tokenizer drew {len(painted)} pictures of {len(codes)} rows of codes.")
         return painted
+
+    def _build(self) -> None:
+        tokenizer = self.tokenizer
+        self._built_for = tokenizer.token_ids
+        self._vocabulary = Vocabulary.from_token_ids(
+            tokenizer.token_ids, special_ids=tokenizer.special_ids, image_token=self.image_token
+        )
+        context = CodecContext(
+            tokenizer=tokenizer,
+            vocabulary=self._vocabulary,
+            image_tokenizer=self.image_tokenizer,
+            image_seq_length=self.image_seq_length,
+            picture_format=self.picture_format,
+        )
+        self._codec_table = CodecTable(context, self._segment_codecs)
+
+    @property
+    def _codecs(self) -> CodecTable:
+        if self._built_for is not self.tokenizer.token_ids:
+            self._build()
+        return self._codec_table
 
     def _ids(self, pieces: list[Piece], *, add_bos: bool) -> list[int]:
         (row,) = encode_rows([pieces], self._codecs, prefix=(self.vocabulary.bos_id,) if add_bos else ())

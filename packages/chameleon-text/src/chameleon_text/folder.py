@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ._commits import committing, read_whole, stored
-from ._files import read_json, write_json, writing
+from ._files import read_json, reading, write_json, writing
+from .compat.text_arguments import UNLIMITED
+from .compat.tokenizer_calls import TokenizerCalls
 from .errors import ChameleonTextError, ConfigError, FileFormatError, MissingFileError
-from .tokenizer import TextTokenizer
 from .vocabulary import (
     BEGIN_IMAGE,
     BEGIN_OF_STREAM,
@@ -28,7 +29,9 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 PROCESSOR_CONFIG = "processor_config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"
 MODEL_CONFIG = "config.json"
-CHAT_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+CHAT_TEMPLATE = "chat_template.jinja"
+CHAT_TEMPLATE_FOLDER = "additional_chat_templates"
+OLD_CHAT_TEMPLATE = "chat_template.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
 OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "sentencepiece.bpe.model")
@@ -44,6 +47,8 @@ _NAMES = {
     "eoi_token": END_IMAGE,
 }
 """The names that ``transformers`` has for the special tokens, and the tokens."""
+_DEFAULTS = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+"""What a ``tokenizer_config.json`` says if the one that was read doesn't."""
 _FLAGS = ("special", "single_word", "lstrip", "rstrip", "normalized")
 
 
@@ -56,12 +61,54 @@ class ProcessorFolder:
             self._path = Path(folder)
         except TypeError as error:
             raise ConfigError(f"the folder is a {type(folder).__name__}, expected a path.") from error
-        data, self.configs = read_whole(self._path, self._read)
+        self.path = self._path
+        data, self.configs, self._templates = read_whole(self._path, self._read)
         described = _described(self.configs[TOKENIZER_CONFIG].get("added_tokens_decoder"))
-        self.tokenizer = TextTokenizer(_with_flags(data, described), source=os.fspath(self._path / TOKENIZER))
+        self.tokenizer_data = _with_flags(data, described)
+        self.source = os.fspath(self._path / TOKENIZER)
 
-    def _read(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        """Return the tokenizer's file and the configs."""
+    def set_up(self, tokenizer: TokenizerCalls) -> None:
+        """Set what the configs say on the tokenizer, as ``transformers`` does."""
+        config = self.configs[TOKENIZER_CONFIG]
+        if self.padding_side is not None:
+            tokenizer.padding_side = self.padding_side
+        if config.get("truncation_side") in ("left", "right"):
+            tokenizer.truncation_side = config["truncation_side"]
+        length = config.get("model_max_length")
+        if isinstance(length, (int, float)) and 1 <= length < UNLIMITED:
+            tokenizer.model_max_length = int(length)
+        pad_token = _content(config.get("pad_token"))
+        if isinstance(pad_token, str) and pad_token in tokenizer.token_ids:
+            tokenizer.pad_token = pad_token
+        tokenizer.chat_template = self._chat_template()
+
+    def _chat_template(self) -> Any:
+        """Return the folder's template in Jinja, or several by name; None where it has none."""
+        if self._templates:
+            return self._templates["default"] if self._templates.keys() == {"default"} else self._templates
+        for name in (PROCESSOR_CONFIG, TOKENIZER_CONFIG):
+            template = self.configs[name].get("chat_template")
+            if isinstance(template, list) and all(isinstance(each, dict) for each in template):
+                template = {str(each.get("name")): each.get("template") for each in template}
+            if isinstance(template, (str, dict)):
+                return template
+        return None
+
+    def _read_templates(self) -> dict[str, Any]:
+        """Return the templates of files of their own, by name; "default" is the one that is used unless told."""
+        templates: dict[str, Any] = {}
+        path = stored(self._path, CHAT_TEMPLATE)
+        for file in (path, *sorted((self._path / CHAT_TEMPLATE_FOLDER).glob("*.jinja"))):
+            if file.is_file():
+                with reading(file):
+                    text = file.read_bytes().decode("utf-8", "replace")
+                templates["default" if file == path else file.stem] = text
+        if not templates and isinstance(old := self._tolerated(OLD_CHAT_TEMPLATE).get("chat_template"), str):
+            templates["default"] = old
+        return templates
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, Any]]:
+        """Return the tokenizer's file, the configs, and the chat templates."""
         try:
             data = read_json(stored(self._path, TOKENIZER))
         except MissingFileError as error:
@@ -80,19 +127,21 @@ class ProcessorFolder:
         # Not needed here, only carried along: a fault in it is reported by those who read it.
         with contextlib.suppress(ChameleonTextError):
             configs[PREPROCESSOR_CONFIG] = self._optional(PREPROCESSOR_CONFIG)
-        return data, configs
+        return data, configs, self._read_templates()
 
-    def not_done(self) -> Iterator[str]:
+    def not_done(self, tokenizer: TokenizerCalls) -> Iterator[str]:
         """Yield a clause for each thing that the configs ask for and that this package doesn't do."""
         config = self.configs[TOKENIZER_CONFIG]
         nested = config.get("extra_special_tokens")
         for field, own in _NAMES.items():
+            if field == "pad_token" and _content(config.get(field)) == tokenizer.pad_token:
+                continue
             for place in (config, nested if isinstance(nested, dict) else {}):
                 token = _content(place.get(field))
                 if token is not None and token != own:
                     yield f"{field} is {token!r:.80} in {TOKENIZER_CONFIG}, and {own!r} is used"
                     break
-        prefix, suffix = self.tokenizer.prefix_ids, self.tokenizer.suffix_ids
+        prefix, suffix = tokenizer.prefix_ids, tokenizer.suffix_ids
         if config.get("add_bos_token") is False and prefix:
             yield f"add_bos_token is false in {TOKENIZER_CONFIG}, and the post-processor of {TOKENIZER} is done"
         if config.get("add_eos_token") is True and not suffix:
@@ -101,17 +150,13 @@ class ProcessorFolder:
             yield "no space is put before a text (add_prefix_space), because it would come back with it"
         if config.get("clean_up_tokenization_spaces") is True:
             yield "decoded text is left as it is (clean_up_tokenization_spaces)"
-        others = list(self._otherwise(_described(config.get("added_tokens_decoder"))))
+        others = list(_otherwise(_described(config.get("added_tokens_decoder")), tokenizer.added_tokens()))
         if others:
             more = f" and {len(others) - 8} more" if len(others) > 8 else ""
             yield f"{', '.join(others[:8])}{more} are as {TOKENIZER} has them, not as {TOKENIZER_CONFIG} does"
-        if any(self.configs[name].get("chat_template") for name in (TOKENIZER_CONFIG, PROCESSOR_CONFIG)) or any(
-            os.path.lexists(self._path / name) for name in CHAT_TEMPLATES
-        ):
-            yield "its chat template isn't used; conversations are rendered by the processor's template"
-        yield from self._not_done_in_old_files(config)
+        yield from self._not_done_in_old_files(config, tokenizer)
 
-    def _not_done_in_old_files(self, config: Mapping[str, Any]) -> Iterator[str]:
+    def _not_done_in_old_files(self, config: Mapping[str, Any], tokenizer: TokenizerCalls) -> Iterator[str]:
         """Yield what files of older releases of ``transformers`` say differently."""
         named = self._tolerated(SPECIAL_TOKENS_MAP)
         for field, own in _NAMES.items():
@@ -119,7 +164,7 @@ class ProcessorFolder:
             if isinstance(token, str) and token != own and config.get(field) is None:
                 yield f"{field} is {token!r:.80} in {SPECIAL_TOKENS_MAP}, and {own!r} is used"
         added = self._tolerated(ADDED_TOKENS)
-        absent = [name for name, token_id in added.items() if self.tokenizer.token_ids.get(name) != token_id]
+        absent = [name for name, token_id in added.items() if tokenizer.token_ids.get(name) != token_id]
         if absent:
             more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
             listed = ", ".join(f"{name!r:.80}" for name in absent[:8])
@@ -144,16 +189,6 @@ class ProcessorFolder:
                 f"its pictures are written by the picture grammar {name!r:.80}, which this package needs "
                 "picture_format=model.layout.pictures of chameleon-core for; pictures are written as those of one size"
             )
-
-    def _otherwise(self, described: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
-        """Yield the added tokens that aren't as the tokenizer's config describes them."""
-        if not described:
-            return
-        known = {token["id"]: token for token in self.tokenizer.added_tokens()}
-        for token_id, token in described.items():
-            own = known.get(token_id, {})
-            if any(token.get(field, own.get(field)) != own.get(field) for field in ("content", *_FLAGS)):
-                yield f"{token.get('content')!r:.80}"
 
     def _optional(self, name: str) -> dict[str, Any]:
         try:
@@ -204,6 +239,15 @@ def _described(decoder: Any) -> dict[int, dict[str, Any]]:
     }
 
 
+def _otherwise(described: Mapping[int, Mapping[str, Any]], added: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the added tokens that aren't as the tokenizer's config describes them."""
+    known = {token["id"]: token for token in added}
+    for token_id, token in described.items():
+        own = known.get(token_id, {})
+        if any(token.get(field, own.get(field)) != own.get(field) for field in ("content", *_FLAGS)):
+            yield f"{token.get('content')!r:.80}"
+
+
 def _with_flags(data: dict[str, Any], described: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """Return a ``tokenizer.json`` with the flags of the tokenizer's config, which win in ``transformers``."""
     added = data.get("added_tokens")
@@ -227,11 +271,11 @@ def _content(token: Any) -> Any:
 def write_folder(
     folder: str | os.PathLike[str],
     *,
-    tokenizer: TextTokenizer,
+    tokenizer: TokenizerCalls,
     image_token: str,
     image_seq_length: int,
-    padding_side: str,
     image_processor: object,
+    chat_template: Any,
     configs: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Write a processor's files in one commit; the configs keep what ``configs`` has beyond the entries written here.
@@ -239,20 +283,10 @@ def write_folder(
     Raises ``FileAccessError`` where they can't be written.
     """
     path = Path(folder)
-    pictures = {"image_token": image_token, "boi_token": BEGIN_IMAGE, "eoi_token": END_IMAGE}
-    defaults = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    own = {
-        "processor_class": "ChameleonProcessor",
-        "bos_token": BEGIN_OF_STREAM,
-        "eos_token": END_OF_STREAM,
-        "pad_token": PAD,
-        "sep_token": SEPARATOR,
-        "padding_side": padding_side,
-        # transformers reads these names from the mapping in newer versions, from the top in older ones.
-        "extra_special_tokens": pictures,
-        **pictures,
-    }
-    tokenizer_config = defaults | dict(configs.get(TOKENIZER_CONFIG, {})) | own
+    own = {**tokenizer_settings(tokenizer), "processor_class": "ChameleonProcessor"}
+    for place in (own, own["extra_special_tokens"]):
+        place["image_token"] = image_token
+    tokenizer_config = _DEFAULTS | dict(configs.get(TOKENIZER_CONFIG, {})) | own
     processor_config = {
         **configs.get(PROCESSOR_CONFIG, {}),
         "processor_class": "ChameleonProcessor",
@@ -275,3 +309,44 @@ def write_folder(
         if constants:
             write_json(save / PREPROCESSOR_CONFIG, constants)
         write_json(save / PROCESSOR_CONFIG, processor_config)
+        write_chat_template(save, chat_template)
+
+
+def write_tokenizer(folder: str | os.PathLike[str], tokenizer: TokenizerCalls) -> tuple[str, ...]:
+    """Write a tokenizer's files in one commit, and return their paths. Raises ``FileAccessError``."""
+    path = Path(folder)
+    with writing(path), committing(path) as save:
+        (save / TOKENIZER).write_text(tokenizer.to_json(), encoding="utf-8")
+        write_json(save / TOKENIZER_CONFIG, _DEFAULTS | tokenizer_settings(tokenizer))
+        write_chat_template(save, tokenizer.chat_template)
+    return tuple(os.fspath(path / name) for name in (TOKENIZER_CONFIG, CHAT_TEMPLATE, TOKENIZER))
+
+
+def tokenizer_settings(tokenizer: TokenizerCalls) -> dict[str, Any]:
+    """Return what a ``tokenizer_config.json`` says of a tokenizer."""
+    named = tokenizer.special_tokens_map
+    names = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token")
+    pictures: dict[str, Any] = {
+        name: named[name] for name in ("image_token", "boi_token", "eoi_token") if name in named
+    }
+    settings: dict[str, Any] = {
+        **{name: named[name] for name in names if name in named},
+        "padding_side": tokenizer.padding_side,
+        # transformers reads these names from the mapping in newer versions, from the top in older ones.
+        "extra_special_tokens": pictures,
+        **pictures,
+    }
+    if tokenizer.truncation_side != "right":
+        settings["truncation_side"] = tokenizer.truncation_side
+    if tokenizer.model_max_length < UNLIMITED:
+        settings["model_max_length"] = tokenizer.model_max_length
+    return settings
+
+
+def write_chat_template(save: Path, template: Any) -> None:
+    """Write one template in Jinja as ``chat_template.jinja``, or several by name as ``transformers`` does."""
+    named = template if isinstance(template, dict) else {"default": template}
+    for name, text in named.items():
+        path = save / CHAT_TEMPLATE if name == "default" else save / CHAT_TEMPLATE_FOLDER / f"{name}.jinja"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")

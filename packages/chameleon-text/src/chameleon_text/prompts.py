@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
+from .compat.image_arguments import as_pictures
 from .errors import ConfigError, ImageCountError
 from .segments import Document, Image, Segment, Special, Text
 from .tokenizer import TextTokenizer
@@ -24,15 +25,6 @@ def as_texts(argument: str, value: object) -> list[str]:
             "Documents go to encode(), chat messages to encode_messages(), pictures to images=."
         )
     return list(texts)
-
-
-def as_pictures(images: Any) -> list[Any]:
-    """Return the pictures as one list: none, one, a list of them, or a list for each prompt."""
-    if images is None:
-        return []
-    if not isinstance(images, (list, tuple)):
-        return [images]
-    return [picture for each in images for picture in (each if isinstance(each, (list, tuple)) else [each])]
 
 
 def parse_prompts(

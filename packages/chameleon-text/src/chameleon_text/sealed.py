@@ -23,7 +23,10 @@ class Sealed:
         sealed = self.__dict__.get("_sealed")
         # A subclass may have attributes of its own, which it sets after its base is made.
         refused = sealed is not None and (type(self) is sealed or name in self._elsewhere or name in self.__dict__)
-        if refused and not name.startswith("_") and not hasattr(type(self), name):
+        own = getattr(type(self), name, None)
+        if isinstance(own, property) and own.fset is None:
+            raise ReadOnlyError(f"{name} of a {type(self).__name__} follows from the others, and can't be assigned.")
+        if refused and not name.startswith("_") and own is None and not hasattr(type(self), name):
             raise ReadOnlyError(self._refusal(name))
         super().__setattr__(name, value)
 

@@ -11,7 +11,6 @@ from typing import cast
 import numpy as np
 
 from .codecs import (
-    NO_IMAGE_READER,
     CodecContext,
     Decoded,
     ImageCodec,
@@ -19,7 +18,8 @@ from .codecs import (
     SizedImageTokenizerLike,
     run_end,
 )
-from .errors import ConfigError, DocumentError, MissingPackageError
+from .errors import ConfigError, DocumentError
+from .optional_packages import no_image_reader
 from .segments import Image
 
 
@@ -95,7 +95,7 @@ class SizedImageCodec:
                 "used with a model whose pictures have several: pass the picture and an image_tokenizer."
             )
         if self._image_tokenizer is None:
-            raise MissingPackageError(NO_IMAGE_READER)
+            raise no_image_reader()
         # Not before a picture is there: an image tokenizer may be loaded when it is first asked.
         if not callable(getattr(self._image_tokenizer, "picture_size", None)):
             raise ConfigError(

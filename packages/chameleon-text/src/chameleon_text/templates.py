@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 
 from .errors import DocumentError
-from .segments import Segment, Special
+from .segments import Segment, Special, Text
 from .vocabulary import END_OF_STREAM, SEPARATOR
 
 USER = "user"
 """The role of who asks."""
 ASSISTANT = "assistant"
 """The role of the model."""
+SYSTEM = "system"
+"""The role of instructions, which the chat template puts before the user's turn that follows them."""
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -68,21 +71,29 @@ class Chat:
     """The format in which a user's turn ends with the separator and an assistant's with ``</s>``.
 
     Each of the two ends the turns of one role only, so that the roles can be read from the ids. Generation stops at
-    ``</s>``.
+    ``</s>``. What a system says is the beginning of the user's turn that follows it, before an empty line; the
+    published model has no other place for it.
     """
 
     def __repr__(self) -> str:
         return "Chat()"
 
     def render(self, turns: Sequence[Turn]) -> list[Piece]:
-        """Return the segments of a conversation. Raises ``DocumentError`` for a role other than the two."""
+        """Return the segments of a conversation.
+
+        Raises ``DocumentError`` for other roles, and for a system's turn that no user's turn follows.
+        """
         pieces: list[Piece] = []
-        for turn in turns:
-            if turn.role not in (USER, ASSISTANT):
+        for turn, following in itertools.zip_longest(turns, turns[1:]):
+            if turn.role not in (USER, ASSISTANT, SYSTEM):
                 raise DocumentError(
-                    f"the chat template has no role {turn.role!r}, only {USER!r} and {ASSISTANT!r}. "
-                    "Put instructions at the beginning of the first user turn."
+                    f"the chat template has no role {turn.role!r}, only {SYSTEM!r}, {USER!r} and {ASSISTANT!r}."
                 )
+            if turn.role == SYSTEM:
+                if following is None or following.role != USER:
+                    raise DocumentError("a system's turn is put before the user's turn that follows it, and none does.")
+                pieces += [Piece(segment) for segment in (*turn.document, Text("\n\n"))]
+                continue
             answer = turn.role == ASSISTANT
             pieces += [Piece(segment, answer) for segment in turn.document]
             pieces.append(Piece(Special(END_OF_STREAM if answer else SEPARATOR), answer))

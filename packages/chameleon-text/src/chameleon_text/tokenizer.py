@@ -11,43 +11,41 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import threading
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+import tokenizers
 
 from . import tokenizer_file as file
 from ._files import parse_json, read_json, replacing, writing
 from ._moved import moved_names
 from .batch import one_id, one_row
+from .compat.special_tokens import TokenizerSettings
+from .compat.tokenizer_chat import TokenizerChat
 from .errors import ConfigError, EncodingError, FileFormatError, TokenizerWarning, VocabularyError
+from .folder import ProcessorFolder, write_tokenizer
 from .sealed import Sealed
 from .vocabulary import check_one_to_one, code_of_name
 
 
-class TextTokenizer(Sealed):
+class TextTokenizer(TokenizerChat, Sealed):
     """A byte-level BPE whose text is only ever text.
 
     ``decode(encode(text)) == text`` for every text, and ``encode`` never returns a special token's id or a picture
     code's, whatever the text spells. Where a file changes texts on purpose, by a normalizer for instance, ``losses``
-    says so, and making the tokenizer warns of it once. Made by ``from_file`` or ``from_json``. Immutable.
+    says so, and making the tokenizer warns of it once. Made by ``from_file`` or ``from_json``.
+
+    Called as a function it does what a tokenizer of ``transformers`` does: ``tokenizer(texts, padding=True)``. What
+    users set there may be set: ``padding_side``, ``model_max_length``, ``pad_token``, …; nothing else may.
     """
 
-    _elsewhere = {
-        **dict.fromkeys(("padding_side", "image_processor"), "set it on the processor."),
-        "chat_template": "conversations are rendered by the processor's template, a plugin.",
-        **dict.fromkeys(
-            (
-                "bos_token",
-                "eos_token",
-                "pad_token",
-                "sep_token",
-                "unk_token",
-                "image_token",
-                "additional_special_tokens",
-            ),
-            "special tokens are those of the tokenizer.json. Change the file.",
-        ),
+    _elsewhere: ClassVar[Mapping[str, str]] = {
+        "image_processor": "set it on the processor.",
+        "additional_special_tokens": "special tokens are those of the tokenizer.json. Add others by add_tokens().",
     }
 
     def __init__(self, data: Mapping[str, Any], *, source: str = "tokenizer.json") -> None:
@@ -59,8 +57,16 @@ class TextTokenizer(Sealed):
         """
         if not isinstance(data, Mapping):
             raise FileFormatError(f"{source} holds a {type(data).__name__}, expected a JSON object.")
-        data = dict(data)
         self._source = source
+        self._settings = TokenizerSettings()
+        self._lock = threading.Lock()
+        self._read(dict(data))
+        self._seal(TextTokenizer)
+
+    def _read(self, data: dict[str, Any]) -> None:
+        """Fill this tokenizer from the JSON object of its file."""
+        source = self._source
+        self._backend = None
         self._json = file.as_json(data, source)
         file.check_model(data, source)
         added = file.added_tokens(data, source)
@@ -114,11 +120,10 @@ class TextTokenizer(Sealed):
         left_out = tuple(file.left_out(data))
         if left_out:
             warnings.warn(f"{source}: {'; '.join(left_out)}.", TokenizerWarning, stacklevel=2)
-        self._seal(TextTokenizer)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Made anew, because a copy of the library's tokenizer would match special tokens.
-        return _again, (self._json, self._source)
+        return _again, (self._json, self._source, msgspec.structs.replace(self._settings))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> TextTokenizer:
@@ -132,6 +137,31 @@ class TextTokenizer(Sealed):
         if not isinstance(data, dict):
             raise FileFormatError(f"the tokenizer is a JSON {type(data).__name__}, expected an object.")
         return cls(data)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], **settings: Any) -> TextTokenizer:
+        """Load the tokenizer of a model's folder, as its ``tokenizer_config.json`` sets it up.
+
+        ``settings`` are fields of ``TokenizerSettings``, and win. Raises ``MissingFileError`` without a
+        ``tokenizer.json``, ``FileFormatError`` for a broken file, and ``ConfigError`` for other settings.
+        """
+        tokenizer = cls.of_folder(ProcessorFolder(folder))
+        tokenizer.configure(settings)
+        return tokenizer
+
+    @classmethod
+    def of_folder(cls, files: ProcessorFolder) -> TextTokenizer:
+        """Return the tokenizer of a folder that was read."""
+        tokenizer = cls(files.tokenizer_data, source=files.source)
+        files.set_up(tokenizer)
+        return tokenizer
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> tuple[str, ...]:
+        """Write the tokenizer's files to a folder, in one commit, and return their paths.
+
+        Raises ``FileAccessError`` where the system doesn't let them be written.
+        """
+        return write_tokenizer(save_directory, self)
 
     def added_tokens(self) -> list[dict[str, Any]]:
         """Return the added tokens as the file has them, with their flags."""
@@ -162,11 +192,15 @@ class TextTokenizer(Sealed):
         """The number of rows that an embedding needs: the highest id plus one."""
         return max(self.names) + 1
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, text_pair: Any = None, **arguments: Any) -> Any:
         """Return the ids of a text, without ``<s>``, and never a special token's or a picture code's.
 
-        Raises ``EncodingError`` for half a surrogate pair, and for a byte that the vocabulary has no letter for.
+        With any argument of ``transformers`` (``add_special_tokens``, ``return_tensors``, …) it is ``encode`` as there:
+        the ``input_ids`` of a call with these arguments. Raises ``EncodingError`` for half a surrogate pair, and for a
+        byte that the vocabulary has no letter for.
         """
+        if text_pair is not None or arguments:
+            return self(text, text_pair, **arguments)["input_ids"]
         self._check_covered(text)
         with file.library("a text can't be encoded", error=EncodingError):
             ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
@@ -180,12 +214,34 @@ class TextTokenizer(Sealed):
                 spelled.append(token_id)
         return spelled
 
-    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
-        """Return the text of ids. Bytes that are not UTF-8 become U+FFFD.
+    def decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """Return the text of ids, an id or a row of them as a list, array or tensor; of several rows, their texts.
 
-        Special tokens and picture codes are written by their names, or left out with ``skip_special_tokens``.
-        Raises ``VocabularyError`` for an id without a name, and ``ConfigError`` for what isn't one row of integers.
+        Bytes that are not UTF-8 become U+FFFD. Special tokens and picture codes are written by their names, or left
+        out with ``skip_special_tokens``. ``clean_up_tokenization_spaces`` is accepted for callers of ``transformers``
+        and can't be True. Raises ``VocabularyError`` for an id without a name, and ``ConfigError`` for what isn't one
+        row of integers, or several.
         """
+        if clean_up_tokenization_spaces:
+            raise ConfigError("clean_up_tokenization_spaces=True would change the text. Leave it out.")
+        if arguments:
+            raise ConfigError(f"decode has no argument {next(iter(arguments))!r}; skip_special_tokens is the only one.")
+        ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
+        if (
+            isinstance(ids, (list, tuple))
+            and ids
+            and (isinstance(ids[0], (list, tuple)) or getattr(ids[0], "ndim", None))
+        ):
+            return [self._text_of(row, skip_special_tokens) for row in ids]
+        return self._text_of([ids] if type(ids) is int else ids, skip_special_tokens)
+
+    def _text_of(self, ids: Any, skip_special_tokens: bool) -> str:
         row = one_row(ids)
         try:
             data = b"".join(self.token_bytes(each, skip_special_tokens) for each in row)
@@ -209,6 +265,21 @@ class TextTokenizer(Sealed):
                 f"id {token_id} has no name in this vocabulary, whose highest id is {len(self) - 1}."
             ) from None
         return b"" if skip_special_tokens and token_id in self.reserved_ids else data
+
+    def _bytes_of_name(self, name: str) -> bytes:
+        token_id = self.token_ids.get(name)
+        return name.encode() if token_id is None else self._bytes[token_id]
+
+    def _make_backend(self) -> tokenizers.Tokenizer:
+        return file.load(json.loads(self._json), self._source)
+
+    def _renew(self, data: Mapping[str, Any]) -> None:
+        sealed = self.__dict__.pop("_sealed")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TokenizerWarning)  # it was warned of when this tokenizer was made
+            self._read(dict(data))
+        self.__dict__["_sealed"] = sealed
+        self._put_around()
 
     def _check_covered(self, text: str) -> None:
         if not isinstance(text, str):
@@ -259,10 +330,13 @@ class StreamDecoder:
         return rest
 
 
-def _again(text: str, source: str) -> TextTokenizer:
+def _again(text: str, source: str, settings: TokenizerSettings) -> TextTokenizer:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TokenizerWarning)  # it was warned of when the original was made
-        return TextTokenizer(json.loads(text), source=source)
+        tokenizer = TextTokenizer(json.loads(text), source=source)
+    tokenizer._settings = settings
+    tokenizer._put_around()
+    return tokenizer
 
 
 if not TYPE_CHECKING:  # or type checkers would believe that the module has every name

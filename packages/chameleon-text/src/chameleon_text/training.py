@@ -40,6 +40,8 @@ class Row(msgspec.Struct, frozen=True):
     """All ids, what begins and ends the row included."""
     answers: list[bool]
     """For each id, whether it belongs to an answer."""
+    around: list[int]
+    """For each id, 1 where it was put around the conversation, as ``<s>`` is, and 0 elsewhere."""
 
     def labels(self, which: Labels, *, placeholder_id: int) -> list[int]:
         """Return a label for each id. Placeholders are never trained on, because no model writes them."""
@@ -77,7 +79,11 @@ def _row(
         answers += [piece.answer] * len(piece_ids)
     if tuple(ids[: len(prefix)]) == prefix:
         prefix = ()
-    return Row([*prefix, *ids, *suffix], [False] * len(prefix) + answers + [False] * len(suffix))
+    return Row(
+        [*prefix, *ids, *suffix],
+        [False] * len(prefix) + answers + [False] * len(suffix),
+        [1] * len(prefix) + [0] * len(ids) + [1] * len(suffix),
+    )
 
 
 def _joined(pieces: Sequence[Piece]) -> list[Piece]:

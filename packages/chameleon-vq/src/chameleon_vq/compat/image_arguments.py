@@ -38,8 +38,9 @@ def pixel_form(arguments: Mapping[str, Any]) -> tuple[PixelForm, dict[str, Any]]
     may have the values that mean what happens anyway. Raises ``ConfigError`` for others.
     """
     rest = dict(arguments)
-    if rest.pop("do_pad", None):
-        raise ConfigError("do_pad=True isn't done: pictures are cropped to one size. Pass crop_size.")
+    # Pictures of one size need no padding, and those of several are an error.
+    if rest.pop("do_pad", None) not in (None, True, False):
+        raise ConfigError("do_pad must be True or False; pictures of one size, which the crop makes, need no padding.")
     if rest.pop("pad_size", None) is not None:
         raise ConfigError("pad_size isn't used: pictures are cropped to one size. Pass crop_size.")
     grouping = rest.pop("disable_grouping", None)
