@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from chameleon_core.generation.noise import gumbel_noise, noise_key
+from chameleon_core.generation.noise import argmax_with_noise, gumbel_noise, noise_key
 from chameleon_core.generation.sampling import choose, choose_sampled
 
 IDS = torch.arange(2048)
@@ -159,3 +159,15 @@ def test_noise_for_what_may_be_chosen_alone_gives_the_same_choice(forbidden: flo
     ids_A = torch.randperm(65536, generator=generator)[:1000]
     keys_R = keys("row", 5)
     assert torch.equal(choose_sampled(logits_RA, ids_A, keys_R), choose(logits_RA, gumbel_noise(keys_R, ids_A)))
+
+
+@pytest.mark.parametrize("forbidden", [0.0, 0.5])
+@pytest.mark.parametrize("scale", [0.0, 0.3, 3.0, 100.0, 1e6])
+def test_the_likeliest_of_many_is_the_same_without_most_of_the_noise(scale: float, forbidden: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits_RA = scale * torch.randn(3, 9000, generator=generator) + 50
+    logits_RA[torch.rand(3, 9000, generator=generator) < forbidden] = -math.inf
+    keys_R = torch.tensor([noise_key(1, row, 2) for row in range(3)])
+    ids_A = torch.arange(9000) + 5
+    expected_R = choose(logits_RA, gumbel_noise(keys_R, ids_A))
+    assert torch.equal(argmax_with_noise(logits_RA, keys_R, ids_A), expected_R)

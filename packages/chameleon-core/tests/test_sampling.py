@@ -15,6 +15,7 @@ from torch import Tensor
 from chameleon_core.errors import ConfigError
 from chameleon_core.generation import GenerationOptions, ProcessorChain, RowView, processor_chain
 from chameleon_core.generation.noise import gumbel_noise, noise_key
+from chameleon_core.generation.processors import truncation
 from chameleon_core.generation.sampling import choose, choose_sampled
 
 # The 99.9 % quantile of chi-square with 3 degrees of freedom; seeds are fixed, so a test that passes always passes.
@@ -185,3 +186,18 @@ def test_published_options_are_the_papers() -> None:
 def test_impossible_options_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"GenerationOptions.{field}"):
         GenerationOptions(**{field: value})
+
+
+@pytest.mark.parametrize("has_numpy", [True, False], ids=["numpy", "no numpy"])
+def test_top_p_keeps_the_same_ids_whatever_their_number(has_numpy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not has_numpy:
+        monkeypatch.setattr(truncation, "_numpy", lambda: None)
+    # Rows whose nuclei have a few ids, some hundred and some thousand, in one call.
+    scales_R1 = torch.tensor([[8.0], [2.5], [0.1], [2.5]])
+    logits_RA = scales_R1 * torch.randn(4, 5000, generator=torch.Generator().manual_seed(0))
+    probabilities_RA = logits_RA.softmax(dim=-1)
+    ordered_RA = probabilities_RA.sort(dim=-1, descending=True).values
+    count_R1 = (ordered_RA.cumsum(dim=-1) < 0.9).sum(dim=-1, keepdim=True)
+    assert [int(count) > bound for count, bound in zip(count_R1[:3], (-1, 31, 511), strict=True)] == [True] * 3
+    expected_RA = probabilities_RA >= ordered_RA.gather(-1, count_R1)
+    assert torch.equal(truncation.TopP(0.9).process(logits_RA, torch.arange(5000), [None] * 4) > -math.inf, expected_RA)

@@ -10,6 +10,9 @@ Shapes: R rows, A ids that may be chosen.
 
 from __future__ import annotations
 
+import functools
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,10 +21,14 @@ _MIXERS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _LAST_SHIFT = 31
 _MASK = 2**64 - 1
 _CACHED = 65536
+_FEW = 4096
+"""Below so many ids all noise is computed at once."""
+_MARGIN = 1e-5
 _ONE = 0x3FF0000000000000
 """The bits of 1.0 in float64."""
 
 
+@functools.lru_cache(maxsize=4096)  # guesses are checked in several passes
 def noise_key(seed: int, row: int, position: int) -> int:
     """Return the key of a choice, an integer that an int64 tensor holds.
 
@@ -46,18 +53,50 @@ def gumbel_noise(keys_R: Tensor, ids_A: Tensor) -> Tensor:
     some changes nothing for others. The likeliest id of ``logits + noise`` is a sample of the logits' softmax.
     """
     steps_A = ids_A * _signed(_STEP)
-    # On a CPU as many rows at a time as its caches hold.
-    at_once = max(_CACHED // max(len(ids_A), 1), 1) if keys_R.device.type == "cpu" else max(len(keys_R), 1)
-    return torch.cat([_noise_of(part_R[:, None] + steps_A) for part_R in torch.split(keys_R, at_once)])
+    parts = torch.split(keys_R, _rows_at_once(keys_R, ids_A))
+    return torch.cat([_noise_of(_random_bits(part_R[:, None] + steps_A)) for part_R in parts])
 
 
-def _noise_of(counts_RA: Tensor) -> Tensor:
-    """Return the noise of each count, in whose memory it is computed."""
-    bits_RA = _mixed(counts_RA)
-    # 52 random bits as the mantissa of a number in [1, 2); less 1 − 2^-53 it is an odd multiple of 2^-53, exactly, and
+def argmax_with_noise(logits_RA: Tensor, keys_R: Tensor, ids_A: Tensor) -> Tensor:
+    """Return ``(logits_RA + gumbel_noise(keys_R, ids_A)).argmax(dim=-1)``, int64 [R], in less time for many ids.
+
+    The noise grows with its random bits, so that ids with few of them aren't the likeliest, whatever their logits.
+    """
+    if len(ids_A) < _FEW or keys_R.device.type != "cpu":
+        return (logits_RA + gumbel_noise(keys_R, ids_A)).argmax(dim=-1)
+    steps_A = ids_A * _signed(_STEP)
+    highest = logits_RA.max(dim=-1)
+    chosen = []
+    for logits_A, key, top, place in zip(logits_RA, keys_R.tolist(), highest.values, highest.indices, strict=True):
+        bits_A = _random_bits(steps_A + key)
+        # One of these two is at least as likely as what is chosen: the highest logit, and the largest noise.
+        seen_2 = torch.stack((place, bits_A.argmax()))
+        least = (logits_A[seen_2] + _noise_of(bits_A[seen_2])).max() - top
+        # With a margin for what float32 rounds in the sum.
+        least -= _MARGIN * (1 + top.abs())
+        # Of the noise −log(−log u), the u below which it is less, and its bits.
+        bound = math.floor(2.0**52 * math.exp(-math.exp(min(-float(least), 700.0)))) - 2
+        left_X = (bits_A >= bound).nonzero()[:, 0]
+        chosen.append(left_X[(logits_A[left_X] + _noise_of(bits_A[left_X])).argmax()])
+    return torch.stack(chosen)
+
+
+def _rows_at_once(keys_R: Tensor, ids_A: Tensor) -> int:
+    """Return how many rows are computed together: on a CPU as many as its caches hold."""
+    return max(_CACHED // max(len(ids_A), 1), 1) if keys_R.device.type == "cpu" else max(len(keys_R), 1)
+
+
+def _random_bits(counts: Tensor) -> Tensor:
+    """Return the 52 random bits of each count, integers ≥ 0, in whose memory they are computed."""
+    return _shifted_(_mixed_(counts), 12)
+
+
+def _noise_of(bits: Tensor) -> Tensor:
+    """Return the noise of random bits, float32; it grows with the bits, in whose memory it is computed."""
+    # The bits are the mantissa of a number in [1, 2); less 1 − 2^-53 it is an odd multiple of 2^-53, exactly, and
     # never 0 or 1. The logarithms are float64 so that their last bits, which differ between machines, are rounded off.
-    uniform_RA = _shifted(bits_RA, 12).bitwise_or_(_ONE).view(torch.float64).sub_(1 - 2**-53)
-    return uniform_RA.log_().neg_().log_().neg_().float()
+    uniform = bits.bitwise_or_(_ONE).view(torch.float64).sub_(1 - 2**-53)
+    return uniform.log_().neg_().log_().neg_().float()
 
 
 def _mix(number: int) -> int:
@@ -67,16 +106,24 @@ def _mix(number: int) -> int:
     return number ^ number >> _LAST_SHIFT
 
 
-def _mixed(numbers: Tensor) -> Tensor:
+def _mixed_(numbers: Tensor) -> Tensor:
     """Do in place to each number of a tensor what ``_mix`` does to one."""
+    shifted = torch.empty_like(numbers)
     for shift, factor in _MIXERS:
-        numbers.bitwise_xor_(_shifted(numbers, shift)).mul_(_signed(factor))
-    return numbers.bitwise_xor_(_shifted(numbers, _LAST_SHIFT))
+        torch.bitwise_right_shift(numbers, shift, out=shifted)
+        numbers.bitwise_xor_(_unsigned_(shifted, shift)).mul_(_signed(factor))
+    torch.bitwise_right_shift(numbers, _LAST_SHIFT, out=shifted)
+    return numbers.bitwise_xor_(_unsigned_(shifted, _LAST_SHIFT))
 
 
-def _shifted(numbers: Tensor, places: int) -> Tensor:
-    """Return the numbers shifted to the right without regard to their sign, which ``>>`` would repeat."""
-    return (numbers >> places).bitwise_and_((1 << (64 - places)) - 1)
+def _shifted_(numbers: Tensor, places: int) -> Tensor:
+    """Shift numbers to the right in place without regard to their sign, which ``>>`` repeats."""
+    return _unsigned_(numbers.bitwise_right_shift_(places), places)
+
+
+def _unsigned_(shifted: Tensor, places: int) -> Tensor:
+    """Clear the bits that a shift to the right made of the sign, in place."""
+    return shifted.bitwise_and_((1 << (64 - places)) - 1)
 
 
 def _signed(number: int) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .noise import gumbel_noise
+from .noise import argmax_with_noise
 from .processors.contract import FORBIDDEN
 
 
@@ -24,8 +24,7 @@ def choose_sampled(logits_RA: Tensor, ids_A: Tensor, keys_R: Tensor) -> Tensor:
 
     After truncation that is nearly everything, and the noise is most of the work.
     """
-    allowed_A = (logits_RA > FORBIDDEN).any(dim=0).nonzero()[:, 0]
+    allowed_A = (logits_RA.amax(dim=0) > FORBIDDEN).nonzero()[:, 0]
     if 2 * len(allowed_A) > len(ids_A):
-        return choose(logits_RA, gumbel_noise(keys_R, ids_A))
-    noise_RA = gumbel_noise(keys_R, ids_A[allowed_A])
-    return allowed_A[choose(logits_RA[:, allowed_A], noise_RA)]
+        return argmax_with_noise(logits_RA, keys_R, ids_A)
+    return allowed_A[argmax_with_noise(logits_RA[:, allowed_A], keys_R, ids_A[allowed_A])]
