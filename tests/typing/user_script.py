@@ -78,7 +78,7 @@ def generate(chameleon: Chameleon, photo: PIL.Image.Image) -> Document:
     )
     chameleon.generate("A", max_new_token=5)  # expect-error
     chameleon.generate("A", max_new_tokens="5")  # expect-error
-    chameleon.generate("A", modality="sound")  # expect-error
+    chameleon.generate("A", modality=3)  # expect-error
     chameleon.draw("A", modality="text")  # expect-error
     chameleon.generate(5)  # expect-error
     save_document(document, "story")

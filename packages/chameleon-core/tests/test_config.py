@@ -198,8 +198,8 @@ def test_an_unknown_field_is_an_error_with_the_closest_name(make: Callable[[], A
 
 
 def test_a_misspelt_value_is_an_error_with_the_closest_one() -> None:
-    with pytest.raises(ConfigError, match=r"GenerationOptions\.modality: .* Did you mean 'image'\?"):
-        GenerationOptions(modality="imge")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"TrainingOptions\.schedule: .* Did you mean 'cosine'\?"):
+        TrainingOptions(steps=1, schedule="cosin")  # type: ignore[arg-type]
 
 
 def test_a_dataclass_of_options_keeps_its_signature_and_is_pickled() -> None:

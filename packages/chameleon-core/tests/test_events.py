@@ -63,6 +63,7 @@ def reader(*, preview_every: int = 0) -> RowReader:
         decoder=Pairs(),
         draw=lambda codes, grid: ("drawn", *codes),  # type: ignore[arg-type,return-value]
         preview=lambda codes, grid: ("preview", *codes),  # type: ignore[arg-type,return-value]
+        decode=lambda ids: [("segment", *ids)],  # type: ignore[list-item]
         document=[],  # type: ignore[arg-type]
         preview_every=preview_every,
     )

@@ -158,7 +158,7 @@ def leads_of(ids: Sequence[int], prompt_length: int, options: GenerationOptions)
         else:
             allowed_V |= LAYOUT.text_allowed_V
             allowed_V[LAYOUT.eos_id] = True
-            allowed_V[LAYOUT.begin_image_id] = row.may_begin_image()
+            allowed_V[LAYOUT.begin_image_id] = row.may_begin(LAYOUT.begin_image_id)
         assert allowed_V[ids[place]], "an id that the row's state forbids"
         allowed_V[ids[place]] = False
         leads.append(float(logits_V[ids[place]] - logits_V.masked_fill(~allowed_V, -torch.inf).max()))

@@ -455,11 +455,14 @@ class TestPlugins:
         assert chain.process(logits_RA, IDS, [chain.start(row_of(1))]).tolist() == [[OFF, 3, 2, OFF]]
 
 
-@pytest.mark.parametrize("kinds", [(), ("text", "sound"), "sound"])
-def test_a_spec_is_for_text_or_pictures(kinds: Any) -> None:
+@pytest.mark.parametrize("kinds", [(), ("text", ""), (3,)], ids=str)
+def test_a_spec_is_for_kinds_of_choices(kinds: Any) -> None:
     with pytest.raises(ConfigError, match="kinds of the logits processor 'acme' must be"):
         LogitsProcessorSpec(name="acme", factory=Misbehaving, api_version=HOOK_API_VERSION, kinds=kinds)
-    assert LogitsProcessorSpec(name="acme", factory=Misbehaving, api_version=2, kinds="text").kinds == {"text"}  # type: ignore[arg-type]
+    spec = LogitsProcessorSpec(name="acme", factory=Misbehaving, api_version=2, kinds="text")  # type: ignore[arg-type]
+    assert spec.kinds == {"text"}
+    every = LogitsProcessorSpec(name="acme", factory=Misbehaving, api_version=2)
+    assert [(each.is_for("text"), each.is_for("melody")) for each in (spec, every)] == [(True, False), (True, True)]
 
 
 def test_the_fields_of_the_options_name_registered_processors() -> None:

@@ -43,7 +43,7 @@ def test_a_picture_has_four_codes_here() -> None:
 
 def test_text_goes_on_until_begin_image_then_codes_then_end_image_then_text() -> None:
     row = start()
-    assert (row.wants_code, row.forced_id, row.may_begin_image()) == (False, None, True)
+    assert (row.wants_code, row.forced_id, row.may_begin(BEGIN)) == (False, None, True)
     accept(row, WORD)
     assert (row.wants_code, row.forced_id) == (False, None)
     accept(row, BEGIN)
@@ -69,7 +69,7 @@ def test_a_picture_alone_is_begun_and_ended_for_the_model() -> None:
 
 def test_text_alone_never_begins_a_picture() -> None:
     row = start(modality="text")
-    assert not row.may_begin_image()
+    assert not row.may_begin(BEGIN)
     assert row.forced_id is None
 
 
@@ -100,31 +100,31 @@ def test_only_the_last_picture_of_a_prompt_can_be_open() -> None:
 
 def test_a_picture_begins_only_where_it_can_end() -> None:
     row = start(max_new_tokens=7)
-    assert row.may_begin_image()
+    assert row.may_begin(BEGIN)
     # Begin-image, four codes and end-image are six ids: now just enough, then one too few.
-    assert accept(row, WORD).may_begin_image()
-    assert not accept(row, WORD).may_begin_image()
+    assert accept(row, WORD).may_begin(BEGIN)
+    assert not accept(row, WORD).may_begin(BEGIN)
 
 
 def test_a_picture_may_begin_ahead_only_where_it_still_fits() -> None:
     row = start(max_new_tokens=7)
-    assert [row.may_begin_image(ahead) for ahead in range(3)] == [True, True, False]
+    assert [row.may_begin(BEGIN, ahead) for ahead in range(3)] == [True, True, False]
 
 
 def test_the_context_limits_pictures_like_max_new_tokens() -> None:
-    assert start([WORD] * (CONTEXT - 6)).may_begin_image()
-    assert not start([WORD] * (CONTEXT - 5)).may_begin_image()
+    assert start([WORD] * (CONTEXT - 6)).may_begin(BEGIN)
+    assert not start([WORD] * (CONTEXT - 5)).may_begin(BEGIN)
 
 
 @pytest.mark.parametrize(("max_images", "allowed"), [(None, True), (0, False), (1, False), (2, True)])
 def test_max_images_bounds_the_pictures_that_are_begun(max_images: int | None, allowed: bool) -> None:
     row = start(max_images=max_images)
     accept(row, BEGIN, *CODES[:4], END)
-    assert row.may_begin_image() == allowed
+    assert row.may_begin(BEGIN) == allowed
 
 
 def test_a_prompts_pictures_dont_count_towards_max_images() -> None:
-    assert start([BEGIN, *CODES[:4], END], max_images=1).may_begin_image()
+    assert start([BEGIN, *CODES[:4], END], max_images=1).may_begin(BEGIN)
 
 
 def test_a_row_ends_at_its_limit() -> None:
@@ -158,7 +158,7 @@ def test_a_stop_id_ends_the_row_wherever_it_comes(stop_id: int, ids: list[int]) 
 
 
 def test_begin_image_as_a_stop_needs_no_room_for_a_picture() -> None:
-    assert start(max_new_tokens=1, max_images=0, stop_ids=(BEGIN,)).may_begin_image()
+    assert start(max_new_tokens=1, max_images=0, stop_ids=(BEGIN,)).may_begin(BEGIN)
 
 
 def test_end_of_stream_in_the_prompt_ends_nothing() -> None:
@@ -167,7 +167,7 @@ def test_end_of_stream_in_the_prompt_ends_nothing() -> None:
 
 def test_without_a_vocabulary_map_all_ids_are_text() -> None:
     row = start([BEGIN, PLACEHOLDER], layout=None, modality="text")
-    assert (row.forced_id, row.wants_code, row.may_begin_image()) == (None, False, False)
+    assert (row.forced_id, row.wants_code, row.may_begin(BEGIN)) == (None, False, False)
     assert accept(row, WORD, EOS).finish_reason == "stop"
 
 

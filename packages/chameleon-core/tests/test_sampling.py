@@ -177,7 +177,7 @@ def test_published_options_are_the_papers() -> None:
         ("seed", -1),
         ("stop_ids", (-1,)),
         ("stop_strings", ("",)),
-        ("modality", "video"),
+        ("modality", 3),
         ("guidance_text", math.nan),
         ("guidance_image", math.inf),
         ("temperature", math.inf),

@@ -41,23 +41,29 @@ class CheckpointFormatSpec(PluginSpec, frozen=True, kw_only=True):
         return found
 
 
-LOGITS_PROCESSOR_KINDS = frozenset({"text", "image"})
-"""What a logits processor may be used for: the ids of text, the codes of pictures."""
+EVERY_KIND = "every"
+"""What stands for all kinds of choices among those of a logits processor."""
 
 
 class LogitsProcessorSpec(PluginSpec, frozen=True, kw_only=True):
     """A logits processor and which choices it is for."""
 
-    kinds: frozenset[str] = LOGITS_PROCESSOR_KINDS
-    """"text", "image" or both, the default: whether it processes the logits of text, of pictures' codes, or of both."""
+    kinds: frozenset[str] = frozenset({EVERY_KIND})
+    """The choices whose logits it processes: "text", "image" (the codes of pictures), names of segment codecs, or
+    "every", the default."""
 
     def __post_init__(self) -> None:
         kinds = frozenset((self.kinds,) if isinstance(self.kinds, str) else self.kinds)
-        if not kinds or kinds - LOGITS_PROCESSOR_KINDS:
+        if not kinds or not all(isinstance(kind, str) and kind for kind in kinds):
             raise ConfigError(
-                f"kinds of the logits processor {self.name!r} must be 'text', 'image' or both; got {self.kinds!r}."
+                f"kinds of the logits processor {self.name!r} must be 'text', 'image', names of segment codecs or "
+                f"'every'; got {self.kinds!r}."
             )
         msgspec.structs.force_setattr(self, "kinds", kinds)
+
+    def is_for(self, kind: str) -> bool:
+        """Return whether it processes the logits of a kind of choice."""
+        return kind in self.kinds or EVERY_KIND in self.kinds
 
 
 @hookspec

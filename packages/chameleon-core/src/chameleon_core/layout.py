@@ -18,6 +18,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from .config import ChameleonConfig
 from .errors import ConfigError, VocabularyError
 from .picture_format import PictureFormat, picture_format
 from .picture_grammars import GrammarContext, Grid
+from .protocols import SegmentGrammarLike
 
 BOS = "<s>"
 EOS = "</s>"
@@ -80,6 +82,8 @@ class TokenLayout:
     """Every id of a picture code."""
     pictures: PictureFormat
     """How pictures are written as ids, by the model's picture grammar."""
+    segment_grammars: Mapping[str, SegmentGrammarLike] = dataclasses.field(default_factory=dict)
+    """How segments of codecs are written as ids, by the codec's name; none by default."""
 
     def __repr__(self) -> str:
         return (
@@ -113,6 +117,12 @@ class TokenLayout:
         """What a processor needs as its ``picture_format``: ``pictures``, or None where all have one size."""
         return self.pictures if self.pictures.has_sizes else None
 
+    def segment_ids(self, name: str) -> frozenset[int]:
+        """Return the ids that a segment may have after its begin: "image" is a picture, any other name a codec's."""
+        if name == "image":
+            return self.picture_ids | self.pictures.marker_ids
+        return self.segment_grammars[name].ids
+
     def to(self, device: torch.device | str) -> TokenLayout:
         """Return the layout with its tensors on ``device``."""
         moved = {name: getattr(self, name).to(device) for name in ("code_to_id_Z", "id_to_code_V", "text_allowed_V")}
@@ -125,12 +135,13 @@ class TokenLayout:
         *,
         vocabulary_map: Mapping[str, int] | None = None,
         special_ids: Iterable[int] | None = None,
+        segment_grammars: Mapping[str, SegmentGrammarLike] = MappingProxyType({}),
     ) -> TokenLayout:
         """Build the layout of a model from its ``vocabulary_map``, ``picture_grammar`` and ``vq_config``.
 
         ``vocabulary_map`` and ``special_ids`` are those of the model's tokenizer, where it is at hand; see
-        ``from_vocabulary_map``. Raises ``VocabularyError`` where the config has no ``vocabulary_map``, or an unusable
-        one, and the errors of the picture grammar.
+        ``from_vocabulary_map``. ``segment_grammars`` are those of the processor's codecs, by name. Raises
+        ``VocabularyError`` where the config has no ``vocabulary_map``, or an unusable one, and the picture grammar's.
         """
         if config.vocabulary_map is None:
             raise VocabularyError(
@@ -143,6 +154,7 @@ class TokenLayout:
             vocab_size=config.vocab_size,
             special_ids=special_ids,
             picture_grammar=config.picture_grammar,
+            segment_grammars=segment_grammars,
         )
 
     @classmethod
@@ -184,6 +196,7 @@ class TokenLayout:
         vocab_size: int | None,
         special_ids: Iterable[int] | None,
         picture_grammar: str | Mapping[str, Any],
+        segment_grammars: Mapping[str, SegmentGrammarLike] = MappingProxyType({}),
     ) -> TokenLayout:
         size = max(vocabulary_map.values(), default=-1) + 1 if vocab_size is None else vocab_size
         name_of = _inverse(vocabulary_map, size)
@@ -204,7 +217,8 @@ class TokenLayout:
                 **positions._asdict(),
             ),
         )
-        special_ids = frozenset(special_ids).union(needed.values(), pictures.marker_ids) - picture_ids
+        of_codecs = (grammar.ids for grammar in segment_grammars.values())
+        special_ids = frozenset(special_ids).union(needed.values(), pictures.marker_ids, *of_codecs) - picture_ids
         text_allowed_V = torch.zeros(size, dtype=torch.bool)
         text_allowed_V[sorted(name_of.keys() - special_ids - picture_ids)] = True
         return cls(
@@ -215,6 +229,7 @@ class TokenLayout:
             special_ids=special_ids,
             picture_ids=picture_ids,
             pictures=pictures,
+            segment_grammars=segment_grammars,
             **needed,
         )
 

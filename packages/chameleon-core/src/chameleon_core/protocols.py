@@ -98,6 +98,53 @@ class SizedImageTokenizerLike(ImageTokenizerLike, Protocol):
         ...
 
 
+class OpenSegmentLike(Protocol):
+    """What core needs of a segment that is being written; ``chameleon_text.OpenSegment`` is one, and so is a picture.
+
+    It never changes; ``accept`` returns the next one.
+    """
+
+    @property
+    def next_ids(self) -> tuple[int, ...] | None:
+        """The ids that may come next, at least one; None where any picture code may and nothing else."""
+        ...
+
+    @property
+    def least_ids_left(self) -> int:
+        """The smallest number of ids that still belong to it, ≥ 1."""
+        ...
+
+    @property
+    def ids_left(self) -> int | None:
+        """The largest number of ids that still belong to it; None for no limit."""
+        ...
+
+    def accept(self, token_id: int, /) -> OpenSegmentLike | None:
+        """Return the segment after one more id, which is one that may come; None where that was its last."""
+        ...
+
+
+class SegmentGrammarLike(Protocol):
+    """What core needs to write the segments of a codec; one of ``ChameleonProcessor.segment_grammars`` is one."""
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """All ids that its segments may have. Text can't have them."""
+        ...
+
+    @property
+    def begin_ids(self) -> tuple[int, ...]:
+        """The ids that begin a segment, at least one. They come nowhere else in one."""
+        ...
+
+    def open(self, begin_id: int, room: int | None, /) -> OpenSegmentLike | None:
+        """Return the segment that an id begins and that ends within ``room`` more, None for no limit.
+
+        Returns None where the segment consists of that id alone.
+        """
+        ...
+
+
 class StreamDecoderLike(Protocol):
     """A decoder of ids that arrive one at a time."""
 

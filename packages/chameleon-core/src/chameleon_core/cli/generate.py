@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -20,9 +20,6 @@ SAMPLING = "Sampling (any of these turns it on)"
 STEERING = "Constraints and guidance"
 LENGTH = "Length"
 MODEL = "Model"
-
-# As in GenerationOptions, which imports torch.
-Modality = Literal["text", "image", "interleaved"]
 
 REASONS = {"stop": "finished", "length": "reached the most new ids", "cancelled": "stopped"}
 """What is said of why a document ended."""
@@ -83,7 +80,9 @@ def generate(
     prompt: Words = None,
     text: Texts = None,
     image: Images = None,
-    modality: Annotated[Modality, typer.Option(help="What to write.")] = "text",
+    modality: Annotated[
+        str, typer.Option(help="What to write: text, image, interleaved or the name of a segment codec.")
+    ] = "text",
     template: Annotated[str, typer.Option(help="Format of the prompt: completion, chat or a plugin's.")] = "completion",
     output: Annotated[
         Path | None,
@@ -225,7 +224,7 @@ def generate(
     from .output import Writer
 
     parts = read_prompt(ctx, prompt, text, image)
-    if modality != "text" and output is None:
+    if modality in ("image", "interleaved") and output is None:
         raise typer.BadParameter(f"--modality {modality} draws pictures; give their folder with --output.")
     sampling = {
         "temperature": temperature,

@@ -11,12 +11,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ..optional_packages import text_package
-from ..pipeline.documents import picture_name
-from ..pipeline.events import Event, Finished, ImageFinished, ImageProgress, ImageStarted, TextDelta
+from ..pipeline.documents import picture_name, segment_as_json
+from ..pipeline.events import (
+    Event,
+    Finished,
+    ImageFinished,
+    ImageProgress,
+    ImageStarted,
+    SegmentFinished,
+    SegmentStarted,
+    TextDelta,
+)
 from .terminal import printable
 
 if TYPE_CHECKING:
-    from chameleon_text import Document
+    from chameleon_text import Document, Segment
 
 
 class Writer:
@@ -27,6 +36,7 @@ class Writer:
         self._pictures = 0
         self._at_line_start = True
         self._drawing: int | None = None  # the number of codes of the open picture
+        self._in_segment = False
         self._progress: Progress | None = None
         self._task = TaskID(0)
 
@@ -45,8 +55,14 @@ class Writer:
                             self._progress.update(self._task, completed=done)
                     case ImageFinished():
                         self._finish_picture()
-                    case Finished():
+                    case SegmentStarted():
+                        self._in_segment = True
+                    case SegmentFinished(segment=segment):
+                        self._write_segment(segment)
+                    case Finished(document=document):
                         self._finish_picture()  # one that was cut off
+                        if self._in_segment:
+                            self._write_segment(document[-1])
                         return event
         finally:
             self._stop_progress()
@@ -61,7 +77,7 @@ class Writer:
             elif isinstance(segment, text.Image):
                 self._write_picture(len(segment.codes or ()), is_saved=segment.image is not None)
             else:
-                self._write(f"[{segment}]")  # a plugin's segment: only its repr is known
+                self._write_segment(segment)
 
     def end(self) -> None:
         """Move to the beginning of a line, unless it is there."""
@@ -102,6 +118,11 @@ class Writer:
         if self._drawing is not None:
             self._write_picture(self._drawing, is_saved=True)
             self._drawing = None
+
+    def _write_segment(self, segment: Segment) -> None:
+        is_special = isinstance(segment, text_package().Special)
+        self._write(f"[{segment if is_special else segment_as_json(segment)}]")
+        self._in_segment = False
 
     def _write_picture(self, num_codes: int, *, is_saved: bool) -> None:
         self.end()

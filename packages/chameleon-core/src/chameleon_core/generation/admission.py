@@ -14,18 +14,10 @@ from ..layout import TokenLayout
 from .decoder import Decoder, LaneCacheLike, LaneT, TextDecoder
 from .decoding import row_decoding
 from .hypotheses import SearchingRow
-from .options import Modality
 from .processors import Kind, ProcessorChain, RowView, processor_chain
 from .requests import Request, RequestHandle
 from .rows import start_row
 from .running import RunningRow
-
-KINDS: dict[Modality, tuple[Kind, ...]] = {
-    "text": ("text",),
-    "image": ("image",),
-    "interleaved": ("text", "image"),
-}
-"""What is chosen of each modality."""
 
 
 def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder | None) -> RunningRow[LaneT]:
@@ -56,7 +48,7 @@ def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder 
             f"ids must be below {config.vocab_size}."
         )
     layout = None if config.vocabulary_map is None else model.layout
-    if layout is not None and not layout.has_text and options.modality != "image":
+    if layout is not None and not layout.has_text and options.modality in ("text", "interleaved"):
         raise GenerationError(
             f"modality={options.modality!r} writes text, and the config's vocabulary_map names no ids of text: every "
             "name is that of a picture code or of a special token. Build the config with "
@@ -99,15 +91,12 @@ def running_row(model: Decoder[LaneT], request: Request, tokenizer: TextDecoder 
         seed=seed,
         config=config,
     )
-    for kind in KINDS[options.modality]:
+    for kind in row.kinds:
         chains[kind] = processor_chain(options, kind, request.processors)
         states[kind] = chains[kind].start(replace(view, kind=kind))
-    guessers, searcher = row_decoding(view, KINDS[options.modality], config.vocab_size)
+    guessers, searcher = row_decoding(view, row.kinds, config.vocab_size)
     parts = row, RequestHandle(request), seed, chains, states, guessers, tokenizer
-    running: RunningRow[LaneT] = RunningRow(*parts) if searcher is None else SearchingRow(*parts, searcher=searcher)
-    running.accept_written(request.written)
-    running.accept_forced()
-    return running
+    return RunningRow(*parts) if searcher is None else SearchingRow(*parts, searcher=searcher)
 
 
 def check_room(row: RunningRow[LaneT], cache: LaneCacheLike[LaneT], max_positions: int | None) -> None:
@@ -119,7 +108,9 @@ def check_room(row: RunningRow[LaneT], cache: LaneCacheLike[LaneT], max_position
         return
     options = row.handle.request.options
     length = len(row.row.prompt) + row.row.limit
-    while options.max_new_tokens is None and options.modality != "image" and length > len(row.row.prompt) + 1:
+    # A segment that the prompt leaves open was opened for all the room that it has.
+    least = row.row.least_ids if row.row.segment is None else row.row.segment.ids_left or row.row.limit
+    while options.max_new_tokens is None and row.row.limit > least:
         if row.num_lanes * cache.capacity_for(length) <= max_positions:
             break
         length -= 1

@@ -76,11 +76,10 @@ class CandidateTable:
 
     def of(self, row: Row) -> Candidates:
         """Return what may come next in a row that isn't forced."""
-        if row.picture is None:
+        if row.kind == "text":
             return self._of_text(row)
-        if row.picture.next_ids is None:
-            return self.codes
-        return self._of_few(row.picture.next_ids)
+        next_ids = row.next_ids
+        return self.codes if next_ids is None else self._of_few(next_ids)
 
     @cached_property
     def codes(self) -> Candidates:
@@ -101,7 +100,7 @@ class CandidateTable:
         return self._never_written[text]
 
     def _of_text(self, row: Row) -> Candidates:
-        """Return the ids that text may hold or that may end it; all ids where the model has no layout."""
+        """Return the ids that text may hold or that may end it or begin a segment; all where there is no layout."""
         layout = row.layout
         if layout is None:
             if frozenset() not in self._text:
@@ -109,9 +108,10 @@ class CandidateTable:
                 self._text[frozenset()] = Candidates(self.model, ids_A, many=True)
             return self._text[frozenset()]
         ends = frozenset(token_id for token_id in row.stop_ids | row.also_text if not layout.text_allowed_V[token_id])
+        ends = ends.union(row.beginnings)
         if ends not in self._text:
             allowed_V = layout.text_allowed_V.clone()
-            allowed_V[[layout.begin_image_id, *ends]] = True
+            allowed_V[[*ends]] = True
             self._text[ends] = Candidates(self.model, allowed_V.nonzero()[:, 0], many=True)
         return self._text[ends]
 

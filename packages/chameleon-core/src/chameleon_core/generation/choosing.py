@@ -17,10 +17,10 @@ from ..errors import ChameleonCoreError, GenerationError
 from .candidates import Candidates, CandidateTable
 from .finite import find_not_finite
 from .noise import noise_key
-from .processors import FORBIDDEN, ProcessorChain
+from .processors import ProcessorChain
 from .rows import Row
 from .sampling import choose, choose_sampled
-from .scoring import Scores, score_points
+from .scoring import Scores, forbid_beginnings, score_points
 
 if TYPE_CHECKING:
     from .decoder import Decoder
@@ -48,11 +48,13 @@ class Point:
     """The place of a hypothesis among those of its row, which gets ``Scores``; None where an id is chosen."""
 
     @property
-    def forbids_begin_image(self) -> bool:
-        """Whether begin-image is among the candidates and may not be chosen."""
+    def forbidden_beginnings(self) -> list[int]:
+        """The ids among the candidates that begin a segment and may not be chosen."""
         row = self.row
-        in_text = row.layout is not None and row.picture is None
-        return in_text and not row.may_begin_image(self.position - len(row.prompt) - len(row.new_ids))
+        if row.kind != "text":
+            return []
+        ahead = self.position - len(row.prompt) - len(row.new_ids)
+        return [begin_id for begin_id in row.beginnings if not row.may_begin(begin_id, ahead)]
 
 
 Found = int | Scores | ChameleonCoreError
@@ -86,9 +88,7 @@ class Chooser:
         self, candidates: Candidates, points: Sequence[Point], hidden_ME: Tensor
     ) -> list[int | ChameleonCoreError]:
         logits_PA, errors = self._guided_logits(candidates, points, hidden_ME)
-        closed = [number for number, point in enumerate(points) if point.forbids_begin_image]
-        if closed:
-            logits_PA[closed, candidates.place[self.model.layout.begin_image_id]] = FORBIDDEN
+        forbid_beginnings(logits_PA, candidates, points)
         chosen: dict[int, int | ChameleonCoreError] = {**errors}
         groups: dict[tuple[ProcessorChain, bool], list[int]] = defaultdict(list)
         for number, point in enumerate(points):

@@ -94,6 +94,8 @@ class Engine(Generic[LaneT]):
             )
         row = running_row(self.model, request, self.tokenizer)
         check_room(row, self.cache, self.max_positions)
+        row.accept_written(request.written)
+        row.accept_forced()
         if not self._waiting.add(row, self.max_waiting):
             raise EngineFullError(
                 f"{self.max_waiting} requests wait already, as many as this engine takes; "

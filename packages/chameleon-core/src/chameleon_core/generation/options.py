@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal, TypedDict, Unpack
+from typing import Annotated, Any, ClassVar, TypeAlias, TypedDict, Unpack
 
 from msgspec import Meta
 
@@ -17,8 +17,9 @@ from ..errors import ConfigError
 from .foreign_fields import OF_THE_CALL, REFUSED, TRANSLATED
 from .options_file import usable_fields
 
-Modality = Literal["text", "image", "interleaved"]
-"""What may be written: text, one picture, or text in which the model begins pictures."""
+Modality: TypeAlias = str
+"""What may be written: "text"; "image", one picture; the name of a segment codec, one of its segments; "interleaved",
+text in which the model begins any of these."""
 
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
@@ -53,14 +54,14 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     """
 
     modality: Modality = "text"
-    """What may be written: "text", "image" (one picture) or "interleaved" (text in which the model begins pictures);
-    "text" by default."""
+    """What may be written: "text", the default, "image" (one picture), "interleaved" (text in which the model begins
+    pictures and other segments), or the name of a segment codec whose segments can be written (one of them)."""
     max_new_tokens: Count | None = None
     """The maximum number of ids to write, including those of pictures (begin-image, codes, end-image), ≥ 1. None, the
-    default, is one picture for "image", and otherwise what remains of the context."""
+    default, is what remains of the context, or one picture for "image" and one segment for a codec, if that is less."""
     min_new_tokens: Natural = 0
     """The minimum number of ids before text may end by an id, ≥ 0 and at most ``max_new_tokens``; 0 by default.
-    ``stop_strings`` and the end of the only picture of "image" end a row in any case."""
+    ``stop_strings`` and the end of the only picture of "image", or segment of a codec, end a row in any case."""
     max_time: Seconds | None = None
     """The seconds after which rows end with what they have, at least one id, ≥ 0; None, the default, sets no limit."""
     image_size: tuple[Count, Count] | None = None
@@ -71,18 +72,19 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     do_sample: bool = False
     """Whether ids are sampled; False, the default, takes the likeliest id."""
     temperature: Temperature = 1.0
-    """What the logits of text are divided by, 1e-6…1e6; 1 by default. Below 1, likely ids become likelier."""
+    """What the logits of text and of codecs' segments are divided by, 1e-6…1e6; 1 by default. Below 1, likely ids
+    become likelier."""
     top_k: Count | None = None
-    """Sample text among this many of the likeliest ids, ≥ 1; None, the default, keeps all."""
+    """Sample text, and codecs' segments, among this many of the likeliest ids, ≥ 1; None, the default, keeps all."""
     top_p: Probability = 1.0
-    """Sample text among the smallest set of the likeliest ids that holds this probability, in (0, 1]; 1, the default,
-    keeps all."""
+    """Sample text, and codecs' segments, among the smallest set of the likeliest ids that holds this probability, in
+    (0, 1]; 1, the default, keeps all."""
     min_p: Share = 0.0
-    """Sample text among ids with at least this share of the likeliest one's probability, in [0, 1); 0, the default,
-    keeps all."""
+    """Sample text, and codecs' segments, among ids with at least this share of the likeliest one's probability, in
+    [0, 1); 0, the default, keeps all."""
     typical_p: Probability = 1.0
-    """Sample text among the ids nearest to typical that hold this probability, in (0, 1] (arXiv 2202.00666); 1, the
-    default, keeps all."""
+    """Sample text, and codecs' segments, among the ids nearest to typical that hold this probability, in (0, 1]
+    (arXiv 2202.00666); 1, the default, keeps all."""
     top_h: Probability | None = None
     """Sample text among the likeliest ids that have this share of the entropy, in (0, 1] (arXiv 2509.02510); None, the
     default, keeps all."""
@@ -100,8 +102,8 @@ class GenerationOptions(Config, frozen=True, kw_only=True):
     no_repeat_ngram_size: Natural = 0
     """Text may not repeat a sequence of this many ids that the row has already, ≥ 0; 0, the default, lets it."""
     forbidden_ids: tuple[Natural, ...] = ()
-    """Ids that may not come, of text or codes of pictures, each ≥ 0; none by default. What a picture must have, as
-    its end, comes in any case."""
+    """Ids that may not come, of text, codes of pictures or codecs' segments, each ≥ 0; none by default. What must come
+    in a picture or segment, as its end, comes in any case."""
     forbidden_sequences: Sequences = ()
     """Sequences of ids whose last may not come after the others, none of them empty; none by default."""
     fixed_codes: tuple[Natural | None, ...] = ()

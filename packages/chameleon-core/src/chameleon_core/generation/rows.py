@@ -1,19 +1,23 @@
-"""The state of each row: what may come next, which is text, begin-image, or what the open picture lacks.
+"""The state of each row: what may come next, which is text, what begins a segment, or what the open segment lacks.
 
 Rows of one batch are in different states at the same time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
+from .._boundary import translates_errors
 from ..errors import ContextLengthError, GenerationError
 from ..layout import TokenLayout
-from ..picture_grammars import Grid, OpenPicture
-from .fixed_codes import PartlyFixed, fixed_ids
+from ..picture_grammars import OpenPicture
+from ..protocols import OpenSegmentLike
+from .fixed_codes import fixed_ids
+from .left_open import left_open
 from .options import GenerationOptions, Modality
+from .segment_kinds import PICTURE, Beginning, Kind, beginnings, called, unknown_modality, writable
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
 """Why a row ended: it was complete, it reached the largest number of new ids, its request was cancelled, its time was
@@ -38,14 +42,14 @@ class Row:
     """The ids that end the row."""
     layout: TokenLayout | None
     """The meaning of the ids; None where it is unknown and all ids are text."""
-    grid: Grid | None = None
-    """The grid of the pictures that the row writes; None leaves the choice to the model where there is one."""
+    beginnings: Mapping[int, Beginning]
+    """The ids that begin segments in what the layout knows, whether the row may write these or not."""
+    kind: Kind = "text"
+    """What is written next: "text", or a segment of a kind, "image" for pictures."""
+    segment: OpenSegmentLike | None = None
+    """The segment that the row is in; None in text, and where the only segment of a row hasn't begun."""
     new_ids: list[int] = field(default_factory=list)
     """The ids after the prompt."""
-    fixed_ids: tuple[int | None, ...] = ()
-    """The ids of the picture's codes that are given, None for the others; empty where none is."""
-    picture: OpenPicture | None = None
-    """The picture that the row is in; None outside of pictures."""
     images_begun: int = 0
     """The number of pictures that the row has begun after the prompt."""
     finish_reason: FinishReason | None = None
@@ -64,9 +68,16 @@ class Row:
         return self.limit - len(self.new_ids)
 
     @property
-    def wants_code(self) -> bool:
-        """Whether the next id is a picture code."""
-        return self.picture is not None and self.picture.next_ids is None
+    def kinds(self) -> tuple[Kind, ...]:
+        """What the row may write: "text", and the kinds of segments."""
+        if self.modality != "interleaved":
+            return (self.modality,)
+        return ("text", *dict.fromkeys(each.name for each in self.beginnings.values()))
+
+    @property
+    def picture(self) -> OpenPicture | None:
+        """The picture that the row is in; None outside of pictures."""
+        return cast(OpenPicture, self.segment) if self.kind == PICTURE and self.segment is not None else None
 
     @property
     def lacks_codes(self) -> bool:
@@ -74,29 +85,59 @@ class Row:
         return self.picture is not None and self.picture.codes_left != 0
 
     @property
+    def wants_code(self) -> bool:
+        """Whether the next id is a picture code, and any of them may come."""
+        return self.segment is not None and self.segment.next_ids is None
+
+    @property
+    def next_ids(self) -> tuple[int, ...] | None:
+        """The ids that may come next; None where any picture code may, or text."""
+        if self.segment is not None:
+            return self.segment.next_ids
+        return None if self.kind == "text" else tuple(each.begin_id for each in self._only)
+
+    @property
     def forced_id(self) -> int | None:
         """The next id where only one is allowed, else None."""
-        if self.layout is None or self.finish_reason is not None:
-            return None
-        if self.picture is not None:
-            next_ids = self.picture.next_ids
-            return next_ids[0] if next_ids is not None and len(next_ids) == 1 else None
-        return self.layout.begin_image_id if self.modality == "image" else None
+        next_ids = None if self.finish_reason is not None else self.next_ids
+        return next_ids[0] if next_ids is not None and len(next_ids) == 1 else None
 
-    def may_begin_image(self, ahead: int = 0) -> bool:
-        """Return whether begin-image may come ``ahead`` ids after the last one and the next.
+    @property
+    def least_ids(self) -> int:
+        """How many ids the row needs at least to be complete: to the end of the only segment that it writes."""
+        if self.kind == "text" or self.modality == "interleaved":
+            return 1
+        return self.segment.least_ids_left if self.segment is not None else min(each.least_ids for each in self._only)
 
-        That is so for a picture that fits the limit, or because begin-image ends the row.
+    @property
+    def most_ids(self) -> int:
+        """How many ids the row can use at most: as many as the only segment has that it writes, or the room."""
+        if self.kind == "text" or self.modality == "interleaved":
+            return self.room
+        found = [self.segment.ids_left] if self.segment is not None else [each.most_ids for each in self._only]
+        return min(self.room, max(self.room if most is None else most for most in found))
+
+    @property
+    def _only(self) -> list[Beginning]:
+        """What may begin the only segment that the row writes: all that fits."""
+        own = [each for each in self.beginnings.values() if each.name == self.kind]
+        return [each for each in own if each.least_ids <= self.room] or own
+
+    def may_begin(self, begin_id: int, ahead: int = 0) -> bool:
+        """Return whether a segment may begin by an id that comes ``ahead`` ids after the last one and the next.
+
+        That is so for a segment that fits the limit, or because the id ends the row.
         """
-        if self.layout is None:
+        if begin_id not in self.beginnings:
             return False
-        if self.layout.begin_image_id in self.stop_ids:
+        if begin_id in self.stop_ids:
             return True
         if self.modality != "interleaved":
             return False
-        if self.max_images is not None and self.images_begun >= self.max_images:
+        beginning = self.beginnings[begin_id]
+        if beginning.name == PICTURE and self.max_images is not None and self.images_begun >= self.max_images:
             return False
-        return self.room - ahead >= self.layout.pictures.least_ids(self.grid)
+        return self.room - ahead >= beginning.least_ids
 
     def why_not_next(self, token_id: int) -> str | None:
         """Return why an id can't be next, as a clause for an error message; None where it can."""
@@ -104,32 +145,42 @@ class Row:
             return f"comes after the row's end ({self.finish_reason})"
         if self.layout is None or token_id in self.stop_ids:
             return None
-        if self.picture is not None:
-            can_come = self.layout.pictures.may_come(self.picture, token_id)
-            return None if can_come else "can't come there in a picture"
-        if token_id == self.layout.begin_image_id:
-            may_begin = self.modality == "image" or self.may_begin_image()
-            return None if may_begin else f"begins a picture, for which modality={self.modality!r} has no room here"
-        if self.modality == "image":
-            return "isn't a picture's, and modality='image' writes one picture"
+        if self.segment is not None:
+            next_ids = self.segment.next_ids
+            can_come = token_id in (self.layout.picture_ids if next_ids is None else next_ids)
+            return None if can_come else f"can't come there in {called(self.kind)}"
+        if token_id in self.beginnings:
+            beginning = self.beginnings[token_id]
+            if beginning.name == self.modality or self.may_begin(token_id):
+                return None
+            return f"begins {beginning.called}, for which modality={self.modality!r} has no room here"
+        if self.kind != "text":
+            return f"doesn't begin {called(self.kind)}, and modality={self.modality!r} writes one"
         return None if self.layout.text_allowed_V[token_id] else "is no id of text"
 
+    @translates_errors
     def accept(self, token_id: int) -> None:
         """Append the next id and update the state."""
         self.new_ids.append(token_id)
         if token_id in self.stop_ids:
             self.finish_reason = "stop"
-        elif self.picture is not None:
-            self.picture = self.picture.accept(token_id)
-            if self.picture is None and self.modality == "image":
-                self.finish_reason = "stop"
-        elif self.layout is not None and token_id == self.layout.begin_image_id:
-            self.picture = self.layout.pictures.open(room=self.room, grid=self.grid)
-            if self.fixed_ids and self.picture is not None:
-                self.picture = PartlyFixed(self.picture, self.fixed_ids)
-            self.images_begun += 1
+        elif self.segment is not None:
+            self._continue(self.segment.accept(token_id))
+        elif token_id in self.beginnings:
+            begun = self.beginnings[token_id]
+            self.kind = begun.name
+            self.images_begun += begun.name == PICTURE
+            self._continue(begun.open(self.room))
         if self.finish_reason is None and self.room <= 0:
             self.finish_reason = "length"
+
+    def _continue(self, segment: OpenSegmentLike | None) -> None:
+        """Go into a segment, or out of one."""
+        self.segment = segment
+        if segment is None and self.modality == "interleaved":
+            self.kind = "text"
+        elif segment is None:
+            self.finish_reason = "stop"
 
 
 def start_row(
@@ -150,91 +201,39 @@ def start_row(
         raise GenerationError(f"row {index} of the batch is empty; a prompt needs at least one id.")
     if layout is None and options.modality != "text":
         raise GenerationError(
-            f"modality={options.modality!r} needs the ids of pictures, and the config has no vocabulary_map."
+            f"modality={options.modality!r} needs the ids of pictures and other segments, and the config has no "
+            "vocabulary_map."
         )
     grid = None
     if layout is not None and options.image_size is not None:
         grid = layout.pictures.grid_of_size(*options.image_size)
-    inside = None if layout is None else _inside_a_picture(index, prompt, layout)
-    picture = None if layout is None or inside is None else _reopened(index, inside, layout, grid)
-    if picture is not None and options.modality == "text":
-        raise GenerationError(
-            f"row {index} ends inside a picture, which modality='text' can't complete; use 'image' or 'interleaved'."
-        )
-    room = context_length - len(prompt)
-    needed, most = 1, room
-    if layout is not None and options.modality == "image":
-        pictures = layout.pictures
-        needed = pictures.least_ids(grid) if picture is None else picture.least_ids_left
-        most = pictures.most_ids(grid) if picture is None else picture.ids_left
-    limit = options.max_new_tokens
-    if limit is None:
-        limit = max(needed, min(most, room))
-    if limit < needed:
-        raise GenerationError(
-            f"a picture needs {needed} more ids; max_new_tokens is {limit}. Raise it, or leave it out."
-        )
-    if limit > room:
-        raise ContextLengthError(
-            f"row {index} has {len(prompt)} ids and may take {limit} more, together {len(prompt) + limit}; "
-            f"the context holds {context_length}. Shorten the prompt by {limit - room} or lower max_new_tokens."
-        )
-    if layout is not None and inside is not None and picture is not None and picture.least_ids_left <= limit:
-        # Of the sizes that are still possible, those that fit.
-        picture = _reopened(index, inside, layout, grid, room=len(inside) + limit)
     fixed = () if layout is None or not options.fixed_codes else fixed_ids(options.fixed_codes, layout, grid)
-    if fixed and picture is not None and picture.codes_left is not None:
-        picture = PartlyFixed(picture, fixed[len(fixed) - picture.codes_left :])
-    return Row(
-        index, tuple(prompt), options.modality, limit, options.max_images, stop_ids, layout, grid, [], fixed, picture
-    )
-
-
-def _inside_a_picture(index: int, prompt: Sequence[int], layout: TokenLayout) -> Sequence[int] | None:
-    """Return the ids after the begin-image of the picture that the prompt leaves open; None where it ends in text."""
-    if layout.placeholder_id in prompt:
+    known = {} if layout is None else beginnings(layout, grid, fixed)
+    if options.modality not in (modalities := writable(known.values())):
+        raise unknown_modality(options.modality, modalities)
+    kind = "text" if options.modality == "interleaved" else options.modality
+    room = context_length - len(prompt)
+    row = Row(index, tuple(prompt), options.modality, room, options.max_images, stop_ids, layout, known, kind)
+    left = None if layout is None else left_open(index, prompt, layout, known)
+    if left is not None:
+        if options.modality not in ("interleaved", left.beginning.name):
+            raise GenerationError(
+                f"row {index} ends inside {left.beginning.called}, which modality={options.modality!r} can't "
+                f"complete; use {left.beginning.name!r} or 'interleaved'."
+            )
+        row.kind, row.segment = left.beginning.name, left.segment
+    needed = row.least_ids
+    row.limit = max(needed, row.most_ids) if options.max_new_tokens is None else options.max_new_tokens
+    if row.limit < needed:
         raise GenerationError(
-            f"row {index} holds {prompt.count(layout.placeholder_id)} image placeholders; "
-            "pass the pictures as pixel_values, or encode the prompt with real ids."
+            f"{called(row.kind)} needs {needed} more ids; max_new_tokens is {row.limit}. Raise it, or leave it out."
         )
-    begin = max((place for place, token_id in enumerate(prompt) if token_id == layout.begin_image_id), default=None)
-    if begin is None or layout.end_image_id in prompt[begin:]:
-        return None
-    return prompt[begin + 1 :]
-
-
-def _reopened(
-    index: int, inside: Sequence[int], layout: TokenLayout, grid: Grid | None, room: int | None = None
-) -> OpenPicture:
-    """Return the picture after the ids after begin-image; ``room`` is how many ids it may have after begin-image."""
-    pictures = layout.pictures
-    strays = [each for each in inside if each not in layout.picture_ids and each not in pictures.marker_ids]
-    if strays:
-        raise GenerationError(
-            f"row {index} ends inside a picture that holds ids {strays[:8]}, which aren't picture codes; "
-            f"end it with end-image (id {layout.end_image_id})."
+    if row.limit > room:
+        raise ContextLengthError(
+            f"row {index} has {len(prompt)} ids and may take {row.limit} more, together {len(prompt) + row.limit}; "
+            f"the context holds {context_length}. Shorten the prompt by {row.limit - room} or lower max_new_tokens."
         )
-    picture = pictures.open(room=room, grid=grid)
-    assert picture is not None
-    for place, token_id in enumerate(inside):
-        if not pictures.may_come(picture, token_id):
-            raise GenerationError(_misplaced(index, inside, place, picture, layout))
-        following = picture.accept(token_id)
-        assert following is not None
-        picture = following
-    return picture
-
-
-def _misplaced(index: int, inside: Sequence[int], place: int, picture: OpenPicture, layout: TokenLayout) -> str:
-    """Return what is wrong with a picture at the end of a prompt in which an id can't come where it does."""
-    if picture.grid is not None and picture.codes_left == 0 and inside[place] in layout.picture_ids:
-        count = sum(token_id in layout.picture_ids for token_id in inside)
-        return (
-            f"row {index} ends in a picture of {count} codes without end-image; "
-            f"a picture has {layout.pictures.num_codes(picture.grid)}."
-        )
-    allowed = "a picture code" if picture.next_ids is None else f"one of {list(picture.next_ids[:8])}"
-    return (
-        f"row {index} ends inside a picture, in which id {inside[place]} comes {place + 1} ids after begin-image; "
-        f"expected {allowed}. Correct the prompt, or image_size where it is another picture's."
-    )
+    if left is not None and left.segment.least_ids_left <= row.limit:
+        # Of the ids that may come, those after which the segment can end within the limit.
+        row.segment = left.within(row.limit)
+    return row

@@ -18,6 +18,7 @@ from .processors import Kind, ProcessorChain
 from .requests import NewIds, RequestHandle
 from .rows import Row
 from .scoring import Scores
+from .segment_kinds import PICTURE
 
 # How many positions a new lane has room for beyond its prompt; it grows when that is not enough.
 SPARE_POSITIONS = 128
@@ -34,11 +35,11 @@ class RunningRow(Generic[LaneT]):
     seed: int | None
     """The seed of its noise; None takes the likeliest ids."""
     chains: dict[Kind, ProcessorChain]
-    """What changes its logits, for "text" and for "image"."""
+    """What changes its logits, for each kind of what it may write."""
     states: dict[Kind, Any]
     """The states of the chains after the row's ids."""
     guessers: dict[Kind, RowGuesser]
-    """What guesses its next ids, for "text" and for "image"; none where nothing is guessed."""
+    """What guesses its next ids, for each kind for which something is guessed."""
     tokenizer: TextDecoder | None
     """What decodes text, for stop strings."""
     lanes: list[Lane[LaneT]] = field(default_factory=list)
@@ -51,7 +52,7 @@ class RunningRow(Generic[LaneT]):
     @property
     def kind(self) -> Kind:
         """What it chooses next."""
-        return "image" if self.row.picture is not None else "text"
+        return self.row.kind
 
     def is_overdue(self, now: float) -> bool:
         """Return whether its time is over; ``max_time`` lets it write one id."""
@@ -74,7 +75,7 @@ class RunningRow(Generic[LaneT]):
     def num_lanes(self) -> int:
         """How many lanes it has at most."""
         options = self.handle.request.options
-        is_guided = options.modality != "text" and (options.guidance_text, options.guidance_image) != (1, 1)
+        is_guided = PICTURE in self.row.kinds and (options.guidance_text, options.guidance_image) != (1, 1)
         return 1 + 2 * is_guided + (options.guidance_scale != 1)
 
     @property
@@ -91,16 +92,18 @@ class RunningRow(Generic[LaneT]):
         """How many positions it will take, as far as that is known."""
         row = self.row
         ahead = min(row.room, SPARE_POSITIONS)
-        if row.modality == "image":
-            ahead = self._picture_ahead
+        if row.modality == row.kind != "text":
+            ahead = self._segment_ahead
         return len(row.prompt) + len(row.new_ids) + ahead
 
     @property
-    def _picture_ahead(self) -> int:
-        """How many positions the open picture will take, as far as its size is known."""
-        assert self.row.picture is not None
-        left = self.row.picture.ids_left
-        return left if self.row.picture.grid is not None else min(left, SPARE_POSITIONS)
+    def _segment_ahead(self) -> int:
+        """How many positions the only segment will take, or the open one, as far as that is known."""
+        segment = self.row.segment
+        if segment is None or segment.ids_left is None:
+            return min(self.row.most_ids, SPARE_POSITIONS)
+        left = segment.ids_left
+        return left if left == segment.least_ids_left else min(left, SPARE_POSITIONS)
 
     def start(self, cache: LaneCacheLike[LaneT], prefixes: PrefixCache) -> None:
         """Get lanes, and what is known of the beginning of the prompt."""
@@ -177,7 +180,11 @@ class RunningRow(Generic[LaneT]):
                     self._fail(token_id)
                     return
                 break
-            new = self._accept(token_id)
+            try:
+                new = self._accept(token_id)
+            except ChameleonCoreError as error:
+                self._fail(error)
+                return
             kept, accepted = feed.offsets[number], number + 1
             is_last = accepted == len(chosen)
             if self.row.finish_reason or is_last or tuple(new) != feed.guesses[kept : feed.offsets[accepted]]:
@@ -265,14 +272,14 @@ class RunningRow(Generic[LaneT]):
             weights = text_branch(self.row, options) if guides_text else picture_branches(self.row, options)
             main.weight = 1 - sum(weights.values())
             for context, weight in weights.items():
-                ahead = min(self.row.room, SPARE_POSITIONS) if guides_text else self._picture_ahead
+                ahead = min(self.row.room, SPARE_POSITIONS) if guides_text else self._segment_ahead
                 cached = cache.add(len(context) + ahead)
                 self.lanes.append(Lane(cached, list(context), weight, is_branch=True))
 
     def _has_stop_string(self, row: Row) -> bool:
         """Return whether the newest id completes a stop string in the text since the last picture."""
         stops = self.handle.request.options.stop_strings
-        if not stops or row.picture is not None:
+        if not stops or row.segment is not None:
             return False
         assert self.tokenizer is not None
         # An id is at least one byte of text, so a stop string that ends here began within as many ids as it has bytes.

@@ -45,9 +45,7 @@ def score_points(
     # A probability of text counts the special ids, which can't be written, and not the codes of pictures.
     logits_PU = table.never_written(candidates).logits(hidden_PE)
     log_probs_PA = logits_PA - torch.cat((logits_PA, logits_PU), dim=-1).logsumexp(dim=-1, keepdim=True)
-    closed = [number for number, point in enumerate(points) if point.forbids_begin_image]
-    if closed:
-        log_probs_PA[closed, candidates.place[table.model.layout.begin_image_id]] = FORBIDDEN
+    forbid_beginnings(log_probs_PA, candidates, points)
     groups: dict[ProcessorChain, list[int]] = defaultdict(list)
     for number, point in enumerate(points):
         if number not in errors:
@@ -57,6 +55,14 @@ def score_points(
         group = [points[number] for number in numbers]
         scored.update(zip(numbers, _scored_or_failed(chain, log_probs_PA[numbers], candidates, group), strict=True))
     return [scored[number] for number in range(len(points))]
+
+
+def forbid_beginnings(logits_PA: Tensor, candidates: Candidates, points: Sequence[Point]) -> None:
+    """Forbid, in place, what begins a segment at points where it may not."""
+    closed = [(number, each) for number, point in enumerate(points) for each in point.forbidden_beginnings]
+    if closed:
+        numbers = [number for number, _ in closed]
+        logits_PA[numbers, [candidates.place[begin_id] for _, begin_id in closed]] = FORBIDDEN
 
 
 def _scored_or_failed(

@@ -5,7 +5,8 @@ Shapes: B batch, T query length, E hidden width, P pictures, N codes of a pictur
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..compat.vocabulary_mapping import VocabularyMapping
 from ..errors import ConfigError, InputError
 from ..layout import TokenLayout
 from ..optional_packages import load_image_tokenizer
-from ..protocols import ImageTokenizerLike, TextTokenizerLike
+from ..protocols import ImageTokenizerLike, SegmentGrammarLike, TextTokenizerLike
 from .outputs import ImageFeatures
 
 
@@ -32,6 +33,8 @@ class PictureReader:
     """The one that was set or used; None before."""
     tokenizer: TextTokenizerLike | None = None
     """The one that was attached."""
+    segment_grammars: Mapping[str, SegmentGrammarLike] = field(default_factory=dict)
+    """The grammars of segment codecs that were attached with it, by the codec's name."""
     check_finite: bool = True
     """Whether weights are checked for NaN when they are loaded."""
     layout: tuple[tuple[Any, ...], TokenLayout] | None = None
@@ -76,14 +79,18 @@ class PictureInputs(TransformersMethods):
     def _known_pad_id(self) -> int | None:
         return self.config.pad_token_id if self.config.vocabulary_map is None else self.layout.pad_id
 
-    def attach_tokenizer(self, tokenizer: TextTokenizerLike) -> None:
-        """Let a text tokenizer decide which ids are text and which are special.
+    def attach_tokenizer(
+        self, tokenizer: TextTokenizerLike, segment_grammars: Mapping[str, SegmentGrammarLike] | None = None
+    ) -> None:
+        """Let a text tokenizer decide which ids are text and which are special, and codecs what else may be written.
 
         Without one the names in the config's ``vocabulary_map`` decide, and every name that begins with ``<`` is
         special. A tokenizer knows which of these its merges produce from text, and which other ids its file flags as
-        special. ``Chameleon`` attaches the tokenizer of its processor.
+        special. ``segment_grammars`` are those of a processor's segment codecs, by name: their segments can be written,
+        too. ``Chameleon`` attaches those of its processor.
         """
         self.picture_reader.tokenizer = tokenizer
+        self.picture_reader.segment_grammars = dict(segment_grammars or {})
 
     @property
     def layout(self) -> TokenLayout:
@@ -94,7 +101,7 @@ class PictureInputs(TransformersMethods):
         """
         reader, config = self.picture_reader, self.config
         made_from = (config.vocab_size, config.vocabulary_map, config.vq_config, config.picture_grammar)
-        key = (*made_from, reader.tokenizer)
+        key = (*made_from, reader.tokenizer, reader.segment_grammars)
         if reader.layout is None or any(new is not old for new, old in zip(key, reader.layout[0], strict=True)):
             reader.layout = (key, self._new_layout(reader.tokenizer))
         return reader.layout[1]
@@ -112,6 +119,7 @@ class PictureInputs(TransformersMethods):
             vocabulary_map=tokenizer.token_ids,
             # A third-party tokenizer may not say which of its ids are special; their names do.
             special_ids=getattr(tokenizer, "special_ids", None),
+            segment_grammars=self.picture_reader.segment_grammars,
         )
 
     @property

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from ..protocols import OpenSegmentLike
+
 
 class Grid(NamedTuple):
     """The positions of a picture's codes, which are written from top to bottom and from left to right."""
@@ -40,7 +42,7 @@ class GrammarContext:
     """How many pixels a position has in each direction, ≥ 1; 16 by default."""
 
 
-class OpenPicture(Protocol):
+class OpenPicture(OpenSegmentLike, Protocol):
     """A picture that is being written: what may come next in it. It never changes; ``accept`` returns the next one."""
 
     @property

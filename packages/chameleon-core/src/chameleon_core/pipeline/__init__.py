@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING
 from .._moved import moved_names
 from .chameleon import Chameleon
 from .documents import load_document, save_document
-from .events import Event, Finished, ImageFinished, ImageProgress, ImageStarted, Reason, TextDelta
+from .events import (
+    Event,
+    Finished,
+    ImageFinished,
+    ImageProgress,
+    ImageStarted,
+    Reason,
+    SegmentFinished,
+    SegmentProgress,
+    SegmentStarted,
+    TextDelta,
+)
 from .prompts import Picture, Prompt, PromptPart
 
 __all__ = [
@@ -19,6 +30,9 @@ __all__ = [
     "Prompt",
     "PromptPart",
     "Reason",
+    "SegmentFinished",
+    "SegmentProgress",
+    "SegmentStarted",
     "TextDelta",
     "load_document",
     "save_document",

@@ -63,7 +63,7 @@ class Chameleon(ShortForms):
         self.model = model
         self.processor = processor
         check_vocabularies(model, processor)
-        model.attach_tokenizer(processor.tokenizer)
+        model.attach_tokenizer(processor.tokenizer, getattr(processor, "segment_grammars", None))
         self.layout = model.layout
         check_picture_format(processor, self.layout)
         given = processor.image_tokenizer if image_tokenizer is None else image_tokenizer
@@ -161,7 +161,8 @@ class Chameleon(ShortForms):
     ) -> Document:
         """Continue a prompt and return what was written as a document, without the prompt.
 
-        ``modality`` is "text", "image" or "interleaved". ``options`` are the model's own unless given, and ``changes``
+        ``modality`` is "text", "image", "interleaved" or the name of a segment codec that has a grammar, of which one
+        segment is written. ``options`` are the model's own unless given, and ``changes``
         are single fields of them (``max_new_tokens=50``). ``template`` "chat" makes the prompt the user's turn.
         ``should_stop`` is called before each step; once it returns true, the partial document is returned.
 
@@ -290,6 +291,7 @@ class Chameleon(ShortForms):
                 decoder=self.processor.tokenizer.stream_decoder(),
                 draw=self._draw,
                 preview=self._preview,
+                decode=self.processor.decode_document,
                 document=text_package().as_document([]),
                 preview_every=preview_every or 0,
             )

@@ -24,9 +24,9 @@ DOCUMENT = "document.json"
 def save_document(document: Sequence[Segment], folder: str | os.PathLike[str]) -> None:
     """Save a document as a folder that people and programs can read.
 
-    ``document.md`` shows it, with ``picture-1.png`` and so on beside it; ``document.json`` is what chameleon-text's
-    ``document_from_json`` reads, with the codes of the pictures. All files are replaced together, once all are
-    written.
+    ``document.md`` shows it, with ``picture-1.png`` and so on beside it, and with the segments of codecs as JSON;
+    ``document.json`` is what chameleon-text's ``document_from_json`` reads, with the codes of the pictures. All files
+    are replaced together, once all are written.
     """
     text = text_package()
     recorded: list[Segment] = []
@@ -56,7 +56,10 @@ def save_document(document: Sequence[Segment], folder: str | os.PathLike[str]) -
                 markdown += f"\n\n![picture {number}]({name})\n\n"
             else:
                 recorded.append(segment)
-                markdown += segment.text if isinstance(segment, text.Text) else ""
+                if isinstance(segment, text.Text):
+                    markdown += segment.text
+                elif not isinstance(segment, text.Special):
+                    markdown += f"\n\n```json\n{segment_as_json(segment)}\n```\n\n"
         _write(save / DOCUMENT, text.document_to_json(recorded))
         _write(save / "document.md", markdown.strip("\n"))
 
@@ -69,6 +72,12 @@ def load_document(folder: str | os.PathLike[str]) -> Document:
     """
     path = stored(folder, DOCUMENT)
     return text_package().document_from_json(read_bytes(path))
+
+
+def segment_as_json(segment: Segment) -> str:
+    """Return the JSON object of a codec's segment, as it is in ``document.json``."""
+    as_list: str = text_package().document_to_json([segment])
+    return as_list.removeprefix("[").removesuffix("]")
 
 
 def picture_name(number: int) -> str:

@@ -11,7 +11,7 @@ from ..generation import FinishReason
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-    from chameleon_text import Document
+    from chameleon_text import Document, Segment
 
 Reason: TypeAlias = FinishReason
 """Why a row ended: it was finished (the end of the stream, a stop id or string, a complete picture), it reached the
@@ -74,6 +74,40 @@ class ImageFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentStarted:
+    """A segment of a codec begins."""
+
+    row: int
+    """The index of the prompt, ≥ 0."""
+    kind: str
+    """The codec's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentProgress:
+    """One more id of the segment was written."""
+
+    row: int
+    """The index of the prompt, ≥ 0."""
+    kind: str
+    """The codec's name."""
+    ids_done: int
+    """How many ids the segment has, its begin included, ≥ 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFinished:
+    """A segment of a codec is complete."""
+
+    row: int
+    """The index of the prompt, ≥ 0."""
+    kind: str
+    """The codec's name."""
+    segment: Segment
+    """The segment, as it is in the document."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """A row has ended; its last event."""
 
@@ -82,7 +116,7 @@ class Finished:
     reason: Reason
     """Why it ended."""
     document: Document
-    """The continuation, without the prompt. A picture that was cut off is in it with the codes that it has."""
+    """The continuation, without the prompt. A picture or another segment that was cut off is in it with what it has."""
     new_ids: tuple[int, ...] = field(default=(), compare=False)
     """The ids of the continuation; ``written=new_ids`` goes on exactly where it ended."""
 
@@ -91,7 +125,16 @@ class Finished:
         return f"Finished(row={self.row}, reason={self.reason!r}, document=<{segments or 'empty'}>)"
 
 
-Event: TypeAlias = TextDelta | ImageStarted | ImageProgress | ImageFinished | Finished
+Event: TypeAlias = (
+    TextDelta
+    | ImageStarted
+    | ImageProgress
+    | ImageFinished
+    | SegmentStarted
+    | SegmentProgress
+    | SegmentFinished
+    | Finished
+)
 """What a stream yields; each has the ``row`` of its prompt."""
 
 

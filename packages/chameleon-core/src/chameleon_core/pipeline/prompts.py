@@ -69,7 +69,7 @@ def encode_prompts(
     rows = [processor.encode(document, template=template) for document in documents]
     for row, ids in enumerate(rows):
         start_row(row, ids, options, layout=layout, context_length=context_length, stop_ids=frozenset())
-    if options.modality != "text":
+    if options.modality == "image" or (options.modality == "interleaved" and options.max_images != 0):
         # No picture at all: an image tokenizer that can't draw raises now, not after the first picture's codes.
         image_tokenizer().decode(torch.empty(0, layout.tokens_per_image, dtype=torch.int64))
     if not pictures:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..generation import FORBIDDEN, LogitsProcessor, make_processor
 from ..generation.processors import Kind
-from ..hookspecs import LOGITS_PROCESSOR_KINDS, LogitsProcessorSpec
+from ..hookspecs import LogitsProcessorSpec
 from ..registry import LOGITS_PROCESSORS_HOOK, REGISTRY
 from .conformance import Conformance
 from .processor_problems import LAYOUT, ProcessorProblem, SmallTokenizer, make_problem
@@ -82,8 +82,10 @@ class LogitsProcessorConformance(Conformance):
 
     def kinds(self) -> list[Kind]:
         """Return the kinds of choices that the processor is for."""
-        kinds = self.spec().kinds if self.processor_name else LOGITS_PROCESSOR_KINDS
-        return cast("list[Kind]", sorted(kinds))
+        if not self.processor_name:
+            return ["image", "text"]
+        spec = self.spec()
+        return [kind for kind in ("image", "text") if spec.is_for(kind)] or sorted(spec.kinds)
 
     # How it is registered.
 

@@ -57,9 +57,11 @@ class RowGuesser:
 
 def guess_view(row: Row) -> GuessView | None:
     """Return what a guesser is told of a row; None where no guess is of use."""
-    if row.picture is None:
+    if row.kind == "text":
         count = row.room - 1
         return GuessView(kind="text", ids=tuple(row.ids), count=count) if count > 0 else None
+    if row.picture is None:
+        return None
     grid, left = row.picture.grid, row.picture.codes_left
     if row.picture.next_ids is not None or grid is None or left is None or left <= 1:
         return None
@@ -95,11 +97,11 @@ def feedable(row: Row, guesses: Sequence[int]) -> tuple[tuple[int, ...], tuple[i
 def _may_come(row: Row, token_id: int) -> bool:
     if row.layout is None:
         return True
-    if row.picture is not None:
+    if row.segment is not None:
         return token_id in row.layout.picture_ids
     return bool(row.layout.text_allowed_V[token_id])
 
 
 def _chooses_alike(row: Row, trial: Row) -> bool:
     """Return whether the next choice of a trial is of the same kind as that of the row: text, or a code."""
-    return trial.wants_code if row.wants_code else trial.picture is None
+    return trial.wants_code if row.wants_code else trial.segment is None

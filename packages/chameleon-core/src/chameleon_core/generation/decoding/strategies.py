@@ -16,10 +16,14 @@ from ...registry import DECODING_HOOK, REGISTRY
 from ..options import GenerationOptions
 from ..processors import Kind, RowView
 from ..processors.links import called
+from ..segment_kinds import PICTURE
 from .contract import DecodingStrategy, Guesser
 from .guessing import RowGuesser
 from .search import Searcher
 from .searching import RowSearcher
+
+GUESSED_KINDS = frozenset({"text", PICTURE})
+"""What strategies guess; the segments of codecs are decoded plainly."""
 
 
 class Plain:
@@ -61,7 +65,7 @@ def row_decoding(
         reason = called(spec.called, "asked whether it supports a row", spec.why_unsupported, row)
         if reason is not None:
             raise GenerationError(f"{spec.called} can't be used here: {reason.rstrip('.')}.")
-        started = called(spec.called, "starting a row", strategy.start, row)
+        started = called(spec.called, "starting a row", strategy.start, row) if kind in GUESSED_KINDS else None
         if started is None:
             continue
         if not callable(getattr(started, "extend", None)):

@@ -1,7 +1,8 @@
 """Logits processors: the contract, the built-in ones, and the chain of those that the options ask for."""
 
+from ..segment_kinds import Kind
 from .chain import ExtraProcessors, ProcessorChain, make_processor, processor_chain
-from .contract import FORBIDDEN, Kind, LogitsProcessor, RowView, StatelessProcessor
+from .contract import FORBIDDEN, LogitsProcessor, RowView, StatelessProcessor
 
 __all__ = [
     "FORBIDDEN",

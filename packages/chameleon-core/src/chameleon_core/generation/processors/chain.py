@@ -21,7 +21,8 @@ from ...hookspecs import LogitsProcessorSpec
 from ...plugin_options import check_options
 from ...registry import LOGITS_PROCESSORS_HOOK, REGISTRY
 from ..options import GenerationOptions
-from .contract import Kind, LogitsProcessor, RowView
+from ..segment_kinds import Kind
+from .contract import LogitsProcessor, RowView
 from .links import Link, has_choices
 from .requested import Requested, constraints, listed, sampling
 
@@ -92,7 +93,7 @@ def processor_chain(options: GenerationOptions, kind: Kind, extra: ExtraProcesso
     made, ``ConfigError`` where it doesn't have an option.
     """
     before = tuple(map(_key, constraints(options, kind)))
-    named = tuple(key for key in map(_key, listed(options)) if kind in _kinds(key))
+    named = tuple(key for key in map(_key, listed(options)) if _spec(key).is_for(kind))
     after = tuple(map(_key, sampling(options, kind)))
     if extra is None:
         return _chain(before + named + after)
@@ -121,8 +122,8 @@ def _key(requested: Requested) -> _Key:
     return REGISTRY.find(LOGITS_PROCESSORS_HOOK, name), msgspec.json.encode(options, order="deterministic")
 
 
-def _kinds(key: _Key) -> frozenset[str]:
-    return cast(LogitsProcessorSpec, key[0].spec).kinds
+def _spec(key: _Key) -> LogitsProcessorSpec:
+    return cast(LogitsProcessorSpec, key[0].spec)
 
 
 @functools.lru_cache(maxsize=256)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -15,13 +15,10 @@ from ...config import ChameleonConfig
 from ...layout import TokenLayout
 from ..decoder import TextDecoder
 from ..options import GenerationOptions
+from ..segment_kinds import Kind
 
 FORBIDDEN = float("-inf")
 """The logit of an id that may not come next."""
-
-Kind = Literal["text", "image"]
-"""Which choice is made: "text", the next id of text, which may end it or begin a picture, or "image", the next code of
-a picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +34,8 @@ class RowView:
     tokenizer: TextDecoder | None
     """What decodes ids of text; None where the request has none."""
     kind: Kind
-    """Which choices the processor is asked about."""
+    """Which choices the processor is asked about: "text", the next id of text, which may end it or begin a segment;
+    "image", the next code of a picture; the name of a segment codec, the next id of one of its segments."""
     stop_ids: frozenset[int] = frozenset()
     """The ids that end the row."""
     index: int = 0

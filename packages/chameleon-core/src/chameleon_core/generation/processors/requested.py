@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..options import GenerationOptions
-from .contract import Kind
+from ..segment_kinds import Kind
 
 Requested = tuple[str, dict[str, Any]]
 """The name of a processor and its own options."""
