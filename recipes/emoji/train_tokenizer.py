@@ -36,7 +36,8 @@ CONFIG = ChameleonVQVAEConfig(
     channel_multiplier=(1, 1, 2, 4),
     num_res_blocks=1,
     # With 32, a group would have one channel at full resolution, and the decoder's last norm would remove each
-    # channel's mean and contrast from every picture.
+    # channel's mean and contrast from every picture. transformers takes 32 in any case, and so computes other
+    # codes with this tokenizer: one that it must read too needs 32 groups, and levels of at least 64 channels.
     norm_num_groups=8,
     latent_channels=128,
     embed_dim=16,

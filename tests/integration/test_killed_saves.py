@@ -64,8 +64,7 @@ class Recipe:
 def make_image_tokenizer(recipe: Recipe) -> ImageTokenizer:
     config = ChameleonVQVAEConfig(
         resolution=8,
-        base_channels=8,
-        norm_num_groups=4,
+        base_channels=32,
         channel_multiplier=(1,) * recipe.levels,
         num_res_blocks=1,
         latent_channels=4,

@@ -16,7 +16,14 @@ from transformers import ChameleonVQVAE as PeerVQVAE
 from transformers import ChameleonVQVAEConfig as PeerConfig
 from transformers.models.chameleon.image_processing_pil_chameleon import ChameleonImageProcessorPil
 
-from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAE, ChameleonVQVAEConfig, ImageTokenizer, VQEncoding
+from chameleon_vq import (
+    ChameleonImageProcessor,
+    ChameleonVQVAE,
+    ChameleonVQVAEConfig,
+    ImageTokenizer,
+    InterchangeWarning,
+    VQEncoding,
+)
 from chameleon_vq.testing import make_image_tokenizer
 
 LATENTS = 1e-5
@@ -261,3 +268,17 @@ def test_settings_go_both_ways(tmp_path: Path) -> None:
     theirs = ChameleonImageProcessorPil.from_pretrained(tmp_path / "ours")
     picture = paint(100, 80)
     assert torch.equal(ours(picture)["pixel_values"], theirs(picture, return_tensors="pt")["pixel_values"])
+
+
+def test_with_fewer_groups_transformers_computes_other_codes_and_saving_says_so(tmp_path: Path) -> None:
+    """It loads the folder without an error, since its class has no field for the groups."""
+    fields = {**SMALL, "channel_multiplier": (1, 2, 2), "norm_num_groups": 8}
+    torch.manual_seed(0)
+    ours = ImageTokenizer(ChameleonVQVAE(ChameleonVQVAEConfig(**fields)))
+    with pytest.warns(InterchangeWarning, match="norm_num_groups is 8"):
+        ours.save_pretrained(tmp_path)
+    peer = PeerVQVAE.from_pretrained(tmp_path).eval()
+    pixels_BCHW = ours.pixels(paint(32, 32))
+    with torch.no_grad():
+        theirs_N = peer.encode(pixels_BCHW).image_tokens.flatten()
+    assert (theirs_N == ours.encode_pixels(pixels_BCHW)[0]).float().mean() < 0.5

@@ -21,7 +21,7 @@ from chameleon_core.checkpoints import (
     write_checkpoint,
 )
 from chameleon_core.config import ChameleonConfig
-from chameleon_core.errors import ConfigError, FileFormatError, WeightsError
+from chameleon_core.errors import ConfigError, FileFormatError, InterchangeWarning, WeightsError
 from chameleon_core.formats.safetensors_files import parse_size, split_into_shards
 from chameleon_core.model import ChameleonForConditionalGeneration
 
@@ -351,3 +351,15 @@ def test_tensors_are_dealt_out_in_order_by_hand() -> None:
     tensors = {name: StoredTensor.of(torch.zeros(size // 4)) for name, size in sizes.items()}
     names = [list(shard) for shard in split_into_shards(tensors, 8)]
     assert names == [["a", "b"], ["c"], ["d", "e"], ["model.vqmodel.decoder.x"]]
+
+
+@pytest.mark.parametrize("groups", [None, 32, 8])
+def test_saving_warns_of_pictures_that_transformers_would_encode_otherwise(tmp_path: Path, groups: int | None) -> None:
+    config = SMALL.replace(vq_config={} if groups is None else {"norm_num_groups": groups})
+    model = make_model(config)
+    save_checkpoint(model, tmp_path / "text", config=config)  # without an image tokenizer nothing is encoded
+    if groups == 8:
+        with pytest.warns(InterchangeWarning, match=r"norm_num_groups 8, .*without an error, takes 32 groups"):
+            save_checkpoint(model, tmp_path, config=config, image_weights=IMAGE_WEIGHTS)
+    else:
+        save_checkpoint(model, tmp_path, config=config, image_weights=IMAGE_WEIGHTS)

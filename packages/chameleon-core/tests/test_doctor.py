@@ -25,7 +25,7 @@ from chameleon_backends import (
 )
 from chameleon_backends.quantizers import _builtins as quantizers
 from chameleon_backends.registry import REGISTRY
-from chameleon_core import ChameleonForConditionalGeneration
+from chameleon_core import ChameleonForConditionalGeneration, InterchangeWarning, save_checkpoint
 from chameleon_core.cli import machine
 from chameleon_core.cli.app import app
 from chameleon_core.cli.rows import size
@@ -283,3 +283,21 @@ def test_an_error_that_a_user_can_fix_is_reported(arguments: list[str], code: in
     result = run(*arguments)
     assert result.exit_code == code
     assert said in result.stderr
+
+
+def test_what_transformers_would_get_wrong_is_named(tmp_path: Path) -> None:
+    model = make_model(make_config(**WIDE))
+    assert report_of(model, tmp_path / "text")["model"]["interchange"] is None
+    model.config = model.config.replace(vq_config={"norm_num_groups": 8})
+    with pytest.warns(InterchangeWarning):
+        save_checkpoint(
+            model, tmp_path / "both", config=model.config, image_weights={"quant_conv.bias": torch.zeros(1)}
+        )
+    said = report(tmp_path / "both")["model"]["interchange"]
+    assert "norm_num_groups 8" in said
+    assert "in transformers" in run(tmp_path / "both").stdout
+
+
+def report_of(model: ChameleonForConditionalGeneration, folder: Path) -> Any:
+    model.save_pretrained(folder)
+    return report(folder)

@@ -15,9 +15,11 @@ from torch import Tensor
 from chameleon_vq import (
     ChameleonImageProcessor,
     ChameleonVQVAE,
+    ChameleonVQVAEConfig,
     ConfigError,
     FileFormatError,
     ImageTokenizer,
+    InterchangeWarning,
     MissingDecoderError,
     MissingFileError,
     WeightsError,
@@ -292,3 +294,15 @@ def test_an_error_of_thousands_of_tensors_lists_the_first_and_their_number(kind:
     assert "tensor.10" not in message
     assert "2,990 more" in message
     assert len(message) < 1000
+
+
+def test_saving_warns_of_what_transformers_would_compute_otherwise(tmp_path: Path) -> None:
+    narrow = ChameleonVQVAEConfig(
+        resolution=8, base_channels=32, channel_multiplier=(1, 1), num_res_blocks=1, num_embeddings=8, embed_dim=4
+    )
+    assert narrow.norm_num_groups == 32
+    assert narrow.interchange_limit is None
+    ImageTokenizer(ChameleonVQVAE(narrow)).save_pretrained(tmp_path)
+    fewer = ImageTokenizer(ChameleonVQVAE(narrow.replace(norm_num_groups=8)))
+    with pytest.warns(InterchangeWarning, match=r"norm_num_groups is 8, .*computes other codes.*norm_num_groups=32"):
+        fewer.save_pretrained(tmp_path)

@@ -56,8 +56,7 @@ def image_tokenizer(quantizer: str = "codebook", **options: object) -> ImageToke
     """16 codes a picture of 8 × 8, out of 16."""
     config = ChameleonVQVAEConfig(
         resolution=RESOLUTION,
-        base_channels=8,
-        norm_num_groups=4,
+        base_channels=32,
         channel_multiplier=(1, 1),
         num_res_blocks=1,
         latent_channels=4,

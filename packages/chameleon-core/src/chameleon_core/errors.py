@@ -33,6 +33,10 @@ class InputWarning(UserWarning):
     """A model was called with something that is rarely meant, such as padding without a mask."""
 
 
+class InterchangeWarning(UserWarning):
+    """What is saved is read by ``transformers`` without an error, and means something else there."""
+
+
 class VocabularyError(ChameleonCoreError, ValueError):
     """A vocabulary lacks a special token, isn't a bijection between codes and ids, or is another model's."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from ._files import read_json, reading, write_json
 from ._meta import on_meta
 from .allocation import AllocationLimit
 from .config import CODES_PER_POSITION, ChameleonVQVAEConfig
-from .errors import ConfigError, FileFormatError, MissingFileError, Shape, WeightsError
+from .errors import ConfigError, FileFormatError, InterchangeWarning, MissingFileError, Shape, WeightsError
 from .file_access import writing
 from .model import ChameleonVQVAE
 from .registry import make_quantizer
@@ -105,6 +106,8 @@ def write_model(model: ChameleonVQVAE, folder: str | os.PathLike[str]) -> None:
     Raises ``WeightsError``, before anything is written, if its tensors aren't those that its configuration describes:
     layers were wrapped or have other sizes.
     """
+    if model.config.interchange_limit is not None:
+        warnings.warn(model.config.interchange_limit, InterchangeWarning, stacklevel=3)
     expected = on_meta(lambda: ChameleonVQVAE(model.config, with_decoder=model.decoder is not None))
     types = {dtype: name for name, dtype in _STORED.items()}
     found = {

@@ -92,7 +92,8 @@ class ChameleonVQVAEConfig(Config, frozen=True, kw_only=True):
     """Groups of every GroupNorm; ≥ 1, by default 32.
 
     With one or two channels a group, a norm removes most of what the channels carry; fewer groups let a small model
-    learn with narrow levels. ``transformers`` reads only models with 32.
+    learn with narrow levels. ``transformers`` has no such field: it loads a model with another number without an error,
+    takes 32 and computes other codes. Keep 32, and widths that are multiples of it, for a model that it must read too.
     """
     beta: NonNegative = 0.25
     """Weight of the codebook's term in the loss of the quantizer "codebook"; ≥ 0, by default 0.25."""
@@ -138,12 +139,27 @@ class ChameleonVQVAEConfig(Config, frozen=True, kw_only=True):
         return self.attn_type == "vanilla"
 
     @property
+    def interchange_limit(self) -> str | None:
+        """Why ``transformers`` computes other codes with the same weights, a sentence; None where it computes the same.
+
+        Only what it gets wrong without an error is named: a quantizer that it doesn't have makes it report tensors.
+        """
+        if self.norm_num_groups == GROUPS:
+            return None
+        return (
+            f"norm_num_groups is {self.norm_num_groups}, which transformers has no field for: it loads the folder "
+            f"without an error, takes {GROUPS} groups, and computes other codes of pictures. Read its pictures with "
+            f"this toolkit alone, or train an image tokenizer with norm_num_groups={GROUPS} and widths that are "
+            f"multiples of {GROUPS}."
+        )
+
+    @property
     def picture_channels(self) -> int:
         """Channels that the decoder draws."""
         return self.in_channels if self.out_channels is None else self.out_channels
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the mapping for ``vq_config`` in a checkpoint's ``config.json``, readable by ``transformers``."""
+        """Return the mapping for ``vq_config`` in a checkpoint's ``config.json``, in the layout of ``transformers``."""
         data = super().to_dict()
         for name, default in _EXTENSIONS.items():
             if data[name] == default:

@@ -39,6 +39,10 @@ class ImageWarning(UserWarning):
     """A picture was read without something beside its pixels, or files of a folder were left out."""
 
 
+class InterchangeWarning(UserWarning):
+    """What is saved is read by ``transformers`` without an error, and means something else there."""
+
+
 class CodesError(ChameleonVQError, ValueError):
     """Codes have the wrong shape, dtype or range, or belong to another tokenizer."""
 

@@ -77,7 +77,11 @@ class ImageTokenizer:
         return cls(model, settings and ChameleonImageProcessor.from_dict(settings[0], source=settings[1]))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Save, in one commit, to a folder that ``from_pretrained`` and ``ChameleonVQVAE`` of ``transformers`` read."""
+        """Save, in one commit, to a folder that ``from_pretrained`` and ``ChameleonVQVAE`` of ``transformers`` read.
+
+        Warns (``InterchangeWarning``) where ``transformers`` would compute other codes, as with another
+        ``norm_num_groups`` than 32.
+        """
         with writing(folder), committing(folder) as save:
             checkpoint.write_model(self.model, save)
             write_settings(self.image_processor, save, beside=folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,11 @@ from .._boundary import translates_errors
 from .._commits import committing
 from .._files import writing
 from ..config import ChameleonConfig
-from ..errors import WeightsError
+from ..errors import InterchangeWarning, WeightsError
 from ..formats import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
 from ..formats.safetensors_files import parse_size
 from ..registry import CHECKPOINT_FORMATS_HOOK, REGISTRY
+from .interchange import interchange_limit
 from .load import misfits_of, read_checkpoint
 
 _EMBEDDINGS = "model.embed_tokens.weight"
@@ -101,6 +103,9 @@ def save_checkpoint(
         stored = read_checkpoint(source).tensors
         tensors |= {name: tensor for name, tensor in stored.items() if name.startswith(IMAGE_PREFIX)}
     checkpoint = Checkpoint(config, tensors, generation_config or {})
+    limit = interchange_limit(config, tensors)
+    if limit is not None:
+        warnings.warn(limit, InterchangeWarning, stacklevel=4)
     if build is not None:
         _check_loadable(checkpoint, build)
     write_checkpoint(

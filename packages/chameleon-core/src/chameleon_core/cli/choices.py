@@ -28,6 +28,7 @@ from chameleon_backends.plugins import PluginSpec, Registered
 from chameleon_backends.registry import ATTENTION_BACKENDS_HOOK, REGISTRY, WEIGHT_QUANTIZERS_HOOK
 
 from ..checkpoints import IMAGE_PREFIX, read_checkpoint, resolve_folder, target_dtype
+from ..checkpoints.interchange import interchange_limit
 from ..checkpoints.quantization_plan import QUANTIZATION_RECORD
 from .rows import size
 
@@ -66,6 +67,8 @@ class Model:
     """What the checkpoint is quantized with."""
     unreadable: str | None
     """Why the quantizer of the checkpoint isn't known; None where it is."""
+    interchange: str | None
+    """What ``transformers`` gets wrong with the folder without an error; None where nothing is known of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,7 @@ def read_model(name: str, *, device: str, dtype: str | None) -> Model:
         },
         quantizer=quantizer,
         unreadable=unreadable,
+        interchange=interchange_limit(config, checkpoint.tensors),
     )
 
 

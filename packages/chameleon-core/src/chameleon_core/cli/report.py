@@ -122,6 +122,8 @@ def _about_model(model: Model, report: Report) -> Iterator[Row]:
     heads = f"{model.num_heads} heads ({model.num_key_value_heads} of keys and values)"
     yield "layers", f"{model.num_layers}, {model.hidden_size} wide, {heads}", ""
     yield "weights", f"{size(model.num_bytes)} in {model.dtype} on {model.device}", ""
+    if model.interchange is not None:
+        yield "in transformers", model.interchange, "yellow"
     devices = [device for name, device in report.machine.devices.items() if name.startswith(model.device)]
     free = devices[0].memory_free if devices else None
     if free is not None and model.num_bytes > free:
