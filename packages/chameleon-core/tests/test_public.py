@@ -55,11 +55,14 @@ def test_type_checkers_see_the_names_that_there_are() -> None:
     tree = ast.parse(inspect.getsource(chameleon_core))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     imported = {
-        alias.name: "." * node.level + (node.module or "")
+        alias.asname or alias.name: "." * node.level + (node.module or "")
         for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
+    aliases = {"ChameleonImageProcessorFast"}  # which no editor needs to offer
+    handed_on = {name: imported.pop(name) for name in chameleon_core._OPTIONAL.keys() - aliases}
+    assert handed_on == {name: chameleon_core._OPTIONAL[name] for name in handed_on}
     assert imported == chameleon_core._MODULES
     assert sorted([*imported, "__version__"]) == sorted(chameleon_core.__all__)
 
@@ -85,3 +88,20 @@ def test_the_version_is_the_distribution_s() -> None:
 def test_another_name_is_an_error_as_in_any_module() -> None:
     with pytest.raises(AttributeError, match="module 'chameleon_core' has no attribute 'Chamaeleon'"):
         _ = chameleon_core.Chamaeleon
+
+
+@pytest.mark.parametrize("name", sorted(chameleon_core._OPTIONAL))
+def test_without_its_package_a_name_is_an_error_with_the_install_line(name: str) -> None:
+    package = chameleon_core._OPTIONAL[name]
+    code = f"""
+import sys, warnings
+sys.modules[{package!r}] = None
+import chameleon_core
+try:
+    from chameleon_core import {name}
+except ImportError as error:
+    said = str(error)
+assert "pip install ./packages/{package.replace("_", "-")}" in said, said
+assert not [name for name in chameleon_core.__all__ if name in chameleon_core._OPTIONAL]
+"""
+    loaded(code)

@@ -11,6 +11,11 @@ What people come for:
 - **Training**: ``chameleon_core.training``, the published recipe on token ids (extra ``train``).
 - **The command line**: ``chameleon --help``, or ``python -m chameleon_core --help`` (extra ``cli``).
 
+What belongs to the model and lives in a sibling package is found here, too, once that is installed:
+``ChameleonProcessor`` and ``TextTokenizer`` of chameleon-text, ``ChameleonVQVAE``, ``ChameleonVQVAEConfig``,
+``ChameleonImageProcessor`` and ``ImageTokenizer`` of chameleon-vq. So a script for ``transformers`` needs only another
+name in its imports.
+
 Every error derives from ``ChameleonCoreError``. A public name is imported when it is first used: importing torch takes
 a second, and ``chameleon --help`` needs none of it.
 """
@@ -18,6 +23,7 @@ a second, and ``chameleon --help`` needs none of it.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from . import _device_backends as _device_backends
@@ -25,6 +31,13 @@ from ._moved import moved_modules
 
 if TYPE_CHECKING:
     from chameleon_backends.plugins import PluginSpec, PluginWarning
+    from chameleon_text import ChameleonProcessor as ChameleonProcessor
+    from chameleon_text import TextTokenizer as TextTokenizer
+    from chameleon_vq import ChameleonImageProcessor as ChameleonImageProcessor
+    from chameleon_vq import ChameleonImageProcessor as ChameleonImageProcessorPil  # noqa: F401
+    from chameleon_vq import ChameleonVQVAE as ChameleonVQVAE
+    from chameleon_vq import ChameleonVQVAEConfig as ChameleonVQVAEConfig
+    from chameleon_vq import ImageTokenizer as ImageTokenizer
 
     from .checkpoints import load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
     from .checkpoints.convert import pool_checkpoint, pool_key_value_heads
@@ -226,6 +239,20 @@ _MODULES = {
     "write_checkpoint": ".checkpoints",
 }
 
+_OPTIONAL = {
+    "ChameleonImageProcessor": "chameleon_vq",
+    "ChameleonImageProcessorFast": "chameleon_vq",
+    "ChameleonImageProcessorPil": "chameleon_vq",
+    "ChameleonProcessor": "chameleon_text",
+    "ChameleonVQVAE": "chameleon_vq",
+    "ChameleonVQVAEConfig": "chameleon_vq",
+    "ImageTokenizer": "chameleon_vq",
+    "TextTokenizer": "chameleon_text",
+}
+"""Names of optional packages that are handed on. They aren't in ``__all__``, which needs none of these packages."""
+_ALIASES = dict.fromkeys(("ChameleonImageProcessorFast", "ChameleonImageProcessorPil"), "ChameleonImageProcessor")
+"""``transformers`` has an image processor for each of two libraries; here is one."""
+
 moved_modules(
     {
         "chameleon_core.documents": "chameleon_core.pipeline.documents",
@@ -251,10 +278,21 @@ moved_modules(
 
 
 def __getattr__(name: str) -> Any:
+    if name in _OPTIONAL:
+        return _of_optional_package(name)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name], __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    installed = (name for name, package in _OPTIONAL.items() if importlib.util.find_spec(package) is not None)
+    return sorted({*globals(), *__all__, *installed})
+
+
+def _of_optional_package(name: str) -> Any:
+    """Return what an optional package has under a name. Raises ``MissingPackageError`` with the install line."""
+    from . import optional_packages
+
+    load = {"chameleon_vq": optional_packages.vq_package, "chameleon_text": optional_packages.text_package}
+    return getattr(load[_OPTIONAL[name]](), _ALIASES.get(name, name))
