@@ -40,7 +40,7 @@ TRANSFORMERS_DEFAULTS = {
     "attention_dropout": 0.0,
     "model_parallel_size": 1,
     "swin_norm": False,
-    "vq_config": None,
+    "vq_config": {},
     "vocabulary_map": None,
     "mlp_bias": False,
 }

@@ -50,7 +50,7 @@ def test_a_local_folder_goes_before_a_hub_id(tmp_path: Path, hub: list[Any]) -> 
 
 def test_a_hub_id_is_fetched_without_its_pickles(tmp_path: Path, hub: list[Any]) -> None:
     assert resolve_folder("facebook/chameleon-7b") == tmp_path / "cache"
-    assert hub == [("facebook/chameleon-7b", ["*.json", "*.safetensors"])]
+    assert hub == [("facebook/chameleon-7b", ["*.json", "*.safetensors", "*.jinja"])]
 
 
 def test_a_hub_id_that_cannot_be_fetched_says_why(hub: list[Any]) -> None:

@@ -7,12 +7,13 @@ import inspect
 import itertools
 import json
 import re
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given
 
-from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAEConfig, ConfigError
+from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAE, ChameleonVQVAEConfig, ConfigError
 from chameleon_vq.quantizers import ema, fsq, lfq, residual
 from chameleon_vq.registry import make_quantizer
 from chameleon_vq.testing import configs
@@ -122,10 +123,36 @@ def test_an_unknown_argument_is_refused_with_the_closest_field() -> None:
         ChameleonVQVAEConfig(embed_dims=3)  # type: ignore[call-arg]
 
 
-def test_a_configuration_does_not_change() -> None:
-    with pytest.raises(AttributeError, match="immutable"):
-        ChameleonVQVAEConfig().embed_dim = 3  # type: ignore[misc]
-    assert isinstance(ChameleonVQVAEConfig(), msgspec.Struct)
+def test_a_configuration_changes_until_a_model_is_made_of_it() -> None:
+    config = ChameleonVQVAEConfig(
+        resolution=8, base_channels=32, channel_multiplier=(1,), num_res_blocks=1, num_embeddings=8
+    )
+    config.embed_dim = 3
+    with pytest.raises(ConfigError, match="embed_dim"):
+        config.embed_dim = 0
+    model = ChameleonVQVAE(config)
+    assert model.quant_conv.out_channels == 3
+    with pytest.raises(
+        ConfigError, match=r"a model was made of this ChameleonVQVAEConfig and keeps its embed_dim \(3\)"
+    ):
+        model.config.embed_dim = 4
+    assert isinstance(config, msgspec.Struct)
+    wrong = config.replace()
+    wrong.base_channels = 40
+    with pytest.raises(ConfigError, match="norm_num_groups"):
+        ChameleonVQVAE(wrong)
+
+
+def test_a_configuration_is_saved_and_read_alone_and_of_a_model_s_file(tmp_path: Path) -> None:
+    config = ChameleonVQVAEConfig(resolution=64, quantizer="ema")
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "chameleon_vqgan"
+    assert ChameleonVQVAEConfig.from_pretrained(tmp_path) == config
+    assert ChameleonVQVAEConfig.from_pretrained(tmp_path / "config.json", dropout=0.5).dropout == 0.5
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "chameleon", "vq_config": config.to_dict()}))
+    assert ChameleonVQVAEConfig.from_pretrained(tmp_path) == config
+    assert ChameleonVQVAEConfig(**config.to_dict()) == config
+    assert config.model_type == "chameleon_vqgan"
 
 
 def test_a_misspelt_training_option_is_refused_with_the_closest_name() -> None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
-from ._commits import stored
-from ._config import Config
-from ._files import read_json, write_json, writing
+from ._pretrained_config import PretrainedConfig
 from .errors import ConfigError
+from .vq_fields import VQFields
 
 CONFIG_FILE = "config.json"
 MODEL_TYPE = "chameleon"
+PLACEHOLDERS = ("<image>", "<reserved08707>")
+"""The names of the placeholder of pictures, in the files of ``transformers`` and in Meta's."""
 ARCHITECTURE = "ChameleonForConditionalGeneration"
 
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -32,11 +31,12 @@ MAX_ROPE_FACTOR = 10**6
 """The largest factor of ``rope_scaling``."""
 
 
-class ChameleonConfig(Config, frozen=True, kw_only=True):
+class ChameleonConfig(PretrainedConfig, kw_only=True):
     """The shape of a Chameleon transformer; the defaults are the 7B model.
 
     Every field of ``transformers``' class is here under its name and default; ``qk_norm`` and ``picture_grammar`` are
-    extensions.
+    extensions. Fields can be assigned until a model is made of the configuration; after that only those that the model
+    reads anew (``assignable_in_a_model``).
 
     Raises ``ConfigError`` with the field's name and what it allows.
     """
@@ -78,7 +78,8 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
     """The base of the wavelengths of the rotary embeddings, finite, > 0; 10,000 by default."""
     rope_scaling: dict[str, Any] | None = None
     """How the rotary embeddings are stretched beyond the trained context: ``{"type": "linear" | "dynamic", "factor": a
-    number > 1 and ≤ 10⁶}`` ("rope_type" is understood, too), or None, the default."""
+    number > 1 and ≤ 10⁶}`` ("rope_type" is understood, too), or None, the default. ``rope_parameters`` has it together
+    with ``rope_theta``, as newer files do."""
     attention_bias: bool = False
     """Whether the projections of attention (query, key, value, output) have a bias; False by default."""
     attention_dropout: Fraction = 0.0
@@ -89,9 +90,10 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
     swin_norm: bool = False
     """Whether norms follow attention and the feed-forward layer, as in Swin Transformer v2 and the 34B model, in place
     of preceding them; False by default."""
-    vq_config: dict[str, Any] | None = None
+    vq_config: dict[str, Any] | None = msgspec.field(default_factory=dict)
     """The configuration of the image tokenizer, which chameleon-vq reads; its resolution says how many codes a picture
-    has. None, the default, is the published one: 1,024 codes."""
+    has. A mapping, or a configuration with ``to_dict``; its entries are read as attributes, too, with the published
+    values where there are none. An empty one, the default, and None are the published one: 1,024 codes."""
     vocabulary_map: dict[str, TokenId] | None = None
     """The tokenizer's names with their ids, each in [0, vocab_size). It says which ids are codes of pictures and which
     are special; None, the default, is enough for a model that only computes logits."""
@@ -104,6 +106,13 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
     qk_norm: bool = True
     """Whether queries and keys are normalized per head; True by default. False is an extension, which ``transformers``
     has no field for and the ``hf`` format doesn't write."""
+
+    model_type: ClassVar[str] = MODEL_TYPE
+    """What files call this kind of model."""
+    assignable_in_a_model: ClassVar[frozenset[str]] = frozenset(
+        {"bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "use_cache"}
+    )
+    """Fields that can be assigned after a model was made; to tie the embeddings, call its ``tie_weights``."""
 
     known_extras: ClassVar[frozenset[str]] = frozenset(
         {
@@ -127,11 +136,51 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
     )
 
     def __post_init__(self) -> None:
-        if self.num_key_value_heads is None:
-            msgspec.structs.force_setattr(self, "num_key_value_heads", self.num_attention_heads)
-        if self.rope_scaling is not None:
-            msgspec.structs.force_setattr(self, "rope_scaling", _checked_scaling(self.rope_scaling))
+        for name in ("num_key_value_heads", "rope_scaling", "vq_config"):
+            msgspec.structs.force_setattr(self, name, self._prepared(name, getattr(self, name)))
         super().__post_init__()
+        self._complete("vq_config")
+
+    def _prepared(self, name: str, value: Any) -> Any:
+        if name == "num_key_value_heads" and value is None:
+            return self.num_attention_heads
+        if name == "rope_scaling" and value is not None:
+            return _checked_scaling(value)
+        if name == "vq_config" and not isinstance(value, Mapping) and callable(getattr(value, "to_dict", None)):
+            return value.to_dict()
+        return value
+
+    def _complete(self, name: str) -> None:
+        if name == "vq_config":
+            msgspec.structs.force_setattr(self, "vq_config", VQFields(self.vq_config or {}))
+
+    def _assign_property(self, name: str, value: Any) -> None:
+        if name != "rope_parameters":
+            super()._assign_property(name, value)
+        stated = {"rope_theta": 10000.0, "rope_scaling": None, **_stated_by(value, "ChameleonConfig: ")}
+        for field, each in stated.items():
+            setattr(self, field, each)
+
+    @classmethod
+    def _understood(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        parameters = fields.pop("rope_parameters", None)
+        for derived in ("model_type", "image_token_id"):
+            fields.pop(derived, None)
+        if fields.get("architectures") == [ARCHITECTURE]:
+            del fields["architectures"]  # it is written in any case
+        return super()._understood(_with_rope(fields, parameters, f"{cls.__name__}: "))
+
+    @property
+    def image_token_id(self) -> int | None:
+        """The id of the placeholder of pictures, None without a ``vocabulary_map``."""
+        names = self.vocabulary_map or {}
+        return next((names[name] for name in PLACEHOLDERS if name in names), None)
+
+    @property
+    def rope_parameters(self) -> dict[str, Any]:
+        """``rope_theta`` and ``rope_scaling`` in one mapping, as in newer files; it may be assigned."""
+        parameters = {"rope_type": self.rope_type, "rope_theta": self.rope_theta}
+        return parameters if self.rope_scaling is None else {**parameters, "factor": self.rope_factor}
 
     @property
     def head_dim(self) -> int:
@@ -227,24 +276,14 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
         for name in ("attention_bias", "attention_dropout", "model_parallel_size", "swin_norm"):
             if name in fields and fields[name] is None:
                 del fields[name]
-        parameters = fields.pop("rope_parameters", None)
-        for name, value in _stated_by(parameters, where).items():
-            if fields.get(name) is None:
-                fields[name] = value
-            elif _comparable(fields[name]) != value:
-                raise ConfigError(
-                    f"{where}rope_parameters and {name} differ: {parameters!r} and {fields[name]!r}. Remove one."
-                )
-        if fields.get("rope_theta", 0) is None:
-            del fields["rope_theta"]
+        fields = _with_rope(fields, fields.pop("rope_parameters", None), where)
         return super().from_dict(fields, source=source)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the mapping of ``config.json``, with both descriptions of RoPE for old and new readers."""
         data = {"model_type": MODEL_TYPE, "architectures": [ARCHITECTURE], **super().to_dict()}
-        data["rope_parameters"] = {"rope_type": self.rope_type, "rope_theta": self.rope_theta}
-        if self.rope_scaling is not None:
-            data["rope_parameters"]["factor"] = self.rope_factor
+        data["rope_parameters"] = self.rope_parameters
+        data["vq_config"] = dict(self.vq_config) if self.vq_config else None
         if self.qk_norm:
             del data["qk_norm"]
         if self.picture_grammar == "chameleon":
@@ -254,18 +293,6 @@ class ChameleonConfig(Config, frozen=True, kw_only=True):
     def _shown(self, name: str, value: Any) -> str:
         names = name == "vocabulary_map" and value is not None
         return f"<{len(value)} names>" if names else super()._shown(name, value)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> ChameleonConfig:
-        """Read ``config.json`` in a folder."""
-        path = stored(folder, CONFIG_FILE)
-        return cls.from_dict(read_json(path), source=str(path))
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``config.json`` in a folder; an old one is replaced once the new one is complete."""
-        path = Path(folder) / CONFIG_FILE
-        with writing(path):
-            write_json(path, self.to_dict())
 
 
 def _name_of(requested: str | Mapping[str, Any]) -> Any:
@@ -306,6 +333,21 @@ def _stated_by(parameters: Any, where: str) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"{where}rope_parameters: {error}") from error
     return stated if theta is None else {"rope_theta": theta, **stated}
+
+
+def _with_rope(fields: Mapping[str, Any], parameters: Any, where: str) -> dict[str, Any]:
+    """Return fields with what ``rope_parameters`` say of them. Raises ``ConfigError`` where both say it and differ."""
+    fields = dict(fields)
+    for name, value in _stated_by(parameters, where).items():
+        if fields.get(name) is None:
+            fields[name] = value
+        elif _comparable(fields[name]) != value:
+            raise ConfigError(
+                f"{where}rope_parameters and {name} differ: {parameters!r} and {fields[name]!r}. Remove one."
+            )
+    if fields.get("rope_theta", 0) is None:
+        del fields["rope_theta"]
+    return fields
 
 
 def _comparable(value: Any) -> Any:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ._config import shown
-from .config import ChameleonConfig
+from .config import PLACEHOLDERS, ChameleonConfig
 from .errors import ConfigError, VocabularyError
 from .picture_format import PictureFormat, picture_format
 from .picture_grammars import GrammarContext, Grid
@@ -37,9 +37,6 @@ PAD = "<pad>"
 BEGIN_IMAGE = "<racm3:break>"
 END_IMAGE = "<eoss>"
 SEPARATOR = "<reserved08706>"
-PLACEHOLDERS = ("<image>", "<reserved08707>")
-"""Meta published the placeholder under the second name, which the files of ``transformers`` rename to the first."""
-
 # The letters A to J are the decimal digits of the code: IMGIMGCFHZ is code 257.
 # A code of 19 digits and more is none, because no vocabulary has as many names.
 _PICTURE_NAME = re.compile(r"IMGIMG([A-J]{1,18})Z")

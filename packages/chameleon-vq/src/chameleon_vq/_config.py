@@ -35,6 +35,7 @@ class ConfigMeta(msgspec.StructMeta):
         if args:
             first = next(name for name in cls.__struct_fields__ if name != "extras")  # type: ignore[attr-defined]
             raise ConfigError(f"{cls.__name__} takes its fields by name, such as {cls.__name__}({first}=...).")
+        fields = cls._understood(fields)  # type: ignore[attr-defined]
         try:
             made: T = msgspec.StructMeta.__call__(cls, *args, **fields)
         except TypeError as error:
@@ -65,26 +66,33 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
 
     def __post_init__(self) -> None:
         for field in msgspec.structs.fields(self):
-            given = getattr(self, field.name)
-            try:
-                value = msgspec.convert(given, field.type)
-                _check_texts(value)
-            except msgspec.ValidationError as error:
-                raise ConfigError(
-                    f"{type(self).__name__}.{field.name}: {error}{_choices(field.type)}; got {shown(given)}."
-                    f"{_suggestion(given, field.type)}"
-                ) from error
-            except UnicodeEncodeError as error:  # of msgspec, too, which quotes texts in its errors
-                raise ConfigError(
-                    f"{type(self).__name__}.{field.name} has half of a surrogate pair, which is not a character; "
-                    f"got {shown(given)}."
-                ) from error
-            except RecursionError as error:
-                raise ConfigError(
-                    f"{type(self).__name__}.{field.name} nests collections too deep, or one in itself."
-                ) from error
-            msgspec.structs.force_setattr(self, field.name, value)
+            msgspec.structs.force_setattr(self, field.name, self._checked(field, getattr(self, field.name)))
         self.check()
+
+    @classmethod
+    def _understood(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a construction as fields; a subclass takes other names than those of fields."""
+        return fields
+
+    @classmethod
+    def _checked(cls, field: msgspec.structs.FieldInfo, given: Any) -> Any:
+        """Return a value for a field, converted to its type. Raises ``ConfigError`` where that is impossible."""
+        try:
+            value = msgspec.convert(given, field.type)
+            _check_texts(value)
+        except msgspec.ValidationError as error:
+            raise ConfigError(
+                f"{cls.__name__}.{field.name}: {error}{_choices(field.type)}; got {shown(given)}."
+                f"{_suggestion(given, field.type)}"
+            ) from error
+        except UnicodeEncodeError as error:  # of msgspec, too, which quotes texts in its errors
+            raise ConfigError(
+                f"{cls.__name__}.{field.name} has half of a surrogate pair, which is not a character; "
+                f"got {shown(given)}."
+            ) from error
+        except RecursionError as error:
+            raise ConfigError(f"{cls.__name__}.{field.name} nests collections too deep, or one in itself.") from error
+        return value
 
     def check(self) -> None:
         """Raise ``ConfigError`` where fields contradict each other."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from ._config import Config
+from ._pretrained_config import PretrainedConfig
 from .errors import ConfigError
 
 GROUPS = 32
@@ -36,7 +36,7 @@ _WRITTEN_BY_TRANSFORMERS = frozenset({
 # fmt: on
 
 
-class ChameleonVQVAEConfig(Config, frozen=True, kw_only=True):
+class ChameleonVQVAEConfig(PretrainedConfig, kw_only=True):
     """The architecture of the VQ-VAE; the defaults are Chameleon's.
 
     A picture of ``resolution`` pixels a side is halved once per entry of ``channel_multiplier`` after the first, so the
@@ -102,6 +102,9 @@ class ChameleonVQVAEConfig(Config, frozen=True, kw_only=True):
     quantizer_options: dict[str, Any] = {}
     """Options of the vector quantizer, by name; {} by default. Each quantizer documents and checks its own."""
 
+    model_type = "chameleon_vqgan"
+    base_config_key = "vq_config"
+    """The entry of a model's configuration that has this one."""
     # Upstream's own names (taming-transformers' ddconfig), which published files have, too.
     aliases = {
         "ch": "base_channels",
@@ -127,6 +130,12 @@ class ChameleonVQVAEConfig(Config, frozen=True, kw_only=True):
                 f"resolution {self.resolution} is not a multiple of {self.stride}, the stride of "
                 f"{len(self.channel_multiplier)} levels; {max(1, self.resolution // self.stride) * self.stride} is."
             )
+
+    @classmethod
+    def _part_of(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Return the entry of a Chameleon model's file, or the whole file of an image tokenizer."""
+        nested = data.get(cls.base_config_key, data)
+        return {name: value for name, value in (nested or {}).items() if name != "model_type"}
 
     @property
     def stride(self) -> int:

@@ -3,66 +3,58 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from chameleon_backends.errors import UnknownPluginError
 
 from .._boundary import translates_errors
-from ..errors import MissingPackageError, ModelNotFoundError
+from .._hub import HUB_ID, NO_OPTIONS, HubOptions, check_name, download, missing_folder
+from ..errors import MissingFileError, ModelNotFoundError
 from ..registry import PRETRAINED_HOOK, REGISTRY
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
+_WHAT = "the model"
 # Pickled weights aren't read, so they aren't downloaded.
-_HUB_PATTERNS = ["*.json", "*.safetensors"]
+_HUB_PATTERNS = ("*.json", "*.safetensors", "*.jinja")
 
 
 @translates_errors
-def resolve_folder(name: str | os.PathLike[str]) -> Path:
+def resolve_folder(name: str | os.PathLike[str], hub: HubOptions = NO_OPTIONS) -> Path:
     """Return the folder of a model: an existing folder, the name of an installed model, or a Hub id ``owner/name``.
 
     The three are tried in this order, so that a local folder is never shadowed. A Hub id is downloaded, or found in
-    the cache of the Hub, by ``huggingface_hub``, which the extra ``hub`` installs.
+    the cache of the Hub, by ``huggingface_hub``, which the extra ``hub`` installs; ``hub`` says how.
 
     Raises ``ModelNotFoundError`` with what was tried, ``MissingPackageError`` where a Hub id needs the extra, and
     ``BrokenPluginError`` where the plugin that has the name can't be used.
     """
-    if not str(name):
-        # Path would make it the current folder.
-        raise ModelNotFoundError(
-            "the name of the model is empty; expected a folder, the name of an installed model or a Hub id."
-        )
-    folder = Path(name)
-    if folder.is_dir():
-        REGISTRY.warn_of_hidden(PRETRAINED_HOOK, name)
-        return folder
-    if folder.exists():
-        raise ModelNotFoundError(f"{folder} is a file; expected a folder with the config and the weights.")
-    tried = [f"no folder {str(folder)!r}" + ("" if folder.is_absolute() else f" in {Path.cwd()}")]
-    if isinstance(name, str):
-        try:
-            return REGISTRY.get(PRETRAINED_HOOK, name).make_folder()
-        except UnknownPluginError as error:
-            tried.append(str(error).rstrip("."))
-        if _HUB_ID.fullmatch(name):
-            return _download(name, tried)
-        tried.append("not a Hub id, which has the form 'owner/name'")
+    try:
+        check_name(name, _WHAT)
+        folder = Path(name)
+        if folder.is_dir():
+            REGISTRY.warn_of_hidden(PRETRAINED_HOOK, name)
+            return hub.inside(folder)
+        if folder.exists():
+            raise ModelNotFoundError(f"{folder} is a file; expected a folder with the config and the weights.")
+        tried = [missing_folder(folder)]
+        if isinstance(name, str):
+            installed = installed_folder(name, tried)
+            if installed is not None:
+                return hub.inside(installed)
+            if HUB_ID.fullmatch(name):
+                return download(name, hub, tried=tried, what=_WHAT, patterns=_HUB_PATTERNS)
+            tried.append("not a Hub id, which has the form 'owner/name'")
+    except MissingFileError as error:
+        raise ModelNotFoundError(str(error)) from error
     raise ModelNotFoundError(f"can't find the model {str(name)!r}: {'; '.join(tried)}.")
 
 
-def _download(hub_id: str, tried: list[str]) -> Path:
+def installed_folder(name: str, tried: list[str]) -> Path | None:
+    """Return the folder of the installed model of a name; None, with the reason in ``tried``, where there is none.
+
+    The packages that don't import core find it through ``_hub``. Raises ``BrokenPluginError``.
+    """
     try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{'; '.join(tried)}. To look for {hub_id!r} on the Hub, huggingface-hub is needed. From the toolkit's "
-            'folder: python -m pip install ./packages/chameleon-backends "./packages/chameleon-core[hub]"'
-        ) from error
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=_HUB_PATTERNS))
-    # huggingface_hub raises an OSError for an unknown id, a gated model, no network and a full disk.
-    except OSError as error:
-        raise ModelNotFoundError(
-            f"can't find the model {hub_id!r}: {'; '.join(tried)}; from the Hub: {str(error).rstrip('.')}."
-        ) from error
+        return REGISTRY.get(PRETRAINED_HOOK, name).make_folder()
+    except UnknownPluginError as error:
+        tried.append(str(error).rstrip("."))
+        return None
