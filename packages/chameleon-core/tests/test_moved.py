@@ -28,7 +28,6 @@ NAMES = {
     "quantization.naming": "checkpoints.quantization_plan.name_layer_in_errors",
     "training.errors.train_extra": "training.errors.requires_extra",
     "checkpoints.GENERATION_FILE": "formats.GENERATION_FILE",
-    "model.conditional_generation.ECOSYSTEM_ARGUMENTS": "model.ecosystem.ECOSYSTEM_ARGUMENTS",
     "model.conditional_generation.IGNORED_LABEL": "model.IGNORE_INDEX",
     "model.layers.Pass": "model.attention_context.AttentionContext",
     "model.rope.Rotation": "model.rope.RotaryEmbedding",

@@ -464,9 +464,11 @@ def test_the_constants_of_an_image_tokenizer_that_was_not_needed_are_passed_on(t
     assert '"size": 3' in (tmp_path / "second" / "preprocessor_config.json").read_text()
 
 
-def test_an_argument_of_another_library_is_an_error_that_names_ours(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="dtype"):
-        Chameleon.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+def test_an_argument_of_transformers_that_means_nothing_here_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="low_cpu_mem_usage=False: weights are always mapped"):
+        Chameleon.from_pretrained(tmp_path, low_cpu_mem_usage=False)
+    with pytest.raises(ConfigError, match="output_loading_info"):
+        Chameleon.from_pretrained(tmp_path, output_loading_info=True)
 
 
 def test_an_unknown_argument_is_an_error_with_the_closest_name(tmp_path: Path) -> None:

@@ -253,17 +253,9 @@ class TestSaving:
 class TestRefusals:
     """Each says what is wrong."""
 
-    @pytest.mark.parametrize(
-        ("argument", "value", "hint"),
-        [
-            ("quantization_config", object(), "use quantization, with a name"),
-            ("load_in_4bit", True, "use quantization='int4' or quantization='bnb-nf4'"),
-            ("load_in_8bit", True, "use quantization='int8' or quantization='bnb-int8'"),
-        ],
-    )
-    def test_what_others_call_it_is_named(self, folder: Path, argument: str, value: object, hint: str) -> None:
-        with pytest.raises(TypeError, match=f"no argument '{argument}': {hint}"):
-            load(folder, **{argument: value})
+    def test_what_is_no_configuration_is_refused(self, folder: Path) -> None:
+        with pytest.raises(ConfigError, match="quantization_config is a object; expected a BitsAndBytesConfig"):
+            load(folder, quantization_config=object())
 
     @pytest.mark.parametrize(
         ("quantization", "error", "message"),

@@ -112,7 +112,7 @@ def test_codes_of_another_tokenizer_are_refused(run: Run) -> None:
         (("encode", "photos", "-t", "nothing"), "error: no image tokenizer named 'nothing'. Installed: none."),
         (("encode", "photos", "-t", "tok", "--device", "toaster"), "error: the device 'toaster' can't be used here"),
         (("reconstruct", "nothing.png", "-t", "tok"), "left out: there is no picture file nothing.png."),
-        (("encode", "photos", "-t", "no/thing"), "error: there is no folder no/thing."),
+        (("encode", "photos", "-t", "./no/thing"), "error: there is no folder ./no/thing."),
         (("encode", "tok", "-t", "tok"), "error: there are no pictures in tok; expected files named *.apng"),
         (("encode", "photos/a.png", "photos/a.png", "photos/more/../a.png", "-t", "tok"), "have the name 'a.png'"),
         (("encode", "nothing.png", "-t", "tok"), "left out: there is no picture file nothing.png."),

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from .checkpoints import load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
     from .checkpoints.convert import pool_checkpoint, pool_key_value_heads
+    from .compat.bitsandbytes import BitsAndBytesConfig
     from .compat.generation_outputs import GenerateOutput
     from .config import ChameleonConfig
     from .errors import (
@@ -101,6 +102,7 @@ __version__ = "2026.11.0"
 __all__ = [
     "HOOK_API_VERSION",
     "ArgumentError",
+    "BitsAndBytesConfig",
     "BrokenPluginError",
     "CausalOutput",
     "Chameleon",
@@ -172,6 +174,7 @@ __all__ = [
 _MODULES = {
     "HOOK_API_VERSION": ".hookspecs",
     "ArgumentError": ".errors",
+    "BitsAndBytesConfig": ".compat.bitsandbytes",
     "BrokenPluginError": ".errors",
     "CausalOutput": ".model",
     "Chameleon": ".pipeline",

@@ -127,7 +127,7 @@ class PretrainedConfig(Config, frozen=False, dict=True, kw_only=True):  # type: 
             if isinstance(getattr(type(self), name, None), property):
                 self._assign_property(name, value)
                 return
-            self.extras = {**self.extras, **_recorded(type(self), name, value)}
+            self._set_extras({**self.extras, **_recorded(type(self), name, value)})
             return
         is_made = "_in_a_model" in self.__dict__
         if is_made and name not in type(self).assignable_in_a_model and name != "extras":
@@ -148,7 +148,10 @@ class PretrainedConfig(Config, frozen=False, dict=True, kw_only=True):  # type: 
     def __delattr__(self, name: str) -> None:
         if name not in self.extras:
             raise AttributeError(f"{type(self).__name__}.{name} can't be deleted; only entries of extras can be.")
-        self.extras = {key: value for key, value in self.extras.items() if key != name}
+        self._set_extras({key: value for key, value in self.extras.items() if key != name})
+
+    def _set_extras(self, extras: dict[str, Any]) -> None:
+        msgspec.structs.force_setattr(self, "extras", extras)
 
     def keep_for_a_model(self, *, attn_implementation: str | None = None) -> None:
         """Check the fields against each other, and fix those that a model is made with. Raises ``ConfigError``.

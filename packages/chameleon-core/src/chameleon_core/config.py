@@ -31,7 +31,7 @@ MAX_ROPE_FACTOR = 10**6
 """The largest factor of ``rope_scaling``."""
 
 
-class ChameleonConfig(PretrainedConfig, kw_only=True):
+class ChameleonConfig(PretrainedConfig, kw_only=True):  # type: ignore[misc]  # its base is frozen, and it isn't
     """The shape of a Chameleon transformer; the defaults are the 7B model.
 
     Every field of ``transformers``' class is here under its name and default; ``qk_norm`` and ``picture_grammar`` are

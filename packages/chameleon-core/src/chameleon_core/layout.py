@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from ._config import shown
-from .config import PLACEHOLDERS, ChameleonConfig
+from .config import PLACEHOLDERS as PLACEHOLDERS
+from .config import ChameleonConfig
 from .errors import ConfigError, VocabularyError
 from .picture_format import PictureFormat, picture_format
 from .picture_grammars import GrammarContext, Grid

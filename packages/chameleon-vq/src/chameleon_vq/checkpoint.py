@@ -8,15 +8,15 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._commits import committing, read_whole, stored
 from ._files import read_json, reading, write_json
@@ -25,8 +25,11 @@ from .allocation import AllocationLimit
 from .config import CODES_PER_POSITION, ChameleonVQVAEConfig
 from .errors import ConfigError, FileFormatError, InterchangeWarning, MissingFileError, Shape, WeightsError
 from .file_access import writing
-from .model import ChameleonVQVAE
 from .registry import make_quantizer
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+Build = Callable[[ChameleonVQVAEConfig, bool], ModelT]
+"""Makes a VQ-VAE of a configuration, with a decoder or without."""
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -57,21 +60,37 @@ _STORED = {
 
 
 def read_model(
-    folder: str | os.PathLike[str], *, device: str | torch.device, dtype: torch.dtype, check_finite: bool = True
-) -> ChameleonVQVAE:
+    folder: str | os.PathLike[str],
+    build: Build[ModelT],
+    *,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+    check_finite: bool = True,
+    change: Callable[[ChameleonVQVAEConfig], ChameleonVQVAEConfig] = lambda config: config,
+) -> ModelT:
     """Read the VQ-VAE of a folder, ready for inference; without a decoder if the weights have none.
+
+    ``build`` makes it, ``change`` may change the configuration before. ``dtype`` None is the type of the weights.
 
     Raises ``MissingFileError``, ``FileFormatError``, ``ConfigError``, and ``WeightsError`` with the name of every
     tensor that is missing, unexpected, of another shape or dtype or, unless ``check_finite`` is False, holds NaN or
     infinity in ``dtype``.
     """
-    check_device(device, dtype)
+    check_device(device, dtype or torch.float32)
     root = Path(folder)
-    return read_whole(root, lambda: _read_model(root, dtype, check_finite)).to(device=device, dtype=dtype).eval()
+    model = read_whole(root, lambda: _read_model(root, build, dtype, check_finite, change))
+    return model.to(device=device).eval()
 
 
-def _read_model(root: Path, dtype: torch.dtype, check_finite: bool) -> ChameleonVQVAE:
+def _read_model(
+    root: Path,
+    build: Build[ModelT],
+    dtype: torch.dtype | None,
+    check_finite: bool,
+    change: Callable[[ChameleonVQVAEConfig], ChameleonVQVAEConfig],
+) -> ModelT:
     config, prefix = _read_config(root)
+    config = change(config)
     files = {name.removeprefix(prefix): path for name, path in _tensor_files(root).items() if name.startswith(prefix)}
     if not files:
         raise FileFormatError(f"{root} has no tensors named {prefix}*, expected the weights of an image tokenizer.")
@@ -81,7 +100,7 @@ def _read_model(root: Path, dtype: torch.dtype, check_finite: bool) -> Chameleon
     held = sum(math.prod(shape) for shape, _ in headers.values())
     try:
         with AllocationLimit(held, str(root / CONFIG)):
-            model = on_meta(lambda: ChameleonVQVAE(config, with_decoder=with_decoder))
+            model: Any = on_meta(lambda: build(config, with_decoder))
     except (RuntimeError, OverflowError, TypeError, MemoryError) as error:  # sizes beyond those of any tensor
         raise ConfigError(f"{root / CONFIG} describes no model that can be made: {error}") from error
     _check_codes_per_position(root, model)
@@ -97,10 +116,12 @@ def _read_model(root: Path, dtype: torch.dtype, check_finite: bool) -> Chameleon
             advice=f"Load an intact copy, another dtype if {dtype} overflows, or pass check_finite=False.",
         )
     model.load_state_dict(tensors, assign=True)
-    return model
+    stored_dtype = dtype or next(iter(tensors.values())).dtype
+    made: ModelT = model.to(dtype=stored_dtype)
+    return made
 
 
-def write_model(model: ChameleonVQVAE, folder: str | os.PathLike[str]) -> None:
+def write_model(model: Any, folder: str | os.PathLike[str], build: Build[Any]) -> None:
     """Write the VQ-VAE to a folder of its own, in one commit.
 
     Raises ``WeightsError``, before anything is written, if its tensors aren't those that its configuration describes:
@@ -108,7 +129,7 @@ def write_model(model: ChameleonVQVAE, folder: str | os.PathLike[str]) -> None:
     """
     if model.config.interchange_limit is not None:
         warnings.warn(model.config.interchange_limit, InterchangeWarning, stacklevel=3)
-    expected = on_meta(lambda: ChameleonVQVAE(model.config, with_decoder=model.decoder is not None))
+    expected = on_meta(lambda: build(model.config, model.decoder is not None))
     types = {dtype: name for name, dtype in _STORED.items()}
     found = {
         name: (tuple(tensor.shape), types.get(tensor.dtype, str(tensor.dtype)))
@@ -121,7 +142,7 @@ def write_model(model: ChameleonVQVAE, folder: str | os.PathLike[str]) -> None:
         write_json(save / CONFIG, config_dict(model))
 
 
-def config_dict(model: ChameleonVQVAE) -> dict[str, Any]:
+def config_dict(model: Any) -> dict[str, Any]:
     """Return the mapping for ``config.json``, or for its ``vq_config``.
 
     If a position has several codes it has their number, for readers that don't know the quantizer.
@@ -182,7 +203,7 @@ def _check_depth(root: Path, config: ChameleonVQVAEConfig, tensors: int) -> None
             )
 
 
-def _check_codes_per_position(root: Path, model: ChameleonVQVAE) -> None:
+def _check_codes_per_position(root: Path, model: Any) -> None:
     config, expected = model.config, model.quantize.codes_per_position
     found = config.extras.get(CODES_PER_POSITION, expected)
     if found != expected:
@@ -217,7 +238,7 @@ def _shard(root: Path, file: object) -> Path:
     return stored(root, file)
 
 
-def _check_fit(what: str, model: ChameleonVQVAE, found: Mapping[str, tuple[Shape, str]], *, advice: str) -> None:
+def _check_fit(what: str, model: nn.Module, found: Mapping[str, tuple[Shape, str]], *, advice: str) -> None:
     """Raise ``WeightsError`` where tensors, each a shape and a dtype as in safetensors, aren't those of the model."""
     state = model.state_dict()
     expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -266,12 +287,12 @@ def _read_headers(files: Mapping[str, Path], prefix: str) -> Iterator[tuple[str,
                 yield name, (tuple(view.get_shape()), view.get_dtype())
 
 
-def _read_tensors(files: Mapping[str, Path], prefix: str, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def _read_tensors(files: Mapping[str, Path], prefix: str, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
     for path, names in _by_file(files).items():
         with _opened(path) as file:
             for name in names:
                 tensor = file.get_tensor(prefix + name)
-                yield name, tensor.to(dtype) if tensor.is_floating_point() else tensor
+                yield name, tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
 def _by_file(files: Mapping[str, Path]) -> dict[Path, list[str]]:

@@ -36,7 +36,7 @@ _WRITTEN_BY_TRANSFORMERS = frozenset({
 # fmt: on
 
 
-class ChameleonVQVAEConfig(PretrainedConfig, kw_only=True):
+class ChameleonVQVAEConfig(PretrainedConfig, kw_only=True):  # type: ignore[misc]  # its base is frozen, and it isn't
     """The architecture of the VQ-VAE; the defaults are Chameleon's.
 
     A picture of ``resolution`` pixels a side is halved once per entry of ``channel_multiplier`` after the first, so the

@@ -23,8 +23,10 @@ from msgspec import Meta
 from ._commits import committing, stored
 from ._config import Config
 from ._files import read_json, write_json
+from ._hub import locate, push_saved
 from ._model_inputs import ModelInputs
 from .compat.image_arguments import as_batch, channels_last, overridden, pixel_form
+from .compat.loading import save
 from .errors import ChameleonVQError, ConfigError, ImageError, MissingFileError
 from .file_access import writing
 from .picture_files import check_pixels
@@ -244,18 +246,22 @@ class ChameleonImageProcessor(Config, frozen=False, kw_only=True):  # type: igno
     __call__ = preprocess
 
     @classmethod
-    def from_pretrained(cls: type[P], folder: str | os.PathLike[str]) -> P:
-        """Load from a folder's ``preprocessor_config.json``, or ``image_processor`` of its ``processor_config.json``.
+    def from_pretrained(cls: type[P], folder: str | os.PathLike[str] | None = None, **arguments: Any) -> P:
+        """Load from ``preprocessor_config.json``, or ``image_processor`` of ``processor_config.json``.
 
-        Raises ``MissingFileError`` if the folder has neither, ``FileFormatError``, ``ConfigError``.
+        They are those of a folder, a name or a Hub id. ``arguments`` are fields that replace the stored ones, and where
+        in the Hub (``revision``, …). Raises ``MissingFileError``, ``FileFormatError``, ``ConfigError``.
         """
+        folder = locate(folder, arguments, what="the image processor")
+        if arguments.pop("use_fast", None):
+            raise ConfigError("use_fast can't be True: there is one image processor, which computes as the slow one.")
         settings = settings_of(folder)
         if settings is None:
             raise MissingFileError(
                 f"{folder} has no {PREPROCESSOR}, and no {PROCESSOR} with an image_processor; expected one of them."
             )
         data, source = settings
-        return cls.from_dict(data, source=source)
+        return cls.from_dict(data, source=source).replace(**arguments)
 
     @property
     def largest_pixel(self) -> float:
@@ -263,13 +269,21 @@ class ChameleonImageProcessor(Config, frozen=False, kw_only=True):  # type: igno
         channels = max(len(value) if isinstance(value, tuple) else 1 for value in (self.image_mean, self.image_std))
         return float(np.abs(self._values(channels)).max())
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str] | None = None, **arguments: Any) -> None:
         """Save to a folder's ``preprocessor_config.json``, readable by ``transformers``.
 
-        Where the folder's ``processor_config.json`` has an ``image_processor``, which readers prefer, it is replaced.
+        An ``image_processor`` in ``processor_config.json``, which readers prefer, is replaced. ``push_to_hub=True``
+        uploads it, too.
         """
-        with writing(folder), committing(folder) as save:
-            write_settings(self, save, beside=folder)
+        save(self, self._write, folder, arguments)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the settings to a repository of the Hub, and return the commit's address."""
+        return push_saved(self._write, repo_id, options)
+
+    def _write(self, folder: str | os.PathLike[str]) -> None:
+        with writing(folder), committing(folder) as save_folder:
+            write_settings(self, save_folder, beside=folder)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the mapping for ``preprocessor_config.json``."""

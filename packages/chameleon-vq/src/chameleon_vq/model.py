@@ -7,18 +7,25 @@ quantizer, Q codes per position.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from pathlib import Path
+from typing import Any, Literal, Self, overload
 
+import torch
 from torch import Tensor, nn
 
+from . import checkpoint
+from ._hub import push_saved
 from .compat.encoding_names import EncodingNames, requested_tuple
+from .compat.loading import VQRequest, save
 from .config import ChameleonVQVAEConfig
 from .decoder import Decoder
 from .encoder import Encoder
 from .errors import MissingDecoderError
 from .quantizers.contract import VectorQuantizer
-from .registry import make_quantizer
+from .registry import find_pretrained, make_quantizer
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -73,8 +80,14 @@ class ChameleonVQVAE(nn.Module):
     ``transformers`` layout have none.
     """
 
-    def __init__(self, config: ChameleonVQVAEConfig, *, with_decoder: bool = True) -> None:
+    main_input_name = "pixel_values"
+    """What ``transformers`` calls the argument of ``forward``."""
+
+    def __init__(self, config: ChameleonVQVAEConfig | Mapping[str, Any], *, with_decoder: bool = True) -> None:
         super().__init__()
+        if isinstance(config, Mapping):  # a model's vq_config
+            config = ChameleonVQVAEConfig.from_dict(config)
+        config.keep_for_a_model()
         self.config = config
         self.encoder = Encoder(config)
         self.quantize: VectorQuantizer = make_quantizer(config)
@@ -84,6 +97,67 @@ class ChameleonVQVAE(nn.Module):
             part.apply(self._initialize)
         # Last, so that a seed gives the same encoder with and without a decoder.
         self.decoder = Decoder(config).apply(self._initialize) if with_decoder else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return self.quant_conv.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.quant_conv.weight.device
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """Return the number of weights, of all or of those that are trained."""
+        return sum(each.numel() for each in self.parameters() if each.requires_grad or not only_trainable)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike[str] | None = None,
+        *,
+        dtype: torch.dtype | str | None = "auto",
+        device: torch.device | str = "cpu",
+        check_finite: bool = True,
+        **arguments: Any,
+    ) -> Self:
+        """Load the network of a folder, a registered name or a Hub id, in eval mode; see ``ImageTokenizer``.
+
+        ``dtype`` "auto" and None are the type of the weights. ``arguments`` are those of ``transformers``, which
+        ``compat.loading`` translates or refuses, and fields that replace those of the configuration. Raises what
+        ``ImageTokenizer.from_pretrained`` does.
+        """
+        name = arguments.pop("pretrained_model_name_or_path", None) if name_or_folder is None else name_or_folder
+        request = VQRequest.of(arguments, dtype=dtype, device=device)
+        return request.returned(cls._read(find_pretrained(name, request.hub), request, check_finite))
+
+    @classmethod
+    def _read(cls, folder: Path, request: VQRequest, check_finite: bool) -> Self:
+        return checkpoint.read_model(
+            folder,
+            lambda config, with_decoder: cls(config, with_decoder=with_decoder),
+            device=request.device,
+            dtype=request.dtype,
+            check_finite=check_finite,
+            change=request.changed,
+        )
+
+    def save_pretrained(self, folder: str | os.PathLike[str] | None = None, **arguments: Any) -> None:
+        """Write ``config.json`` and the weights, in one commit, for ``from_pretrained`` and for ``transformers``.
+
+        ``push_to_hub=True`` uploads them, too. Warns as ``ImageTokenizer.save_pretrained`` does. Raises
+        ``FileAccessError``, and ``ConfigError`` for arguments of ``transformers`` that aren't available.
+        """
+        save(self, self._write, folder, arguments)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the network to a repository of the Hub, made where there is none; return the commit's address."""
+        return push_saved(self._write, repo_id, options)
+
+    def _write(self, folder: str | os.PathLike[str]) -> None:
+        kind = type(self)
+        checkpoint.write_model(self, folder, lambda config, with_decoder: kind(config, with_decoder=with_decoder))
 
     @overload
     def encode(self, pixels_BCHW: Tensor, *, return_dict: Literal[True] | None = None) -> VQEncoding: ...

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from . import _builtins, hookspecs
+from ._hub import HUB_ID, NO_OPTIONS, HubOptions, check_name, download, missing_folder, model_folder
 from ._moved import moved_names
 from .config import ChameleonVQVAEConfig
-from .errors import BrokenPluginError, ConfigError, MissingFileError
+from .errors import BrokenPluginError, ConfigError, MissingFileError, UnknownPluginError
 from .plugin_calls import described, unexpected_keyword, wrong
 from .plugins import PluginRegistry
 from .quantizers.contract import VectorQuantizer
@@ -20,6 +21,9 @@ VECTOR_QUANTIZERS_HOOK = "chameleon_vq_quantizers"
 """The hook whose plugins provide vector quantizers."""
 PRETRAINED_HOOK = "chameleon_vq_pretrained"
 """The hook whose plugins provide named image tokenizers."""
+
+_WHAT = "the image tokenizer"
+_HUB_PATTERNS = ("*.json", "*.safetensors")
 
 REGISTRY = PluginRegistry(
     hookspecs.PROJECT,
@@ -65,23 +69,52 @@ def make_quantizer(config: ChameleonVQVAEConfig) -> VectorQuantizer:
     return quantizer  # type: ignore[return-value]  # the conformance suite checks the rest of the contract
 
 
-def find_pretrained(name_or_folder: str | os.PathLike[str]) -> Path:
-    """Return the folder of an image tokenizer: the one given if it exists, or that of a registered name.
+def find_pretrained(name_or_folder: str | os.PathLike[str], hub: HubOptions = NO_OPTIONS) -> Path:
+    """Return the folder of an image tokenizer: the one given if it exists, that of a registered name, or of a Hub id.
 
-    Raises ``UnknownPluginError``, and ``MissingFileError`` if there is no such folder or the name isn't available here.
+    Names are those of this package's plugins, and of the models that chameleon-core knows. ``hub`` says where in the
+    Hub. Raises ``UnknownPluginError`` for an unknown name, ``MissingFileError`` if there is no such folder or the name
+    isn't available here, and ``MissingPackageError`` where a Hub id needs the extra ``hub``.
     """
+    check_name(name_or_folder, _WHAT)
     folder = Path(name_or_folder)
     if folder.is_dir():
         REGISTRY.warn_of_hidden(PRETRAINED_HOOK, name_or_folder)
-        return folder
-    if not isinstance(name_or_folder, str) or len(folder.parts) != 1:
-        raise MissingFileError(
-            f"there is no folder {folder}. Download a model from a hub first (chameleon-core's extra [hub])."
-        )
-    spec = REGISTRY.get(PRETRAINED_HOOK, name_or_folder)
+        return hub.inside(folder)
+    if isinstance(name_or_folder, str) and not folder.exists():
+        if HUB_ID.fullmatch(name_or_folder):
+            return download(name_or_folder, hub, tried=[missing_folder(folder)], what=_WHAT, patterns=_HUB_PATTERNS)
+        if len(folder.parts) == 1:
+            try:
+                return hub.inside(_registered_folder(name_or_folder))
+            except UnknownPluginError:
+                found = model_folder(name_or_folder)
+                if found is None:
+                    raise
+                return hub.inside(found)
+    raise MissingFileError(
+        f"there is no folder {os.fspath(name_or_folder)}. Expected the folder of a Chameleon model or of an image "
+        "tokenizer, a registered name, or a Hub id like 'owner/name'."
+    )
+
+
+def installed_folder(name: str, tried: list[str]) -> Path | None:
+    """Return the folder of the image tokenizer of a name; None, with the reason in ``tried``, where there is none.
+
+    The packages that don't import this one find it through ``_hub``.
+    """
+    try:
+        return _registered_folder(name)
+    except UnknownPluginError as error:
+        tried.append(str(error).rstrip("."))
+        return None
+
+
+def _registered_folder(name: str) -> Path:
+    spec = REGISTRY.get(PRETRAINED_HOOK, name)
     reason = spec.why_unavailable()
     if reason is not None:
-        raise MissingFileError(f"the image tokenizer {name_or_folder!r} isn't available here: {_sentence(reason)}")
+        raise MissingFileError(f"the image tokenizer {name!r} isn't available here: {_sentence(reason)}")
     return spec.make_folder()
 
 

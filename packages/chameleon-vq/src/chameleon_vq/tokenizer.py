@@ -22,6 +22,7 @@ from torch import Tensor
 from . import checkpoint
 from ._commits import committing, read_whole
 from .code_arrays import Codes, checked_codes
+from .compat.loading import VQRequest, save
 from .errors import ChameleonVQError, CodesError, ImageError, MissingFileError
 from .file_access import writing
 from .image_processor import ChameleonImageProcessor, settings_of, write_settings
@@ -61,30 +62,37 @@ class ImageTokenizer:
         name_or_folder: str | os.PathLike[str],
         *,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str | None = torch.float32,
         check_finite: bool = True,
+        **arguments: Any,
     ) -> ImageTokenizer:
-        """Load from the folder of a Chameleon model or of an image tokenizer, or by a name that a plugin registered.
+        """Load from the folder of a Chameleon model or of an image tokenizer, by a registered name, or by a Hub id.
 
         Of a model only the tensors ``model.vqmodel.*`` are read. In bfloat16 some codes differ; see ``compare_codes``.
-        ``check_finite=False`` leaves out the check of the weights for NaN and infinity. Raises ``UnknownPluginError``,
-        ``MissingFileError``, ``FileFormatError``, ``ConfigError``, ``WeightsError``.
+        ``check_finite=False`` leaves out the check of the weights for NaN and infinity. ``arguments`` are those of
+        ``transformers`` (``revision``, ``subfolder``, ``token``, ``device_map``, …), which ``compat.loading``
+        translates or refuses. Raises ``UnknownPluginError``, ``MissingFileError``, ``FileFormatError``,
+        ``ConfigError``, ``WeightsError``.
         """
-        folder = find_pretrained(name_or_folder)
-        read = partial(checkpoint.read_model, folder, device=device, dtype=dtype, check_finite=check_finite)
+        request = VQRequest.of(arguments, dtype=dtype, device=device, tells_more=False)
+        folder = find_pretrained(name_or_folder, request.hub)
+        read = partial(ChameleonVQVAE._read, folder, request, check_finite)
         model, settings = read_whole(folder, lambda: (read(), settings_of(folder)))
         # A processor_config.json may be that of a tokenizer alone; as in `transformers`, the defaults hold then.
         return cls(model, settings and ChameleonImageProcessor.from_dict(settings[0], source=settings[1]))
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str] | None = None, **arguments: Any) -> None:
         """Save, in one commit, to a folder that ``from_pretrained`` and ``ChameleonVQVAE`` of ``transformers`` read.
 
         Warns (``InterchangeWarning``) where ``transformers`` would compute other codes, as with another
-        ``norm_num_groups`` than 32.
+        ``norm_num_groups`` than 32. ``push_to_hub=True`` uploads the folder, too.
         """
-        with writing(folder), committing(folder) as save:
-            checkpoint.write_model(self.model, save)
-            write_settings(self.image_processor, save, beside=folder)
+        save(self, self._write, folder, arguments)
+
+    def _write(self, folder: str | os.PathLike[str]) -> None:
+        with writing(folder), committing(folder) as save_folder:
+            self.model._write(save_folder)
+            write_settings(self.image_processor, save_folder, beside=folder)
 
     def to(self, device: torch.device | str) -> Self:
         """Move the weights to a device and return the tokenizer; their dtype stays, because codes depend on it.

@@ -111,12 +111,35 @@ def load_checkpoint(
     the image tokenizer don't count. Raises ``ConfigError`` where ``device`` or ``quantization`` isn't available, or
     ``quantization`` differs from that of the checkpoint.
     """
-    target = usable_device(device)
-    checkpoint = read_checkpoint(folder)
-    weights = StoredWeights(
-        checkpoint, target_dtype(dtype, checkpoint.config), target, str(folder), check_finite=check_finite
+    usable_device(device)
+    return load_contents(
+        read_checkpoint(folder),
+        source=str(folder),
+        build=build,
+        dtype=dtype,
+        device=device,
+        quantization=quantization,
+        check_finite=check_finite,
     )
-    check_sizes(checkpoint.config, weights.tensors, source=str(folder))
+
+
+def load_contents(
+    checkpoint: Checkpoint,
+    *,
+    source: str,
+    build: Callable[[ChameleonConfig], ModelT],
+    dtype: torch.dtype | str | None,
+    device: torch.device | str,
+    quantization: str | Quantization | None,
+    check_finite: bool,
+) -> LoadedCheckpoint[ModelT]:
+    """Build a model and load its weights from a checkpoint that was read, which errors call ``source``.
+
+    The arguments and errors are those of ``load_checkpoint``.
+    """
+    target = usable_device(device)
+    weights = StoredWeights(checkpoint, target_dtype(dtype, checkpoint.config), target, source, check_finite)
+    check_sizes(checkpoint.config, weights.tensors, source=source)
     # Weights that are made in inference mode could never be used outside of it.
     with torch.inference_mode(False):
         model = on_meta(lambda: build(checkpoint.config))

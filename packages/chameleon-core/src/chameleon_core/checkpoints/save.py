@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ def save_checkpoint(
     image_weights: Mapping[str, Tensor] | None = None,
     source: str | os.PathLike[str] | None = None,
     build: Callable[[ChameleonConfig], nn.Module] | None = None,
+    state_dict: Mapping[str, Tensor] | None = None,
     max_shard_size: int | str = "5GB",
     checkpoint_format: str = "hf",
 ) -> None:
@@ -85,13 +86,14 @@ def save_checkpoint(
     ``image_weights`` is the state dict of the image tokenizer. Without it, these weights are copied from ``source``,
     the folder that the model was loaded from, a shard at a time; it may be ``folder`` itself.
 
-    ``build`` is what ``load_checkpoint`` will be given. With it, nothing is written that wouldn't load.
+    ``build`` is what ``load_checkpoint`` will be given. With it, nothing is written that wouldn't load. ``state_dict``
+    has the weights that are saved in place of the model's own.
 
     Raises ``WeightsError`` where the config ties the embeddings and those of the model differ, ``source`` doesn't
     exist, or the tensors aren't those that the config describes: adapters, wrapped layers, layers of other sizes.
     Raises ``FileAccessError`` where the folder can't be written.
     """
-    tensors = _own_tensors(model, config)
+    tensors = _own_tensors(_tensors(model) if state_dict is None else _given_tensors(state_dict), config)
     if image_weights is not None:
         tensors |= {IMAGE_PREFIX + name: StoredTensor.of(tensor) for name, tensor in image_weights.items()}
     elif source is not None:
@@ -127,8 +129,8 @@ def _check_loadable(checkpoint: Checkpoint, build: Callable[[ChameleonConfig], n
         )
 
 
-def _own_tensors(model: nn.Module, config: ChameleonConfig) -> dict[str, StoredTensor]:
-    tensors = dict(_tensors(model))
+def _own_tensors(named: Iterable[tuple[str, StoredTensor]], config: ChameleonConfig) -> dict[str, StoredTensor]:
+    tensors = dict(named)
     if config.tie_word_embeddings:
         # transformers stores tied embeddings once, under the name of the input embeddings.
         output = tensors.pop(_OUTPUT, None)
@@ -138,6 +140,10 @@ def _own_tensors(model: nn.Module, config: ChameleonConfig) -> dict[str, StoredT
                 "Tie them, or save with config.replace(tie_word_embeddings=False)."
             )
     return tensors
+
+
+def _given_tensors(state_dict: Mapping[str, Tensor]) -> Iterator[tuple[str, StoredTensor]]:
+    return ((name, StoredTensor.of(tensor)) for name, tensor in state_dict.items())
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, StoredTensor]]:

@@ -12,4 +12,9 @@
 - ``outputs``: what a model returns.
 - ``step_inputs``: the arguments of one step of a loop that generates.
 - ``vocabulary_mapping``: which ids are codes of pictures.
+- ``loading``, ``saving``: the arguments of ``from_pretrained`` and ``save_pretrained``.
+- ``placement``: ``device_map``. ``bitsandbytes``: ``BitsAndBytesConfig`` and other ``quantization_config``.
+
+Names of models and the Hub (``_hub``) and the methods of configurations (``_pretrained_config``) lie below all modules,
+because other packages have copies of them.
 """

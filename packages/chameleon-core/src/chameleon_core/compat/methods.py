@@ -6,6 +6,7 @@ Shapes: V vocabulary, E hidden width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from chameleon_backends import QuantizedLinear
 
+from .._hub import push_saved
 from ..config import ChameleonConfig
 from ..errors import ConfigError
 from .attributes import KnownAttributes
@@ -30,6 +32,7 @@ class TransformersMethods(KnownAttributes):
     config: ChameleonConfig
     config_class: ClassVar[type[ChameleonConfig]] = ChameleonConfig
     """The class of ``config``."""
+    source: Path | None
     base_model_prefix: ClassVar[str] = "model"
     """The attribute of the bare transformer in a model that has more."""
     main_input_name: ClassVar[str] = "input_ids"
@@ -61,6 +64,15 @@ class TransformersMethods(KnownAttributes):
     def get_encoder(self, modality: str | None = None) -> Self:
         """Return the model itself, which has no encoder: pictures are ids."""
         return self
+
+    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "5GB", **options: Any) -> str:
+        """Upload the model to a repository of the Hub, made where there is none; return the commit's address.
+
+        ``options`` are ``token``, ``private``, ``commit_message``, ``commit_description``, ``revision`` and
+        ``create_pr``. Raises ``MissingPackageError`` without huggingface-hub, which the extra ``hub`` installs.
+        """
+        save: Any = self.save_pretrained
+        return push_saved(lambda folder: save(folder, max_shard_size=max_shard_size), repo_id, options)
 
     @property
     def device(self) -> torch.device:

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from .._boundary import translates_errors
 from .._moved import moved_names
-from ..checkpoints import load_checkpoint, resolve_folder, save_checkpoint
+from ..checkpoints import save_checkpoint
 from ..checkpoints.quantization_plan import Quantization
 from ..compat.forward_arguments import as_requested, refuse_forward_arguments
 from ..compat.generation import generate, positional_arguments
 from ..compat.generation_config import GenerationConfigView, options_from
 from ..compat.generation_keywords import GenerateKeywords, SharedKeywords
 from ..compat.generation_outputs import GenerateOutput, transition_scores
+from ..compat.loading import Request
+from ..compat.saving import SaveRequest
 from ..compat.step_inputs import StepInputs
 from ..config import ChameleonConfig
 from ..errors import InputError
@@ -29,7 +31,6 @@ from ..generation import GenerationChanges, GenerationOptions, Step, TextDecoder
 from ..generation.prompts import check_type, mask_of_padding
 from ..generation.repacked_head import RepackedHead
 from .cache import KVCache
-from .ecosystem import refuse_arguments
 from .inputs import check_call, kept_positions
 from .lane_cache import CachedLane, LaneCache, make_lane_cache
 from .loss import LOSS_ARGUMENTS, next_token_loss
@@ -61,53 +62,58 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
     @translates_errors
     def from_pretrained(
         cls,
-        name_or_folder: str | os.PathLike[str],
+        name_or_folder: str | os.PathLike[str] | None = None,
         *,
         dtype: torch.dtype | str | None = "auto",
         device: torch.device | str = "cpu",
-        attn_implementation: str = "sdpa",
+        attn_implementation: str | None = "sdpa",
         quantization: str | Quantization | None = None,
         check_finite: bool = True,
-        **unknown: object,
+        **arguments: Any,
     ) -> Self:
         """Load a model in eval mode from a folder, by the name of an installed model, or by a Hub id (extra ``hub``).
 
         ``dtype`` is what floating-point weights are cast to: "auto" is the type that the config records, if any, and
-        None keeps the stored types. Weights that need no cast stay views of the memory-mapped files, and no weight is
-        ever held twice.
+        None keeps the stored types. Weights that need no cast stay views of the memory-mapped files.
 
         ``quantization`` is the name of a weight quantizer, or a ``Quantization`` with its options and the layers to
-        skip. A folder saved quantized needs none. ``check_finite=False`` leaves out checks for NaN.
+        skip. A folder saved quantized needs none. ``check_finite=False`` leaves out checks for NaN. ``arguments`` are
+        fields that replace those of the config, and those of ``transformers``, which ``compat.loading`` translates.
 
         Raises ``ModelNotFoundError``, ``FileFormatError`` for a damaged file, ``WeightsError`` with every tensor that
         is missing, unexpected or of another shape, and ``ConfigError`` for a quantization that isn't available.
         """
-        refuse_arguments(unknown)
-        folder = resolve_folder(name_or_folder)
-        loaded = load_checkpoint(
-            folder,
-            build=lambda config: cls(config, attn_implementation=attn_implementation),
+        request: Request[Self] = Request.of(
+            name_or_folder,
+            arguments,
             dtype=dtype,
             device=device,
+            attn_implementation=attn_implementation,
             quantization=quantization,
-            check_finite=check_finite,
         )
+        backend = request.attn_implementation
+        loaded = request.load(lambda config: cls(config, attn_implementation=backend), check_finite=check_finite)
         model = loaded.model
         model.config = model.model.config = loaded.config
-        model.source = folder
+        model.source = request.folder
         model.picture_reader.check_finite = check_finite
         model.generation_options = GenerationOptions.from_file_dict(
-            loaded.generation_config, loaded.config, source=str(folder / GENERATION_FILE)
+            loaded.generation_config, loaded.config, source=f"{request.folder}/{GENERATION_FILE}"
         )
-        return model
+        return request.returned(model)
 
     @translates_errors
-    def save_pretrained(self, folder: str | os.PathLike[str], *, max_shard_size: int | str = "5GB") -> None:
+    def save_pretrained(
+        self, folder: str | os.PathLike[str] | None = None, *, max_shard_size: int | str = "5GB", **arguments: Any
+    ) -> None:
         """Write the model in the layout of ``transformers``, with the weights of its image tokenizer, in one commit.
 
         One that was neither set nor used is copied from the model's source. ``max_shard_size`` is a number of bytes, or
-        a text such as "5GB". Raises ``WeightsError`` for what wouldn't load again, and ``FileAccessError``.
+        a text such as "5GB"; ``compat.saving`` translates ``arguments``, those of ``transformers``. Raises
+        ``WeightsError`` for what wouldn't load again, and ``FileAccessError``.
         """
+        if not (request := SaveRequest.of(folder, arguments)).writes:
+            return
         config = self.config
         image_weights = None
         if self._image_tokenizer is not None:
@@ -115,14 +121,16 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
             image_weights = self._image_tokenizer.state_dict()
         save_checkpoint(
             self,
-            folder,
+            request.folder,
             config=config,
             generation_config=self.generation_options.to_file_dict(config),
             image_weights=image_weights,
             source=self.source,
             build=type(self),
+            state_dict=request.state_dict,
             max_shard_size=max_shard_size,
         )
+        request.upload(self, max_shard_size=max_shard_size)
 
     def forward(
         self,
@@ -340,6 +348,5 @@ if not TYPE_CHECKING:
         __name__,
         {
             "IGNORED_LABEL": "chameleon_core.model.loss:IGNORE_INDEX",
-            "ECOSYSTEM_ARGUMENTS": "chameleon_core.model.ecosystem:ECOSYSTEM_ARGUMENTS",
         },
     )

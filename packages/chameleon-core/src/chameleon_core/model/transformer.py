@@ -6,17 +6,24 @@ heads, E hidden width, V vocabulary.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from chameleon_backends import AttentionWeightsBackend, get_attention_backend
 
+from .._boundary import translates_errors
+from ..checkpoints import save_checkpoint
+from ..checkpoints.quantization_plan import Quantization
 from ..compat.caches import ForeignCache
 from ..compat.checkpointing import Checkpointing
 from ..compat.forward_arguments import as_requested, is_requested, refuse_forward_arguments
+from ..compat.loading import Request, WithoutHead
+from ..compat.saving import SaveRequest
 from ..config import ChameleonConfig
 from ..errors import InputError
 from .attention_context import AttentionContext, prepare_attention
@@ -52,8 +59,7 @@ class ChameleonModel(PictureInputs):
     """The bare transformer, from ids to hidden states.
 
     ``attn_implementation`` names an attention backend of chameleon-backends. The weights are random, with the standard
-    deviation ``config.initializer_range``; to load trained ones, use
-    ``ChameleonForConditionalGeneration.from_pretrained``.
+    deviation ``config.initializer_range``; ``from_pretrained`` loads trained ones.
 
     ``gradient_checkpointing`` recomputes each layer in the backward pass instead of keeping its activations: the same
     gradients from less memory, in about a third more time.
@@ -61,6 +67,7 @@ class ChameleonModel(PictureInputs):
 
     def __init__(self, config: ChameleonConfig, *, attn_implementation: str = "sdpa") -> None:
         super().__init__()
+        config.keep_for_a_model(attn_implementation=attn_implementation)
         self.config = config
         self._picture_reader = PictureReader()
         self._use_attention(attn_implementation)
@@ -68,8 +75,65 @@ class ChameleonModel(PictureInputs):
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self._checkpointing = Checkpointing()
+        self.source: Path | None = None
         self.apply(self._init_weights)
         self._seal()
+
+    @classmethod
+    @translates_errors
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike[str] | None = None,
+        *,
+        dtype: torch.dtype | str | None = "auto",
+        device: torch.device | str = "cpu",
+        attn_implementation: str | None = "sdpa",
+        quantization: str | Quantization | None = None,
+        check_finite: bool = True,
+        **arguments: Any,
+    ) -> Self:
+        """Load the bare transformer of a model, whose output layer is left out.
+
+        The arguments and errors are those of ``ChameleonForConditionalGeneration.from_pretrained``.
+        """
+        request: Request[WithoutHead] = Request.of(
+            name_or_folder,
+            arguments,
+            dtype=dtype,
+            device=device,
+            attn_implementation=attn_implementation,
+            quantization=quantization,
+        )
+
+        def build(config: ChameleonConfig) -> WithoutHead:
+            return WithoutHead(cls(config, attn_implementation=request.attn_implementation))
+
+        loaded = request.load(build, bare=True, check_finite=check_finite)
+        model: Any = loaded.model.model
+        model.config = loaded.config
+        model.source = request.folder
+        return request.returned(model)
+
+    @translates_errors
+    def save_pretrained(
+        self, folder: str | os.PathLike[str] | None = None, *, max_shard_size: int | str = "5GB", **arguments: Any
+    ) -> None:
+        """Write the bare transformer, with the weights of its source's image tokenizer, in one commit.
+
+        The arguments and errors are those of ``ChameleonForConditionalGeneration.save_pretrained``.
+        """
+        request = SaveRequest.of(folder, arguments)
+        if request.writes:
+            save_checkpoint(
+                WithoutHead(self),
+                request.folder,
+                config=self.config.replace(extras={**self.config.extras, "architectures": [type(self).__name__]}),
+                source=self.source,
+                build=lambda config: WithoutHead(type(self)(config)),
+                state_dict=request.state_dict,
+                max_shard_size=max_shard_size,
+            )
+            request.upload(self, max_shard_size=max_shard_size)
 
     def forward(
         self,

@@ -17,7 +17,7 @@ from .._commits import committing, stored
 from .._files import read_json, write_json, writing
 from ..checkpoints.load import usable_device
 from ..checkpoints.quantization_plan import Quantization
-from ..errors import GenerationError
+from ..errors import ConfigError, GenerationError
 from ..generation import GenerationOptions, Step, generate_ids
 from ..generation.options import Modality, PipelineChanges
 from ..model import ChameleonForConditionalGeneration
@@ -90,6 +90,8 @@ class Chameleon(ShortForms):
         The arguments and errors are those of ``ChameleonForConditionalGeneration.from_pretrained``. The processor reads
         pictures with the folder's image tokenizer, which is loaded when the first picture needs it.
         """
+        if unknown.pop("output_loading_info", False):
+            raise ConfigError("Chameleon.from_pretrained returns the pipeline alone: leave output_loading_info out.")
         model = ChameleonForConditionalGeneration.from_pretrained(
             name_or_folder,
             dtype=dtype,
