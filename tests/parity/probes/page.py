@@ -48,7 +48,8 @@ def render(results: Sequence[Result]) -> str:
 
 def row(result: Result) -> str:
     """A row of a table of differences. A cell can't contain a bar, even in code."""
-    return f"| `{result.probe.line.replace('|', '&#124;')}` | {result.probe.reason.replace('|', '&#124;')} |"
+    reason = result.probe.reason or "Not the same yet."
+    return f"| `{result.probe.line.replace('|', '&#124;')}` | {reason.replace('|', '&#124;')} |"
 
 
 def generated(page: str) -> str:

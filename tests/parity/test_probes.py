@@ -1,0 +1,39 @@
+"""What users of transformers type means the same here, or the page of compatibility says why not."""
+
+from __future__ import annotations
+
+import pytest
+
+from .probes.page import PAGE, generated, render
+from .probes.probes import Result, read_probes, run_probes
+
+THE_SAME = 515
+"""How many give the same value. It may only grow."""
+OPEN = 15
+"""How many differ for no stated reason yet. It may only shrink."""
+
+
+@pytest.fixture(scope="module")
+def results() -> list[Result]:
+    return list(run_probes(read_probes()))
+
+
+def test_no_probe_is_asked_twice() -> None:
+    lines = [probe.line for probe in read_probes()]
+    assert sorted(lines) == sorted(set(lines))
+
+
+def test_few_differ_for_no_stated_reason(results: list[Result]) -> None:
+    problems = [
+        f"{each.probe.line}\n  {each.problem}\n  {each.theirs}\n  {each.ours}" for each in results if each.problem
+    ]
+    assert len(problems) <= OPEN, "\n".join(problems)
+
+
+def test_most_is_the_same(results: list[Result]) -> None:
+    assert sum(each.status == "same" for each in results) >= THE_SAME
+
+
+def test_the_page_is_what_the_probes_give(results: list[Result]) -> None:
+    command = "python -m tests.parity.probes --write"
+    assert generated(PAGE.read_text(encoding="utf-8")) == render(results).strip(), f"run {command}"
