@@ -144,7 +144,9 @@ def plugins(session: nox.Session) -> None:
 @nox.session
 def parity(session: nox.Session) -> None:
     """Numbers compared with two independent implementations, transformers and diffusers. (4 minutes.)"""
-    install_workspace(session, "transformers", "diffusers", "peft", "bitsandbytes")
+    install_workspace(
+        session, "transformers", "diffusers", "peft", "bitsandbytes", "accelerate", "datasets", "trl", "lm-eval"
+    )
     run_tests(session, "tests/parity")
 
 

@@ -227,7 +227,7 @@ class TokenLayout:
             special_ids=special_ids,
             picture_ids=picture_ids,
             pictures=pictures,
-            segment_grammars=segment_grammars,
+            segment_grammars=dict(segment_grammars),  # a view can't be copied
             **needed,
         )
 

@@ -91,7 +91,7 @@ def generate(
     resume: Annotated[
         Path | None,
         typer.Option(
-            help="Go on with the document in this folder, which was stopped; prompt and options are those of before.",
+            help="Continue the document in this folder, which was stopped; prompt and options are those of before.",
             file_okay=False,
             exists=True,
         ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,13 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
 
     ``image_tokenizer`` encodes ``pixel_values`` as ids. A model that was loaded from a folder loads it from there on
     first use, through chameleon-vq; set the attribute to use another.
+
+    ``masks_picture_codes``, False by default, sets the logits of picture codes to the lowest number and so takes them
+    out of the loss, as ``transformers`` does: likelihoods are then those of text alone. Generation never needs it.
     """
+
+    loss_type: ClassVar[str] = "ForConditionalGeneration"
+    """What the Trainer of ``transformers`` asks, to count the labels of a loss as ``loss_function`` does."""
 
     @translates_errors
     def __init__(self, config: ChameleonConfig, *, attn_implementation: str = "sdpa") -> None:
@@ -55,6 +61,7 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
         init_weight(self.lm_head.weight, config.initializer_range)
         self.generation_options = GenerationOptions()
         self.repacked_head = RepackedHead()
+        self.masks_picture_codes = False
         self.tie_weights()
         self._seal()
 
@@ -189,6 +196,9 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
             return_dict=True,
         )
         logits_BTV = self.lm_head(output.last_hidden_state[:, kept_positions(logits_to_keep)])
+        if self.masks_picture_codes:
+            ids_Z = self.layout.code_to_id_Z.to(logits_BTV.device)
+            logits_BTV = logits_BTV.index_fill(-1, ids_Z, torch.finfo(logits_BTV.dtype).min)
         loss = None
         if labels is not None or of_loss:
             size = self.config.vocab_size
