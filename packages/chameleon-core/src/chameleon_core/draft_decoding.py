@@ -15,7 +15,8 @@ import torch
 
 from .errors import ConfigError, GenerationError
 from .generation import Guesser, GuessView, RowView, processor_chain
-from .generation.choosing import Chooser, Point
+from .generation.choosing import Chooser
+from .generation.points import Point
 from .generation.rows import start_row
 from .model import ChameleonForConditionalGeneration
 

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ..errors import EngineFullError, GenerationError
 from .admission import check_room, running_row
-from .choosing import Chooser, Point
+from .choosing import Chooser
 from .decoder import Decoder, LaneT, TextDecoder
 from .feeds import Feed
+from .points import Point
 from .prefix_cache import PrefixCache
 from .requests import NewIds, Request, RequestHandle
 from .running import RunningRow

@@ -3,7 +3,7 @@
 The prompt is computed once, in one lane. A hypothesis that is continued in several ways is copied into the lanes of
 those that aren't continued, from where the two differ.
 
-Shapes: H running hypotheses, A ids that may come next.
+Shapes: J running hypotheses, A ids that may come next.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from ..errors import ChameleonCoreError, GenerationError
-from .choosing import Found, Point
+from .choosing import Found
 from .decoder import LaneCacheLike, LaneT
 from .decoding import Continuation, Hypothesis, RowSearcher, SearchView
 from .feeds import Feed, Lane
+from .points import Point
 from .prefix_cache import PrefixCache
 from .processors.links import NothingAllowedError
 from .requests import NewIds
@@ -173,8 +174,8 @@ class SearchingRow(RunningRow[LaneT]):
         return SearchView(
             running=tuple(self._hypotheses()),
             ids_A=scores[0].ids_A,
-            log_probs_HA=torch.stack([each.log_probs_A for each in scores]),
-            noise_HA=torch.stack(noise) if noise else None,
+            log_probs_JA=torch.stack([each.log_probs_A for each in scores]),
+            noise_JA=torch.stack(noise) if noise else None,
             limit=self.row.limit,
             ending=lambda continuation: self._continued(continuation).finish_reason,
         )

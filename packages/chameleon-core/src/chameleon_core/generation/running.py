@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Generic
 
 from ..errors import ChameleonCoreError, GenerationError
-from .choosing import Found, Point
+from .choosing import Found
 from .decoder import LaneCacheLike, LaneT, TextDecoder
 from .decoding import RowGuesser
 from .feeds import Feed, Lane
 from .guidance import picture_branches, text_branch
+from .points import Point
 from .prefix_cache import PrefixCache, PrefixKey
 from .processors import Kind, ProcessorChain
 from .requests import NewIds, RequestHandle

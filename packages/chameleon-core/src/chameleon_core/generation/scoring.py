@@ -20,7 +20,7 @@ from .noise import gumbel_noise, noise_key
 from .processors import FORBIDDEN, ProcessorChain
 
 if TYPE_CHECKING:
-    from .choosing import Point
+    from .points import Point
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,6 +1,6 @@
 """Beam search: the likeliest continuations of several hypotheses run on, and the text of the best score is written.
 
-Shapes: H running hypotheses, A ids that may come next.
+Shapes: J running hypotheses, A ids that may come next.
 """
 
 from __future__ import annotations
@@ -96,12 +96,12 @@ class BeamSearcher:
 
     def _candidates(self, view: SearchView) -> list[Continuation]:
         """Return the likeliest continuations, or those that were drawn, best first."""
-        carried_H1 = view.log_probs_HA.new_tensor([[each.score] for each in view.running])
-        scores_HA = view.log_probs_HA + carried_H1
+        carried_J1 = view.log_probs_JA.new_tensor([[each.score] for each in view.running])
+        scores_JA = view.log_probs_JA + carried_J1
         # The first places of logits with Gumbel noise are a draw without replacement.
-        ranked_HA = scores_HA if view.noise_HA is None else scores_HA + view.noise_HA
-        places = ranked_HA.flatten().topk(min(self._count, ranked_HA.numel())).indices
-        scores = scores_HA.flatten()[places].tolist()
+        ranked_JA = scores_JA if view.noise_JA is None else scores_JA + view.noise_JA
+        places = ranked_JA.flatten().topk(min(self._count, ranked_JA.numel())).indices
+        scores = scores_JA.flatten()[places].tolist()
         parents = (places // len(view.ids_A)).tolist()
         ids = view.ids_A[places % len(view.ids_A)].tolist()
         found = map(Continuation, parents, ids, scores)

@@ -3,7 +3,7 @@
 A strategy whose ``start`` returns a searcher decides what is written, unlike one that guesses. Nothing is written
 before the search has ended.
 
-Shapes: H running hypotheses, A ids that may come next.
+Shapes: J running hypotheses, A ids that may come next.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class SearchView:
     ids and of score 0. Those after which no id is allowed are left out."""
     ids_A: Tensor
     """int64, the ids that may come next, ascending."""
-    log_probs_HA: Tensor
+    log_probs_JA: Tensor
     """float32, the log-probability of each id after each hypothesis, changed by the row's logits processors and not
     normalized again; ``FORBIDDEN`` where the id may not come."""
-    noise_HA: Tensor | None
+    noise_JA: Tensor | None
     """float32, Gumbel noise that belongs to the seed, the row, the position, the hypothesis's place and the id; None
     where ids aren't sampled."""
     limit: int

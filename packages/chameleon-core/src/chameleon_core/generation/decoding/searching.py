@@ -1,6 +1,6 @@
 """The engine's side of searches: what is wrong with what a searcher returns.
 
-Shapes: H running hypotheses, A ids that may come next, N continuations.
+Shapes: J running hypotheses, A ids that may come next, F continuations.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class RowSearcher:
                 )
         if not found:
             return []
-        tokens_N = view.ids_A.new_tensor([each.token_id for each in found])
-        places_N = torch.searchsorted(view.ids_A, tokens_N).clamp(max=len(view.ids_A) - 1)
-        log_probs_N = view.log_probs_HA[[each.parent for each in found], places_N]
-        may_come = ((view.ids_A[places_N] == tokens_N) & (log_probs_N > FORBIDDEN)).tolist()
+        tokens_F = view.ids_A.new_tensor([each.token_id for each in found])
+        places_F = torch.searchsorted(view.ids_A, tokens_F).clamp(max=len(view.ids_A) - 1)
+        log_probs_F = view.log_probs_JA[[each.parent for each in found], places_F]
+        may_come = ((view.ids_A[places_F] == tokens_F) & (log_probs_F > FORBIDDEN)).tolist()
         for each, allowed in zip(found, may_come, strict=True):
             if not allowed or view.ending(each) is not None:
                 why = "ends it" if allowed else "may not come there"
