@@ -94,6 +94,15 @@ def test_a_batch_moves_and_casts_its_pixels_as_that_of_the_peer(
     assert torch.equal(batch.pixel_values, expected.pixel_values)
 
 
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_a_picture_may_be_a_tensor(channels_first: bool, ours: ChameleonProcessor, peer: Any) -> None:
+    picture = torch.randint(0, 256, (40, 61, 3), dtype=torch.uint8)
+    picture = picture.permute(2, 0, 1).contiguous() if channels_first else picture
+    for images in (picture, picture[None]):
+        batch, expected = (each(images=images, text="<image>", return_tensors="pt") for each in (ours, peer))
+        assert torch.equal(batch.pixel_values, expected.pixel_values)
+
+
 def test_a_batch_that_is_not_of_tensors_stays_where_it_is(ours: ChameleonProcessor) -> None:
     with pytest.raises(ConfigError, match="input_ids is a list; only a batch of tensors can move"):
         ours(text="a", return_tensors=None).to("cpu")

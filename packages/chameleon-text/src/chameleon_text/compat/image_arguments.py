@@ -63,11 +63,16 @@ def in_order(inputs: tuple[Any, ...], images: Any, text: Any, image_token: str) 
 
 
 def as_pictures(images: Any) -> list[Any]:
-    """Return the pictures as one list: none, one, lists of lists of them, or arrays [B, H, W, C] of several."""
+    """Return the pictures as one list: none, one, lists of lists of them, or arrays [B, H, W, C] of several.
+
+    Tensors become arrays.
+    """
     if images is None:
         return []
     if isinstance(images, (list, tuple)):
         return [picture for each in images for picture in as_pictures(each)]
+    if callable(getattr(images, "detach", None)):
+        images = images.detach().cpu().numpy()
     return list(images) if getattr(images, "ndim", 0) == 4 else [images]
 
 
