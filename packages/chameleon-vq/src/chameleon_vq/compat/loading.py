@@ -71,7 +71,9 @@ class VQRequest:
         if other is not None:
             dtype = other
         config = left.pop("config", None)
-        if config is not None and not isinstance(config, ChameleonVQVAEConfig):
+        if isinstance(config, Mapping):  # a model's vq_config
+            config = ChameleonVQVAEConfig.from_dict({k: v for k, v in config.items() if k != "model_type"})
+        elif config is not None and not isinstance(config, ChameleonVQVAEConfig):
             config = ChameleonVQVAEConfig.from_pretrained(config)
         tells_more = bool(left.pop("output_loading_info", False))
         request = cls(_dtype(dtype), _device(left.pop("device_map", None), device), hub, config, left, tells_more)
