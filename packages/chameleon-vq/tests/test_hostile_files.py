@@ -89,7 +89,7 @@ def test_a_device_that_is_not_there_is_named(folder: Path, device: str, monkeypa
         ImageTokenizer.from_pretrained(folder, device=device)
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn, "float32"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn, "int8"])
 def test_a_dtype_that_can_not_compute_is_named(folder: Path, dtype: Any) -> None:
     with pytest.raises(ConfigError, match=r"expected one that the model computes in: torch\.float32"):
         ImageTokenizer.from_pretrained(folder, dtype=dtype)

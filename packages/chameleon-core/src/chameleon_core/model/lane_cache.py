@@ -116,7 +116,7 @@ class LaneCache:
     Subclasses change what is stored by overriding ``encode`` and ``decode``.
     """
 
-    slab_type = Slab
+    _slab_type = Slab
 
     def __init__(self, num_layers: int) -> None:
         self.num_layers = num_layers
@@ -229,7 +229,7 @@ class LaneCache:
     def _place(self, capacity: int) -> CachedLane:
         slab = self._slabs.get(capacity)
         if slab is None:
-            slab = self._slabs[capacity] = self.slab_type(capacity, [], [()] * self.num_layers)
+            slab = self._slabs[capacity] = self._slab_type(capacity, [], [()] * self.num_layers)
         lane = CachedLane(slab, len(slab.lanes))
         slab.lanes.append(lane)
         return lane

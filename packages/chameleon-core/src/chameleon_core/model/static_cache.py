@@ -55,7 +55,7 @@ class StaticSlab(Slab):
 class StaticLaneCache(LaneCache):
     """Keys and values as the model computes them, in lanes of ``context_length`` positions."""
 
-    slab_type = StaticSlab
+    _slab_type = StaticSlab
 
     def __init__(self, num_layers: int, context_length: int) -> None:
         super().__init__(num_layers)
