@@ -7,9 +7,9 @@ import pytest
 from .probes.page import PAGE, generated, render
 from .probes.probes import Result, read_probes, run_probes
 
-THE_SAME = 515
+THE_SAME = 519
 """How many give the same value. It may only grow."""
-OPEN = 15
+OPEN = 13
 """How many differ for no stated reason yet. It may only shrink."""
 
 
