@@ -37,6 +37,16 @@ class Image:
     grid: tuple[int, int] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Special:
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Notes:
+    notes: tuple[int, ...]
+
+
 class Picture:
     def save(self, path: Path, **options: str) -> None:
         path.write_text(options["format"])
@@ -53,6 +63,7 @@ def chameleon_text(monkeypatch: pytest.MonkeyPatch) -> None:
     package = SimpleNamespace(
         Text=Text,
         Image=Image,
+        Special=Special,
         document_to_json=lambda document: json.dumps([dataclasses.asdict(part) for part in document]),
     )
     monkeypatch.setitem(sys.modules, "chameleon_text", package)  # type: ignore[arg-type]
@@ -335,8 +346,8 @@ def test_text_goes_to_stdout_and_pictures_are_named(capsys: pytest.CaptureFixtur
 
 @pytest.mark.usefixtures("chameleon_text")
 def test_a_segment_of_a_plugin_s_modality_is_shown_by_its_values(capsys: pytest.CaptureFixture[str]) -> None:
-    Writer(None).write([Text("Sing "), SimpleNamespace(notes=(60, 64)), Text("!")])  # type: ignore[list-item]
-    assert capsys.readouterr().out == "Sing [namespace(notes=(60, 64))]!"
+    Writer(None).write([Text("Sing "), Notes((60, 64)), Text("!")])  # type: ignore[arg-type]
+    assert capsys.readouterr().out == 'Sing [{"notes": [60, 64]}]!'
 
 
 def test_a_picture_that_was_cut_off_is_named_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -173,11 +173,10 @@ def test_unknown_keys_of_a_file_are_reported_kept_and_written_back() -> None:
         ),  # type: ignore[call-arg]
         (lambda: GenerationOptions().replace(temprature=1), "Did you mean 'temperature'?"),  # type: ignore[call-arg]
         (lambda: GenerationOptions(max_length=9), "GenerationOptions has no field 'max_length': use max_new_tokens,"),  # type: ignore[call-arg]
-        (lambda: GenerationOptions().replace(guidance_scale=3), "use guidance_text and guidance_image"),  # type: ignore[call-arg]
-        (lambda: GenerationOptions.published(eos_token_id=2), "use stop_ids"),  # type: ignore[call-arg]
-        (lambda: GenerationOptions(streamer=None), "use stream_ids of the model, or Chameleon.stream"),  # type: ignore[call-arg]
-        (lambda: GenerationOptions(stopping_criteria=[]), "use stop_strings or stop_ids, or should_stop"),  # type: ignore[call-arg]
-        (lambda: GenerationOptions(num_return_sequences=2), "repeat the prompt in a batch"),  # type: ignore[call-arg]
+        (lambda: GenerationOptions.published(eos_token_id=2), "use eos_token_ids, or the argument of generate"),  # type: ignore[call-arg]
+        (lambda: GenerationOptions(streamer=None), "use stream_ids of the model or Chameleon.stream"),  # type: ignore[call-arg]
+        (lambda: GenerationOptions(stopping_criteria=[]), "use stop_strings or stop_ids, or the argument of generate"),  # type: ignore[call-arg]
+        (lambda: GenerationOptions(num_return_sequences=2), "how often each row is sampled"),  # type: ignore[call-arg]
         (
             lambda: GenerationOptions.published(xyz=1),  # type: ignore[call-arg]
             "GenerationOptions has no field 'xyz'. The fields are cache_implementation,",

@@ -144,4 +144,5 @@ def test_a_model_in_the_options_isnt_written_to_a_file() -> None:
     with pytest.raises(ConfigError, match=r"decoding holds a model, which no file can hold\. Name its folder"):
         options.to_file_dict(MODEL.config)
     named = GenerationOptions(decoding={"name": "draft", "model": "folder"})
-    assert GenerationOptions.from_file_dict(named.to_file_dict(MODEL.config), MODEL.config) == named
+    again = GenerationOptions.from_file_dict(named.to_file_dict(MODEL.config), MODEL.config)
+    assert again.decoding == named.decoding

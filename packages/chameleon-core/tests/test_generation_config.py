@@ -74,7 +74,6 @@ def test_values_of_transformers_keep_their_meaning(
         ("repetition_penalty", 1e38),
         ("guidance_text", float("inf")),
         ("max_new_tokens", 0),
-        ("modality", "sound"),
         ("do_sample", "yes"),
         ("seed", -1),
         ("stop_strings", [""]),

@@ -120,7 +120,8 @@ def test_lanes_may_leave_and_join_a_cache_in_any_order(config: ChameleonConfig, 
     with torch.no_grad():
         for batch in (rows, others):
             cache = model.model.new_cache(len(batch), capacity=1)
-            model(*pad_rows(batch), cache=cache)
+            ids_BT, mask_BT = pad_rows(batch)
+            model(ids_BT, attention_mask=mask_BT, cache=cache)
             caches.append(cache)
         joined, other = caches
         joined.extend(other)

@@ -379,7 +379,9 @@ class TestReport:
         mask = torch.ones(2, 12, dtype=torch.int64)
         mask[0, :4] = 0
         report = quantization_report(float_model, model, text(), mask)
-        expected, actual = (each(text(), mask).logits[mask.bool()].float() for each in (float_model, model))
+        expected, actual = (
+            each(text(), attention_mask=mask).logits[mask.bool()].float() for each in (float_model, model)
+        )
         divergence = nn.functional.kl_div(
             actual.log_softmax(-1), expected.log_softmax(-1), log_target=True, reduction="none"
         ).sum(-1)

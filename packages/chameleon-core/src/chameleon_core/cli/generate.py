@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import re
 import signal
@@ -20,6 +21,9 @@ SAMPLING = "Sampling (any of these turns it on)"
 STEERING = "Constraints and guidance"
 LENGTH = "Length"
 MODEL = "Model"
+
+MODALITIES = ("text", "image", "interleaved")
+"""What every model may write; a processor with segment codecs has more."""
 
 REASONS = {"stop": "finished", "length": "reached the most new ids", "cancelled": "stopped"}
 """What is said of why a document ended."""
@@ -67,6 +71,20 @@ def decoding_strategy(written: str) -> str | dict[str, Any]:
     return named_plugin("--decoding", '{"name": "beam", "num_beams": 8}', written)
 
 
+def known_modality(value: str) -> str:
+    """Return what to write. Raises ``typer.BadParameter`` for the name of no installed segment codec."""
+    if value in MODALITIES:
+        return value
+    try:
+        specs = importlib.import_module("chameleon_text.registry").segment_codec_specs()
+    except ImportError:
+        specs = []
+    names = [*MODALITIES, *(spec.name for spec in specs if spec.name not in MODALITIES)]
+    if value not in names:
+        raise typer.BadParameter(f"expected one of {', '.join(names)}; got {value!r}.")
+    return value
+
+
 def sides(value: str | None) -> str | None:
     """Return a size that is two numbers with an x between them. Raises ``typer.BadParameter``."""
     if value is not None and re.fullmatch(r"[1-9]\d{0,5}x[1-9]\d{0,5}", value) is None:
@@ -81,7 +99,12 @@ def generate(
     text: Texts = None,
     image: Images = None,
     modality: Annotated[
-        str, typer.Option(help="What to write: text, image, interleaved or the name of a segment codec.")
+        str,
+        typer.Option(
+            help="What to write: text, image, interleaved or the name of a segment codec.",
+            autocompletion=lambda incomplete: [each for each in MODALITIES if each.startswith(incomplete)],
+            callback=known_modality,
+        ),
     ] = "text",
     template: Annotated[str, typer.Option(help="Format of the prompt: completion, chat or a plugin's.")] = "completion",
     output: Annotated[
