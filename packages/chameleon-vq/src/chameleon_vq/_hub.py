@@ -6,11 +6,11 @@ The arguments are those that ``from_pretrained``, ``save_pretrained`` and ``push
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,12 +196,25 @@ def take_push_options(arguments: dict[str, Any]) -> dict[str, Any] | None:
 def push_saved(save: Callable[[Path], object], repo_id: str, options: Mapping[str, Any]) -> str:
     """Upload what ``save`` writes into a folder to a repository of the Hub, and return the address of the commit.
 
-    The repository is made where there is none. Raises ``MissingPackageError`` without huggingface-hub.
+    The repository is made where there is none. Raises ``ConfigError`` for unknown options, ``MissingPackageError``
+    without huggingface-hub.
     """
+    import tempfile  # here, because it takes a while and uploads are rare
+
+    _check_push(options)
     api = _api(repo_id)
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder))
         return _upload(api, Path(folder), repo_id, options)
+
+
+def _check_push(options: Mapping[str, Any]) -> None:
+    known = {*_PUSH, "token"} - {"repo_id"}
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"They are {', '.join(sorted(known))}."
+            raise ConfigError(f"push_to_hub has no argument {name!r}. {hint}")
 
 
 def _upload(api: Any, folder: Path, repo_id: str, options: Mapping[str, Any]) -> str:
