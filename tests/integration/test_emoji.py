@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import colorsys
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
+import chameleon_core
 import chameleon_emoji
 from chameleon_core import Chameleon, Quantization, quantize_model
-from chameleon_text import Image
+from chameleon_text import ChameleonProcessor, Image, TextTokenizer
 from chameleon_vq import ImageTokenizer
 
 # Of the 41 drawings of withheld styles that are in the package, in decibels.
@@ -40,6 +42,20 @@ def test_withheld_pictures_are_reconstructed_as_measured() -> None:
     again = tokenizer.decode(tokenizer.encode(images))
     errors = [np.square(np.float64(one) - np.float64(other)).mean() for one, other in zip(images, again, strict=True)]
     assert np.mean(10 * np.log10(255**2 / np.array(errors))) == pytest.approx(PSNR, abs=0.05)
+
+
+def test_a_processor_and_a_tokenizer_are_loaded_by_name(emoji: Chameleon) -> None:
+    assert chameleon_core.ChameleonProcessor is ChameleonProcessor
+    image = withheld()[0].image
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        processor = ChameleonProcessor.from_pretrained("emoji", image_tokenizer=True)
+        pixels = ChameleonProcessor.from_pretrained("emoji")(text="<image>", images=image)
+        tokenizer = TextTokenizer.from_pretrained("emoji")
+    document = ["A heart: ", image]
+    assert processor.encode(document) == emoji.processor.encode(document)
+    assert pixels.pixel_values.shape == (1, 3, 64, 64)
+    assert tokenizer.token_ids == emoji.processor.tokenizer.token_ids
 
 
 def test_it_computes_in_float32(emoji: Chameleon) -> None:

@@ -120,8 +120,7 @@ class ProcessorFolder:
                 ) from error
             raise MissingFileError(
                 f"{self._path / TOKENIZER} doesn't exist, the file that a model's folder has its tokenizer in; "
-                "save_pretrained of a processor or a fast tokenizer writes it. Pass a folder; names of models are "
-                "looked up by chameleon-core."
+                "save_pretrained of a processor or a fast tokenizer writes it."
             ) from error
         configs = {name: self._optional(name) for name in (TOKENIZER_CONFIG, PROCESSOR_CONFIG)}
         # Not needed here, only carried along: a fault in it is reported by those who read it.

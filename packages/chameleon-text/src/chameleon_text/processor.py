@@ -5,7 +5,6 @@ Shapes: B rows, T ids of the longest row, C channels, H W pixels.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import warnings
@@ -13,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from ._hub import SMALL_FILES, push_saved
 from ._moved import moved_names
 from .batch import PaddingSide, ProcessorBatch, TensorKind, choice, make_batch, one_row
 from .codecs import ImageTokenizerLike, PictureFormatLike, SegmentCodec
 from .compat.chat import Conversation, with_pictures
 from .compat.image_arguments import as_pictures, in_order, split_arguments
+from .compat.loading import requested_folder, save
 from .compat.processor_calls import ProcessorCalls, in_places, tokenizer_json
 from .document_processor import DocumentProcessor
 from .errors import ConfigError, TokenizerWarning, VocabularyError
@@ -291,7 +292,7 @@ class ChameleonProcessor(ProcessorCalls, DocumentProcessor):
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | os.PathLike[str],
+        folder: str | os.PathLike[str] | None = None,
         *,
         image_tokenizer: ImageTokenizerLike | bool | None = None,
         image_processor: ImageProcessorLike | None = None,
@@ -301,23 +302,26 @@ class ChameleonProcessor(ProcessorCalls, DocumentProcessor):
         chat_template: str | None = None,
         segment_codecs: Mapping[str, SegmentCodec] | None = None,
         picture_format: PictureFormatLike | None = None,
-        **unknown: object,
+        **arguments: Any,
     ) -> ChameleonProcessor:
-        """Load the processor of a model's folder: ``tokenizer.json``, and the two configs where there are any.
+        """Load the processor of a folder, a registered name or a Hub id: ``tokenizer.json``, and the two configs.
 
-        The arguments are those of the class, and win over the configs. Pictures are read by the folder's image
-        processor, which chameleon-vq loads with the first of them, as placeholders and ``pixel_values``;
-        ``image_tokenizer=True`` loads the folder's image tokenizer, so that prompts have the real ids. What the configs
-        say beyond that is kept, and written back by ``save_pretrained``; a ``TokenizerWarning`` says what they ask for
-        and isn't done. Raises ``MissingFileError`` without a ``tokenizer.json``, ``FileFormatError`` for a broken file,
-        and ``FileAccessError`` where the system doesn't let a file be read.
+        The named arguments are those of the class, and win over the configs; the others say where in the Hub
+        (``revision``, ``subfolder``, …). Pictures are read by the folder's image processor, which chameleon-vq loads
+        with the first of them, as placeholders and ``pixel_values``; ``image_tokenizer=True`` loads the folder's image
+        tokenizer, so that prompts have the real ids. What the configs say beyond that is kept, and written back by
+        ``save_pretrained``; a ``TokenizerWarning`` says what they ask for and isn't done. Raises ``MissingFileError``
+        without a folder or its ``tokenizer.json``, ``FileFormatError`` for a broken file, ``FileAccessError`` where one
+        can't be read, and ``MissingPackageError`` where a Hub id needs the extra ``hub``.
         """
-        for name in unknown:
-            known = inspect.signature(cls.from_pretrained).parameters.keys() - {"folder", "unknown"}
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"The arguments are {', '.join(sorted(known))}."
-            raise ConfigError(f"ChameleonProcessor.from_pretrained has no argument {name!r}. {hint}")
-        files = ProcessorFolder(folder)
+        path = requested_folder(
+            folder,
+            arguments,
+            what="the processor",
+            known=inspect.signature(cls.from_pretrained).parameters.keys() - {"folder", "arguments"},
+            patterns=(*SMALL_FILES, "*.safetensors") if image_tokenizer is True else SMALL_FILES,
+        )
+        files = ProcessorFolder(path)
         if isinstance(image_tokenizer, bool):
             image_tokenizer = image_tokenizer_of(files.path) if image_tokenizer else None
         if image_seq_length is None and image_tokenizer is None:
@@ -337,16 +341,24 @@ class ChameleonProcessor(ProcessorCalls, DocumentProcessor):
         processor._configs, processor._folder = files.configs, files.path
         not_done = (*files.not_done(processor.tokenizer), *(files.sized_pictures() if picture_format is None else ()))
         if not_done:
-            warnings.warn(f"{os.fspath(folder)}: {'; '.join(not_done)}.", TokenizerWarning, stacklevel=2)
+            warnings.warn(f"{path}: {'; '.join(not_done)}.", TokenizerWarning, stacklevel=2)
         return processor
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str] | None = None, **arguments: Any) -> None:
         """Write the files that ``from_pretrained`` and ``transformers`` read.
 
         An image processor that has ``to_dict``, the image tokenizer's too, gets its ``preprocessor_config.json`` beside
         them; without one, what the folder already says of pictures stays. All files replace their predecessors in one
-        commit. Raises ``FileAccessError`` where the system doesn't let them be written.
+        commit. ``push_to_hub=True`` uploads them, too, to ``repo_id`` or the folder's name. Raises ``FileAccessError``
+        where the system doesn't let them be written.
         """
+        save(self._write, folder, arguments)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the files to a repository of the Hub, and return the commit's address."""
+        return push_saved(self._write, repo_id, options)
+
+    def _write(self, folder: str | os.PathLike[str]) -> None:
         write_folder(
             folder,
             tokenizer=self.tokenizer,

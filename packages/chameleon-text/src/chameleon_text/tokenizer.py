@@ -22,9 +22,11 @@ import tokenizers
 
 from . import tokenizer_file as file
 from ._files import parse_json, read_json, replacing, writing
+from ._hub import push_saved
 from ._moved import moved_names
 from .batch import one_id, one_row
-from .compat.special_tokens import TokenizerSettings
+from .compat.loading import requested_folder, save
+from .compat.special_tokens import NAMED, TokenizerSettings
 from .compat.tokenizer_chat import TokenizerChat
 from .errors import ConfigError, EncodingError, FileFormatError, TokenizerWarning, VocabularyError
 from .folder import ProcessorFolder, write_tokenizer
@@ -139,13 +141,20 @@ class TextTokenizer(TokenizerChat, Sealed):
         return cls(data)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], **settings: Any) -> TextTokenizer:
-        """Load the tokenizer of a model's folder, as its ``tokenizer_config.json`` sets it up.
+    def from_pretrained(cls, folder: str | os.PathLike[str] | None = None, **settings: Any) -> TextTokenizer:
+        """Load the tokenizer of a folder, a registered name ("emoji") or a Hub id, as ``tokenizer_config.json`` says.
 
-        ``settings`` are fields of ``TokenizerSettings``, and win. Raises ``MissingFileError`` without a
-        ``tokenizer.json``, ``FileFormatError`` for a broken file, and ``ConfigError`` for other settings.
+        ``settings`` are fields of ``TokenizerSettings``, which win, and where in the Hub (``revision``, ``subfolder``,
+        …). Raises ``MissingFileError`` without a folder or its ``tokenizer.json``, ``FileFormatError`` for a broken
+        file, ``ConfigError`` for other settings, and ``MissingPackageError`` where a Hub id needs the extra ``hub``.
         """
-        tokenizer = cls.of_folder(ProcessorFolder(folder))
+        path = requested_folder(
+            folder,
+            settings,
+            what="the tokenizer",
+            known=("use_fast", *NAMED, *TokenizerSettings.__struct_fields__),
+        )
+        tokenizer = cls.of_folder(ProcessorFolder(path))
         tokenizer.configure(settings)
         return tokenizer
 
@@ -156,12 +165,22 @@ class TextTokenizer(TokenizerChat, Sealed):
         files.set_up(tokenizer)
         return tokenizer
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> tuple[str, ...]:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str] | None = None, **arguments: Any
+    ) -> tuple[str, ...]:
         """Write the tokenizer's files to a folder, in one commit, and return their paths.
 
-        Raises ``FileAccessError`` where the system doesn't let them be written.
+        ``push_to_hub=True`` uploads them, too, to ``repo_id`` or the folder's name. Raises ``FileAccessError`` where
+        the system doesn't let them be written.
         """
-        return write_tokenizer(save_directory, self)
+        return save(self._write, save_directory, arguments)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the tokenizer's files to a repository of the Hub, and return the commit's address."""
+        return push_saved(self._write, repo_id, options)
+
+    def _write(self, folder: str | os.PathLike[str]) -> tuple[str, ...]:
+        return write_tokenizer(folder, self)
 
     def added_tokens(self) -> list[dict[str, Any]]:
         """Return the added tokens as the file has them, with their flags."""

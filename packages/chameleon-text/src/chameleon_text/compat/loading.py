@@ -1,0 +1,84 @@
+"""The arguments that ``from_pretrained`` and ``save_pretrained`` have in ``transformers``: names, the Hub, uploads."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .._hub import SMALL_FILES, HubOptions, find_folder, push_saved, take_push_options
+from ..errors import ConfigError
+
+T = TypeVar("T")
+
+_ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "legacy_format": ((None, False), "the tokenizer is written as tokenizer.json alone"),
+    "filename_prefix": ((None,), "files have the names that they are found by"),
+    "save_jinja_files": ((True, None), "a chat template is written as chat_template.jinja"),
+}
+"""Arguments of ``save_pretrained`` with only these values, and why others are refused."""
+_PUSH = (
+    "push_to_hub",
+    "repo_id",
+    "token",
+    "private",
+    "revision",
+    "commit_message",
+    "commit_description",
+    "create_pr",
+    "tags",
+)
+
+
+def requested_folder(
+    name: Any,
+    arguments: dict[str, Any],
+    *,
+    what: str,
+    known: Iterable[str],
+    patterns: Sequence[str] = SMALL_FILES,
+) -> Path:
+    """Return the folder that a ``from_pretrained`` was asked for, and take what says where it is from its arguments.
+
+    Raises ``ConfigError``, with the closest name, for arguments that are left and aren't ``known``, and what
+    ``find_folder`` does.
+    """
+    if name is None:
+        name = arguments.pop("pretrained_model_name_or_path", None)
+    hub = HubOptions.taken_from(arguments)
+    check_known(arguments, (*known, *HubOptions.__dataclass_fields__), caller="from_pretrained")
+    return find_folder(name, hub, what=what, patterns=patterns)
+
+
+def save(write: Callable[[str | os.PathLike[str]], T], folder: Any, arguments: Mapping[str, Any]) -> T:
+    """Return ``write(folder)``, and upload the same where the arguments of a ``save_pretrained`` ask for that.
+
+    Raises ``ConfigError`` for what isn't available.
+    """
+    left = dict(arguments)
+    folder = left.pop("save_directory", None) if folder is None else folder
+    if folder is None:
+        raise ConfigError("save_pretrained needs the folder to write to.")
+    for name in [name for name in left if name in _ONLY]:
+        value = left.pop(name)
+        allowed, reason = _ONLY[name]
+        if not any(value is each for each in allowed):
+            raise ConfigError(f"save_pretrained can't have {name}={value!r:.80}: {reason}.")
+    check_known(left, (*_PUSH, *_ONLY), caller="save_pretrained")
+    push = take_push_options(left)
+    written = write(folder)
+    if push is not None:
+        push_saved(write, push.pop("repo_id", None) or Path(folder).resolve().name, push)
+    return written
+
+
+def check_known(names: Iterable[str], known: Iterable[str], *, caller: str) -> None:
+    """Raise ``ConfigError``, with the closest name, for a name that isn't known."""
+    known = sorted(known)
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"The arguments are {', '.join(known)}."
+            raise ConfigError(f"{caller} has no argument {name!r}. {hint}")
