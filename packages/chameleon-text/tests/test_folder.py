@@ -268,6 +268,16 @@ def test_a_file_that_is_not_needed_stops_nothing(tokenizer: TextTokenizer, tmp_p
     assert processor.image_seq_length == 4
 
 
+def test_an_image_processor_is_loaded_with_the_config_of_the_model(
+    tokenizer: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ChameleonProcessor(tokenizer).save_pretrained(tmp_path)
+    _files.write_json(tmp_path / "config.json", {"vq_config": {"resolution": 64}})
+    monkeypatch.setattr("chameleon_text.processor.reads_pictures", lambda: True)
+    monkeypatch.setattr("chameleon_text.processor.image_processor_of", lambda folder, config: config["vq_config"])
+    assert ChameleonProcessor.from_pretrained(tmp_path).image_processor == {"resolution": 64}
+
+
 @pytest.mark.parametrize("folder", [None, 3, "no\0folder"])
 def test_what_is_no_path_is_an_error(folder: Any) -> None:
     with pytest.raises(ChameleonTextError):

@@ -123,9 +123,8 @@ class ProcessorFolder:
                 "save_pretrained of a processor or a fast tokenizer writes it."
             ) from error
         configs = {name: self._optional(name) for name in (TOKENIZER_CONFIG, PROCESSOR_CONFIG)}
-        # Not needed here, only carried along: a fault in it is reported by those who read it.
-        with contextlib.suppress(ChameleonTextError):
-            configs[PREPROCESSOR_CONFIG] = self._optional(PREPROCESSOR_CONFIG)
+        # Those of the pictures and of the model: a fault in them is reported by those who need them.
+        configs |= {name: self._tolerated(name) for name in (PREPROCESSOR_CONFIG, MODEL_CONFIG)}
         return data, configs, self._read_templates()
 
     def not_done(self, tokenizer: TokenizerCalls) -> Iterator[str]:
@@ -177,11 +176,7 @@ class ProcessorFolder:
 
     def sized_pictures(self) -> Iterator[str]:
         """Yield a clause where the model's pictures are written by another grammar than that of one size."""
-        config: dict[str, Any] = {}
-        # The model's own file, of which nothing else is needed here.
-        with contextlib.suppress(ChameleonTextError):
-            config = self._optional(MODEL_CONFIG)
-        requested = config.get("picture_grammar", "chameleon")
+        requested = self.configs[MODEL_CONFIG].get("picture_grammar", "chameleon")
         name = requested.get("name") if isinstance(requested, dict) else requested
         if name != "chameleon":
             yield (
