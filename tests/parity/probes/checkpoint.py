@@ -55,7 +55,7 @@ def fields(token_ids: dict[str, int]) -> dict[str, Any]:
     return {
         "vocab_size": len(token_ids),
         "hidden_size": 64,
-        "intermediate_size": 96,
+        "intermediate_size": 128,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,

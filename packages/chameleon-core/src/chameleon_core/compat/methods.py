@@ -235,6 +235,7 @@ class TransformersMethods(KnownAttributes):
     def set_attn_implementation(self, attn_implementation: str) -> None:
         """Use another attention backend, by its name. Raises ``UnknownPluginError`` where it isn't installed."""
         self.base_model._use_attention(attn_implementation)
+        self.config.keep_for_a_model(attn_implementation=attn_implementation)
 
     @property
     def gradient_checkpointing(self) -> bool:
