@@ -76,7 +76,7 @@ def continue_packed(backend: str) -> Tensor:
     def read(begin: int, end: int) -> None:
         output = model(
             ids_BS[:, begin:end],
-            mask_BS[:, :end] if begin == 0 else None,
+            attention_mask=mask_BS[:, :end] if begin == 0 else None,
             position_ids=positions_BS[:, begin:end],
             document_ids=documents_BS[:, :end],
             cache=past,

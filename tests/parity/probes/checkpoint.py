@@ -42,7 +42,7 @@ def save_checkpoint(folder: Path) -> None:
     processor = transformers.ChameleonProcessor(image_processor, peer_tokenizer, image_seq_length=PICTURE_IDS)
     config = transformers.ChameleonConfig(**fields(dict(tokenizer.token_ids)))
     torch.manual_seed(0)
-    model = randomize(transformers.ChameleonForConditionalGeneration(config)).eval()
+    model = randomize(transformers.ChameleonForConditionalGeneration(config), seed=2).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.save_pretrained(folder)

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, overload
 
 import msgspec
 
@@ -220,10 +220,20 @@ class PretrainedConfig(Config, frozen=False, dict=True, kw_only=True):  # type: 
         """Return the configuration of the text model, which is this one, whatever is asked for."""
         return self
 
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls, name_or_folder: str | os.PathLike[str], *, return_unused_kwargs: Literal[False] = False, **arguments: Any
+    ) -> Self: ...
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls, name_or_folder: str | os.PathLike[str], *, return_unused_kwargs: Literal[True], **arguments: Any
+    ) -> tuple[Self, dict[str, Any]]: ...
     @classmethod
     def from_pretrained(
         cls, name_or_folder: str | os.PathLike[str], *, return_unused_kwargs: bool = False, **arguments: Any
-    ) -> Any:
+    ) -> Self | tuple[Self, dict[str, Any]]:
         """Read the configuration of a folder, a registered name, a Hub id, or a file.
 
         ``arguments`` are fields that replace those of the file, and those of ``HubOptions``: ``revision``,
