@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .chat import filled, spelled
@@ -204,15 +204,15 @@ class ProcessorCalls:
             return prompt
         return f"{self.tokenizer.bos_token}{spelled(prompt.pieces, image_token=self.image_token)}"
 
-    def _batch_of_conversations(
-        self, prompts: Any, pictures: Any, call: Mapping[str, Any], *, continued: bool, assistant_masks: bool
-    ) -> Any:
-        """Return conversations with their pictures as a batch."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
 
-    def __call__(self, *inputs: Any, **arguments: Any) -> Any:
-        """Return a batch of prompts: see ``ChameleonProcessor``."""
-        raise NotImplementedError
+        def _batch_of_conversations(
+            self, prompts: Any, pictures: Any, call: Mapping[str, Any], *, continued: bool, assistant_masks: bool
+        ) -> Any:
+            """Return conversations with their pictures as a batch."""
+
+        def __call__(self, *inputs: Any, **arguments: Any) -> Any:
+            """Return a batch of prompts: see ``ChameleonProcessor``."""
 
     def create_mm_token_type_ids(self, input_ids: Iterable[Sequence[int]]) -> list[list[int]]:
         """Return for each id of each row whether it belongs to a picture (1) or to text (0)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import tokenizers
@@ -333,5 +333,7 @@ class SpecialTokens:
                 single=single, pair=pair, special_tokens=[(self.names[each], each) for each in around]
             )
 
-    def _renew(self, data: Mapping[str, Any]) -> None:
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def _renew(self, data: Mapping[str, Any]) -> None:
+            """Read another tokenizer file."""

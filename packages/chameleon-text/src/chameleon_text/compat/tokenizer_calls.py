@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
@@ -71,15 +71,28 @@ class TokenizerCalls(SpecialTokens):
         texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces, **arguments)
         return [texts] if isinstance(texts, str) else texts
 
-    def decode(
-        self,
-        token_ids: Any,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,
-        **arguments: Any,
-    ) -> Any:
-        """Return the text of a row of ids: see ``TextTokenizer.decode``."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def decode(
+            self,
+            token_ids: Any,
+            skip_special_tokens: bool = False,
+            clean_up_tokenization_spaces: bool | None = None,
+            **arguments: Any,
+        ) -> Any:
+            """Return the text of a row of ids: see ``TextTokenizer.decode``."""
+
+        def added_tokens(self) -> list[dict[str, Any]]:
+            """Return the added tokens as the file has them, with their flags."""
+
+        def to_json(self) -> str:
+            """Return the text of a ``tokenizer.json``."""
+
+        def _bytes_of_name(self, name: str) -> bytes:
+            """Return the bytes that a name stands for."""
+
+        def _make_backend(self) -> tokenizers.Tokenizer:
+            """Return the tokenizer of the library."""
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
         """Return the id of a token's name, or those of several; that of ``<unk>`` (or None) for unknown names."""
@@ -247,25 +260,11 @@ class TokenizerCalls(SpecialTokens):
                 )
             )
 
-    def added_tokens(self) -> list[dict[str, Any]]:
-        """Return the added tokens as the file has them, with their flags."""
-        raise NotImplementedError
-
-    def to_json(self) -> str:
-        """Return the text of a ``tokenizer.json``."""
-        raise NotImplementedError
-
     def _name_of(self, token_id: int) -> str:
         try:
             return self.names[one_id(token_id)]
         except KeyError:
             raise VocabularyError(f"id {token_id} has no name in this vocabulary.") from None
-
-    def _bytes_of_name(self, name: str) -> bytes:
-        raise NotImplementedError
-
-    def _make_backend(self) -> tokenizers.Tokenizer:
-        raise NotImplementedError
 
 
 def _columns(encodings: Sequence[Any], options: TextArguments) -> dict[str, Any]:
