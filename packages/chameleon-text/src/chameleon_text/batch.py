@@ -11,8 +11,6 @@ import operator
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
-
 from ._model_inputs import ModelInputs, require_torch
 from ._moved import moved_names
 from .errors import ConfigError
@@ -103,6 +101,8 @@ def choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
 
 def integers_as(values: Any, kind: TensorKind | None) -> Any:
     """Return integers as they are (None), as an int64 array, or as an int64 tensor."""
+    import numpy as np
+
     if kind is None:
         return values
     if kind == "np":

@@ -8,8 +8,6 @@ import operator
 import warnings
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from .batch import one_row
 from .codecs import CodecContext, ImageCodec, SegmentCodec, TextCodec
 from .errors import BrokenPluginError, ConfigError, DocumentError, VocabularyError
@@ -140,6 +138,8 @@ class CodecTable:
             return reason
 
     def _admit(self, spec: SegmentCodecSpec, codec: SegmentCodec, owner: str) -> str | None:
+        import numpy as np
+
         for method in ("encode", "decode"):
             if not callable(getattr(codec, method, None)):
                 return f"it has no method {method}."

@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
-import numpy as np
 
 from .errors import DocumentError
 from .optional_packages import no_image_reader
@@ -22,6 +21,7 @@ from .tokenizer import TextTokenizer
 from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
 
@@ -202,6 +202,8 @@ class ImageCodec:
         return Decoded(segment, last)
 
     def _read(self, images: list[Any]) -> Iterator[npt.NDArray[np.int64]]:
+        import numpy as np
+
         if not images:
             return iter(())
         if self._image_tokenizer is None:

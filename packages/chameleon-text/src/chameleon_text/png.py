@@ -6,8 +6,6 @@ import io
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from .errors import MissingPackageError
 
 
@@ -16,6 +14,8 @@ def png_of(picture: Any) -> bytes:
 
     Raises ``MissingPackageError`` without Pillow.
     """
+    import numpy as np
+
     image_module = pillow()
     if isinstance(picture, np.ndarray):
         picture = image_module.fromarray(picture)

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from .errors import DocumentError, MissingPackageError
 from .png import png_of
@@ -79,6 +78,8 @@ class Image(Segment, frozen=True, eq=False):
     default, is that of the model's only size."""
 
     def __post_init__(self) -> None:
+        import numpy as np
+
         if self.image is not None and not isinstance(self.image, str) and not is_picture(self.image):
             raise DocumentError(
                 f"Image holds a PIL image, a path or a uint8 array of shape (H, W, C), not {type(self.image).__name__}."
@@ -118,6 +119,8 @@ class Image(Segment, frozen=True, eq=False):
         return hash(self.codes)
 
     def __repr__(self) -> str:
+        import numpy as np
+
         parts = []
         if isinstance(self.image, (str, os.PathLike)):
             parts.append(repr(os.fspath(self.image)))
@@ -177,6 +180,8 @@ class Document(list[Segment]):
 
 def is_picture(value: object) -> bool:
     """Return whether a value is a picture: a PIL image, an array, or a path that is not a plain str."""
+    import numpy as np
+
     if isinstance(value, (os.PathLike, np.ndarray)):
         return True
     # A PIL image can only exist once PIL is imported, so there is no need to import it here.
@@ -226,6 +231,8 @@ def _as_segment(value: object) -> Segment:
 
 
 def _same_picture(one: Any, other: Any) -> bool:
+    import numpy as np
+
     if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
         return type(one) is type(other) and np.array_equal(one, other)
     return bool(one == other)

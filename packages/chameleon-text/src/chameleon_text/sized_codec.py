@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-import numpy as np
-
 from .codecs import (
     CodecContext,
     Decoded,
@@ -70,6 +68,8 @@ class SizedImageCodec:
 
     def _read(self, segments: Sequence[Image]) -> list[Image]:
         """Return the pictures with their codes."""
+        import numpy as np
+
         read = list(segments)
         places: dict[tuple[int, int], list[int]] = {}
         for place, segment in enumerate(segments):

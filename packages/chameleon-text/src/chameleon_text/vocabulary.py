@@ -26,11 +26,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .errors import VocabularyError
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
 BEGIN_OF_STREAM = "<s>"
@@ -138,6 +137,8 @@ class Vocabulary:
 
         Raises ``VocabularyError`` with everything that is missing, and where names, ids and codes are not one to one.
         """
+        import numpy as np
+
         if not isinstance(token_ids, Mapping):
             raise VocabularyError(f"the vocabulary is a {type(token_ids).__name__}, expected names and their ids.")
         check_one_to_one(token_ids)
@@ -215,6 +216,8 @@ class Vocabulary:
 
     def ids_to_codes(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> list[int]:
         """Return the codes of picture ids. Raises ``VocabularyError`` for an id that isn't a picture code's."""
+        import numpy as np
+
         ids_T = _one_row(ids, "ids")
         known_T = (ids_T >= 0) & (ids_T < len(self))
         codes_T = np.where(known_T, self.id_to_code[np.where(known_T, ids_T, 0)], -1)
@@ -227,6 +230,8 @@ class Vocabulary:
 
 def _one_row(values: object, what: str) -> npt.NDArray[np.int64]:
     """Return a row of integers as int64. Raises ``VocabularyError`` for floats, bools, strings and other shapes."""
+    import numpy as np
+
     try:
         values_T = np.asarray(values)
         values_T = values_T.astype(np.int64) if values_T.size == 0 else values_T
