@@ -252,7 +252,7 @@ def test_a_file_that_claims_too_many_pixels_is_refused_before_it_is_decoded(tmp_
 def test_a_picture_is_resized_to_no_longer_side_than_a_million_pixels() -> None:
     tall = np.zeros((2**18, 1, 3), dtype=np.uint8)
     resizing = {"do_resize": True, "do_center_crop": False}
-    with pytest.raises(ImageError, match=r"resized to .* has 8×2097152 pixels, a side of more than 1,048,576"):
+    with pytest.raises(ImageError, match=r"resized to .* has a side of 2,097,152 pixels, more than 1,048,576"):
         BYTES.preprocess(tall, size={"shortest_edge": 8}, **resizing)
     assert BYTES.preprocess(tall, "np", size={"shortest_edge": 2}, **resizing)["pixel_values"].shape[2] == 2**19
 

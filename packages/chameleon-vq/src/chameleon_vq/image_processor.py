@@ -36,12 +36,7 @@ from .transforms import Blend, Bytes, Rounding, byte_values, center_crop, target
 Side = Annotated[int, Meta(ge=1)]
 P = TypeVar("P", bound="ChameleonImageProcessor")
 
-SIZES = (
-    {"shortest_edge"},
-    {"shortest_edge", "longest_edge"},
-    {"height", "width"},
-    {"max_height", "max_width"},
-)
+SIZES = ({"shortest_edge"}, {"shortest_edge", "longest_edge"}, {"height", "width"}, {"max_height", "max_width"})
 MAX_CROP_PIXELS = 2**24
 """The largest number of pixels of a crop, 64 times the published 512×512: it is made whatever a picture has."""
 MAX_RESIZED_SIDE = 2**20
@@ -297,12 +292,14 @@ class ChameleonImageProcessor(Config, frozen=False, kw_only=True):  # type: igno
     def _pixels(self, picture: Picture) -> npt.NDArray[Any]:
         """Convert one picture to pixels [C, H, W]."""
         image = open_picture(picture, pixel_limit=self.pixel_limit, exif=self.do_exif_transpose)
+        # Before a conversion takes memory for a picture that is then refused.
+        size = self._resized_size(image) if self.do_resize else image.size
         if self.do_convert_rgb:
             image = to_rgb(image, blend=self._blend(picture))
         elif image.mode not in ("L", "P", "RGB", "RGBA"):
             raise ImageError(f"got a picture of mode {image.mode}, expected L, P, RGB or RGBA; turn do_convert_rgb on.")
-        if self.do_resize:
-            image = self._resized(image)
+        if size != image.size:
+            image = image.resize(size, resample=PIL.Image.Resampling(self.resample))
         bytes_HWC = np.atleast_3d(np.asarray(image))
         if self.do_center_crop:
             bytes_HWC = center_crop(bytes_HWC, self.crop_size["height"], self.crop_size["width"])
@@ -313,17 +310,17 @@ class ChameleonImageProcessor(Config, frozen=False, kw_only=True):  # type: igno
             return "truncate"
         return "nearest" if isinstance(picture, (np.ndarray, torch.Tensor)) else "pillow"
 
-    def _resized(self, image: PIL.Image.Image) -> PIL.Image.Image:
+    def _resized_size(self, image: PIL.Image.Image) -> tuple[int, int]:
+        """Return the width and height that a picture is resized to. Raises ``ImageError`` where that is too large."""
         height, width = target_size(image.height, image.width, self.size, rounding=self.rounding)
-        if (height, width) == (image.height, image.width):
-            return image
-        name = f"a picture of {image.width}×{image.height}, resized to {self.size},"
-        check_pixels(width, height, self.pixel_limit, name)
-        if max(width, height) > MAX_RESIZED_SIDE:
-            raise ImageError(
-                f"{name} has {width}×{height} pixels, a side of more than {MAX_RESIZED_SIDE:,}. Crop it first."
-            )
-        return image.resize((width, height), resample=PIL.Image.Resampling(self.resample))
+        if (width, height) != image.size:
+            name = f"a picture of {image.width}×{image.height}, resized to {self.size},"
+            check_pixels(width, height, self.pixel_limit, name)
+            if (side := max(width, height)) > MAX_RESIZED_SIDE:
+                raise ImageError(
+                    f"{name} has a side of {side:,} pixels, more than {MAX_RESIZED_SIDE:,}. Crop it first."
+                )
+        return width, height
 
     def _scaled(self, bytes_HWC: Bytes) -> npt.NDArray[Any]:
         """Scale bytes [H, W, C] to pixels [C, H, W]."""

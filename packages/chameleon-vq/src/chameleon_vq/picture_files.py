@@ -312,22 +312,26 @@ def _transparent_where(
 
 def eight_bits(image: PIL.Image.Image, name: str) -> PIL.Image.Image:
     """Scale deep greyscale to 8 bits; Pillow's own conversion would make every value above 255 white."""
-    values = np.asarray(image)
-    low, high = values.min(), values.max()
+    extremes = [(band.min(), band.max()) for _, band in _bands(image)]
+    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
     if image.mode == "F" or not (low >= 0 and high <= 65535):
         raise ImageError(
             f"{name} has values from {low} to {high} (mode {image.mode}), expected 0…65535: which of "
             "them are black and white is unknown. Scale it to 8 bits first."
         )
-    # Mode "I" is 16 bits from a file, and 8 bits if a program widened a greyscale picture.
-    if image.mode == "I" and high <= 255:
-        return PIL.Image.fromarray(values.astype(np.uint8))
-    scaled = np.empty(values.size, np.uint8)
-    flat = values.reshape(-1)
-    for start in range(0, values.size, _AT_A_TIME):
-        piece = slice(start, start + _AT_A_TIME)
-        scaled[piece] = flat[piece].astype(np.uint32) * 255 // 65535
-    return PIL.Image.fromarray(scaled.reshape(values.shape))
+    scaled = PIL.Image.new("L", image.size)
+    for top, band in _bands(image):
+        # Mode "I" is 16 bits from a file, and 8 bits if a program widened a greyscale picture.
+        values = band if image.mode == "I" and high <= 255 else band.astype(np.uint32) * 255 // 65535
+        scaled.paste(PIL.Image.fromarray(values.astype(np.uint8)), (0, top))
+    return scaled
+
+
+def _bands(image: PIL.Image.Image) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Yield a picture's values a few rows at a time, with the first row's number."""
+    rows = max(_AT_A_TIME // image.width, 1)
+    for top in range(0, image.height, rows):
+        yield top, np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
 
 
 def _line(error: Exception) -> str:
