@@ -129,3 +129,15 @@ def test_the_embedded_model_needs_nothing_but_for_its_two_plugins() -> None:
     assert hooks.keys() < {path.name for path in folder.glob("*.py")}
     for path in folder.glob("*.py"):
         assert at_import(path) - sys.stdlib_module_names == hooks.get(path.name, set()), path
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_file_is_looked_for_by_methods_that_raise(package: str) -> None:
+    # Those of pathlib raise for names that are too long and for folders without permission; os.path answers no.
+    found = [
+        f"{path.name}:{number}"
+        for path in sources(package)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(r"\.(exists|is_file|is_dir)\(\)", line)
+    ]
+    assert not found, "use os.path.exists, isfile or isdir"

@@ -28,6 +28,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
         asked.append((repo_id, allow_patterns))
         if repo_id == "facebook/closed":
             raise OSError("403: access to facebook/closed is restricted")
+        (tmp_path / "cache").mkdir(exist_ok=True)
         return str(tmp_path / "cache")
 
     stub = types.ModuleType("huggingface_hub")

@@ -100,7 +100,7 @@ class PluginSpec(msgspec.Struct, frozen=True, kw_only=True):
         if not isinstance(made, (str, os.PathLike)) or not str(made):
             wrong(self.called, f"{described(made)} from factory; expected the path of a folder.")
         folder = Path(made)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             wrong(self.called, f"{str(folder)!r} from factory, which isn't a folder.")
         return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -141,4 +142,4 @@ def chameleon_core_decoding() -> Iterable[PluginSpec]:
 
 
 def _has_config(folder: Path) -> bool:
-    return stored(folder, CONFIG_FILE).is_file()
+    return os.path.isfile(stored(folder, CONFIG_FILE))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ._files import reading
 from .errors import ConfigError, MissingFileError, MissingPackageError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -80,15 +81,20 @@ class HubOptions:
                 raise ConfigError(f"{name} must be {names}; got {getattr(self, name)!r}.")
 
     def inside(self, folder: Path) -> Path:
-        """Return the subfolder of a local folder. Raises ``ConfigError`` where a revision of one is requested."""
+        """Return the subfolder of a local folder. Raises ``ConfigError`` where a revision of one is requested.
+
+        Raises ``MissingFileError`` where there is none, and ``FileAccessError`` where it can't be listed.
+        """
         if self.revision not in (None, "main"):
             raise ConfigError(
                 f"revision is {self.revision!r}, and {folder} is a local folder, which has no revisions. Leave it out, "
                 "or pass a Hub id."
             )
-        if self.subfolder and not (folder / self.subfolder).is_dir():
+        if self.subfolder and not os.path.isdir(folder / self.subfolder):
             raise MissingFileError(f"{folder} has no subfolder {self.subfolder!r}.")
-        return folder / self.subfolder if self.subfolder else folder
+        found = folder / self.subfolder if self.subfolder else folder
+        with reading(found), os.scandir(found):
+            return found
 
 
 NO_OPTIONS = HubOptions()
@@ -110,9 +116,9 @@ def find_folder(
     """
     check_name(name, what)
     folder = Path(name)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return options.inside(folder)
-    if folder.exists():
+    if os.path.exists(folder):
         raise MissingFileError(f"{os.fspath(name)} is a file; expected the folder of {what}.")
     tried = [missing_folder(folder)]
     if isinstance(name, str):

@@ -306,7 +306,7 @@ def _defaults(cls: type[PretrainedConfig]) -> dict[str, Any]:
 def _read(cls: type[PretrainedConfig], name: str | os.PathLike[str], options: HubOptions) -> tuple[dict[str, Any], str]:
     """Return the mapping that describes a configuration, and the file, given itself or by its folder, that has it."""
     path = Path(name) if isinstance(name, str | os.PathLike) and os.fspath(name) else None
-    if path is None or not path.is_file():
+    if path is None or not os.path.isfile(path):
         path = stored(find_folder(name, options, what="the configuration"), cls.config_file)
     return cls._part_of(read_json(path)), str(path)
 

@@ -49,7 +49,7 @@ def committing(folder: str | os.PathLike[str], *, replaces: Sequence[str] = ()) 
         _append(folder / _REMOVED, replaces)
         yield folder
         return
-    is_new = not folder.is_dir()
+    is_new = not os.path.isdir(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder):
@@ -81,7 +81,7 @@ def stored(folder: str | os.PathLike[str], name: str) -> Path:
     Nothing is there where the folder has no such file, or the commit removes it.
     """
     committed = Path(folder) / COMMIT / name
-    if committed.exists() or name in _removed(Path(folder)):
+    if os.path.exists(committed) or name in _removed(Path(folder)):
         return committed
     return Path(folder) / name
 
@@ -136,7 +136,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def sync(path: Path) -> None:
     """Return once a file or a folder is on the disk."""
-    if fcntl is None and path.is_dir():
+    if fcntl is None and os.path.isdir(path):
         return  # Windows opens no folders
     handle = os.open(path, os.O_RDONLY if fcntl else os.O_RDWR)
     try:
@@ -174,11 +174,11 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[b
 
 
 def is_save(folder: Path) -> bool:
-    return folder.name.startswith(f".{_SAVE}.") and (folder / _REMOVED).is_file()
+    return folder.name.startswith(f".{_SAVE}.") and os.path.isfile(folder / _REMOVED)
 
 
 def _is_commit(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+    return os.path.isdir(path) and not path.is_symlink()
 
 
 def _append(path: Path, lines: Sequence[str]) -> None:
@@ -191,13 +191,13 @@ def _commit(save: Path, folder: Path) -> None:
     removed = save / _REMOVED
     patterns = removed.read_text(encoding="utf-8").split("\n")
     mode = stat.S_IMODE(removed.stat().st_mode)
-    files = [path for path in sorted(save.rglob("*")) if path.is_file()]
+    files = [path for path in sorted(save.rglob("*")) if os.path.isfile(path)]
     for path in files:
         target = folder / path.relative_to(save)
-        if target.is_dir():
+        if os.path.isdir(target):
             raise IsADirectoryError(errno.EISDIR, f"{target.name} is a folder there")
     names = {path.name for path in save.iterdir()}
-    others = {path.name for path in folder.iterdir() if path.is_file()} - names
+    others = {path.name for path in folder.iterdir() if os.path.isfile(path)} - names
     stale = [name for name in others if any(fnmatchcase(name, each) for each in patterns)]
     stale += [name for name in others if (match := _FORMERLY.fullmatch(name)) and match[1] in {*names, *stale}]
     removed.write_text("".join(f"{name}\n" for name in sorted(stale)), encoding="utf-8")
@@ -205,7 +205,7 @@ def _commit(save: Path, folder: Path) -> None:
         if stat.S_IMODE(path.stat().st_mode) != mode:
             path.chmod(mode)  # safetensors makes files that only their owner can read
         sync(path)
-    for path in [*(each for each in save.rglob("*") if each.is_dir()), save]:
+    for path in [*(each for each in save.rglob("*") if os.path.isdir(each)), save]:
         sync(path)
     os.rename(save, folder / COMMIT)
     sync(folder)
@@ -217,7 +217,7 @@ def _finish(folder: Path) -> None:
         return
     removed = _removed(folder)
     for path in sorted(commit.rglob("*")):
-        if path.is_file() and path != commit / _REMOVED:
+        if os.path.isfile(path) and path != commit / _REMOVED:
             target = folder / path.relative_to(commit)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)
@@ -230,7 +230,7 @@ def _finish(folder: Path) -> None:
 def _removed(folder: Path) -> list[str]:
     """Return the names of what a commit removes."""
     path = folder / COMMIT / _REMOVED
-    if not path.is_file():
+    if not os.path.isfile(path):
         return []
     try:
         names = path.read_text(encoding="utf-8", errors="replace").split("\n")

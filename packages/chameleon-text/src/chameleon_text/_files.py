@@ -118,6 +118,8 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Raise ``FileAccessError`` for what the system raises while ``path`` is written."""
+    if "\0" in os.fspath(path):
+        raise FileAccessError(f"{os.fspath(path)!r} can't be written: a null character. Choose another path.")
     try:
         yield
     except FileAccessError:

@@ -99,7 +99,7 @@ class ProcessorFolder:
         templates: dict[str, Any] = {}
         path = stored(self._path, CHAT_TEMPLATE)
         for file in (path, *sorted((self._path / CHAT_TEMPLATE_FOLDER).glob("*.jinja"))):
-            if file.is_file():
+            if os.path.isfile(file):
                 with reading(file):
                     text = file.read_bytes().decode("utf-8", "replace")
                 templates["default" if file == path else file.stem] = text
@@ -112,7 +112,7 @@ class ProcessorFolder:
         try:
             data = read_json(stored(self._path, TOKENIZER))
         except MissingFileError as error:
-            others = [name for name in OTHER_TOKENIZERS if (self._path / name).is_file()]
+            others = [name for name in OTHER_TOKENIZERS if os.path.isfile(self._path / name)]
             if others:
                 raise MissingFileError(
                     f"{self._path} has {others[0]} and no {TOKENIZER}, which is the only one that is read. Convert it: "

@@ -157,7 +157,7 @@ def config_dict(model: Any) -> dict[str, Any]:
 def _read_config(root: Path) -> tuple[ChameleonVQVAEConfig, str]:
     """Return the configuration, and the prefix of its tensors' names."""
     path = stored(root, CONFIG)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise MissingFileError(
             f"{root} has no {CONFIG}; expected the folder of a Chameleon model or of an image tokenizer."
         )
@@ -218,10 +218,10 @@ def _tensor_files(root: Path) -> dict[str, Path]:
     """Return the file of every tensor in the folder, by the tensor's name."""
     # As in `transformers`, which takes a single file before an index that an earlier save left.
     weights, index_file = stored(root, WEIGHTS), stored(root, INDEX)
-    if weights.is_file():
+    if os.path.isfile(weights):
         with _opened(weights) as file:
             return dict.fromkeys(file.keys(), weights)
-    if index_file.is_file():
+    if os.path.isfile(index_file):
         index = read_json(index_file).get("weight_map")
         if not isinstance(index, dict):
             raise FileFormatError(f"{root / INDEX} has no weight_map, expected an object; download the file again.")
@@ -305,7 +305,7 @@ def _by_file(files: Mapping[str, Path]) -> dict[Path, list[str]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open a safetensors file, and convert its errors."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise MissingFileError(f"there is no {path}, which the index names; download the missing file.")
     try:
         with reading(path), safe_open(path, framework="pt") as file:

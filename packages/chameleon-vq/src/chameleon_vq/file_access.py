@@ -30,7 +30,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise ``FileAccessError`` if a file can't be written, before the work whose result it is to hold."""
     target = Path(path)
     with writing(path):
-        if target.is_dir():
+        if os.path.isdir(target):
             raise IsADirectoryError(errno.EISDIR, "there is a folder of that name")
         target.parent.mkdir(parents=True, exist_ok=True)
         trial = target.parent / f".{target.name}.{os.getpid()}.tmp"

@@ -372,11 +372,11 @@ def settings_of(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], str] | 
     """
     root = Path(folder)
     processor, preprocessor = stored(root, PROCESSOR), stored(root, PREPROCESSOR)
-    if processor.is_file():
+    if os.path.isfile(processor):
         nested = read_json(processor).get("image_processor")
         if isinstance(nested, dict):
             return nested, f"{processor} (image_processor)"
-    if preprocessor.is_file():
+    if os.path.isfile(preprocessor):
         return read_json(preprocessor), str(preprocessor)
     return None
 

@@ -81,7 +81,7 @@ def pictures_in(
 def is_kind(path: Path, kind: str) -> bool:
     """Return whether a path is a file or folder (``kind`` "file" or "dir"); False for what can't be a path at all."""
     try:
-        return path.is_dir() if kind == "dir" else path.is_file()
+        return os.path.isdir(path) if kind == "dir" else os.path.isfile(path)
     except (OSError, ValueError):  # too long, not allowed, or with a zero byte
         return False
 
@@ -186,7 +186,7 @@ def _check_file(path: Path) -> None:
     if is_kind(path, "dir"):
         raise ImageError(f"{path} is a folder, expected a picture file; ImageTokenizer.encode_folder reads folders.")
     try:
-        exists, size = path.exists(), path.stat().st_size if path.exists() else 0
+        exists, size = os.path.exists(path), path.stat().st_size if os.path.exists(path) else 0
     except (OSError, ValueError) as error:
         raise ImageError(
             f"a text of {len(name):,} characters that starts with {name[:24]!r} can't be the path of a picture file "

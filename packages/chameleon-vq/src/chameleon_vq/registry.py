@@ -78,10 +78,10 @@ def find_pretrained(name_or_folder: str | os.PathLike[str], hub: HubOptions = NO
     """
     check_name(name_or_folder, _WHAT)
     folder = Path(name_or_folder)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         REGISTRY.warn_of_hidden(PRETRAINED_HOOK, name_or_folder)
         return hub.inside(folder)
-    if isinstance(name_or_folder, str) and not folder.exists():
+    if isinstance(name_or_folder, str) and not os.path.exists(folder):
         if HUB_ID.fullmatch(name_or_folder):
             return download(name_or_folder, hub, tried=[missing_folder(folder)], what=_WHAT, patterns=_HUB_PATTERNS)
         if len(folder.parts) == 1:

@@ -50,7 +50,7 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     Raises ``FileFormatError`` where no format recognizes the folder, or a file in it is damaged.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise FileFormatError(f"{folder} is not a folder; expected a folder with the configuration and the weights.")
     formats = [
         cast(CheckpointFormatSpec, registered.spec) for registered in REGISTRY.registered(CHECKPOINT_FORMATS_HOOK)

@@ -30,10 +30,10 @@ def resolve_folder(name: str | os.PathLike[str], hub: HubOptions = NO_OPTIONS) -
     try:
         check_name(name, _WHAT)
         folder = Path(name)
-        if folder.is_dir():
+        if os.path.isdir(folder):
             REGISTRY.warn_of_hidden(PRETRAINED_HOOK, name)
             return hub.inside(folder)
-        if folder.exists():
+        if os.path.exists(folder):
             raise ModelNotFoundError(f"{folder} is a file; expected a folder with the config and the weights.")
         tried = [missing_folder(folder)]
         if isinstance(name, str):

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -97,7 +96,7 @@ def save_checkpoint(
     if image_weights is not None:
         tensors |= {IMAGE_PREFIX + name: StoredTensor.of(tensor) for name, tensor in image_weights.items()}
     elif source is not None:
-        if not Path(source).is_dir():
+        if not os.path.isdir(source):
             raise WeightsError(
                 f"{source}, from which the model was loaded, doesn't exist any more, and has the weights of its image "
                 "tokenizer. Set model.image_tokenizer, or model.source = None to save without them."

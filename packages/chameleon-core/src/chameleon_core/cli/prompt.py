@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,7 +57,7 @@ def _part(word: str) -> str | Path:
     kind, _ = mimetypes.guess_type(word, strict=False)
     if kind is None or not kind.startswith("image/"):
         return word
-    if Path(word).is_file():
+    if os.path.isfile(word):
         return Path(word)
     if " " in word:
         return word  # a sentence that ends in a file's name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,7 +97,7 @@ def _picture_format(folder: Path) -> Any:
     from ..config import CONFIG_FILE, ChameleonConfig
 
     path = stored(folder, CONFIG_FILE)
-    if not path.is_file() or read_json(path).get("picture_grammar", "chameleon") == "chameleon":
+    if not os.path.isfile(path) or read_json(path).get("picture_grammar", "chameleon") == "chameleon":
         return None
     from ..layout import TokenLayout
 

@@ -6,6 +6,7 @@ A folder has ``config.json``, ``generation_config.json`` and the weights: ``mode
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,9 +80,9 @@ def _read_generation(path: Path) -> dict[str, Any]:
 
 def _open_weights(folder: Path) -> dict[str, StoredTensor]:
     # Where both exist, transformers reads the single file.
-    if stored(folder, WEIGHTS_FILE).is_file():
+    if os.path.isfile(stored(folder, WEIGHTS_FILE)):
         return open_safetensors(stored(folder, WEIGHTS_FILE))
-    if stored(folder, INDEX_FILE).is_file():
+    if os.path.isfile(stored(folder, INDEX_FILE)):
         return _open_shards(folder)
     found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
     pickles = sorted(path.name for pattern in ("*.bin", "*.pth", "*.pt") for path in folder.glob(pattern))
@@ -105,7 +106,7 @@ def _open_shards(folder: Path) -> dict[str, StoredTensor]:
         if not isinstance(shard, str) or Path(shard).name != shard:
             raise FileFormatError(f"{index} names the file {shard!r}; expected a file name in the same folder.")
     shards = list(dict.fromkeys(weight_map.values()))
-    absent = [shard for shard in shards if not stored(folder, shard).is_file()]
+    absent = [shard for shard in shards if not os.path.isfile(stored(folder, shard))]
     if absent:
         raise FileFormatError(f"{folder} lacks {', '.join(absent)}, which {INDEX_FILE} names. Download them again.")
     tensors: dict[str, StoredTensor] = {}

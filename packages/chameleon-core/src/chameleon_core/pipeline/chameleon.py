@@ -120,7 +120,7 @@ class Chameleon(ShortForms):
             elif self.model.source is not None:
                 # The weights of an image tokenizer that was never needed are copied, and so are its constants.
                 constants = stored(self.model.source, PREPROCESSOR_FILE)
-                if constants.is_file():
+                if os.path.isfile(constants):
                     write_json(save / PREPROCESSOR_FILE, read_json(constants))
 
     @translates_errors

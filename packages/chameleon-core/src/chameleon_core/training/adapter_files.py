@@ -83,7 +83,7 @@ def read_options(
 def check_weights(folder: str | os.PathLike[str], model: nn.Module, options: AdapterOptions) -> None:
     """Raise ``WeightsError`` where the adapters' weights don't fit the model and the options, or aren't finite."""
     path = Path(folder) / WEIGHTS_FILE
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise MissingFileError(f"{folder} has no {WEIGHTS_FILE}. Adapters in pickles (adapter_model.bin) aren't read.")
     expected: dict[str, tuple[int, ...]] = {}
     for name, module in model.named_modules():

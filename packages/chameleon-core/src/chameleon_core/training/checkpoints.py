@@ -164,7 +164,7 @@ def _generators() -> dict[str, Any]:
 
 def _read_pointer(folder: Path) -> _Pointer | None:
     path = folder / POINTER_FILE
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     try:
         pointer = msgspec.convert(read_json(path), _Pointer)

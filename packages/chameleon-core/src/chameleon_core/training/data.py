@@ -182,7 +182,7 @@ class TokenDatasetWriter:
         self.vocab_size = vocab_size
         self.shard_size = shard_size
         meta = _Meta(format=FORMAT, tokenizer_hash=tokenizer_hash, vocab_size=vocab_size)
-        if (self.folder / META_FILE).exists():
+        if os.path.exists(self.folder / META_FILE):
             found = _read_meta(self.folder)
             _check_hash(self.folder, found.tokenizer_hash, tokenizer_hash)
             if found.vocab_size != vocab_size:

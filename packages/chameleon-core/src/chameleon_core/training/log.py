@@ -17,7 +17,7 @@ class TrainingLog:
 
     def __init__(self, path: str | os.PathLike[str], *, steps_done: int = 0) -> None:
         self.path = Path(path)
-        kept = [entry for entry in read_log(path) if entry["step"] <= steps_done] if self.path.exists() else []
+        kept = [entry for entry in read_log(path) if entry["step"] <= steps_done] if os.path.exists(self.path) else []
         with writing(self.path), replacing(self.path) as temporary:
             temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
 

@@ -285,7 +285,7 @@ class Trainer:
 def _claim_folder(folder: Path, options: TrainingOptions, num_documents: int) -> None:
     """Record the options of the run in its folder. Raises ``ConfigError`` where the folder holds another run."""
     path = folder / RUN_FILE
-    if path.exists():
+    if os.path.exists(path):
         found = read_json(path)
         try:
             before = TrainingOptions.from_dict(found["options"], source=str(path)).to_dict()

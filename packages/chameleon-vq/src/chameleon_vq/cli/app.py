@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -200,7 +201,7 @@ def _named(sources: Sequence[Path]) -> dict[Path, str]:
     """Return the picture files, each with its name in the output: relative to its folder, or its own."""
     named: dict[Path, str] = {}
     for source in sources:
-        if source.is_dir():
+        if os.path.isdir(source):
             found = pictures_in(source, on_skip=_note)
             named.update((path, path.relative_to(source).as_posix()) for path in found)
         else:

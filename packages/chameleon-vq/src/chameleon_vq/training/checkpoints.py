@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,7 +67,7 @@ def load_checkpoint(folder: Path) -> RunState | None:
     Raises ``FileFormatError``, ``FileAccessError``. Its tensors are still to be compared with those of the run.
     """
     path = folder / CHECKPOINT_FILE
-    return read_state(path, RunState, advice="Delete it to start over.") if path.exists() else None
+    return read_state(path, RunState, advice="Delete it to start over.") if os.path.exists(path) else None
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ class TrainingLog:
         self.entries: list[dict[str, Any]] = []
         if self.path is None:
             return
-        if self.path.exists() and steps_done:
+        if os.path.exists(self.path) and steps_done:
             self.entries = [entry for entry in read_log(self.path) if entry["step"] <= steps_done]
         with writing(self.path), replacing(self.path) as temporary:
             temporary.write_text("".join(map(_line, self.entries)), encoding="utf-8")
