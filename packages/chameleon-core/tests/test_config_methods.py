@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from chameleon_core import ChameleonConfig, ChameleonModel
+from chameleon_core import ChameleonConfig, ChameleonForConditionalGeneration, ChameleonModel, quantize_model
 from chameleon_core.errors import ConfigError, MissingFileError, MissingPackageError
-from chameleon_core.testing import make_config
+from chameleon_core.testing import make_config, make_model
 
 SMALL = make_config(vocabulary_map=None)
 
@@ -65,6 +65,40 @@ def test_a_model_keeps_its_shape_and_takes_what_it_reads_anew() -> None:
     free = copy.deepcopy(model.config)
     free.hidden_size = 64
     assert (free.hidden_size, model.config.hidden_size) == (64, 32)
+
+
+def quantized(model: ChameleonForConditionalGeneration) -> ChameleonForConditionalGeneration:
+    quantize_model(model, "int8")
+    return model
+
+
+def resized(model: ChameleonForConditionalGeneration) -> ChameleonForConditionalGeneration:
+    model.resize_token_embeddings(model.config.vocab_size + 8)
+    return model
+
+
+def pickled(model: ChameleonForConditionalGeneration) -> ChameleonForConditionalGeneration:
+    return pickle.loads(pickle.dumps(model))
+
+
+def loaded(model: ChameleonForConditionalGeneration, folder: Path) -> Any:
+    model.save_pretrained(folder)
+    return type(model).from_pretrained(folder)
+
+
+def loaded_bare(model: ChameleonForConditionalGeneration, folder: Path) -> Any:
+    model.save_pretrained(folder)
+    return ChameleonModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("change", [quantized, resized, copy.deepcopy, pickled, loaded, loaded_bare])
+def test_a_model_keeps_its_shape_however_it_came_about(change: Any, tmp_path: Path) -> None:
+    model = make_model()
+    changed = change(model, tmp_path / "model") if change in (loaded, loaded_bare) else change(model)
+    with pytest.raises(ConfigError, match="keeps its hidden_size"):
+        changed.config.hidden_size = 64
+    changed.config.use_cache = False
+    assert changed.base_model.config is changed.config
 
 
 def test_several_fields_are_changed_at_once_or_not_at_all() -> None:

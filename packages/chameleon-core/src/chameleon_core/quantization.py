@@ -38,7 +38,7 @@ def quantize_model(model: ChameleonForConditionalGeneration, quantization: str |
         assert isinstance(linear, nn.Linear)
         with name_layer_in_errors(name):
             model.set_submodule(name, QuantizedLinear.from_linear(linear, plan.quantizer))
-    model.config = model.model.config = plan.recorded_in(model.config)
+    model._use_config(plan.recorded_in(model.config))
 
 
 @dataclass(frozen=True, slots=True)

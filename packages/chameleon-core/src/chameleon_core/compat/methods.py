@@ -217,8 +217,17 @@ class TransformersMethods(KnownAttributes):
             tied = config.tie_word_embeddings
             head.weight = embeddings.weight if tied else nn.Parameter(resized_rows(head.weight, size, std=std), trains)
             head.out_features = size
-        self.config = self.base_model.config = config
+        self._use_config(config)
         return embeddings
+
+    def _use_config(self, config: ChameleonConfig) -> None:
+        """Take a configuration in the place of the one that the model was made of, and fix it like that one."""
+        config.keep_for_a_model(attn_implementation=self.base_model.attn_implementation)
+        self.config = self.base_model.config = config
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._use_config(self.config)  # the copy of a configuration is free, that of a model's isn't
 
     def init_weights(self) -> None:
         """Make all weights new, with the standard deviation ``config.initializer_range``."""

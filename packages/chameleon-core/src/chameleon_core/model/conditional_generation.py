@@ -101,7 +101,7 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
         backend = request.attn_implementation
         loaded = request.load(lambda config: cls(config, attn_implementation=backend), check_finite=check_finite)
         model = loaded.model
-        model.config = model.model.config = loaded.config
+        model._use_config(loaded.config)
         model.source = request.folder
         model.picture_reader.check_finite = check_finite
         model.generation_options = GenerationOptions.from_file_dict(

@@ -110,7 +110,7 @@ class ChameleonModel(PictureInputs):
 
         loaded = request.load(build, bare=True, check_finite=check_finite)
         model: Any = loaded.model.model
-        model.config = loaded.config
+        model._use_config(loaded.config)
         model.source = request.folder
         return request.returned(model)
 
