@@ -1,4 +1,7 @@
-"""The commands: encode pictures to a file of codes, decode it, and compare pictures with their reconstructions."""
+"""The commands: encode pictures to a file of codes, decode it, and compare pictures with their reconstructions.
+
+A command imports what it works with when it runs, so that ``--help`` is quick.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import PIL.Image
-import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -21,7 +22,6 @@ from rich.table import Column, Table
 
 from .. import __version__
 from .._files import replacing
-from ..codes_file import check_name, picture_names, read_codes, write_codes
 from ..errors import (
     ChameleonVQError,
     CodesError,
@@ -30,12 +30,13 @@ from ..errors import (
     ImageError,
     MissingFileError,
 )
-from ..file_access import check_writable, writing
-from ..pictures import SUFFIXES, pictures_in
-from ..reconstruction import reconstruct
-from ..tokenizer import ImageTokenizer
 from .commands import Commands
 from .terminal import printable
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+    from ..tokenizer import ImageTokenizer
 
 app = typer.Typer(
     name="chameleon-vq",
@@ -101,6 +102,11 @@ def encode(
     dtype: Precision = DType.float32,
 ) -> None:
     """Encode pictures to one file of codes. A picture that can't be read is reported and left out."""
+    import torch
+
+    from ..codes_file import write_codes
+    from ..file_access import check_writable
+
     failures: list[ChameleonVQError] = []
     named = _writable(_named(pictures), failures)
     check_writable(output)
@@ -140,6 +146,8 @@ def decode(
     dtype: Precision = DType.float32,
 ) -> None:
     """Decode a file of codes to pictures (PNG). Codes of another tokenizer are refused."""
+    from ..codes_file import picture_names, read_codes
+
     file = read_codes(codes)
     model = _load(tokenizer, device, dtype)
     file.check_tokenizer(model)
@@ -172,6 +180,9 @@ def reconstruct_command(
     dtype: Precision = DType.float32,
 ) -> None:
     """Encode and decode pictures, write each beside its reconstruction, and print how close they are (PSNR)."""
+    from ..codes_file import picture_names
+    from ..reconstruction import reconstruct
+
     failures: list[ChameleonVQError] = []
     named = _writable(_named(pictures), failures)
     model = _load(tokenizer, device, dtype)
@@ -194,11 +205,15 @@ def reconstruct_command(
 
 def _load(tokenizer: str, device: str, dtype: DType) -> ImageTokenizer:
     with err.status("loading the image tokenizer"):
-        return ImageTokenizer.from_pretrained(tokenizer, device=device, dtype=getattr(torch, dtype.value))
+        from ..tokenizer import ImageTokenizer
+
+        return ImageTokenizer.from_pretrained(tokenizer, device=device, dtype=dtype.value)
 
 
 def _named(sources: Sequence[Path]) -> dict[Path, str]:
     """Return the picture files, each with its name in the output: relative to its folder, or its own."""
+    from ..picture_files import SUFFIXES, pictures_in
+
     named: dict[Path, str] = {}
     for source in sources:
         if os.path.isdir(source):
@@ -234,12 +249,16 @@ def _counted(paths: Iterable[Path], advance: Callable[[], None]) -> Iterator[Pat
 
 
 def _save(image: PIL.Image.Image, path: Path) -> None:
+    from ..file_access import writing
+
     with writing(path), replacing(path) as temporary:
         image.save(temporary, format="PNG")
 
 
 def _writable(named: Mapping[Path, str], failures: list[ChameleonVQError]) -> dict[Path, str]:
     """Return the pictures whose names a file of codes can have, and add an error to ``failures`` for each other one."""
+    from ..codes_file import check_name
+
     kept = {}
     for path, name in named.items():
         try:
