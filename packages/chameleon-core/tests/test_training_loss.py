@@ -6,13 +6,15 @@ Shapes: M positions that have a target, V vocabulary, E hidden width.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from chameleon_core import ConfigError
+from chameleon_backends import QuantizedLinear, get_weight_quantizer
 from chameleon_core.testing import make_config, make_model
 from chameleon_core.training import (
     Batch,
@@ -24,8 +26,14 @@ from chameleon_core.training import (
     collate,
     target_loss,
 )
+from chameleon_core.training import (
+    loss as loss_module,
+)
+from chameleon_core.training.loss import layer_loss
 
 OPTIONS = TrainingOptions(steps=1, warmup_steps=0, dropout=0.0)
+# The model is in float64 but for its norms, which compute in float32.
+ROUNDING = {"rtol": 1e-5, "atol": 1e-6}
 
 
 def tensors(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,8 +203,90 @@ def test_without_a_vocabulary_all_ids_are_text() -> None:
     assert found.num_targets_J.tolist() == [22, 0]
 
 
-def test_an_output_layer_that_isnt_one_matrix_is_refused() -> None:
-    model = make_model()
-    model.lm_head = torch.nn.Sequential(model.lm_head)  # type: ignore[assignment]
-    with pytest.raises(ConfigError, match="Leave lm_head out of the targets of adapters"):
-        Objective(model, OPTIONS)
+class Adapted(nn.Module):
+    """A layer with a low-rank addition, as adapters make them."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.layer = layer
+        self.down = nn.Parameter(torch.randn(2, layer.in_features, generator=generator, dtype=layer.weight.dtype))
+        self.up = nn.Parameter(torch.randn(layer.out_features, 2, generator=generator, dtype=layer.weight.dtype))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        added: Tensor = self.layer(hidden) + hidden @ self.down.T @ self.up.T
+        return added
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.3], ids=["cross-entropy alone", "with z-loss"])
+@pytest.mark.parametrize("importance_M", [None, IMPORTANCE_M], ids=["equal", "weighted"])
+@pytest.mark.parametrize("chunk_size", [1, 3, 100])
+def test_the_loss_of_a_layer_is_that_of_its_weight(z_loss: float, importance_M: Tensor | None, chunk_size: int) -> None:
+    hidden_ME, weight_VE, targets_M = tensors()
+    layer = nn.Linear(5, 11, bias=False).double()
+    layer.weight.data = weight_VE.detach().clone()
+    options: dict[str, Any] = {"z_loss": z_loss, "importance_M": importance_M, "chunk_size": chunk_size}
+    found = layer_loss(hidden_ME, layer, targets_M, **options)
+    expected = target_loss(hidden_ME, weight_VE, targets_M, **options)
+    torch.testing.assert_close(found, expected)
+    assert not found.cross_entropy_M.requires_grad
+    torch.testing.assert_close(
+        torch.autograd.grad(found.total, [hidden_ME, layer.weight]),
+        torch.autograd.grad(expected.total, [hidden_ME, weight_VE]),
+    )
+
+
+def hooked(layer: nn.Linear) -> nn.Module:
+    layer.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return layer
+
+
+def biased(layer: nn.Linear) -> nn.Module:
+    layer.bias = nn.Parameter(torch.linspace(-1, 1, layer.out_features, dtype=layer.weight.dtype))
+    return layer
+
+
+@pytest.mark.parametrize("change", [Adapted, nn.Sequential, hooked, biased], ids=lambda change: change.__name__)
+def test_any_output_layer_trains_by_what_it_returns(change: Callable[[nn.Linear], nn.Module]) -> None:
+    model = make_model().double()
+    model.lm_head = change(model.lm_head)  # type: ignore[assignment]
+    batch = collate(documents(), 32)
+    found = Objective(model, OPTIONS)(batch)
+    mask_BT = batch.targets >= 0
+    logits_MV = model(batch.input_ids).logits[mask_BT]
+    expected = F.cross_entropy(logits_MV, batch.targets[mask_BT], reduction="sum")
+    expected = expected + 1e-5 * logits_MV.logsumexp(dim=-1).square().sum()
+    torch.testing.assert_close(found.total, expected)
+    parameters = list(model.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad(found.total, parameters), torch.autograd.grad(expected, parameters), **ROUNDING
+    )
+
+
+def test_a_transformer_trains_below_a_quantized_output_layer() -> None:
+    model = make_model().requires_grad_(False)
+    model.model.embed_tokens.weight.requires_grad_(True)
+    model.lm_head = QuantizedLinear.from_linear(model.lm_head, get_weight_quantizer("int8"))  # type: ignore[assignment]
+    found = Objective(model, OPTIONS)(collate(documents(), 32))
+    (gradient,) = torch.autograd.grad(found.total, [model.model.embed_tokens.weight])
+    assert gradient.abs().sum() > 0
+
+
+def test_a_loss_with_fewer_positions_than_a_block_or_many_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden_ME, weight_VE, targets_M = tensors(torch.float32)
+    results = []
+    for elements in (2**22, 25, 1):
+        monkeypatch.setattr(loss_module, "BLOCK_ELEMENTS", elements)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = target_loss(hidden_ME, weight_VE, targets_M, z_loss=0.1)
+        results.append((loss, torch.autograd.grad(loss.total, [hidden_ME, weight_VE])))
+    assert results[0][0].total.dtype == torch.float32
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=0, atol=0)
+
+
+def test_a_chunk_of_logits_takes_128_mib_on_a_cpu_and_512_elsewhere() -> None:
+    sizes = [loss_module._chunk_size(65536, dtype, torch.device("cpu")) for dtype in (torch.float32, torch.bfloat16)]
+    assert sizes == [512, 1024]
+    assert loss_module._chunk_size(2**40, torch.float32, torch.device("cpu")) == 1
+    assert loss_module._chunk_size(65536, torch.bfloat16, torch.device("cuda")) == 4096

@@ -23,7 +23,7 @@ from ..generation.repacked_head import reads_weight_alone
 from ..model import IGNORE_INDEX, ChameleonForConditionalGeneration
 from ..model.layers import DecoderLayer
 from .errors import DatasetError
-from .loss import target_loss
+from .loss import layer_loss, target_loss
 from .options import TrainingOptions
 from .packing import Batch
 
@@ -81,8 +81,8 @@ class Losses:
 class Objective(nn.Module):
     """A model and its loss: ``forward`` takes a ``Batch`` and returns the sums over its targets.
 
-    Sets the model's residual dropout and gradient checkpointing from ``options``. Raises ``ConfigError`` where the
-    output layer isn't a plain linear layer, or quantized layers would train.
+    Sets the model's residual dropout and gradient checkpointing from ``options``. Raises ``ConfigError`` where
+    quantized layers would train.
     """
 
     is_picture_V: Tensor
@@ -90,12 +90,6 @@ class Objective(nn.Module):
 
     def __init__(self, model: ChameleonForConditionalGeneration, options: TrainingOptions) -> None:
         super().__init__()
-        if not isinstance(model.lm_head, nn.Linear) or not reads_weight_alone(model.lm_head):
-            raise ConfigError(
-                f"the output layer is a {type(model.lm_head).__name__} that isn't, or isn't only, the product with its "
-                "weight (a wrapper, a subclass, a hook or a bias); the loss needs an nn.Linear. "
-                "Leave lm_head out of the targets of adapters and of quantization."
-            )
         quantized = any(isinstance(module, QuantizedLinear) for module in model.modules())
         if quantized and all(parameter.requires_grad for parameter in model.parameters()):
             raise ConfigError(
@@ -130,13 +124,12 @@ class Objective(nn.Module):
         targets_M = batch.targets[has_target_BT]
         modality_M = self.is_picture_V[targets_M]
         importance_M = self.importance_J[modality_M]
-        loss = target_loss(
-            hidden_BTE[has_target_BT],
-            self.model.lm_head.weight,
-            targets_M,
-            z_loss=self.z_loss,
-            importance_M=importance_M,
-        )
+        head: nn.Module = self.model.lm_head
+        hidden_ME = hidden_BTE[has_target_BT]
+        if isinstance(head, nn.Linear) and reads_weight_alone(head):
+            loss = target_loss(hidden_ME, head.weight, targets_M, z_loss=self.z_loss, importance_M=importance_M)
+        else:
+            loss = layer_loss(hidden_ME, head, targets_M, z_loss=self.z_loss, importance_M=importance_M)
         sums_J = loss.cross_entropy_M.new_zeros(len(MODALITIES))
         return LossSums(
             total=loss.total,
