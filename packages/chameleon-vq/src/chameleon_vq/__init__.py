@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         UnknownPluginError,
         WeightsError,
     )
+    from .from_tensors import image_tokenizer_of
     from .hookspecs import HOOK_API_VERSION, hookimpl
     from .image_processor import ChameleonImageProcessor
     from .model import ChameleonVQVAE, VQEncoding, VQReconstruction
@@ -84,6 +85,7 @@ __all__ = [
     "__version__",
     "compare_codes",
     "hookimpl",
+    "image_tokenizer_of",
     "read_codes",
     "reconstruct",
     "write_codes",
@@ -120,6 +122,7 @@ _MODULES = {
     "WeightsError": ".errors",
     "compare_codes": ".agreement",
     "hookimpl": ".hookspecs",
+    "image_tokenizer_of": ".from_tensors",
     "read_codes": ".codes_file",
     "reconstruct": ".reconstruction",
     "write_codes": ".codes_file",

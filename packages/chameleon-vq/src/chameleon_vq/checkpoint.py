@@ -90,13 +90,51 @@ def _read_model(
     change: Callable[[ChameleonVQVAEConfig], ChameleonVQVAEConfig],
 ) -> ModelT:
     config, prefix = _read_config(root)
-    config = change(config)
     files = {name.removeprefix(prefix): path for name, path in _tensor_files(root).items() if name.startswith(prefix)}
     if not files:
         raise FileFormatError(f"{root} has no tensors named {prefix}*, expected the weights of an image tokenizer.")
-    _check_depth(root, config, len(files))
     headers = dict(_read_headers(files, prefix))
-    with_decoder = any(name.startswith(DECODER_PREFIX) for name in files)
+    return _made(root, build, change(config), headers, lambda: _read_tensors(files, prefix, dtype), dtype, check_finite)
+
+
+def model_of(
+    tensors: Mapping[str, Tensor],
+    config: ChameleonVQVAEConfig,
+    build: Build[ModelT],
+    *,
+    source: str,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+    check_finite: bool = True,
+) -> ModelT:
+    """Return the VQ-VAE of a configuration with the given tensors, ready for inference.
+
+    ``source`` names them in errors. The other arguments and the errors are those of ``read_model``.
+    """
+    check_device(device, dtype or torch.float32)
+    types = {dtype: name for name, dtype in _STORED.items()}
+    headers = {name: (tuple(each.shape), types.get(each.dtype, str(each.dtype))) for name, each in tensors.items()}
+
+    def read() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in tensors.items():
+            yield name, tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+    model = _made(Path(source), build, config, headers, read, dtype, check_finite)
+    return model.to(device=device).eval()
+
+
+def _made(
+    root: Path,
+    build: Build[ModelT],
+    config: ChameleonVQVAEConfig,
+    headers: Mapping[str, tuple[Shape, str]],
+    read: Callable[[], Iterator[tuple[str, Tensor]]],
+    dtype: torch.dtype | None,
+    check_finite: bool,
+) -> ModelT:
+    """Return the VQ-VAE of a configuration with the tensors that ``read`` yields once they are known to fit."""
+    _check_depth(root, config, len(headers))
+    with_decoder = any(name.startswith(DECODER_PREFIX) for name in headers)
     held = sum(math.prod(shape) for shape, _ in headers.values())
     try:
         with AllocationLimit(held, str(root / CONFIG)):
@@ -107,7 +145,7 @@ def _read_model(
     _check_fit(str(root), model, headers, advice=_DOWNLOAD)
     # Made again, on a real device: a quantizer may have tensors that aren't in the file.
     model.quantize = make_quantizer(config)
-    tensors = dict(_read_tensors(files, prefix, dtype))
+    tensors = dict(read())
     not_finite = [name for name, tensor in tensors.items() if not _is_finite(tensor)] if check_finite else []
     if not_finite:
         raise WeightsError(
