@@ -326,7 +326,8 @@ def test_a_folder_without_weights_lists_what_it_has(tmp_path: Path) -> None:
 def test_a_folder_of_no_known_format_says_what_each_looks_for(tmp_path: Path) -> None:
     (tmp_path / "params.txt").touch()
     with pytest.raises(
-        FileFormatError, match=r"none of the installed formats: hf \(recognized by config\.json\)\. It holds: params"
+        FileFormatError,
+        match=r"installed formats: hf \(recognized by config\.json\), meta \(rec.*\)\. It holds: params",
     ):
         load(tmp_path)
     with pytest.raises(FileFormatError, match=r"params\.txt is not a folder"):

@@ -49,9 +49,10 @@ def test_a_local_folder_goes_before_a_hub_id(tmp_path: Path, hub: list[Any]) -> 
     assert hub == []
 
 
-def test_a_hub_id_is_fetched_without_its_pickles(tmp_path: Path, hub: list[Any]) -> None:
+def test_of_a_hub_id_only_the_pickles_of_metas_layout_are_fetched(tmp_path: Path, hub: list[Any]) -> None:
     assert resolve_folder("facebook/chameleon-7b") == tmp_path / "cache"
-    assert hub == [("facebook/chameleon-7b", ["*.json", "*.safetensors", "*.jinja"])]
+    safe = ["*.json", "*.safetensors", "*.jinja"]
+    assert hub == [("facebook/chameleon-7b", [*safe, "*consolidated*.pth", "*vqgan.yaml", "*vqgan.ckpt"])]
 
 
 def test_a_hub_id_that_cannot_be_fetched_says_why(hub: list[Any]) -> None:

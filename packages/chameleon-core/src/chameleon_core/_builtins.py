@@ -24,7 +24,15 @@ def chameleon_core_checkpoint_formats() -> Iterable[CheckpointFormatSpec]:
             summary="the layout of transformers: config.json and model*.safetensors",
             matches=_has_config,
             marks=CONFIG_FILE,
-        )
+        ),
+        CheckpointFormatSpec(
+            name="meta",
+            factory="chameleon_core.formats.meta:MetaFormat",
+            api_version=HOOK_API_VERSION,
+            summary="the layout of Meta's release: params.json and consolidated*.pth",
+            matches=_has_params,
+            marks="params.json, its own or that of a folder in models",
+        ),
     ]
 
 
@@ -139,6 +147,12 @@ def chameleon_core_decoding() -> Iterable[PluginSpec]:
             unsupported=f"{_DECODING}.beam:unsupported",
         ),
     ]
+
+
+def _has_params(folder: Path) -> bool:
+    from .formats.meta import is_meta
+
+    return is_meta(folder)
 
 
 def _has_config(folder: Path) -> bool:

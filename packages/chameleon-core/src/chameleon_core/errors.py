@@ -37,6 +37,10 @@ class InterchangeWarning(UserWarning):
     """What is saved is read by ``transformers`` without an error, and means something else there."""
 
 
+class CheckpointWarning(UserWarning):
+    """A checkpoint holds something that no part of the model is made of, and that isn't read."""
+
+
 class VocabularyError(ChameleonCoreError, ValueError):
     """A vocabulary lacks a special token, isn't a bijection between codes and ids, or is another model's."""
 

@@ -13,8 +13,8 @@ from ..errors import MissingFileError, ModelNotFoundError
 from ..registry import PRETRAINED_HOOK, REGISTRY
 
 _WHAT = "the model"
-# Pickled weights aren't read, so they aren't downloaded.
-_HUB_PATTERNS = ("*.json", "*.safetensors", "*.jinja")
+# Pickled weights aren't read, but for those of Meta's layout, so others aren't downloaded.
+_HUB_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*consolidated*.pth", "*vqgan.yaml", "*vqgan.ckpt")
 
 
 @translates_errors

@@ -41,7 +41,8 @@ def tokenize(
 ) -> None:
     """Write the ids of a document to stdout, as a JSON array."""
     from ..checkpoints import resolve_folder
-    from ..optional_packages import load_image_tokenizer, load_processor, text_package
+    from ..folder_parts import load_image_tokenizer, load_processor
+    from ..optional_packages import text_package
 
     parts: Any = read_prompt(ctx, prompt, text, image)
     if document is not None and parts:
@@ -69,7 +70,8 @@ def detokenize(
 ) -> None:
     """Write the document of ids to stdout, or with --output to a folder, with its pictures drawn."""
     from ..checkpoints import resolve_folder
-    from ..optional_packages import load_image_tokenizer, load_processor, text_package
+    from ..folder_parts import load_image_tokenizer, load_processor
+    from ..optional_packages import text_package
     from ..pipeline import save_document
     from .output import Writer
 

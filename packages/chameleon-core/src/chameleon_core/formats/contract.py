@@ -51,6 +51,10 @@ class Checkpoint:
     image tokenizer begin with ``model.vqmodel.``. With tied embeddings there is no ``lm_head.weight``."""
     generation_config: Mapping[str, Any] = field(default_factory=dict)
     """The content of ``generation_config.json``; by default empty."""
+    processor_files: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
+    """The processor's files that belong to the model, by their names in the layout of ``transformers``
+    (``tokenizer.json``, ``preprocessor_config.json``), each with a function that returns its content; by default
+    none."""
 
 
 class CheckpointFormat(Protocol):
@@ -66,9 +70,10 @@ class CheckpointFormat(Protocol):
         ...
 
     def write(self, checkpoint: Checkpoint, folder: Path, /, *, max_shard_size: int) -> None:
-        """Write a checkpoint, in files of at most ``max_shard_size`` bytes unless a single tensor is larger.
+        """Write a checkpoint, in files of at most ``max_shard_size`` bytes where the format has shards.
 
         ``folder`` is an empty one, whose files replace those of the previous checkpoint once all are written. The
-        tensors of at most one shard are loaded at a time.
+        processor's files are written, too, where there are any. Tensors are loaded when they are written, at most those
+        of one file at a time.
         """
         ...

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .._commits import committing, read_whole, stored
-from .._files import read_json, write_json
+from .._files import read_bytes, read_json, write_json
 from ..config import CONFIG_FILE, ChameleonConfig
 from ..errors import ConfigError, FileAccessError, FileFormatError, MissingFileError
 from .contract import IMAGE_PREFIX, Checkpoint, StoredTensor
@@ -22,6 +23,18 @@ from .safetensors_files import open_safetensors, split_into_shards, write_safete
 GENERATION_FILE = "generation_config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+PROCESSOR_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""The files of the processor, those of older releases of ``transformers`` among them."""
+_TEMPLATES = "additional_chat_templates"
 
 _NUMBER = "[0-9]" * 5
 _REPLACED = [
@@ -60,14 +73,25 @@ class HFFormat:
                 write_safetensors(save / name, shard)
             write_json(save / CONFIG_FILE, _config_dict(checkpoint))
             write_json(save / GENERATION_FILE, checkpoint.generation_config or _generation_dict(checkpoint.config))
+            for name, content in checkpoint.processor_files.items():
+                (save / name).parent.mkdir(exist_ok=True)
+                (save / name).write_bytes(content())
 
 
 def _read(folder: Path) -> Checkpoint:
     config = ChameleonConfig.from_pretrained(folder)
-    return Checkpoint(config, _open_weights(folder), _read_generation(stored(folder, GENERATION_FILE)))
+    generation = read_generation(stored(folder, GENERATION_FILE))
+    return Checkpoint(config, _open_weights(folder), generation, find_processor_files(folder))
 
 
-def _read_generation(path: Path) -> dict[str, Any]:
+def find_processor_files(folder: Path) -> dict[str, Callable[[], bytes]]:
+    """Return the files of the processor in a folder, by their names in it."""
+    names = [*PROCESSOR_FILES, *(f"{_TEMPLATES}/{path.name}" for path in folder.glob(f"{_TEMPLATES}/*.jinja"))]
+    paths = {name: stored(folder, name) for name in names}
+    return {name: partial(read_bytes, path) for name, path in paths.items() if os.path.isfile(path)}
+
+
+def read_generation(path: Path) -> dict[str, Any]:
     """Return the content of the optional file, whose values ``GenerationOptions`` checks one by one."""
     try:
         return read_json(path, finite=False)

@@ -17,8 +17,8 @@ from .._boundary import translates_errors
 from ..compat.methods import TransformersMethods
 from ..compat.vocabulary_mapping import VocabularyMapping
 from ..errors import ConfigError, InputError
+from ..folder_parts import load_image_tokenizer
 from ..layout import TokenLayout
-from ..optional_packages import load_image_tokenizer
 from ..protocols import ImageTokenizerLike, SegmentGrammarLike, TextTokenizerLike
 from .outputs import ImageFeatures
 

@@ -18,10 +18,11 @@ from .._files import read_json, write_json, writing
 from ..checkpoints.load import usable_device
 from ..checkpoints.quantization_plan import Quantization
 from ..errors import ConfigError, GenerationError
+from ..folder_parts import load_processor
 from ..generation import GenerationOptions, Step, generate_ids
 from ..generation.options import Modality, PipelineChanges
 from ..model import ChameleonForConditionalGeneration
-from ..optional_packages import load_processor, text_package
+from ..optional_packages import text_package
 from ..picture_grammars import Grid
 from ..protocols import ImageTokenizerLike, ProcessorLike
 from .description import described

@@ -1,0 +1,92 @@
+"""The image tokenizer and the processor in a model's folder, whatever its format.
+
+chameleon-vq and chameleon-text read the layout of ``transformers``. Of a folder in another format they get the tensors
+and the files that the format reads, so that neither knows of formats.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import optional_packages
+from ._boundary import translates_errors
+from ._commits import stored
+from ._files import parse_json, writing
+from .checkpoints import IMAGE_PREFIX, Checkpoint, read_checkpoint
+from .config import CONFIG_FILE
+from .errors import MissingFileError
+from .formats.hf import PROCESSOR_FILES
+from .optional_packages import vq_package
+from .protocols import ImageTokenizerLike, ProcessorLike
+
+_TOKENIZER, _PREPROCESSOR = PROCESSOR_FILES[0], "preprocessor_config.json"
+
+
+@translates_errors
+def load_image_tokenizer(folder: Path, *, device: torch.device | str, check_finite: bool = True) -> ImageTokenizerLike:
+    """Load the image tokenizer of a model's folder.
+
+    Raises ``MissingPackageError`` without chameleon-vq, ``MissingFileError`` where the folder has none.
+    """
+    if os.path.isfile(stored(folder, CONFIG_FILE)):
+        return optional_packages.load_image_tokenizer(folder, device=device, check_finite=check_finite)
+    checkpoint = read_checkpoint(folder)
+    tensors = {
+        name.removeprefix(IMAGE_PREFIX): tensor.load()
+        for name, tensor in checkpoint.tensors.items()
+        if name.startswith(IMAGE_PREFIX)
+    }
+    if not tensors:
+        raise MissingFileError(
+            f"{folder} has no image tokenizer. Put its files there, vqgan.yaml and vqgan.ckpt in Meta's layout, or set "
+            "model.image_tokenizer."
+        )
+    settings = checkpoint.processor_files.get(_PREPROCESSOR)
+    made: ImageTokenizerLike = vq_package().image_tokenizer_of(
+        tensors,
+        dict(checkpoint.config.vq_config or {}),
+        image_processor=None if settings is None else parse_json(settings(), f"{folder} ({_PREPROCESSOR})"),
+        source=str(folder),
+        device=device,
+        check_finite=check_finite,
+    )
+    return made
+
+
+@translates_errors
+def load_processor(
+    folder: Path, *, image_tokenizer: ImageTokenizerLike | None = None, picture_format: Any = None
+) -> ProcessorLike:
+    """Load the processor of a model's folder.
+
+    ``picture_format`` says how pictures of several sizes are written; None where all have one. Raises
+    ``MissingPackageError`` without chameleon-text, ``MissingFileError`` where the folder has no tokenizer.
+    """
+    load = optional_packages.load_processor
+    if os.path.isfile(stored(folder, CONFIG_FILE)) or os.path.isfile(stored(folder, _TOKENIZER)):
+        return load(folder, image_tokenizer=image_tokenizer, picture_format=picture_format)
+    files = read_checkpoint(folder).processor_files
+    if _TOKENIZER not in files:
+        raise MissingFileError(f"{folder} has no tokenizer: no {_TOKENIZER}, and no text_tokenizer.json of Meta's.")
+    with tempfile.TemporaryDirectory() as scratch:
+        write_files(Path(scratch), files)
+        return load(Path(scratch), image_tokenizer=image_tokenizer, picture_format=picture_format)
+
+
+def write_files(folder: Path, files: Mapping[str, Callable[[], bytes]]) -> None:
+    """Write a processor's files. Raises ``FileAccessError`` where the folder can't be written."""
+    for name, content in files.items():
+        with writing(folder / name):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content())
+
+
+def with_files(checkpoint: Checkpoint, files: Mapping[str, Callable[[], bytes]]) -> Checkpoint:
+    """Return a checkpoint with a processor's files."""
+    return Checkpoint(checkpoint.config, checkpoint.tensors, checkpoint.generation_config, files)
