@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from chameleon_core.training import (
     TrainingOptions,
     collate,
 )
+from chameleon_core.training.packing import BATCH_COST, collate_batches
 
 OPTIONS = TrainingOptions(steps=1, warmup_steps=0, dropout=0.0, z_loss=0.01)
 # The model is in float64 but for its norms, which compute in float32: a few of its roundings, 2⁻²⁴ relative each.
@@ -57,6 +59,61 @@ def test_a_batch_gives_the_loss_and_gradients_of_its_documents_alone(
     alone, expected = measure([collate([document], length) for document in documents], model)
     torch.testing.assert_close(together, alone, **ROUNDING)
     torch.testing.assert_close(gradients, expected, **ROUNDING)
+
+
+@given(documents=documents(), extra=st.integers(0, 20), batch_cost=st.sampled_from([0, 3, BATCH_COST]))
+@pytest.mark.parametrize("rows", ["packed", "padded", "auto"])
+def test_several_batches_give_the_loss_of_their_documents_alone(
+    rows: Literal["packed", "padded", "auto"], documents: list[TokenDocument], extra: int, batch_cost: int
+) -> None:
+    model = make_model().double()
+    length = max(map(len, documents)) - 1 + extra
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chameleon_core.training.packing.BATCH_COST", batch_cost)
+        batches = collate_batches(documents, length, rows=rows)
+    together, gradients = measure(batches, model)
+    alone, expected = measure([collate([document], length) for document in documents], model)
+    torch.testing.assert_close(together, alone, **ROUNDING)
+    torch.testing.assert_close(gradients, expected, **ROUNDING)
+    widths = [batch.input_ids.shape[1] for batch in batches]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] <= length
+
+
+def text(generator: np.random.Generator, count: int) -> np.ndarray:
+    return np.exp(generator.normal(5.5, 1.0, count)).astype(int)
+
+
+def pictures(generator: np.random.Generator, count: int) -> np.ndarray:
+    """One picture or two of 1,026 ids, with a sentence."""
+    return 1026 * generator.integers(1, 3, count) + np.exp(generator.normal(3.5, 1.0, count)).astype(int)
+
+
+def both(generator: np.random.Generator, count: int) -> np.ndarray:
+    return np.where(generator.random(count) < 0.5, text(generator, count), pictures(generator, count))
+
+
+def uniform(generator: np.random.Generator, count: int) -> np.ndarray:
+    return generator.integers(2, 4097, count)
+
+
+@pytest.mark.parametrize("lengths", [text, pictures, both, uniform], ids=lambda lengths: lengths.__name__)
+@pytest.mark.parametrize("count", [64, 128])
+def test_a_step_of_usual_documents_wastes_less_than_two_percent(
+    lengths: Callable[[np.random.Generator, int], np.ndarray], count: int
+) -> None:
+    for seed in range(5):
+        drawn = lengths(np.random.default_rng(seed), count).clip(2, 4096)
+        documents = [TokenDocument(str(index), np.zeros(length + 1, dtype=int)) for index, length in enumerate(drawn)]
+        batches = collate_batches(documents, 4096, rows="packed")
+        assert sum(batch.input_ids.numel() for batch in batches) < sum(drawn) / 0.98
+
+
+def test_documents_whose_padding_costs_little_need_no_mask() -> None:
+    like = [TokenDocument.of(str(length), [0] * length) for length in range(900, 1000)]
+    assert all(batch.document_ids is None for batch in collate_batches(like, 4096))
+    unlike = [TokenDocument.of(str(length), [0] * length) for length in (17, 41, 101, 261, 701, 1801)]
+    assert [batch.document_ids is None for batch in collate_batches(unlike, 4096)] == [False]
 
 
 def test_a_packed_row_by_hand() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,6 +20,11 @@ from ..model.loss import IGNORE_INDEX
 from .data import TokenDocument
 from .errors import DatasetError
 from .options import Rows
+
+Row: TypeAlias = Sequence[TokenDocument]
+
+# What a batch costs besides its positions, in positions: calls, and passes over the gradient of each weight.
+BATCH_COST = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,32 @@ def collate(documents: Sequence[TokenDocument], sequence_length: int, *, rows: R
     otherwise. Raises ``ContextLengthError`` for a document that is too long, ``DatasetError`` for one of fewer than two
     ids.
     """
+    _check(documents, sequence_length)
+    if rows == "auto":
+        lengths = [len(document) - 1 for document in documents]
+        rows = "padded" if 2 * sum(lengths) >= len(lengths) * max(lengths) else "packed"
+    if rows == "padded":
+        return _fill([[document] for document in documents], packed=False)
+    return _fill(_share_rows(documents, sequence_length), packed=True)
+
+
+def collate_batches(documents: Sequence[TokenDocument], sequence_length: int, *, rows: Rows = "auto") -> list[Batch]:
+    """Return documents in as many batches of rows of similar lengths as need the least work, longest first.
+
+    A batch is cut in two where that saves more padding than another batch costs. "auto" packs where rows of one
+    document, which need no mask, would cost an eighth more. Raises the errors of ``collate``.
+    """
+    _check(documents, sequence_length)
+    padded = _cut([[document] for document in sorted(documents, key=len, reverse=True)])
+    if rows == "padded":
+        return [_fill(batch, packed=False) for batch in padded.batches]
+    packed = _cut(sorted(_share_rows(documents, sequence_length), key=_width, reverse=True))
+    if rows == "auto" and 8 * padded.cost <= 9 * packed.cost:
+        return [_fill(batch, packed=False) for batch in padded.batches]
+    return [_fill(batch, packed=True) for batch in packed.batches]
+
+
+def _check(documents: Sequence[TokenDocument], sequence_length: int) -> None:
     for document in documents:
         if len(document) - 1 > sequence_length:
             raise ContextLengthError(
@@ -68,12 +100,37 @@ def collate(documents: Sequence[TokenDocument], sequence_length: int, *, rows: R
             )
     if not documents:
         raise DatasetError("a batch needs at least one document.")
-    if rows == "auto":
-        lengths = [len(document) - 1 for document in documents]
-        rows = "padded" if 2 * sum(lengths) >= len(lengths) * max(lengths) else "packed"
-    if rows == "padded":
-        return _fill([[document] for document in documents], packed=False)
-    return _fill(_share_rows(documents, sequence_length), packed=True)
+
+
+class _Cut(NamedTuple):
+    """Rows that were cut into batches."""
+
+    cost: int
+    """Positions, those of padding included, and ``BATCH_COST`` for each batch."""
+    batches: Sequence[Sequence[Row]]
+
+
+def _cut(rows: Sequence[Row]) -> _Cut:
+    """Cut rows, longest first, into the batches that cost the least."""
+    widths = [_width(row) for row in rows]
+    # The cheapest cut of the first n rows: its cost, and where its last batch begins.
+    cheapest = [(0, 0)]
+    for end in range(1, len(rows) + 1):
+        cheapest.append(
+            min((cheapest[start][0] + BATCH_COST + widths[start] * (end - start), start) for start in range(end))
+        )
+    batches: list[Sequence[Row]] = []
+    end = len(rows)
+    while end:
+        start = cheapest[end][1]
+        batches.insert(0, rows[start:end])
+        end = start
+    return _Cut(cheapest[-1][0], batches)
+
+
+def _width(row: Row) -> int:
+    """Return the positions of a row that aren't padding."""
+    return sum(len(document) - 1 for document in row)
 
 
 def _share_rows(documents: Sequence[TokenDocument], sequence_length: int) -> list[list[TokenDocument]]:
@@ -92,8 +149,8 @@ def _share_rows(documents: Sequence[TokenDocument], sequence_length: int) -> lis
     return shared
 
 
-def _fill(rows: Sequence[Sequence[TokenDocument]], *, packed: bool) -> Batch:
-    width = max(sum(len(document) - 1 for document in row) for row in rows)
+def _fill(rows: Sequence[Row], *, packed: bool) -> Batch:
+    width = max(_width(row) for row in rows)
     # Padding comes last, where causal attention hides it from every real position; its outputs are never used.
     input_ids_BT = torch.zeros(len(rows), width, dtype=torch.int64)
     targets_BT = torch.full_like(input_ids_BT, IGNORE_INDEX)

@@ -28,7 +28,7 @@ from .objective import Losses, LossSums, Objective
 from .optim import build_optimizer, learning_rate
 from .options import TrainingOptions
 from .order import BatchOrder
-from .packing import Batch, collate
+from .packing import Batch, collate_batches
 from .progress import Advance, progress_bar
 
 RUN_FILE = "run.json"
@@ -240,16 +240,17 @@ class Trainer:
         return Losses.of(LossSums.add(parts))
 
     def _batches(self, documents: Sequence[TokenDocument]) -> list[Batch]:
-        """Return micro-batches of documents of similar lengths, which need the least padding."""
+        """Return batches of at most a micro-batch of documents, of similar lengths, which need the least padding."""
         options = self.options
         for document in documents:
             check_document(document, **self._bounds)
         size = options.micro_batch_size or len(documents)
         ordered = sorted(documents, key=len)
-        return [
-            collate(ordered[start : start + size], options.sequence_length, rows=options.rows)
-            for start in range(0, len(ordered), size)
-        ]
+        batches: list[Batch] = []
+        for start in range(0, len(ordered), size):
+            chosen = ordered[start : start + size]
+            batches += collate_batches(chosen, options.sequence_length, rows=options.rows)
+        return batches
 
     @property
     def _bounds(self) -> _Bounds:
