@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from ._pretrained_config import PretrainedConfig
 from .errors import ConfigError
+from .family import IMAGE_TOKENIZER_TYPE, MODEL_TYPES, OF_FINETUNES, grammar_of
 from .vq_fields import VQFields
 
 CONFIG_FILE = "config.json"
@@ -116,24 +117,15 @@ class ChameleonConfig(PretrainedConfig, kw_only=True):  # type: ignore[misc]  # 
 
     known_extras: ClassVar[frozenset[str]] = frozenset(
         {
-            "_attn_implementation",
-            "_name_or_path",
-            "attn_implementation",
-            "chunk_size_feed_forward",
-            "dtype",
-            "id2label",
-            "is_encoder_decoder",
-            "label2id",
-            "output_attentions",
-            "output_hidden_states",
+            "boi_token_id",
+            "eoi_token_id",
+            "image_token_id",
             "pretraining_tp",
-            "problem_type",
             "quantization_config",
-            "return_dict",
-            "torch_dtype",
-            "transformers_version",
+            *OF_FINETUNES,
         }
     )
+    meaningful_nulls: ClassVar[frozenset[str]] = frozenset({"num_key_value_heads"})
 
     def __post_init__(self) -> None:
         for name in ("num_key_value_heads", "rope_scaling", "vq_config"):
@@ -262,20 +254,24 @@ class ChameleonConfig(PretrainedConfig, kw_only=True):  # type: ignore[misc]  # 
         """Read the mapping of a published ``config.json``, of old and new releases of ``transformers``.
 
         Both descriptions of RoPE are read, ``rope_parameters`` and ``rope_theta`` with ``rope_scaling``; they must
-        agree where a file has both. Unknown entries are kept, with a warning.
+        agree where a file has both. The picture grammar of a finetune follows from its architecture, unless the file
+        names one. Unknown entries are kept, with a warning.
         """
         where = f"{source}: " if source else ""
         fields = dict(data)
         model_type = fields.pop("model_type", MODEL_TYPE)
-        if model_type != MODEL_TYPE:
+        if model_type == IMAGE_TOKENIZER_TYPE:
+            raise ConfigError(
+                f"{where}model_type is {model_type!r}, an image tokenizer alone, expected {MODEL_TYPE!r}. Pass the "
+                "folder as image_tokenizer= beside a model's, or load it with chameleon_vq.ImageTokenizer."
+            )
+        if model_type not in MODEL_TYPES:
             raise ConfigError(f"{where}model_type is {model_type!r}, expected {MODEL_TYPE!r}.")
+        if fields.get("picture_grammar") is None and (grammar := grammar_of(data)) is not None:
+            fields["picture_grammar"] = grammar
         # Both are derived from the other fields, and written again.
         fields.pop("architectures", None)
         fields.pop("image_token_id", None)
-        # In transformers' files some fields may be null, which means the default.
-        for name in ("attention_bias", "attention_dropout", "model_parallel_size", "swin_norm"):
-            if name in fields and fields[name] is None:
-                del fields[name]
         fields = _with_rope(fields, fields.pop("rope_parameters", None), where)
         return super().from_dict(fields, source=source)
 

@@ -63,6 +63,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
     """Names that other libraries have for what is done here in another way, and that way, as a clause of an error."""
     known_extras: ClassVar[frozenset[str]] = frozenset()
     """Entries that published files are expected to have beyond the fields, kept without a warning."""
+    meaningful_nulls: ClassVar[frozenset[str]] = frozenset()
+    """Fields whose null isn't the default, though their type has no None: they follow from another field."""
 
     def __post_init__(self) -> None:
         for field in msgspec.structs.fields(self):
@@ -101,7 +103,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
     def from_dict(cls: type[C], data: Mapping[str, Any], *, source: str = "") -> C:
         """Read a published file's mapping: resolve aliases, keep unknown entries and warn of them once.
 
-        ``source`` names the file in errors and in the warning.
+        null and "auto" mean the default where a field has no such value, and 32.0 means 32. ``source`` names the file
+        in errors and in the warning.
         """
         names = {field.name for field in msgspec.structs.fields(cls)} - {"extras"}
         fields: dict[str, Any] = {}
@@ -114,7 +117,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
                 raise ConfigError(f"{source or cls.__name__}: {key!r} and {name!r} are the same field and differ.")
             else:
                 fields[name] = value
-        unknown = sorted(set(extras) - cls.known_extras)
+        fields = _as_meant(cls, fields)
+        unknown = sorted(name for name, value in extras.items() if not cls._is_known(name, value))
         if unknown:
             warnings.warn(
                 f"{source or cls.__name__}: kept without using {_with_hints(unknown, names)}.",
@@ -125,6 +129,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
             return cls(**fields, extras=extras)
         except ConfigError as error:
             raise ConfigError(f"{source}: {error}" if source else str(error)) from error
+
+    @classmethod
+    def _is_known(cls, name: str, value: Any) -> bool:
+        """Return whether a published file is expected to have an entry beyond the fields, so that nothing is said."""
+        return name in cls.known_extras
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping: the fields, and the extras of the file that it was read from."""
@@ -203,6 +212,38 @@ def shown(value: object) -> str:
         return f"{value!r:.200}"
     except (ValueError, RecursionError):  # an integer of thousands of digits, or a collection with one
         return f"a {type(value).__name__} too large to show"
+
+
+def whole(value: Any) -> Any:
+    """Return a number, or a list of numbers, with whole ones as integers: 32.0 is 32. Other values are themselves."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(whole, value))
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def fits(annotation: Any, value: Any) -> bool:
+    """Return whether a value is one of a type."""
+    try:
+        msgspec.convert(value, annotation)
+    except (msgspec.ValidationError, UnicodeEncodeError, RecursionError):
+        return False
+    return True
+
+
+def _as_meant(cls: type[Config], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a file without those whose null or "auto" means the default, and 32.0 as 32."""
+    types = {field.name: field.type for field in msgspec.structs.fields(cls)}
+    meant: dict[str, Any] = {}
+    for name, given in fields.items():
+        value = given
+        if isinstance(value, float | list) and not fits(types[name], value) and fits(types[name], whole(value)):
+            value = whole(value)
+        if (value is None or value == "auto") and not fits(types[name], value):
+            if name not in cls.meaningful_nulls:
+                continue
+            value = None
+        meant[name] = value
+    return meant
 
 
 def _check_texts(value: Any) -> None:

@@ -58,26 +58,44 @@ _NAMES = {
     "_output_attentions": "output_attentions",
 }
 """Second names of these."""
-_OF_GENERATION = frozenset(
-    {
-        "bad_words_ids",
-        "do_sample",
-        "early_stopping",
-        "length_penalty",
-        "max_length",
-        "max_new_tokens",
-        "min_length",
-        "no_repeat_ngram_size",
-        "num_beams",
-        "num_return_sequences",
-        "repetition_penalty",
-        "suppress_tokens",
-        "temperature",
-        "top_k",
-        "top_p",
-        "typical_p",
-    }
-)
+_OF_GENERATION: Mapping[str, Any] = {
+    "bad_words_ids": None,
+    "begin_suppress_tokens": None,
+    "diversity_penalty": 0,
+    "do_sample": False,
+    "early_stopping": False,
+    "encoder_no_repeat_ngram_size": 0,
+    "exponential_decay_length_penalty": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "length_penalty": 1,
+    "max_length": 20,
+    "max_new_tokens": None,
+    "min_length": 0,
+    "no_repeat_ngram_size": 0,
+    "num_beam_groups": 1,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "output_scores": False,
+    "remove_invalid_values": False,
+    "repetition_penalty": 1,
+    "return_dict_in_generate": False,
+    "suppress_tokens": None,
+    "temperature": 1,
+    "top_k": 50,
+    "top_p": 1,
+    "typical_p": 1,
+}
+"""Options of generation, which old releases of ``transformers`` wrote into every configuration, with their defaults."""
+# fmt: off
+_WRITTEN = frozenset({
+    "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal", "_commit_hash",
+    "_experts_implementation", "attn_implementation", "auto_map", "chunk_size_feed_forward",
+    "cross_attention_hidden_size", "decoder_start_token_id", "finetuning_task", "model_type", "prefix", "pruned_heads",
+    "return_dict", "sep_token_id", "tf_legacy_loss", "torch_dtype",
+})
+# fmt: on
+"""What releases of ``transformers`` write beside ``_RECORDS`` and ``_ONLY``, and what changes nothing here."""
 
 
 class PretrainedConfig(Config, frozen=False, dict=True, kw_only=True):  # type: ignore[misc]
@@ -182,6 +200,12 @@ class PretrainedConfig(Config, frozen=False, dict=True, kw_only=True):  # type: 
             else:
                 known[name] = value
         return {**known, "extras": {**known.get("extras", {}), **records}} if records else known
+
+    @classmethod
+    def _is_known(cls, name: str, value: Any) -> bool:
+        if name in _OF_GENERATION:
+            return value is None or value == _OF_GENERATION[name]
+        return super()._is_known(name, value) or name in _WRITTEN or name in _RECORDS or name in _ONLY
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Return the mapping of ``config.json`` without the entries that a new configuration has, too."""

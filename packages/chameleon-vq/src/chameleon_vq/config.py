@@ -18,23 +18,6 @@ CODES_PER_POSITION = "codes_per_position"
 Count = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[float, Meta(ge=0)]
 
-# What `transformers` writes into every configuration, in its versions 4 and 5.
-# fmt: off
-_WRITTEN_BY_TRANSFORMERS = frozenset({
-    "model_type", "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "return_dict",
-    "output_hidden_states", "output_attentions", "torchscript", "use_bfloat16", "tf_legacy_loss", "pruned_heads",
-    "chunk_size_feed_forward", "is_encoder_decoder", "is_decoder", "cross_attention_hidden_size",
-    "add_cross_attention", "tie_encoder_decoder", "tie_word_embeddings", "finetuning_task", "id2label", "label2id",
-    "problem_type", "task_specific_params", "tokenizer_class", "prefix", "bos_token_id", "pad_token_id",
-    "eos_token_id", "sep_token_id", "decoder_start_token_id", "max_length", "min_length", "do_sample",
-    "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p",
-    "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
-    "bad_words_ids", "num_return_sequences", "output_scores", "return_dict_in_generate", "forced_bos_token_id",
-    "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
-    "begin_suppress_tokens",
-})
-# fmt: on
-
 
 class ChameleonVQVAEConfig(PretrainedConfig, kw_only=True):  # type: ignore[misc]  # its base is frozen, and it isn't
     """The architecture of the VQ-VAE; the defaults are Chameleon's.
@@ -114,7 +97,16 @@ class ChameleonVQVAEConfig(PretrainedConfig, kw_only=True):  # type: ignore[misc
         "double_z": "double_latent",
         "out_ch": "out_channels",
     }
-    known_extras = _WRITTEN_BY_TRANSFORMERS | {CODES_PER_POSITION}
+    known_extras = frozenset(
+        {
+            CODES_PER_POSITION,
+            "bos_token_id",
+            "eos_token_id",
+            "pad_token_id",
+            "quant_state_dims",  # of a proposal to transformers, which nothing reads
+            "tie_word_embeddings",
+        }
+    )
 
     def check(self) -> None:
         """Raise ``ConfigError`` if a width isn't a multiple of the groups, or the resolution of the stride."""

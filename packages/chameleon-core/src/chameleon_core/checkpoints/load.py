@@ -186,7 +186,7 @@ def target_dtype(dtype: torch.dtype | str | None, config: ChameleonConfig) -> to
     name: Any = dtype
     if dtype == "auto":
         name = config.extras.get("dtype") or config.extras.get("torch_dtype")
-    if name is None:
+    if name is None or name == "auto":  # a file may say so, too
         return None
     value = getattr(torch, name.removeprefix("torch."), None) if isinstance(name, str) else name
     if value not in _DTYPES:

@@ -6,10 +6,22 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .._config import Config
+from .._config import Config, whole
 from ..config import ChameleonConfig
 from ..errors import ConfigError
+from ..registry import CACHES_HOOK, REGISTRY
 from .foreign_fields import ABOUT_THE_FILE, OF_THE_CALL, REFUSED, TRANSLATED, is_neutral
+
+_MODES: Mapping[str, str] = {
+    "text-only": "text",
+    "image-only": "image",
+    "interleaved-text-image": "interleaved",
+    "unrestricted": "interleaved",
+}
+"""What Anole's ``multimodal_generation_mode`` means as a modality."""
+_MODE = "multimodal_generation_mode"
+_COUNTS = ("_id", "_ids", "_tokens", "_length", "_size", "_beams", "_sequences", "_k", "_images", "seed")
+"""How the names of fields end that are numbers of something, or ids; some files have 2.0 for 2."""
 
 
 def usable_fields(
@@ -20,16 +32,22 @@ def usable_fields(
     The rest are the fields of ``transformers`` that count for a call of ``generate`` or mean what happens anyway. What
     isn't known at all stays among the fields.
     """
-    given = {name: value for name, value in data.items() if value is not None}
+    given = {name: _as_count(name, value) for name, value in data.items() if value is not None}
     unused: dict[str, str] = {}
+    _take_the_mode(given, unused)
     ends = _end_ids(given, config, unused)
     given |= _forbidden(given, config, unused)
     _check_other_ids(given, config, unused)
+    if given.get("temperature") == 0 and given.get("do_sample") is False:
+        del given["temperature"]  # greedy in any case
     if _is_number(given.get("temperature")) and given["temperature"] == 0:
         greedy = ", and ids are chosen greedily" if given.get("do_sample") is True else ""
         unused["temperature"] = f"{given.pop('temperature')!r} (expected > 0{greedy})"
         given.pop("do_sample", None)
     given = standard_values(given)
+    cache = given.get("cache_implementation")
+    if isinstance(cache, str) and cache not in (names := [each.spec.name for each in REGISTRY.registered(CACHES_HOOK)]):
+        unused["cache_implementation"] = f"{given.pop('cache_implementation')!r:.80} (expected {', '.join(names)})"
     for name in sorted(given.keys() & set(options.__struct_fields__) - {"extras"}):
         try:
             options(**{name: given[name]})
@@ -42,6 +60,20 @@ def usable_fields(
             unused[name] = f"{given.pop(name)!r:.80} (expected finite numbers)"
     kept = {name: given.pop(name) for name in list(given) if _is_kept(name, given[name])}
     return {**given, **ends}, unused, kept
+
+
+def _as_count(name: str, value: Any) -> Any:
+    """Return a value with 2.0 as 2, where it counts something or is an id."""
+    return whole(value) if name.endswith(_COUNTS) else value
+
+
+def _take_the_mode(given: dict[str, Any], unused: dict[str, str]) -> None:
+    """Make Anole's mode the modality, unless there is one, which is what a save writes."""
+    mode = given.pop(_MODE, None)
+    if isinstance(mode, str) and mode in _MODES:
+        given.setdefault("modality", _MODES[mode])
+    elif mode is not None:
+        unused[_MODE] = f"{mode!r:.80} (expected {', '.join(_MODES)})"
 
 
 def standard_values(given: Mapping[str, Any]) -> dict[str, Any]:
