@@ -164,8 +164,9 @@ def test_flags_of_generate_are_options(monkeypatch: pytest.MonkeyPatch) -> None:
         given.update(options)
         raise KeyError("enough")
 
+    model = SimpleNamespace(get_memory_footprint=lambda: 0)
     monkeypatch.setattr(
-        "chameleon_core.Chameleon.from_pretrained", lambda *args, **options: SimpleNamespace(stream=stream)
+        "chameleon_core.Chameleon.from_pretrained", lambda *args, **options: SimpleNamespace(stream=stream, model=model)
     )
     flags = (
         "--typical-p 0.9 --image-typical-p 0.8 --no-repeat-ngram-size 3 --forbid-id 5 --forbid-id 6 --min-new-tokens 2"

@@ -11,6 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 Output = Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the results.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads on the CPU; by default 1, unless OMP_NUM_THREADS is set.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -18,7 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command()(demo)
 
 
-def demo(output: Output = Path("demo-output")) -> None:
+def demo(output: Output = Path("demo-output"), threads: Threads = None) -> None:
     """Let the embedded model draw, name pictures and continue a document, and write a contact sheet.
 
     It takes about half a minute on one core.
@@ -27,14 +30,13 @@ def demo(output: Output = Path("demo-output")) -> None:
 
     for package in (text_package, vq_package, emoji_package):
         package()
-    import torch
-
     from ..demo import QUICKSTART, STEPS, run_demo  # imports the first two
+    from .threads import default_threads, threads_set_to
 
-    # The model is small: threads would wait for each other longer than they work.
-    torch.set_num_threads(1)
     console = Console(stderr=True)
-    with _ProgressLine(console) as line:
+    # The model is small, as the rule counts.
+    number = threads or default_threads(0)
+    with threads_set_to(number), _ProgressLine(console) as line:
         report = run_demo(output, progress=line.show)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", justify="right")

@@ -236,6 +236,12 @@ def generate(
         str | None,
         typer.Option(help="A weight quantizer, such as int4; chameleon doctor lists them.", rich_help_panel=MODEL),
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Threads on the CPU; by default 1 for small models, else torch's number.", rich_help_panel=MODEL
+        ),
+    ] = None,
 ) -> None:
     """Continue a prompt of texts and pictures, and write the continuation while it is generated.
 
@@ -245,6 +251,7 @@ def generate(
     from ..pipeline import Chameleon, load_document, save_document
     from ..pipeline.written import finished_part
     from .output import Writer
+    from .threads import default_threads, threads_set_to
 
     parts = read_prompt(ctx, prompt, text, image)
     if modality in ("image", "interleaved") and output is None:
@@ -288,7 +295,11 @@ def generate(
         chameleon = Chameleon.from_pretrained(
             model, dtype=dtype, device=device, attn_implementation=attention, quantization=quantization
         )
-    with _stopping() as should_stop:
+    if threads is None and (threads := default_threads(chameleon.model.get_memory_footprint(), device)):
+        console.print(
+            f"{threads} thread for a small model; --threads sets another number", style="dim", highlight=False
+        )
+    with _stopping() as should_stop, threads_set_to(threads):
         writer = Writer(output)
         if written is not None:
             writer.write(finished_part(written, chameleon.layout))

@@ -32,6 +32,7 @@ from .machine import (
     read_packages,
 )
 from .rows import print_rows, size
+from .threads import default_threads
 
 STYLES = {CHOSEN: "bold", REFUSED: "yellow", UNSUPPORTED: "yellow", QUARANTINED: "red"}
 SLOW = (EMULATED, SLOWER, UNUSABLE)
@@ -122,6 +123,9 @@ def _about_model(model: Model, report: Report) -> Iterator[Row]:
     heads = f"{model.num_heads} heads ({model.num_key_value_heads} of keys and values)"
     yield "layers", f"{model.num_layers}, {model.hidden_size} wide, {heads}", ""
     yield "weights", f"{size(model.num_bytes)} in {model.dtype} on {model.device}", ""
+    threads = default_threads(model.num_bytes, model.device)
+    if threads is not None:
+        yield "", f"small: commands use {threads} thread, unless --threads or OMP_NUM_THREADS say otherwise", ""
     if model.interchange is not None:
         yield "in transformers", model.interchange, "yellow"
     devices = [device for name, device in report.machine.devices.items() if name.startswith(model.device)]
