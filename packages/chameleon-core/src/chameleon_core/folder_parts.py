@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from ._boundary import translates_errors
 from ._commits import stored
 from ._files import parse_json, writing
 from .checkpoints import IMAGE_PREFIX, Checkpoint, read_checkpoint
+from .checkpoints.published import is_canonical
 from .config import CONFIG_FILE
-from .errors import MissingFileError
-from .formats.hf import PROCESSOR_FILES
+from .errors import CheckpointWarning, FileFormatError, MissingFileError
+from .formats.hf import PROCESSOR_FILES, open_weights
 from .optional_packages import vq_package
 from .protocols import ImageTokenizerLike, ProcessorLike
 
@@ -34,9 +36,11 @@ def load_image_tokenizer(folder: Path, *, device: torch.device | str, check_fini
 
     Raises ``MissingPackageError`` without chameleon-vq, ``MissingFileError`` where the folder has none.
     """
-    if os.path.isfile(stored(folder, CONFIG_FILE)):
+    if os.path.isfile(stored(folder, CONFIG_FILE)) and not _needs_care(folder):
         return optional_packages.load_image_tokenizer(folder, device=device, check_finite=check_finite)
-    checkpoint = read_checkpoint(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CheckpointWarning)  # loading the model listed what isn't read
+        checkpoint = read_checkpoint(folder, rotary_layout="halves")
     tensors = {
         name.removeprefix(IMAGE_PREFIX): tensor.load()
         for name, tensor in checkpoint.tensors.items()
@@ -57,6 +61,15 @@ def load_image_tokenizer(folder: Path, *, device: torch.device | str, check_fini
         check_finite=check_finite,
     )
     return made
+
+
+def _needs_care(folder: Path) -> bool:
+    """Return whether the image tokenizer's tensors have other names than chameleon-vq knows, or leftovers beside."""
+    try:
+        names = open_weights(folder).keys()
+    except FileFormatError:
+        return False  # chameleon-vq says what is wrong
+    return any(IMAGE_PREFIX in name and not is_canonical(name) for name in names)
 
 
 @translates_errors

@@ -14,10 +14,9 @@ from chameleon_backends import QuantizedLinear, TensorLayout
 
 from ..errors import WeightsError
 from ..formats import IMAGE_PREFIX, Checkpoint, StoredTensor
+from .published import what_heads
 from .quantization_plan import QuantizationPlan, name_layer_in_errors
 
-# Old releases of transformers stored this buffer, which follows from the config.
-_DERIVED_SUFFIX = "rotary_emb.inv_freq"
 MOST_LISTED = 10
 """Tensors of a kind that an error lists."""
 
@@ -41,11 +40,7 @@ class StoredWeights:
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
         """The tensors of the model by name, without those of the image tokenizer."""
-        return {
-            name: tensor
-            for name, tensor in self.checkpoint.tensors.items()
-            if not name.startswith(IMAGE_PREFIX) and not name.endswith(_DERIVED_SUFFIX)
-        }
+        return {name: tensor for name, tensor in self.checkpoint.tensors.items() if not name.startswith(IMAGE_PREFIX)}
 
     @cached_property
     def float_names(self) -> list[str]:
@@ -129,15 +124,15 @@ def assign(model: nn.Module, weights: StoredWeights, plan: QuantizationPlan | No
         )
 
 
+def find_extra(model: nn.Module, weights: StoredWeights, plan: QuantizationPlan | None) -> list[str]:
+    """Return the tensors of a checkpoint that a model on the meta device has no place for."""
+    expected = {name for each in _all_wanted(model, plan) for name in each.names}
+    return sorted(weights.tensors.keys() - expected)
+
+
 def find_misfits(model: nn.Module, weights: StoredWeights, plan: QuantizationPlan | None) -> str:
     """Return which tensors of a checkpoint a model on the meta device can't take, and why; "" where it takes all."""
-    slots = _slots(model)
-    if plan is not None and plan.stored:
-        quantized = {f"{name}.weight" for name in plan.names}
-        slots = [slot for slot in slots if quantized.isdisjoint(slot.names)]
-        wanted = [*map(_Wanted.for_slot, slots), *_wanted_of_quantized(model, plan)]
-    else:
-        wanted = [*map(_Wanted.for_slot, slots)]
+    wanted = _all_wanted(model, plan)
     expected = {name: each for each in wanted for name in each.names}
     problems: dict[str, list[str]] = {
         "missing": [each.names[0] for each in wanted if weights.tensors.keys().isdisjoint(each.names)],
@@ -150,7 +145,16 @@ def find_misfits(model: nn.Module, weights: StoredWeights, plan: QuantizationPla
         if problem is not None:
             problems[problem].append(f"{name} ({each.mismatch(problem, weights.tensors[name])})")
     listed = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
-    return f"{listed[:1].upper()}{listed[1:]}"
+    return f"{listed[:1].upper()}{listed[1:]}{what_heads(problems['unexpected'])}"
+
+
+def _all_wanted(model: nn.Module, plan: QuantizationPlan | None) -> list[_Wanted]:
+    slots = _slots(model)
+    if plan is None or not plan.stored:
+        return [*map(_Wanted.for_slot, slots)]
+    quantized = {f"{name}.weight" for name in plan.names}
+    kept = [slot for slot in slots if quantized.isdisjoint(slot.names)]
+    return [*map(_Wanted.for_slot, kept), *_wanted_of_quantized(model, plan)]
 
 
 def _check_one_half_type(model: nn.Module, weights: StoredWeights, quantized: set[str]) -> None:

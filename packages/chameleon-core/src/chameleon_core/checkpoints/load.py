@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from chameleon_backends.errors import BrokenPluginError
 from chameleon_backends.errors import ConfigError as BackendsConfigError
@@ -22,12 +22,15 @@ from ..errors import ConfigError, FileFormatError
 from ..formats import Checkpoint, CheckpointFormat, StoredTensor
 from ..hookspecs import CheckpointFormatSpec
 from ..registry import CHECKPOINT_FORMATS_HOOK, REGISTRY
-from .assign import StoredWeights, assign, find_misfits
+from .assign import StoredWeights, assign, find_extra, find_misfits
+from .published import canonical
 from .quantization_plan import QUANTIZATION_RECORD, Quantization, QuantizationPlan, plan_quantization, read_plan
 from .sizes import check_sizes
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
+EXTRA_WEIGHTS = ("refuse", "keep")
+"""What may be done with weights that a model has no place for."""
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -41,13 +44,17 @@ class LoadedCheckpoint(Generic[ModelT]):
     """Its config, which records the quantization if there is one."""
     generation_config: Mapping[str, Any]
     """The content of ``generation_config.json``, which may be empty."""
+    extra_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the model has no place for, as stored, where it was to be kept; by default nothing."""
 
 
 @translates_errors
-def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
+def read_checkpoint(folder: str | os.PathLike[str], *, rotary_layout: str | None = None) -> Checkpoint:
     """Read a folder in any of the installed formats. The tensors stay on disk.
 
-    Raises ``FileFormatError`` where no format recognizes the folder, or a file in it is damaged.
+    What publishers stored otherwise is brought into one layout, and what trainers left is dropped with a
+    ``CheckpointWarning``; ``rotary_layout`` "pairs" converts query and key rows that rotate adjacent pairs. Raises
+    ``FileFormatError`` where no format recognizes the folder, or a file in it is damaged.
     """
     folder = Path(folder)
     if not os.path.isdir(folder):
@@ -63,7 +70,7 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
             failures.append(error)  # a plugin's mistake, which matters only where no other format is recognized
         else:
             if recognized:
-                return _read(spec, folder)
+                return canonical(_read(spec, folder), source=str(folder), rotary_layout=rotary_layout)
     if failures:
         raise failures[0]
     known = ", ".join(f"{spec.name} (recognized by {spec.marks})" for spec in formats)
@@ -94,6 +101,8 @@ def load_checkpoint(
     device: torch.device | str = "cpu",
     quantization: str | Quantization | None = None,
     check_finite: bool = True,
+    extra_weights: str = "refuse",
+    rotary_layout: str | None = None,
 ) -> LoadedCheckpoint[ModelT]:
     """Build the model of a folder and load its weights.
 
@@ -107,19 +116,23 @@ def load_checkpoint(
     ``check_finite`` reads every weight once, after its cast, and raises ``WeightsError`` with the names of those that
     hold NaN or infinity. That takes 0.2 s for 500 MB in the page cache; False leaves mapped weights unread on disk.
 
+    ``extra_weights`` "keep" returns weights that the model has no place for, such as another head of a finetune, which
+    are an error otherwise. ``rotary_layout`` is that of ``read_checkpoint``.
+
     Raises ``WeightsError`` with every tensor that is missing, unexpected or of another shape or type, where tensors of
     the image tokenizer don't count. Raises ``ConfigError`` where ``device`` or ``quantization`` isn't available, or
     ``quantization`` differs from that of the checkpoint.
     """
     usable_device(device)
     return load_contents(
-        read_checkpoint(folder),
+        read_checkpoint(folder, rotary_layout=rotary_layout),
         source=str(folder),
         build=build,
         dtype=dtype,
         device=device,
         quantization=quantization,
         check_finite=check_finite,
+        extra_weights=extra_weights,
     )
 
 
@@ -132,11 +145,14 @@ def load_contents(
     device: torch.device | str,
     quantization: str | Quantization | None,
     check_finite: bool,
+    extra_weights: str = "refuse",
 ) -> LoadedCheckpoint[ModelT]:
     """Build a model and load its weights from a checkpoint that was read, which errors call ``source``.
 
     The arguments and errors are those of ``load_checkpoint``.
     """
+    if extra_weights not in EXTRA_WEIGHTS:
+        raise ConfigError(f"extra_weights must be 'refuse' or 'keep'; got {extra_weights!r}.")
     target = usable_device(device)
     weights = StoredWeights(checkpoint, target_dtype(dtype, checkpoint.config), target, source, check_finite)
     check_sizes(checkpoint.config, weights.tensors, source=source)
@@ -144,10 +160,18 @@ def load_contents(
     with torch.inference_mode(False):
         model = on_meta(lambda: build(checkpoint.config))
         plan = _plan(model, weights, quantization)
+        extra = find_extra(model, weights, plan) if extra_weights == "keep" else []
+        # Before the others are checked, which these aren't among.
+        kept = {name: weights.load(name) for name in extra}
+        weights = replace(weights, checkpoint=_without(checkpoint, extra))
         assign(model, weights, plan)
     model.eval()
     config = checkpoint.config if plan is None else plan.recorded_in(checkpoint.config)
-    return LoadedCheckpoint(model, config, checkpoint.generation_config)
+    return LoadedCheckpoint(model, config, checkpoint.generation_config, kept)
+
+
+def _without(checkpoint: Checkpoint, names: Collection[str]) -> Checkpoint:
+    return replace(checkpoint, tensors={name: each for name, each in checkpoint.tensors.items() if name not in names})
 
 
 def misfits_of(checkpoint: Checkpoint, build: Callable[[ChameleonConfig], nn.Module]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from .._boundary import translates_errors
 from .._commits import committing
 from .._files import writing
 from ..config import ChameleonConfig
-from ..errors import InterchangeWarning, WeightsError
+from ..errors import CheckpointWarning, InterchangeWarning, WeightsError
 from ..formats import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
 from ..formats.safetensors_files import parse_size
 from ..registry import CHECKPOINT_FORMATS_HOOK, REGISTRY
@@ -74,6 +75,7 @@ def save_checkpoint(
     config: ChameleonConfig,
     generation_config: Mapping[str, Any] | None = None,
     image_weights: Mapping[str, Tensor] | None = None,
+    extra_weights: Mapping[str, Tensor] | None = None,
     source: str | os.PathLike[str] | None = None,
     build: Callable[[ChameleonConfig], nn.Module] | None = None,
     state_dict: Mapping[str, Tensor] | None = None,
@@ -84,6 +86,8 @@ def save_checkpoint(
 
     ``image_weights`` is the state dict of the image tokenizer. Without it, these weights are copied from ``source``,
     the folder that the model was loaded from, a shard at a time; it may be ``folder`` itself.
+
+    ``extra_weights`` are written as they are; the model has no place for them.
 
     ``build`` is what ``load_checkpoint`` will be given. With it, nothing is written that wouldn't load. ``state_dict``
     has the weights that are saved in place of the model's own.
@@ -101,7 +105,9 @@ def save_checkpoint(
                 f"{source}, from which the model was loaded, doesn't exist any more, and has the weights of its image "
                 "tokenizer. Set model.image_tokenizer, or model.source = None to save without them."
             )
-        stored = read_checkpoint(source).tensors
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CheckpointWarning)  # loading listed what isn't read
+            stored = read_checkpoint(source, rotary_layout="halves").tensors
         tensors |= {name: tensor for name, tensor in stored.items() if name.startswith(IMAGE_PREFIX)}
     checkpoint = Checkpoint(config, tensors, generation_config or {})
     limit = interchange_limit(config, tensors)
@@ -109,6 +115,9 @@ def save_checkpoint(
         warnings.warn(limit, InterchangeWarning, stacklevel=4)
     if build is not None:
         _check_loadable(checkpoint, build)
+    if extra_weights:
+        extra = {name: StoredTensor.of(tensor) for name, tensor in extra_weights.items()}
+        checkpoint = replace(checkpoint, tensors={**tensors, **extra})
     write_checkpoint(
         checkpoint,
         folder,

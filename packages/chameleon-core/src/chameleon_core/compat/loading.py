@@ -67,7 +67,7 @@ _ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
 """Arguments with only these values, and why others are refused or what to do instead."""
 _TRANSLATED = (
     *("torch_dtype", "device_map", "max_memory", "quantization_config", "load_in_4bit", "load_in_8bit", "config"),
-    *("state_dict", "output_loading_info", "generation_config"),
+    *("state_dict", "output_loading_info", "generation_config", "extra_weights", "rotary_layout"),
     *HubOptions.__dataclass_fields__,
 )
 _ATTENTION = {"flex_attention": "flex"}
@@ -97,6 +97,10 @@ class Request(Generic[ModelT]):
     """Options of generation in place of the folder's."""
     tells_more: bool = False
     """Whether the model is returned beside what its loading found."""
+    extra_weights: str = "refuse"
+    """What is done with weights that the model has no place for: "refuse" or "keep"."""
+    rotary_layout: str | None = None
+    """That of the folder's query and key rows, where it is given."""
     folder: Path | None = None
     """The folder, once it is found."""
 
@@ -130,6 +134,8 @@ class Request(Generic[ModelT]):
             state_dict=arguments.pop("state_dict", None),
             generation_config=arguments.pop("generation_config", None),
             tells_more=bool(arguments.pop("output_loading_info", False)),
+            extra_weights=arguments.pop("extra_weights", "refuse"),
+            rotary_layout=arguments.pop("rotary_layout", None),
         )
         device_map = arguments.pop("device_map", None)
         if device_map is not None:
@@ -171,6 +177,7 @@ class Request(Generic[ModelT]):
             device="cpu" if device is None else device,
             quantization=self.quantization,
             check_finite=check_finite,
+            extra_weights=self.extra_weights,
         )
         if self.placement is not None and device is None:
             place(loaded.model, self.placement)
@@ -192,7 +199,7 @@ class Request(Generic[ModelT]):
             checkpoint, source = Checkpoint(self.config, {}), "state_dict"
         else:
             self.folder = resolve_folder(self.name, self.hub)
-            checkpoint, source = read_checkpoint(self.folder), str(self.folder)
+            checkpoint, source = read_checkpoint(self.folder, rotary_layout=self.rotary_layout), str(self.folder)
         tensors = checkpoint.tensors
         if self.state_dict is not None:
             tensors = {name: StoredTensor.of(tensor) for name, tensor in self.state_dict.items()}

@@ -81,7 +81,7 @@ class HFFormat:
 def _read(folder: Path) -> Checkpoint:
     config = ChameleonConfig.from_pretrained(folder)
     generation = read_generation(stored(folder, GENERATION_FILE))
-    return Checkpoint(config, _open_weights(folder), generation, find_processor_files(folder))
+    return Checkpoint(config, open_weights(folder), generation, find_processor_files(folder))
 
 
 def find_processor_files(folder: Path) -> dict[str, Callable[[], bytes]]:
@@ -102,7 +102,8 @@ def read_generation(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _open_weights(folder: Path) -> dict[str, StoredTensor]:
+def open_weights(folder: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of a folder under the names that they are stored by. Raises ``FileFormatError``."""
     # Where both exist, transformers reads the single file.
     if os.path.isfile(stored(folder, WEIGHTS_FILE)):
         return open_safetensors(stored(folder, WEIGHTS_FILE))

@@ -47,6 +47,7 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
 
     ``masks_picture_codes``, False by default, sets the logits of picture codes to the lowest number and so takes them
     out of the loss, as ``transformers`` does: likelihoods are then those of text alone. Generation never needs it.
+    ``extra_weights`` are those that ``from_pretrained(..., extra_weights="keep")`` kept; a save writes them, too.
     """
 
     loss_type: ClassVar[str] = "ForConditionalGeneration"
@@ -62,6 +63,7 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
         self.generation_options = GenerationOptions()
         self.repacked_head = RepackedHead()
         self.masks_picture_codes = False
+        self.extra_weights: Mapping[str, Tensor] = {}
         self.tie_weights()
         self._seal()
 
@@ -85,7 +87,8 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
 
         ``quantization`` is the name of a weight quantizer, or a ``Quantization`` with its options and the layers to
         skip. A folder saved quantized needs none. ``check_finite=False`` leaves out checks for NaN. ``arguments`` are
-        fields that replace those of the config, and those of ``transformers``, which ``compat.loading`` translates.
+        fields that replace those of the config; ``extra_weights`` and ``rotary_layout`` of ``load_checkpoint``; and
+        those of ``transformers``, which ``compat.loading`` translates.
 
         Raises ``ModelNotFoundError``, ``FileFormatError`` for a damaged file, ``WeightsError`` with every tensor that
         is missing, unexpected or of another shape, and ``ConfigError`` for a quantization that isn't available.
@@ -102,7 +105,7 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
         loaded = request.load(lambda config: cls(config, attn_implementation=backend), check_finite=check_finite)
         model = loaded.model
         model._use_config(loaded.config)
-        model.source = request.folder
+        model.source, model.extra_weights = request.folder, loaded.extra_weights
         model.picture_reader.check_finite = check_finite
         model.generation_options = GenerationOptions.from_file_dict(
             loaded.generation_config, loaded.config, source=f"{request.folder}/{GENERATION_FILE}"
@@ -132,6 +135,7 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
             config=config,
             generation_config=self.generation_options.to_file_dict(config),
             image_weights=image_weights,
+            extra_weights=self.extra_weights,
             source=self.source,
             build=type(self),
             state_dict=request.state_dict,
