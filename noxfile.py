@@ -117,8 +117,8 @@ def integration(session: nox.Session) -> None:
     session.install(*PINNED, "pyright[nodejs]")
     # Some of them measure time, so nothing else runs beside them.
     run_tests(session, "tests/boundaries", workers=0)
-    ignored = ("--ignore", "tests/parity", "--ignore", "tests/boundaries", "--ignore", "tests/plugins")
-    run_tests(session, "tests", "recipes", *ignored)
+    others = ("parity", "boundaries", "plugins", "gpu")
+    run_tests(session, "tests", "recipes", *(f"--ignore=tests/{name}" for name in others))
 
 
 @nox.session
@@ -148,6 +148,26 @@ def parity(session: nox.Session) -> None:
         session, "transformers", "diffusers", "peft", "bitsandbytes", "accelerate", "datasets", "trl", "lm-eval"
     )
     run_tests(session, "tests/parity")
+
+
+@nox.session(default=False)
+def gpu(session: nox.Session) -> None:
+    """On a CUDA device: conformance suites, numbers beside transformers and a CPU, and the speed of training.
+
+    Skipped, with the reason, where there is none. CUDA builds of torch are what the public index has for Linux.
+    """
+    if shutil.which("nvidia-smi") is None:
+        session.skip("there is no NVIDIA driver here (no nvidia-smi); this session needs a CUDA device")
+    install_workspace(session, "transformers")
+    found = "import torch; print(torch.cuda.is_available(), torch.__version__)"
+    available, version = str(session.run("python", "-c", found, silent=True)).split()[-2:]
+    if available != "True":
+        session.skip(f"torch {version} finds no CUDA device; this session needs one, and a CUDA build of torch")
+    backends = "packages/chameleon-backends/tests"
+    files = (f"{backends}/test_cuda.py", f"{backends}/test_quantizers_cuda.py", "tests/gpu")
+    run_tests(session, *files, workers=0)
+    shape = ("--width", "1024", "--layers", "8", "--length", "1024", "--batch", "16")
+    session.run("python", "benchmarks/training.py", "--device", "cuda", *shape, *session.posargs)
 
 
 @nox.session(default=False)

@@ -1,4 +1,4 @@
-"""Tokens per second of training on a CPU, beside a plain loop over ``transformers`` in the same run.
+"""Tokens per second of training, beside a plain loop over ``transformers`` in the same run.
 
 Both sides have the same weights, documents and options, and their losses and the norms of their gradients must agree
 before they are timed. The plain loop is what one writes without a trainer: padded batches, ``model(labels=...)``,
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=PRECISIONS, help="one of the two (default: both)")
     parser.add_argument("--steps", type=int, default=5, help="steps of each side (default: 5)")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (default: 2)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of time")
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -106,7 +107,7 @@ def steps(arguments: argparse.Namespace, precision: str) -> dict[str, Callable[[
         "pad_token_id": vocabulary["<pad>"],
     }
     torch.manual_seed(0)
-    ours = ChameleonForConditionalGeneration(ChameleonConfig(**shape))
+    ours = ChameleonForConditionalGeneration(ChameleonConfig(**shape)).to(arguments.device)
     chosen = documents(arguments)
     return {
         "ours": our_step(ours, chosen, arguments, precision),
@@ -163,7 +164,11 @@ def their_step(
     precision: str,
 ) -> Callable[[int], tuple[float, float]]:
     """Return a step of a plain loop over the model of ``transformers``."""
-    model = transformers.ChameleonForConditionalGeneration(transformers.ChameleonConfig(**shape)).train()
+    model = (
+        transformers.ChameleonForConditionalGeneration(transformers.ChameleonConfig(**shape))
+        .train()
+        .to(arguments.device)
+    )
     model.load_state_dict(weights, strict=False)
     # So that the softmax is over all ids on both sides, and spares that side the masking.
     model.model.vocabulary_mapping.__dict__["image_tokens"] = []
@@ -179,7 +184,8 @@ def their_step(
                 document.ids.astype("int64")
             )
             mask_BT[row, : len(document)] = 1
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        ids_BT, labels_BT, mask_BT = (each.to(arguments.device) for each in (ids_BT, labels_BT, mask_BT))
+        with torch.autocast(arguments.device, torch.bfloat16, enabled=precision == "bfloat16"):
             loss = model(input_ids=ids_BT, attention_mask=mask_BT, labels=labels_BT, use_cache=False).loss
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
