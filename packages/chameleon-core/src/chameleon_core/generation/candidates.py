@@ -42,6 +42,11 @@ class Candidates:
         """The index of each id."""
         return {token_id: index for index, token_id in enumerate(self.ids_A.tolist())}
 
+    @property
+    def is_product(self) -> bool:
+        """Whether the logits are the product of the hidden states with rows of a weight, and nothing else."""
+        return not self.many and self._weight_AE is not None
+
     def logits(self, hidden_RE: Tensor) -> Tensor:
         """Return the logits of the candidates, float32 [R, A]."""
         if self.many and len(hidden_RE) <= MAX_ROWS and self._repacked is not None:
@@ -62,7 +67,11 @@ class Candidates:
         None where the layer computes something other than the product with its weight, as an adapter does.
         """
         layer = self.model.lm_head
-        return layer.weight[self.ids_A] if reads_weight_alone(layer) else None
+        if not reads_weight_alone(layer):
+            return None
+        weight_AE = layer.weight[self.ids_A]
+        # On a CPU column-major, as the other layers are packed: faster for few rows.
+        return weight_AE.t().contiguous().t() if weight_AE.device.type == "cpu" else weight_AE
 
 
 class CandidateTable:

@@ -42,8 +42,8 @@ class Engine(Generic[LaneT]):
     requests share, which are computed once; 0 keeps none. ``cache_implementation`` names what stores keys and values:
     "dynamic", "int8", which takes half the memory of bfloat16, "static", whose steps can be compiled, or a plugin's.
 
-    Any thread may ``submit`` and ``cancel``; steps run one at a time. Copies of the output layer are made on first use,
-    so make a new engine after the weights of the model have changed.
+    Any thread may ``submit`` and ``cancel``; steps run one at a time. An engine reads copies of weights of a small
+    model, so make a new one after the model has changed.
     """
 
     def __init__(

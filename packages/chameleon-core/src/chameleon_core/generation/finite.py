@@ -5,6 +5,7 @@ Shapes: R rows, A ids that may be chosen (of text, or the codes of a picture).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +17,11 @@ from .rows import Row
 _NAMES_LISTED = 3
 
 
+def is_finite(logits_RA: Tensor) -> bool:
+    """Return whether logits hold no NaN and no infinity, and their sum doesn't overflow."""
+    return math.isfinite(float(logits_RA.sum()))  # the cheapest read of all of them
+
+
 def find_not_finite(
     logits_RA: Tensor, rows: Sequence[Row], model: object, *, option: str | None = None
 ) -> dict[int, GenerationError]:
@@ -23,8 +29,7 @@ def find_not_finite(
 
     ``option`` are the options that changed logits which were finite before.
     """
-    # One sum is the cheapest read of all logits. It isn't finite where one of them isn't, or where it overflows.
-    if logits_RA.sum().isfinite():
+    if is_finite(logits_RA):
         return {}
     bad_R = (~logits_RA.isfinite()).sum(dim=-1).tolist()
     if not any(bad_R):

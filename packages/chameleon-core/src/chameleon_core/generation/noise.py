@@ -11,7 +11,6 @@ Shapes: R rows, A ids that may be chosen.
 from __future__ import annotations
 
 import functools
-import math
 
 import torch
 from torch import Tensor
@@ -65,20 +64,26 @@ def argmax_with_noise(logits_RA: Tensor, keys_R: Tensor, ids_A: Tensor) -> Tenso
     if len(ids_A) < _FEW or keys_R.device.type != "cpu":
         return (logits_RA + gumbel_noise(keys_R, ids_A)).argmax(dim=-1)
     steps_A = ids_A * _signed(_STEP)
-    highest = logits_RA.max(dim=-1)
-    chosen = []
-    for logits_A, key, top, place in zip(logits_RA, keys_R.tolist(), highest.values, highest.indices, strict=True):
-        bits_A = _random_bits(steps_A + key)
-        # One of these two is at least as likely as what is chosen: the highest logit, and the largest noise.
-        seen_2 = torch.stack((place, bits_A.argmax()))
-        least = (logits_A[seen_2] + _noise_of(bits_A[seen_2])).max() - top
-        # With a margin for what float32 rounds in the sum.
-        least -= _MARGIN * (1 + top.abs())
-        # Of the noise −log(−log u), the u below which it is less, and its bits.
-        bound = math.floor(2.0**52 * math.exp(-math.exp(min(-float(least), 700.0)))) - 2
-        left_X = (bits_A >= bound).nonzero()[:, 0]
-        chosen.append(left_X[(logits_A[left_X] + _noise_of(bits_A[left_X])).argmax()])
-    return torch.stack(chosen)
+    rows = _rows_at_once(keys_R, ids_A)
+    parts = zip(torch.split(logits_RA, rows), torch.split(keys_R, rows), strict=True)
+    return torch.cat([_argmax_of_few(part_RA, key_R[:, None] + steps_A) for part_RA, key_R in parts])
+
+
+def _argmax_of_few(logits_RA: Tensor, counts_RA: Tensor) -> Tensor:
+    """Return the places of the likeliest ids with the noise of their counts, which is computed for few of them."""
+    bits_RA = _random_bits(counts_RA)
+    highest_R1, place_R1 = logits_RA.max(dim=-1, keepdim=True)
+    # One of these two is at least as likely as what is chosen: the highest logit, and the largest noise.
+    seen_R2 = torch.cat((place_R1, bits_RA.argmax(dim=-1, keepdim=True)), dim=-1)
+    seen_R1 = (logits_RA.gather(1, seen_R2) + _noise_of(bits_RA.gather(1, seen_R2))).amax(dim=-1, keepdim=True)
+    # With a margin for what float32 rounds in the sum.
+    least_R1 = (seen_R1 - highest_R1).double() - _MARGIN * (1 + highest_R1.abs())
+    # Of the noise −log(−log u), the u below which it is less, and its bits.
+    bound_R1 = (2.0**52 * (-(-least_R1).clamp(max=700.0).exp()).exp()).floor().long() - 2
+    left_RA = bits_RA >= bound_R1
+    totals_RA = torch.full_like(logits_RA, -torch.inf)
+    totals_RA[left_RA] = logits_RA[left_RA] + _noise_of(bits_RA[left_RA])
+    return totals_RA.argmax(dim=-1)
 
 
 def _rows_at_once(keys_R: Tensor, ids_A: Tensor) -> int:

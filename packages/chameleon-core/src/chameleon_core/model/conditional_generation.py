@@ -32,7 +32,7 @@ from ..generation.prompts import check_type, mask_of_padding
 from ..generation.repacked_head import RepackedHead
 from .cache import KVCache
 from .inputs import check_call, kept_positions
-from .lane_cache import CachedLane, LaneCache, make_lane_cache
+from .lane_cache import CachedLane, LaneCache
 from .loss import LOSS_ARGUMENTS, next_token_loss
 from .outputs import CausalOutput
 from .picture_inputs import PictureInputs
@@ -329,7 +329,7 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
 
     def new_lane_cache(self, name: str = "dynamic") -> LaneCache:
         """Return the cache of an engine by its name, without lanes."""
-        return make_lane_cache(name, self.config)
+        return self.model.new_lane_cache(name)
 
     def feed_lanes(self, feeds: Sequence[tuple[CachedLane, Sequence[int]]], cache: LaneCache) -> Tensor:
         """Feed lanes of an engine's cache new ids; return the final hidden states [M, E], lane after lane."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -107,6 +108,18 @@ class LaneGroup:
         return max(self.lengths) + self.count
 
 
+class PackedPass(Protocol):
+    """What runs passes over lanes in the place of a model's layers; ``PackedLayers`` is one."""
+
+    def takes(self, weight: Tensor, /) -> bool:
+        """Return whether it can run a pass of a model with this weight."""
+        ...
+
+    def run(self, hidden_ME: Tensor, context: Any, /) -> Tensor:
+        """Return the final hidden states [M, E] of embeddings. M positions of all lanes, E hidden width."""
+        ...
+
+
 class LaneCache:
     """The keys and values of every layer for lanes that join, grow, fork, shrink and leave at any time.
 
@@ -116,11 +129,15 @@ class LaneCache:
     Subclasses change what is stored by overriding ``encode`` and ``decode``.
     """
 
+    packed: PackedPass | None = None
+    """Copies of the model's layers that passes over the lanes run instead, where that is faster."""
+
     _slab_type = Slab
 
     def __init__(self, num_layers: int) -> None:
         self.num_layers = num_layers
         self._slabs: dict[int, Slab] = {}
+        self._placed: tuple[LaneGroup, int, Tensor] | None = None
 
     def __repr__(self) -> str:
         lanes = sum(len(slab.lanes) for slab in self._slabs.values())
@@ -185,16 +202,29 @@ class LaneCache:
         first, rows, end = group.first_slot, len(group.lengths), group.key_length
         stored: list[list[Tensor]] = [[], []]
         for part, pair in zip(slab.layers[layer], new, strict=True):
+            if group.slots_L is not None:
+                # One write for both, at places that are the same in every layer.
+                part.flatten(0, 3).index_copy_(0, self._places(group, part), torch.cat(pair).flatten(0, 2))
             for kind, states_LKTD in enumerate(pair):
                 if group.slots_L is None:
                     # narrow costs a third of an index, and this runs for every layer and token.
                     target = part[kind].narrow(0, first, rows).narrow(2, group.lengths[0], group.count)
                     target.copy_(states_LKTD)
-                else:
-                    part[kind][group.slots_L, :, group.lengths_L] = states_LKTD[:, :, 0]
                 stored[kind].append(part[kind].narrow(0, first, rows).narrow(2, 0, end))
         keys, values = (self.decode(tuple(parts), key_LTKD.dtype).transpose(1, 2) for parts in stored)
         return keys, values
+
+    def _places(self, group: LaneGroup, part: Tensor) -> Tensor:
+        """Return where new positions of lanes of different lengths lie in what is stored, over its first dimensions."""
+        kinds, rows, heads, capacity = part.shape[:4]
+        if self._placed is None or self._placed[0] is not group or self._placed[1] != rows:
+            assert group.slots_L is not None
+            assert group.lengths_L is not None
+            device = part.device
+            lane_2L = torch.arange(0, kinds * rows, rows, device=device)[:, None] + group.slots_L
+            head_2LK = lane_2L[..., None] * heads + torch.arange(heads, device=device)
+            self._placed = group, rows, (head_2LK * capacity + group.lengths_L[:, None]).view(-1)
+        return self._placed[2]
 
     def advance(self, lanes: Sequence[tuple[CachedLane, int]]) -> None:
         """Count the new positions of lanes, once every layer has stored them."""

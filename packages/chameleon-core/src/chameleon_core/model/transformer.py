@@ -30,9 +30,10 @@ from .attention_context import AttentionContext, prepare_attention
 from .cache import KVCache
 from .inputs import check_cache_position, check_form, check_ids
 from .lane_attention import LaneContext, lane_order, plan_lanes
-from .lane_cache import CachedLane, LaneCache
+from .lane_cache import CachedLane, LaneCache, make_lane_cache
 from .layers import DecoderLayer, RMSNorm
 from .outputs import ModelOutput
+from .packed_layers import LayerPacker
 from .picture_inputs import PictureInputs, PictureReader
 from .static_cache import StaticContext, StaticLaneCache
 
@@ -75,6 +76,7 @@ class ChameleonModel(PictureInputs):
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self._checkpointing = Checkpointing()
+        self._packer = LayerPacker()
         self.source: Path | None = None
         self.apply(self._init_weights)
         self._seal()
@@ -217,6 +219,16 @@ class ChameleonModel(PictureInputs):
         """Return an empty cache for ``batch_size`` rows, with room for ``capacity`` positions before it must grow."""
         return KVCache(self.config.num_hidden_layers, batch_size, capacity=capacity)
 
+    def new_lane_cache(self, name: str = "dynamic") -> LaneCache:
+        """Return the cache of an engine by its name, without lanes.
+
+        Where the model is small, passes over its lanes read copies of the layers' weights as they are now.
+        """
+        cache = make_lane_cache(name, self.config)
+        layers: Any = self.layers
+        cache.packed = self._packer.packed(self, layers, self.norm)
+        return cache
+
     def feed_lanes(
         self,
         feeds: Sequence[tuple[CachedLane, Sequence[int]]],
@@ -240,17 +252,20 @@ class ChameleonModel(PictureInputs):
         counts = [(lane, len(ids)) for lane, ids in sorted_feeds]
         weight = self.embed_tokens.weight
         context = plan_lanes(self.config, self.attention_backend, cache, counts, weight=weight)
+        ids_1M = embeds_1ME = None
         if inputs_embeds is None:
             ids_1M = torch.tensor([[token_id for _, ids in sorted_feeds for token_id in ids]], device=weight.device)
-            hidden_ME = self(ids_1M, lanes=context).last_hidden_state[0]
         else:
             own_ME = torch.split(inputs_embeds, [len(ids) for _, ids in feeds])
-            sorted_1ME = torch.cat([own_ME[index] for index in order])[None]
-            hidden_ME = self(inputs_embeds=sorted_1ME, lanes=context).last_hidden_state[0]
+            embeds_1ME = torch.cat([own_ME[index] for index in order])[None]
+        if cache.packed is not None and cache.packed.takes(weight):
+            hidden_ME = cache.packed.run(self._embed(ids_1M, embeds_1ME)[0], context)
+        else:
+            hidden_ME = self(ids_1M, inputs_embeds=embeds_1ME, lanes=context).last_hidden_state[0]
         cache.advance(counts)
         if order == list(range(len(feeds))):
             return hidden_ME
-        parts = dict(zip(order, hidden_ME.split([count for _, count in counts]), strict=True))
+        parts = dict(zip(order, torch.split(hidden_ME, [count for _, count in counts]), strict=True))
         return torch.cat([parts[index] for index in range(len(feeds))])
 
     def decoding_step(self, ids_R1: Tensor, context: StaticContext) -> Tensor:

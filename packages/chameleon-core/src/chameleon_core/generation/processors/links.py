@@ -5,6 +5,7 @@ Shapes: R rows, A ids that may be chosen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -112,4 +113,6 @@ def failed(owner: str, doing: str, error: BaseException) -> NoReturn:
 
 def has_choices(logits_RA: Tensor) -> bool:
     """Return whether each row has an id that isn't forbidden, and no logit is NaN or infinity."""
-    return bool(logits_RA.amax(dim=-1).isfinite().all())
+    highest_R = logits_RA.amax(dim=-1)
+    # The sum is a kernel less, and says so unless it overflows.
+    return math.isfinite(float(highest_R.sum())) or bool(highest_R.isfinite().all())
