@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .bands import doubling_convolution, halving_convolution, has_bands, swish_convolution
 from .config import GROUPS, ChameleonVQVAEConfig
 
 
@@ -64,6 +65,22 @@ def swish(hidden_BChw: Tensor) -> Tensor:
     return hidden_BChw * torch.sigmoid(hidden_BChw)
 
 
+def convolved_swish(hidden_BChw: Tensor, norm: GroupNorm, conv: nn.Conv2d) -> Tensor:
+    """Return the convolution of the activated norm, [B, out, h, w]."""
+    if has_bands(hidden_BChw, norm, conv):
+        return swish_convolution(hidden_BChw, norm, conv)
+    convolved_BChw: Tensor = conv(swish(norm(hidden_BChw)))
+    return convolved_BChw
+
+
+def plus(branch_BChw: Tensor, shortcut_BChw: Tensor) -> Tensor:
+    """Return a block's result and its shortcut added up, in the memory of the first if no gradient is recorded."""
+    alike = branch_BChw.dtype == shortcut_BChw.dtype and branch_BChw.stride() == shortcut_BChw.stride()
+    if torch.is_grad_enabled() or not alike:
+        return shortcut_BChw + branch_BChw  # in the layout of the shortcut
+    return branch_BChw.add_(shortcut_BChw)
+
+
 def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
     """Return a 3×3 convolution that keeps height and width."""
     return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
@@ -83,10 +100,12 @@ class ResnetBlock(nn.Module):
 
     def forward(self, hidden_BChw: Tensor) -> Tensor:
         """Map [B, in, h, w] to [B, out, h, w]."""
-        branch_BChw = self.conv1(swish(self.norm1(hidden_BChw)))
-        branch_BChw = self.conv2(self.dropout(swish(self.norm2(branch_BChw))))
         shortcut_BChw = hidden_BChw if self.nin_shortcut is None else self.nin_shortcut(hidden_BChw)
-        return shortcut_BChw + branch_BChw
+        branch_BChw = convolved_swish(hidden_BChw, self.norm1, self.conv1)
+        if has_bands(branch_BChw, self.norm2, self.dropout, self.conv2):
+            return swish_convolution(branch_BChw, self.norm2, self.conv2, out=branch_BChw, shortcut=shortcut_BChw)
+        branch_BChw = self.conv2(self.dropout(swish(self.norm2(branch_BChw))))
+        return plus(branch_BChw, shortcut_BChw)
 
 
 class AttentionBlock(nn.Module):
@@ -107,7 +126,7 @@ class AttentionBlock(nn.Module):
             _positions(self.q(normed_BChw)), _positions(self.k(normed_BChw)), _positions(self.v(normed_BChw))
         )
         attended_BChw = attended_BMC.transpose(1, 2).view(hidden_BChw.shape)
-        return hidden_BChw + self.proj_out(attended_BChw)
+        return plus(self.proj_out(attended_BChw), hidden_BChw)
 
 
 def _positions(hidden_BChw: Tensor) -> Tensor:
@@ -124,6 +143,8 @@ class Downsample(nn.Module):
 
     def forward(self, hidden_BChw: Tensor) -> Tensor:
         """Map [B, C, h, w] to [B, C, h/2, w/2]."""
+        if has_bands(hidden_BChw, self.conv):
+            return halving_convolution(hidden_BChw, self.conv)
         return self.conv(F.pad(hidden_BChw, (0, 1, 0, 1)))
 
 
@@ -136,6 +157,8 @@ class Upsample(nn.Module):
 
     def forward(self, hidden_BChw: Tensor) -> Tensor:
         """Map [B, C, h, w] to [B, C, 2h, 2w]."""
+        if has_bands(hidden_BChw, self.conv):
+            return doubling_convolution(hidden_BChw, self.conv)
         return self.conv(F.interpolate(hidden_BChw, scale_factor=2.0, mode="nearest"))
 
 

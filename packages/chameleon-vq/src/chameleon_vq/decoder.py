@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .blocks import GroupNorm, Level, Middle, Upsample, conv3x3, swish
+from .blocks import GroupNorm, Level, Middle, Upsample, conv3x3, convolved_swish
 from .config import ChameleonVQVAEConfig
 
 
@@ -49,4 +49,4 @@ class Decoder(nn.Module):
         hidden_BChw = self.mid(self.conv_in(latents_BChw))
         for level in reversed(self.up):
             hidden_BChw = level(hidden_BChw)
-        return self.conv_out(swish(self.norm_out(hidden_BChw)))
+        return convolved_swish(hidden_BChw, self.norm_out, self.conv_out)

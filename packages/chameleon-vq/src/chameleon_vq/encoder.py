@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .blocks import Downsample, GroupNorm, Level, Middle, conv3x3, swish
+from .blocks import Downsample, GroupNorm, Level, Middle, conv3x3, convolved_swish
 from .config import ChameleonVQVAEConfig
 
 
@@ -48,4 +48,4 @@ class Encoder(nn.Module):
         for level in self.down:
             hidden_BChw = level(hidden_BChw)
         hidden_BChw = self.mid(hidden_BChw)
-        return self.conv_out(swish(self.norm_out(hidden_BChw)))
+        return convolved_swish(hidden_BChw, self.norm_out, self.conv_out)

@@ -72,8 +72,9 @@ def _shape(tensor: Tensor) -> str:
 class ChameleonVQVAE(nn.Module):
     """The VQ-VAE: encoder, vector quantizer and decoder, with the state-dict names of Meta's release.
 
-    Pixels may be in either memory layout. ``torch.channels_last`` is faster on a CPU
-    (``benchmarks/image_tokenizer.py``) and gives the same codes except for near-ties.
+    Pixels may be in either memory layout. On a CPU ``torch.channels_last`` is faster
+    (``benchmarks/image_tokenizer.py``), and without gradients large pictures are then computed in bands of rows. The
+    codes are the same except for near-ties.
 
     New weights are those of ``transformers``: convolutions and codebook entries are normal with standard deviation
     ``config.initializer_range``, biases are zero. ``with_decoder=False`` leaves the decoder out; checkpoints in the
@@ -188,7 +189,8 @@ class ChameleonVQVAE(nn.Module):
     def decode_latents(self, quantized_BDhw: Tensor) -> Tensor:
         """Decode quantized latents to pixels [B, C, H, W], about −1…1. Raises ``MissingDecoderError``."""
         decoder = self.require_decoder()
-        return decoder(self.post_quant_conv(quantized_BDhw))
+        pixels_BCHW: Tensor = decoder(self.post_quant_conv(_in_fastest_layout(quantized_BDhw)))
+        return pixels_BCHW.contiguous()
 
     def require_decoder(self) -> Decoder:
         """Return the decoder. Raises ``MissingDecoderError`` if the weights have none."""
@@ -210,3 +212,10 @@ class ChameleonVQVAE(nn.Module):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def _in_fastest_layout(hidden_BChw: Tensor) -> Tensor:
+    """Return a grid in the memory layout in which it is convolved fastest; while gradients are recorded, its own."""
+    if torch.is_grad_enabled() or hidden_BChw.device.type != "cpu":
+        return hidden_BChw
+    return hidden_BChw.contiguous(memory_format=torch.channels_last)

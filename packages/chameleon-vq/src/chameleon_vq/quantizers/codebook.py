@@ -19,6 +19,8 @@ from .options import QuantizerOptions
 
 CHUNK = 4096
 """Positions whose distances to all entries are computed together: with 8,192 entries 128 MiB in float32."""
+CHUNK_ON_CPU = 256
+"""The same on a CPU: so few that the distances, 8 MiB, stay in its cache and in the same memory."""
 
 CANCELLATION = 2**13
 """Units of rounding, relative to |z|² + |e|², below which a squared distance is computed from the differences."""
@@ -79,23 +81,28 @@ def nearest_entries(latents_MD: Tensor, entries_ZD: Tensor) -> Tensor:
     """Return the index of the entry nearest to each latent, at least in float32: int64 [M]."""
     entries_ZD = at_least_float32(entries_ZD)
     norms_Z = entries_ZD.square().sum(dim=1)
+    chunk = CHUNK_ON_CPU if latents_MD.device.type == "cpu" else CHUNK
+    distances = norms_Z.new_empty(min(chunk, len(latents_MD)), len(entries_ZD))
     return torch.cat(
-        [_nearest(part_MD.to(norms_Z.dtype), entries_ZD, norms_Z) for part_MD in torch.split(latents_MD, CHUNK)]
+        [
+            _nearest(part_MD.to(norms_Z.dtype), entries_ZD, norms_Z, distances[: len(part_MD)])
+            for part_MD in torch.split(latents_MD, chunk)
+        ]
     )
 
 
-def _nearest(latents_MD: Tensor, entries_ZD: Tensor, norms_Z: Tensor) -> Tensor:
-    """Return the index of the entry nearest to each latent: int64 [M]."""
+def _nearest(latents_MD: Tensor, entries_ZD: Tensor, norms_Z: Tensor, distances_MZ: Tensor) -> Tensor:
+    """Return the index of the entry nearest to each latent, int64 [M]; ``distances_MZ`` is overwritten."""
     # |z - e|² = |z|² - 2 z·e + |e|², where |z|² is the same for every entry.
-    least = torch.addmm(norms_Z, latents_MD, entries_ZD.T, alpha=-2).min(dim=1)
+    least = torch.addmm(norms_Z, latents_MD, entries_ZD.T, alpha=-2, out=distances_MZ).min(dim=1)
     squares_M = latents_MD.square().sum(dim=1)
     scale_M = squares_M + norms_Z[least.indices]
     # Where the terms nearly cancel, what is left is rounding, and the differences themselves are exact.
     cancels_M = squares_M + least.values < CANCELLATION * torch.finfo(scale_M.dtype).eps * scale_M
     codes_M = least.indices
     for rows in torch.split(cancels_M.nonzero()[:, 0], CHUNK // 4):
-        distances_MZ = torch.cdist(latents_MD[rows], entries_ZD, compute_mode="donot_use_mm_for_euclid_dist")
-        codes_M[rows] = distances_MZ.argmin(dim=1)
+        exact_MZ = torch.cdist(latents_MD[rows], entries_ZD, compute_mode="donot_use_mm_for_euclid_dist")
+        codes_M[rows] = exact_MZ.argmin(dim=1)
     return codes_M
 
 
