@@ -9,9 +9,9 @@ import pytest
 from .probes.page import PAGE, generated, render
 from .probes.probes import Result, read_probes, run_probes
 
-THE_SAME = 519
+THE_SAME = 531
 """How many give the same value. It may only grow."""
-OPEN = 13
+OPEN = 0
 """How many differ for no stated reason yet. It may only shrink."""
 ROUNDED = 12
 """How many lines of the page may differ from one machine to another."""

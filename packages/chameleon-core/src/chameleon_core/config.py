@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 from msgspec import Meta
@@ -173,6 +173,16 @@ class ChameleonConfig(PretrainedConfig, kw_only=True):  # type: ignore[misc]  # 
         """``rope_theta`` and ``rope_scaling`` in one mapping, as in newer files; it may be assigned."""
         parameters = {"rope_type": self.rope_type, "rope_theta": self.rope_theta}
         return parameters if self.rope_scaling is None else {**parameters, "factor": self.rope_factor}
+
+    @property
+    def is_heterogeneous(self) -> bool:
+        """False: all layers have the same shape."""
+        return False
+
+    @property
+    def per_layer_config(self) -> tuple[Self, ...]:
+        """The configuration of each layer, which is this one; caches of ``transformers`` are made of them."""
+        return (self,) * self.num_hidden_layers
 
     @property
     def head_dim(self) -> int:

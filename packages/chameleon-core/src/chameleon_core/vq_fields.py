@@ -27,6 +27,10 @@ _PUBLISHED: Mapping[str, Any] = {
     "initializer_range": 0.02,
     "model_type": "chameleon_vqgan",
 }
+_OF_ITS_CLASS = frozenset(
+    {"get_text_config", "push_to_hub", "save_pretrained", "to_diff_dict", "to_json_file", "to_json_string"}
+)
+"""Methods of a configuration of chameleon-vq, which does them."""
 
 
 class VQFields(dict[str, Any]):
@@ -37,6 +41,10 @@ class VQFields(dict[str, Any]):
             return self[name]
         if name in _PUBLISHED:
             return _PUBLISHED[name]
+        if name in _OF_ITS_CLASS:
+            from .optional_packages import vq_package  # which imports torch
+
+            return getattr(vq_package().ChameleonVQVAEConfig.from_dict(self.to_dict()), name)
         raise AttributeError(f"vq_config has no entry {name!r}.")
 
     def __setattr__(self, name: str, value: Any) -> None:

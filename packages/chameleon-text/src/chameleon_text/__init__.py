@@ -16,7 +16,7 @@ Nothing here imports torch, but for ``return_tensors="pt"``.
 from __future__ import annotations
 
 from .batch import IGNORE_INDEX, ProcessorBatch
-from .codecs import CodecContext, Decoded, ImageTokenizerLike, SegmentCodec
+from .codecs import CodecContext, Decoded, ImageProcessorLike, ImageTokenizerLike, SegmentCodec
 from .documents import (
     document_from_json,
     document_from_parts,
@@ -43,7 +43,7 @@ from .errors import (
 )
 from .hookspecs import HOOK_API_VERSION, SegmentCodecSpec, hookimpl
 from .plugins import PluginSpec, PluginWarning
-from .processor import ChameleonProcessor, ImageProcessorLike
+from .processor import ChameleonProcessor
 from .registry import REGISTRY
 from .segment_grammar import OpenSegment, SegmentGrammar
 from .segments import Document, Image, Segment, Special, Text, as_document, normalized

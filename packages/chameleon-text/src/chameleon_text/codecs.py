@@ -9,7 +9,7 @@ Shapes: B pictures, N codes of a picture, H W pixels, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
@@ -54,6 +54,13 @@ class SizedImageTokenizerLike(ImageTokenizerLike, Protocol):
 
     def decode(self, codes: Any, *, latent_size: tuple[int, int] | None = None) -> Sequence[Any]:
         """Return a picture for each row of codes [B, N] of a grid of this height and width."""
+
+
+class ImageProcessorLike(Protocol):
+    """What this package needs of an image processor; ``chameleon_vq.ChameleonImageProcessor`` is one."""
+
+    def preprocess(self, images: list[Any], *, return_tensors: Any = None) -> Mapping[str, Any]:
+        """Return ``{"pixel_values": pixels_BCHW}`` of a list of pictures, as arrays ("np") or tensors ("pt")."""
 
 
 class PictureFormatLike(Protocol):

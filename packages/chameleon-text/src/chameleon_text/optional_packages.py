@@ -22,19 +22,21 @@ def reads_pictures() -> bool:
     return importlib.util.find_spec(_PICTURES) is not None
 
 
-def image_processor_of(folder: Path, config: Mapping[str, Any]) -> Any:
+def image_processor_of(folder: Path, config: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Any:
     """Return the image processor of a model's folder, or the default one at the resolution that its config has.
 
-    Raises ``MissingPackageError`` without chameleon-vq, and its errors for broken files.
+    ``changes`` are settings that replace the folder's. Raises ``MissingPackageError`` without chameleon-vq,
+    and its errors for broken files.
     """
     package = _package()
     try:
-        return package.ChameleonImageProcessor.from_pretrained(folder)
+        return package.ChameleonImageProcessor.from_pretrained(folder, **(changes or {}))
     except FileNotFoundError:
         image_processor = package.ChameleonImageProcessor()
         vq_config = config.get("vq_config")
         resolution = vq_config.get("resolution") if isinstance(vq_config, Mapping) else None
-        return image_processor.at_resolution(resolution) if isinstance(resolution, int) else image_processor
+        sized = image_processor.at_resolution(resolution) if isinstance(resolution, int) else image_processor
+        return sized.replace(**(changes or {}))
 
 
 def image_tokenizer_of(folder: Path) -> Any:

@@ -10,15 +10,15 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ._hub import SMALL_FILES, push_saved
 from ._moved import moved_names
 from .batch import PaddingSide, ProcessorBatch, TensorKind, choice, make_batch, one_row
-from .codecs import ImageTokenizerLike, PictureFormatLike, SegmentCodec
+from .codecs import ImageProcessorLike, ImageTokenizerLike, PictureFormatLike, SegmentCodec
 from .compat.chat import Conversation, with_pictures
 from .compat.image_arguments import as_pictures, in_order, split_arguments
-from .compat.loading import requested_folder, save
+from .compat.loading import SETTINGS, requested_folder, save, settings_of_parts
 from .compat.processor_calls import ProcessorCalls, in_places, tokenizer_json
 from .document_processor import DocumentProcessor
 from .errors import ConfigError, TokenizerWarning, VocabularyError
@@ -32,13 +32,6 @@ from .templates import ASSISTANT, USER, Piece, Turn
 from .tokenizer import TextTokenizer
 from .training import Labels, TrainingExample, encode_rows
 from .vocabulary import BEGIN_OF_STREAM, IMAGE_PLACEHOLDER, SEPARATOR
-
-
-class ImageProcessorLike(Protocol):
-    """What this package needs of an image processor; ``chameleon_vq.ChameleonImageProcessor`` is one."""
-
-    def preprocess(self, images: list[Any], *, return_tensors: Any = None) -> Mapping[str, Any]:
-        """Return ``{"pixel_values": pixels_BCHW}`` of a list of pictures, as arrays ("np") or tensors ("pt")."""
 
 
 class ChameleonProcessor(ProcessorCalls, DocumentProcessor):
@@ -306,19 +299,21 @@ class ChameleonProcessor(ProcessorCalls, DocumentProcessor):
     ) -> ChameleonProcessor:
         """Load the processor of a folder, a registered name or a Hub id: ``tokenizer.json``, and the two configs.
 
-        The named arguments are those of the class, and win over the configs; the others say where in the Hub
-        (``revision``, ``subfolder``, …). Pictures are read by the folder's image processor, which chameleon-vq loads
-        with the first of them, as placeholders and ``pixel_values``; ``image_tokenizer=True`` loads the folder's image
-        tokenizer, so that prompts have the real ids. What the configs say beyond that is kept, and written back by
-        ``save_pretrained``; a ``TokenizerWarning`` says what they ask for and isn't done. Raises ``MissingFileError``
-        without a folder or its ``tokenizer.json``, ``FileFormatError`` for a broken file, ``FileAccessError`` where one
-        can't be read, and ``MissingPackageError`` where a Hub id needs the extra ``hub``.
+        The named arguments are those of the class, and win over the configs; the others are settings of the tokenizer
+        and of the image processor, and say where in the Hub (``revision``, ``subfolder``, …). Pictures are read by the
+        folder's image processor, which chameleon-vq loads with the first of them, as placeholders and
+        ``pixel_values``; ``image_tokenizer=True`` loads the folder's image tokenizer, so that prompts have the real
+        ids. What the configs say beyond that is kept, and written back by ``save_pretrained``; a ``TokenizerWarning``
+        says what they ask for and isn't done. Raises ``MissingFileError`` without a folder or its ``tokenizer.json``,
+        ``FileFormatError`` for a broken file, ``FileAccessError`` where one can't be read, and ``MissingPackageError``
+        where a Hub id needs the extra ``hub``.
         """
+        about_text, about_images = settings_of_parts(arguments, image_processor or image_tokenizer)
         path = requested_folder(
             folder,
             arguments,
             what="the processor",
-            known=inspect.signature(cls.from_pretrained).parameters.keys() - {"folder", "arguments"},
+            known=inspect.signature(cls.from_pretrained).parameters.keys() - {"folder", "arguments"} | SETTINGS,
             patterns=(*SMALL_FILES, "*.safetensors") if image_tokenizer is True else SMALL_FILES,
         )
         files = ProcessorFolder(path)
@@ -339,6 +334,9 @@ class ChameleonProcessor(ProcessorCalls, DocumentProcessor):
             picture_format=picture_format,
         )
         processor._configs, processor._folder = files.configs, files.path
+        processor.tokenizer.configure(about_text)
+        if about_images:
+            processor.image_processor = image_processor_of(path, files.configs[MODEL_CONFIG], about_images)
         not_done = (*files.not_done(processor.tokenizer), *(files.sized_pictures() if picture_format is None else ()))
         if not_done:
             warnings.warn(f"{path}: {'; '.join(not_done)}.", TokenizerWarning, stacklevel=2)

@@ -163,6 +163,7 @@ class TextTokenizer(TokenizerChat, Sealed):
         """Return the tokenizer of a folder that was read."""
         tokenizer = cls(files.tokenizer_data, source=files.source)
         files.set_up(tokenizer)
+        tokenizer.name_or_path = os.fspath(files.path)
         return tokenizer
 
     def save_pretrained(

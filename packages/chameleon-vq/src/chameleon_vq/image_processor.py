@@ -6,11 +6,9 @@ Two published implementations round differently; the default is bit-identical to
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -20,17 +18,18 @@ import PIL.Image
 import torch
 from msgspec import Meta
 
-from ._commits import committing, stored
+from ._commits import committing
 from ._config import Config
-from ._files import read_json, write_json
 from ._hub import locate, push_saved
 from ._model_inputs import ModelInputs
 from .compat.image_arguments import as_batch, channels_last, overridden, pixel_form
+from .compat.image_settings import ImageSettings
 from .compat.loading import save
-from .errors import ChameleonVQError, ConfigError, ImageError, MissingFileError
+from .errors import ConfigError, ImageError
 from .file_access import writing
 from .picture_files import check_pixels
 from .pictures import MAX_PIXELS, Picture, list_pictures, open_picture
+from .settings_files import required_settings_of, write_settings
 from .transforms import Blend, Bytes, Rounding, byte_values, center_crop, target_size, to_rgb
 
 Side = Annotated[int, Meta(ge=1)]
@@ -42,8 +41,6 @@ MAX_CROP_PIXELS = 2**24
 MAX_RESIZED_SIDE = 2**20
 """The longest side in pixels that a picture is resized to: resizing takes 60 bytes for each beside the pixels."""
 _LARGEST = 2**40  # pixels; far above any picture, and below what arithmetic in floating point rounds
-PREPROCESSOR = "preprocessor_config.json"
-PROCESSOR = "processor_config.json"
 
 # What `transformers` writes beyond the fields, in its versions 4 and 5.
 # fmt: off
@@ -55,7 +52,7 @@ _WRITTEN_BY_TRANSFORMERS = frozenset({
 # fmt: on
 
 
-class ChameleonImageProcessor(Config, frozen=False, kw_only=True):  # type: ignore[misc]  # msgspec allows it
+class ChameleonImageProcessor(ImageSettings, Config, frozen=False, kw_only=True):  # type: ignore[misc]  # msgspec allows it
     """Converts pictures to the pixels that the VQ-VAE encodes.
 
     The steps are those of the fields, from top to bottom. ``preprocess`` overrides any field for one call, and a field
@@ -250,13 +247,8 @@ class ChameleonImageProcessor(Config, frozen=False, kw_only=True):  # type: igno
         folder = locate(folder, arguments, what="the image processor")
         if arguments.pop("use_fast", None):
             raise ConfigError("use_fast can't be True: there is one image processor, which computes as the slow one.")
-        settings = settings_of(folder)
-        if settings is None:
-            raise MissingFileError(
-                f"{folder} has no {PREPROCESSOR}, and no {PROCESSOR} with an image_processor; expected one of them."
-            )
-        data, source = settings
-        return cls.from_dict(data, source=source).replace(**arguments)
+        data, source = required_settings_of(folder)
+        return cls.from_dict(data, source=source).replace(**overridden(cls._understood(arguments), {}))
 
     @property
     def largest_pixel(self) -> float:
@@ -351,34 +343,6 @@ class ChameleonImageProcessor(Config, frozen=False, kw_only=True):  # type: igno
                 "make pixels that overflow float32; expected constants that map 0…255 to about −1…1."
             )
         return values_C256
-
-
-def write_settings(image_processor: ChameleonImageProcessor, save: Path, *, beside: str | os.PathLike[str]) -> None:
-    """Write an image processor's settings in the folder ``save``, whose files are to replace those of ``beside``."""
-    settings = image_processor.to_dict()
-    write_json(save / PREPROCESSOR, settings)
-    # A file that can't be read is left to its own readers.
-    with contextlib.suppress(ChameleonVQError):
-        processor = read_json(stored(beside, PROCESSOR))
-        if isinstance(processor.get("image_processor"), dict):
-            write_json(save / PROCESSOR, {**processor, "image_processor": settings})
-
-
-def settings_of(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], str] | None:
-    """Return the settings of a folder's image processor and the file that has them, or None if none has.
-
-    As in ``transformers``, ``image_processor`` of ``processor_config.json`` comes before ``preprocessor_config.json``.
-    Raises ``FileFormatError``.
-    """
-    root = Path(folder)
-    processor, preprocessor = stored(root, PROCESSOR), stored(root, PREPROCESSOR)
-    if os.path.isfile(processor):
-        nested = read_json(processor).get("image_processor")
-        if isinstance(nested, dict):
-            return nested, f"{processor} (image_processor)"
-    if os.path.isfile(preprocessor):
-        return read_json(preprocessor), str(preprocessor)
-    return None
 
 
 def _per_channel(name: str, value: float | tuple[float, ...], channels: int) -> tuple[float, ...]:

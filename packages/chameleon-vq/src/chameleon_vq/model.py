@@ -20,6 +20,7 @@ from . import checkpoint
 from ._hub import push_saved
 from .compat.encoding_names import EncodingNames, requested_tuple
 from .compat.loading import VQRequest, save
+from .compat.model_names import ModelNames
 from .config import ChameleonVQVAEConfig
 from .decoder import Decoder
 from .encoder import Encoder
@@ -69,7 +70,7 @@ def _shape(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
 
 
-class ChameleonVQVAE(nn.Module):
+class ChameleonVQVAE(ModelNames):
     """The VQ-VAE: encoder, vector quantizer and decoder, with the state-dict names of Meta's release.
 
     Pixels may be in either memory layout. On a CPU ``torch.channels_last`` is faster
@@ -80,9 +81,6 @@ class ChameleonVQVAE(nn.Module):
     ``config.initializer_range``, biases are zero. ``with_decoder=False`` leaves the decoder out; checkpoints in the
     ``transformers`` layout have none.
     """
-
-    main_input_name = "pixel_values"
-    """What ``transformers`` calls the argument of ``forward``."""
 
     def __init__(self, config: ChameleonVQVAEConfig | Mapping[str, Any], *, with_decoder: bool = True) -> None:
         super().__init__()
@@ -98,20 +96,6 @@ class ChameleonVQVAE(nn.Module):
             part.apply(self._initialize)
         # Last, so that a seed gives the same encoder with and without a decoder.
         self.decoder = Decoder(config).apply(self._initialize) if with_decoder else None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of the weights."""
-        return self.quant_conv.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        return self.quant_conv.weight.device
-
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        """Return the number of weights, of all or of those that are trained."""
-        return sum(each.numel() for each in self.parameters() if each.requires_grad or not only_trainable)
 
     @classmethod
     def from_pretrained(
@@ -131,7 +115,10 @@ class ChameleonVQVAE(nn.Module):
         """
         name = arguments.pop("pretrained_model_name_or_path", None) if name_or_folder is None else name_or_folder
         request = VQRequest.of(arguments, dtype=dtype, device=device)
-        return request.returned(cls._read(find_pretrained(name, request.hub), request, check_finite))
+        folder = find_pretrained(name, request.hub)
+        model = cls._read(folder, request, check_finite)
+        model.name_or_path = os.fspath(folder)
+        return request.returned(model)
 
     @classmethod
     def _read(cls, folder: Path, request: VQRequest, check_finite: bool) -> Self:

@@ -36,6 +36,19 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEPTH = 8
 
 
+def check_pixel_tensor(pixels_BCHW: object, channels: int) -> None:
+    """Raise ``ImageError`` if pixels aren't a floating-point tensor [B, C, H, W] with so many channels."""
+    if not isinstance(pixels_BCHW, Tensor) or pixels_BCHW.layout != torch.strided or pixels_BCHW.is_meta:
+        raise ImageError(
+            f"expected a tensor of floating-point pixels [B, {channels}, H, W] with dense values, got "
+            f"{type(pixels_BCHW).__name__}; ImageTokenizer.encode takes pictures."
+        )
+    if pixels_BCHW.ndim != 4 or pixels_BCHW.shape[1] != channels or not pixels_BCHW.is_floating_point():
+        raise ImageError(
+            f"expected floating-point pixels [B, {channels}, H, W], got {pixels_BCHW.dtype} {list(pixels_BCHW.shape)}."
+        )
+
+
 def list_pictures(images: Picture | Iterable[Picture | Iterable[Picture]]) -> list[Picture]:
     """Return a flat list of a picture, several, lists of several, or an array [B, H, W, C]. Raises ``ImageError``."""
     return _flat(images, depth=0)

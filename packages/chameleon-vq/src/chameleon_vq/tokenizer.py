@@ -25,11 +25,12 @@ from .code_arrays import Codes, checked_codes
 from .compat.loading import VQRequest, save
 from .errors import ChameleonVQError, CodesError, ImageError, MissingFileError
 from .file_access import writing
-from .image_processor import ChameleonImageProcessor, settings_of, write_settings
-from .model import ChameleonVQVAE
+from .image_processor import ChameleonImageProcessor
+from .model import ChameleonVQVAE, VQEncoding
 from .picture_files import check_pixels
-from .pictures import Picture, batches, bytes_to_image, list_pictures, pictures_in, pixels_to_images
+from .pictures import Picture, batches, bytes_to_image, check_pixel_tensor, list_pictures, pictures_in, pixels_to_images
 from .registry import find_pretrained
+from .settings_files import settings_of, write_settings
 
 # The fingerprint leaves these out: an encoder's codes fit every decoder that was trained with its codebook, and
 # published checkpoints have no decoder.
@@ -252,22 +253,17 @@ class ImageTokenizer:
     @torch.no_grad()
     def encode_pixels(self, pixels_BCHW: Tensor) -> Tensor:
         """Encode pixels from the image processor, [B, C, H, W], to codes: int64 [B, N]. Raises ``ImageError``."""
-        channels = self.model.config.in_channels
-        if not isinstance(pixels_BCHW, Tensor) or pixels_BCHW.layout != torch.strided or pixels_BCHW.is_meta:
-            raise ImageError(
-                f"expected a tensor of floating-point pixels [B, {channels}, H, W] with dense values, got "
-                f"{type(pixels_BCHW).__name__}; ImageTokenizer.encode takes pictures."
-            )
-        if pixels_BCHW.ndim != 4 or pixels_BCHW.shape[1] != channels or not pixels_BCHW.is_floating_point():
-            raise ImageError(
-                f"expected floating-point pixels [B, {channels}, H, W], got {pixels_BCHW.dtype} "
-                f"{list(pixels_BCHW.shape)}."
-            )
+        return self.encoding_of_pixels(pixels_BCHW).codes_Bhw.flatten(1).cpu()
+
+    @torch.no_grad()
+    def encoding_of_pixels(self, pixels_BCHW: Tensor) -> VQEncoding:
+        """Encode pixels from the image processor, and return latents beside the codes. Raises ``ImageError``."""
+        check_pixel_tensor(pixels_BCHW, self.model.config.in_channels)
         self._check_resolution(*pixels_BCHW.shape[2:])
         self._check_range(pixels_BCHW)
         weight = self.model.quant_conv.weight
         pixels_BCHW = pixels_BCHW.to(weight.device, weight.dtype, memory_format=_fastest_layout(weight.device))
-        return self.model.encode(pixels_BCHW).codes_Bhw.flatten(1).cpu()
+        return self.model.encode(pixels_BCHW)
 
     @torch.no_grad()
     def decode(

@@ -6,9 +6,13 @@ It has no values of its own: it reads and replaces ``model.generation_options``,
 from __future__ import annotations
 
 import difflib
+import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from .._files import write_json, writing
 from ..errors import ArgumentError, ConfigError
 from ..generation import GenerationOptions
 from ..generation.foreign_fields import ABOUT_THE_FILE, OF_THE_CALL, REFUSED, SAME, TRANSLATED
@@ -70,6 +74,23 @@ class GenerationConfigView:
     def to_diff_dict(self) -> dict[str, Any]:
         """Return what ``to_dict`` returns."""
         return self.to_dict()
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """Return ``to_dict`` as JSON, sorted; there is no other form of it."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
+        """Write ``to_json_string`` to a file. Raises ``FileAccessError`` where it can't be written."""
+        with writing(json_file_path):
+            write_json(json_file_path, self.to_dict())
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], config_file_name: str | None = None) -> None:
+        """Write ``generation_config.json``, or a file of another name, in a folder."""
+        self.to_json_file(Path(save_directory) / (config_file_name or "generation_config.json"))
+
+    def validate(self, strict: bool = False) -> None:
+        """Check the options. Raises ``ConfigError``; ``strict`` makes no difference, for each error is one here."""
+        self.options.check()
 
     def _theirs(self, name: str) -> Any:
         options, config = self.options, self._model.config

@@ -59,9 +59,21 @@ class CausalOutput(ModelOutputs):
 class ImageFeatures(ModelOutputs):
     """What ``get_image_features`` returns."""
 
-    fields: ClassVar[tuple[str, ...]] = ("pooler_output", "image_tokens")
+    fields: ClassVar[tuple[str, ...]] = (
+        "last_hidden_state",
+        "pooler_output",
+        "quantized_last_hidden_state",
+        "image_tokens",
+        "embedding_loss",
+    )
 
+    last_hidden_state: Tensor | None
+    """What the encoder of the VQ-VAE returns, [P, D, h, w]; None of an image tokenizer that has no VQ-VAE."""
     pooler_output: Tensor
     """The embeddings of the pictures' ids, [P, N, E]."""
+    quantized_last_hidden_state: Tensor | None
+    """The latents that the codes stand for, [P, D, h, w]; None of an image tokenizer that has no VQ-VAE."""
+    embedding_loss: Tensor | None
+    """The training loss of the quantizer, a scalar; None of an image tokenizer that has no VQ-VAE."""
     image_tokens: Tensor
     """The codes of all pictures, int64 [P·N]."""

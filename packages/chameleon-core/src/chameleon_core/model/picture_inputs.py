@@ -164,13 +164,27 @@ class PictureInputs(TransformersMethods):
         return self.layout.code_to_id_Z.to(codes_PN.device)[codes_PN]
 
     def get_image_features(self, pixel_values: Tensor, *, return_dict: bool = True) -> Any:
-        """Return the codes of pictures [P, C, H, W] and the embeddings of their ids, as ``ImageFeatures``."""
-        codes_PN = self._codes(pixel_values)
+        """Return the codes of pictures [P, C, H, W] and the embeddings of their ids, as ``ImageFeatures``.
+
+        Beside them are the latents of an image tokenizer that has ``encoding_of_pixels``, as that of chameleon-vq.
+        """
+        codes_PN, latents = self._encoding(pixel_values)
         ids_PN = self.layout.code_to_id_Z.to(codes_PN.device)[codes_PN]
-        features = ImageFeatures(
-            pooler_output=self.get_input_embeddings()(ids_PN.to(self.device)), image_tokens=codes_PN.flatten()
-        )
+        embeds_PNE = self.get_input_embeddings()(ids_PN.to(self.device))
+        features = ImageFeatures(latents, pooler_output=embeds_PNE, image_tokens=codes_PN.flatten())
         return features if return_dict else features.to_tuple()
+
+    @torch.no_grad()
+    @translates_errors
+    def _encoding(self, pixel_values: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        encode = getattr(self.image_tokenizer, "encoding_of_pixels", None)
+        if encode is None:
+            return self._codes(pixel_values), {}
+        check_pixels(pixel_values)
+        self.layout.pictures.check_takes_pixels()
+        encoding = encode(pixel_values)
+        latents = ("last_hidden_state", "quantized_last_hidden_state", "embedding_loss")
+        return encoding.codes_Bhw.flatten(1).cpu(), {name: getattr(encoding, name) for name in latents}
 
     @torch.no_grad()
     @translates_errors

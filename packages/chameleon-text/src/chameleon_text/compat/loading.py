@@ -10,9 +10,14 @@ from typing import Any, TypeVar
 
 from .._hub import SMALL_FILES, HubOptions, find_folder, push_saved, take_push_options
 from ..errors import ConfigError
+from .image_arguments import IMAGE_ARGUMENTS
+from .special_tokens import NAMED, TokenizerSettings
 
 T = TypeVar("T")
 
+_OF_IMAGES = IMAGE_ARGUMENTS | {"use_fast"}
+SETTINGS = _OF_IMAGES | NAMED.keys() | set(TokenizerSettings.__struct_fields__) - {"padding_side", "chat_template"}
+"""Settings of the parts of a processor, which its loading takes, beside its own arguments."""
 _ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "legacy_format": ((None, False), "the tokenizer is written as tokenizer.json alone"),
     "filename_prefix": ((None,), "files have the names that they are found by"),
@@ -50,6 +55,24 @@ def requested_folder(
     hub = HubOptions.taken_from(arguments)
     check_known(arguments, (*known, *HubOptions.__dataclass_fields__), caller="from_pretrained")
     return find_folder(name, hub, what=what, patterns=patterns)
+
+
+def settings_of_parts(arguments: dict[str, Any], reader: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Take the settings of a tokenizer, and of an image processor, from the arguments of a processor's loading.
+
+    Raises ``ConfigError`` for those of an image processor where another ``reader`` of pictures is given.
+    """
+    taken = {name: arguments.pop(name) for name in [*arguments] if name in SETTINGS}
+    about_images = {name: taken.pop(name) for name in [*taken] if name in _OF_IMAGES}
+    if not about_images.get("use_fast", True):
+        del about_images["use_fast"]  # there is one image processor, which computes as the slow one
+    if about_images and reader not in (None, False):
+        given = "image_tokenizer=True" if reader is True else f"a {type(reader).__name__}"
+        raise ConfigError(
+            f"{next(iter(about_images))} has no effect beside {given}, which reads pictures as it was made to. "
+            "Leave it out."
+        )
+    return taken, about_images
 
 
 def save(write: Callable[[str | os.PathLike[str]], T], folder: Any, arguments: Mapping[str, Any]) -> T:

@@ -173,6 +173,16 @@ class SpecialTokens:
         return self.model_max_length - len(self.prefix_ids) - len(self.suffix_ids)
 
     @property
+    def max_len_sentences_pair(self) -> int:
+        """The most ids of a pair of texts, without what is put around them."""
+        return self.model_max_length - 2 * (len(self.prefix_ids) + len(self.suffix_ids))
+
+    @property
+    def add_prefix_space(self) -> bool:
+        """Whether a space is put before a text: never, since it would come back with it."""
+        return False
+
+    @property
     def add_bos_token(self) -> bool:
         """Whether texts begin with ``<s>``, which may be assigned."""
         return bool(self.prefix_ids)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import tokenizers
 
@@ -16,7 +16,7 @@ from ..batch import TensorKind, one_id, one_row
 from ..errors import ConfigError, EncodingError, VocabularyError
 from ..tokenizer_file import library
 from .encodings import TokenizerBatch, tensors_of
-from .special_tokens import SpecialTokens
+from .special_tokens import NAMED, SpecialTokens
 from .text_arguments import TextArguments, text_arguments
 
 
@@ -24,6 +24,11 @@ class TokenizerCalls(SpecialTokens):
     """The part of ``TextTokenizer`` that is called as in ``transformers``."""
 
     is_fast = True
+    backend = "tokenizers"
+    vocab_files_names: ClassVar[Mapping[str, str]] = {"tokenizer_file": "tokenizer.json"}
+    SPECIAL_TOKENS_ATTRIBUTES: ClassVar[Sequence[str]] = tuple(NAMED)
+    name_or_path: str = ""
+    """The folder that the tokenizer was loaded from, "" of others."""
     _lock: threading.Lock
 
     def __call__(self, text: Any = None, text_pair: Any = None, **arguments: Any) -> TokenizerBatch:
