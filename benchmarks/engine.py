@@ -1,10 +1,12 @@
 """Requests that arrive over time: the engine beside one request after the other, and what a long prompt costs others.
 
 32 requests of mixed kinds (text, pictures, guided pictures) and lengths arrive at a pace that keeps the engine busy.
-Throughput is new ids per second until the last request has ended; the time to the first id is from a request's arrival.
+Throughput is new ids per second until the last request has ended, and per second of processor time, which other load on
+the machine changes less; the time to the first id is from a request's arrival.
 
     python benchmarks/engine.py                  # the embedded model of chameleon-emoji
     python benchmarks/engine.py --model small    # 4 layers, 256 wide, the published vocabulary, random weights
+    python benchmarks/engine.py --throughput     # without the times to the first id
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32, help="rows that run at the same time (default: 32)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side (default: 3)")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch (default: 2)")
+    parser.add_argument("--throughput", action="store_true", help="measure the throughput alone")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
@@ -53,10 +56,15 @@ def main() -> None:
     for _ in range(arguments.repeats):
         alone.append(one_after_the_other(model, requests))
         together.append(all_at_once(model, requests, arguments.rows))
-    print(f"one after the other   {statistics.median(alone):8.1f} ids/s")
-    print(f"engine                {statistics.median(together):8.1f} ids/s")
-    print(f"ratio                 {statistics.median(together) / statistics.median(alone):8.2f}")
+    print(f"{'':20}{'ids/s':>10}{'ids per second of processor time':>36}")
+    medians = [[statistics.median(column) for column in zip(*runs, strict=True)] for runs in (alone, together)]
+    for name, (wall, processor) in zip(("one after the other", "engine"), medians, strict=True):
+        print(f"{name:20}{wall:10.1f}{processor:36.1f}")
+    wall, processor = (together / alone for alone, together in zip(*medians, strict=True))
+    print(f"{'ratio':20}{wall:10.2f}{processor:36.2f}")
 
+    if arguments.throughput:
+        return
     pace = NUM_REQUESTS / 2
     for chunk in (None, 32):
         for long_prompt in (False, True):
@@ -85,26 +93,28 @@ def mixed_requests(model: ChameleonForConditionalGeneration) -> list[Request]:
     return requests
 
 
-def one_after_the_other(model: ChameleonForConditionalGeneration, requests: Sequence[Request]) -> float:
-    """Return the ids per second of ``generate``, a request at a time."""
-    start, count = time.perf_counter(), 0
+def one_after_the_other(model: ChameleonForConditionalGeneration, requests: Sequence[Request]) -> tuple[float, float]:
+    """Return the ids per second of ``generate``, a request at a time, and those per second of processor time."""
+    start, processor, count = time.perf_counter(), time.process_time(), 0
     for request in requests:
         out = model.generate(torch.tensor([request.prompt]), options=request.options)
         count += out.shape[1] - len(request.prompt)
-    return count / (time.perf_counter() - start)
+    return count / (time.perf_counter() - start), count / (time.process_time() - processor)
 
 
-def all_at_once(model: ChameleonForConditionalGeneration, requests: Sequence[Request], rows: int) -> float:
-    """Return the ids per second of the engine; a request arrives with every other step."""
+def all_at_once(
+    model: ChameleonForConditionalGeneration, requests: Sequence[Request], rows: int
+) -> tuple[float, float]:
+    """Return the same of the engine; a request arrives with every other step."""
     engine = Engine(model, max_rows=rows)
-    start, count, pending = time.perf_counter(), 0, list(requests)
+    start, processor, count, pending = time.perf_counter(), time.process_time(), 0, list(requests)
     steps = 0
     while pending or not engine.is_idle:
         if pending and steps % 2 == 0:
             engine.submit(pending.pop(0))
         count += sum(len(event.ids) for event in engine.step())
         steps += 1
-    return count / (time.perf_counter() - start)
+    return count / (time.perf_counter() - start), count / (time.process_time() - processor)
 
 
 def time_to_first_id(
