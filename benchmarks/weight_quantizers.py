@@ -4,8 +4,8 @@
     python benchmarks/weight_quantizers.py --load int4 [--layers 4]
 
 The first prints, for a feed-forward layer of the 7B model and bfloat16 inputs, the milliseconds of each, the best of
-many runs that alternate, and how many times as fast as ``F.linear`` in bfloat16 each one is. ``dequantized`` is what
-int4 does with more than ``KERNEL_ROWS`` rows, here for any number of rows.
+many runs that alternate, and how many times as fast as ``F.linear`` in bfloat16 each one is. ``by blocks`` is what
+int8 and int4 do with more rows than their kernels are fast for (``cpu_rows``), here for any number of rows.
 
 The second writes a model of the 7B model's width in several shards, 2.7 GB on disk with 4 layers, and prints the most
 anonymous memory that loading it takes.
@@ -37,11 +37,13 @@ from chameleon_backends import (
     weight_quantizer_names,
     why_quantizer_unsupported,
 )
-from chameleon_backends.quantizers import int4_kernels
+from chameleon_backends.quantizers.int4_kernels import CPUInt4Weight
+from chameleon_backends.quantizers.int8 import Int8Weight
 from chameleon_core import ChameleonConfig, ChameleonForConditionalGeneration, write_checkpoint
 from chameleon_core.formats import Checkpoint, StoredTensor
 
 PEER = "F.linear"
+PACKED = ("int8", "int4")
 SHARD = 10**9
 
 
@@ -112,16 +114,15 @@ def contestants(
     calls: dict[str, Callable[[], object]] = {PEER: lambda: F.linear(values_MI, linear.weight)}
     for name, layer in layers.items():
         calls[name] = lambda layer=layer: layer(values_MI)  # type: ignore[misc]
-    return calls | {"dequantized": lambda: without_kernel(layers["int4"], values_MI)}
+    calls |= {f"{name} by blocks": lambda name=name: without_kernel(layers[name], values_MI) for name in PACKED}  # type: ignore[misc]
+    return calls
 
 
 def without_kernel(layer: QuantizedLinear, values_MI: torch.Tensor) -> torch.Tensor:
     """Run a layer as it runs with many rows."""
-    kept, int4_kernels.KERNEL_ROWS = int4_kernels.KERNEL_ROWS, -1
-    try:
-        return layer(values_MI)
-    finally:
-        int4_kernels.KERNEL_ROWS = kept
+    weight = layer.prepared
+    assert isinstance(weight, CPUInt4Weight | Int8Weight)
+    return weight.multiply_blocks(values_MI)
 
 
 def measure_loading(quantizer: str, layers: int, width: int) -> None:

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from chameleon_backends import (
     ConfigError,
@@ -30,8 +31,9 @@ from chameleon_backends import (
     why_quantizer_unavailable,
     why_quantizer_unsupported,
 )
-from chameleon_backends.plain_weight import ALIGNMENT, KERNEL_ROWS, aligned, multiply_dense
+from chameleon_backends.plain_weight import ALIGNMENT, BLOCK_ROWS, aligned, multiply_dense
 from chameleon_backends.quantizers import bnb, int4_kernels
+from chameleon_backends.quantizers.cpu_rows import INT8_ROWS, product_instructions
 from chameleon_backends.quantizers.int4 import Int4Quantizer
 from chameleon_backends.quantizers.int4_kernels import CPUInt4Weight, CUDAInt4Weight, kernel_for
 from chameleon_backends.quantizers.int8 import Int8Quantizer, Int8Weight
@@ -182,6 +184,62 @@ for rows in (16, 48, 96, 112):
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
+    @pytest.mark.parametrize(
+        "limits",
+        [
+            pytest.param({}, id="all instructions"),
+            pytest.param({"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}, id="AVX2"),
+            pytest.param({"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "default"}, id="no vectors"),
+        ],
+    )
+    def test_blocks_are_right_with_any_instructions(self, limits: dict[str, str]) -> None:
+        """Packing equals torch's, and products on both sides of the number of rows where blocks take over are right."""
+        code = """
+import torch
+from chameleon_backends import LinearSpec, get_weight_quantizer
+from chameleon_backends.quantizers.cpu_rows import INT4_ROWS, INT8_ROWS, product_instructions
+generator = torch.Generator().manual_seed(0)
+spec = LinearSpec(in_features=256, out_features=1072, dtype=torch.bfloat16, device=torch.device("cpu"))
+for name, table in (("int8", INT8_ROWS), ("int4", INT4_ROWS)):
+    quantizer = get_weight_quantizer(name)
+    stored = quantizer.quantize(torch.randn(1072, 256, generator=generator))
+    weight_OI, prepared = quantizer.dequantize(stored).double(), quantizer.prepare(stored, spec)
+    if name == "int4":
+        raised_OI = (weight_OI.unflatten(1, (2, 128)) / stored["weight_scale"].double()[..., None]).flatten(1) + 8
+        assert torch.equal(prepared.packed_OJ, torch._convert_weight_to_int4pack_for_cpu(raised_OI.int(), 1))
+    most = table[product_instructions()]
+    for rows in (1, most, most + 1):
+        for dtype in (torch.bfloat16, torch.float32, torch.float64):
+            values_MI = torch.randn(rows, 256, generator=generator).to(dtype)
+            expected_MO, terms_MO = values_MI.double() @ weight_OI.T, values_MI.double().abs() @ weight_OI.abs().T
+            error_MO = (prepared.multiply(values_MI).double() - expected_MO).abs()
+            assert (error_MO <= 2**-6 * terms_MO).all(), (name, rows, dtype)
+"""
+        environment = os.environ | limits | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+    @pytest.mark.parametrize("name", ["int8", "int4"])
+    def test_many_rows_never_take_the_whole_weight_in_memory(self, name: str, dtype: torch.dtype) -> None:
+        """No floating tensor is as large as the weight, whose rows are more than the input's columns."""
+        quantizer = get_weight_quantizer(name)
+        count = 4 * BLOCK_ROWS
+        stored = quantizer.quantize(torch.randn(count, 256, generator=torch.Generator().manual_seed(0)))
+        weight = quantizer.prepare(stored, layer_spec(256, count, dtype=dtype))
+        sizes = []
+
+        class Watch(TorchDispatchMode):
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                result = func(*args, **kwargs or {})
+                if isinstance(result, Tensor) and result.is_floating_point():
+                    sizes.append(result.numel())
+                return result
+
+        with Watch():
+            weight.multiply(torch.ones(150, 256, dtype=dtype))
+        assert max(sizes) == 150 * count, "the output is the largest"
+
     @pytest.mark.parametrize("rows", [1, 3, 40])
     def test_the_cuda_kernel_is_called_as_torch_documents_it(self, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Against a stand-in on the CPU: two codes a byte, the first high; (code − 8) · scale + zero."""
@@ -216,7 +274,7 @@ for rows in (16, 48, 96, 112):
     @pytest.mark.parametrize(
         ("spec", "rows"),
         [
-            pytest.param(layer_spec(), KERNEL_ROWS, id="bfloat16 on a CPU"),
+            pytest.param(layer_spec(), INT8_ROWS[product_instructions()], id="bfloat16 on a CPU"),
             pytest.param(layer_spec(dtype=torch.float32), 0, id="float32 on a CPU"),
             pytest.param(layer_spec(in_features=24), 0, id="columns that a vector doesn't fill"),
             pytest.param(layer_spec(dtype=torch.float16, device="cuda"), 4, id="CUDA"),

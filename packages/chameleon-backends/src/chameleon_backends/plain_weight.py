@@ -14,12 +14,11 @@ from torch.nn import functional as F
 
 from .errors import UnsupportedWeightError
 
-KERNEL_ROWS = 128
-"""The most rows of input for which torch's CPU kernels for packed weights are used; above, the weight is dequantized.
+BLOCK_ROWS = 512
+"""How many rows of a weight are dequantized at a time for a product with many rows of input.
 
-The kernels' time grows with the rows faster than that of a matrix product, which first waits for the dequantized
-weight. With torch 2.13, one core with AVX2 and 5,504 × 4,096, the two are equal somewhere between 64 and 256 rows.
-``benchmarks/weight_quantizers.py --rows 64 128 256`` measures it on your machine.
+A block of 512 × 4,096 in bfloat16 is 4 MB: it stays in a cache between its conversion and the product, and is long
+enough for the product to run at its full rate.
 """
 
 ROWS_AT_A_TIME = 512
@@ -36,10 +35,18 @@ class PlainWeight:
     dequantize: Callable[[Mapping[str, Tensor]], Tensor]
     """Returns the weight that the tensors stand for, float32 [O, I]."""
     tensors: dict[str, Tensor]
+    splits: bool = False
+    """Whether rows of the tensors stand for the same rows of the weight, which is then dequantized block by block."""
 
     def multiply(self, input_MI: Tensor) -> Tensor:
         """Return ``out_MO`` in the input's dtype."""
-        return multiply_dense(input_MI, self.dequantize(self.tensors))
+        if not self.splits or input_MI.device.type != "cpu":
+            return multiply_dense(input_MI, self.dequantize(self.tensors))
+        blocks = zip(*(torch.split(tensor, BLOCK_ROWS) for tensor in self.tensors.values()), strict=True)
+        products = [
+            multiply_dense(input_MI, self.dequantize(dict(zip(self.tensors, block, strict=True)))) for block in blocks
+        ]
+        return torch.cat(products, dim=1)
 
     def stored(self) -> dict[str, Tensor]:
         """Return the tensors that it was prepared from."""
@@ -48,9 +55,14 @@ class PlainWeight:
 
 def multiply_dense(input_MI: Tensor, weight_OI: Tensor) -> Tensor:
     """Multiply an input with the transpose of a float32 weight: ``out_MO`` in the input's dtype."""
-    if input_MI.device.type == "cpu" and not _multiplies_fast(input_MI.dtype):
-        return F.linear(input_MI.float(), weight_OI).to(input_MI.dtype)
-    return F.linear(input_MI, weight_OI.to(input_MI.dtype))
+    dtype = product_dtype(input_MI)
+    return F.linear(input_MI.to(dtype), weight_OI.to(dtype)).to(input_MI.dtype)
+
+
+def product_dtype(input_MI: Tensor) -> torch.dtype:
+    """Return the dtype in which an input is multiplied: its own, or float32 where that is faster."""
+    on_slow_cpu = input_MI.device.type == "cpu" and not _multiplies_fast(input_MI.dtype)
+    return torch.float32 if on_slow_cpu else input_MI.dtype
 
 
 def _multiplies_fast(dtype: torch.dtype) -> bool:
@@ -64,8 +76,13 @@ def _multiplies_fast(dtype: torch.dtype) -> bool:
 
 
 def by_rows(quantize: Callable[[Tensor], Mapping[str, Tensor]], weight_OI: Tensor) -> dict[str, Tensor]:
-    """Quantize ``ROWS_AT_A_TIME`` rows at a time, in float32, and concatenate the results along their first axis."""
-    pieces = [quantize(rows_OI.float()) for rows_OI in torch.split(weight_OI.detach(), ROWS_AT_A_TIME)]
+    """Quantize ``ROWS_AT_A_TIME`` rows at a time, in float32, and concatenate the results along their first axis.
+
+    ``quantize`` gets a copy of the rows, which it may overwrite.
+    """
+    pieces = [
+        quantize(rows_OI.to(torch.float32, copy=True)) for rows_OI in torch.split(weight_OI.detach(), ROWS_AT_A_TIME)
+    ]
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 

@@ -80,7 +80,7 @@ class Int4Quantizer(WeightQuantizer):
     def _quantize(self, weight_OI: Tensor) -> dict[str, Tensor]:
         groups_OGU = torch.unflatten(weight_OI, 1, (-1, self.group_size))
         scale_OG = _scales(groups_OGU)
-        codes_OGU = groups_OGU.div(scale_OG.float()[..., None]).round_()
+        codes_OGU = groups_OGU.div_(scale_OG.float()[..., None]).round_()
         return {"weight_packed": join_codes(codes_OGU.flatten(1).to(torch.int8)), "weight_scale": scale_OG}
 
     def dequantize(self, stored: Mapping[str, Tensor]) -> Tensor:
@@ -90,7 +90,11 @@ class Int4Quantizer(WeightQuantizer):
     def prepare(self, stored: Mapping[str, Tensor], spec: LinearSpec) -> PreparedWeight:
         """Return the codes in the order of torch's kernel, where there is one for this device, dtype and shape."""
         kernel = kernel_for(spec)
-        return PlainWeight(self.dequantize, dict(stored)) if kernel is None else kernel.of(stored, self.group_size)
+        return (
+            PlainWeight(self.dequantize, dict(stored), splits=True)
+            if kernel is None
+            else kernel.of(stored, self.group_size)
+        )
 
 
 def _scales(groups_OGU: Tensor) -> Tensor:

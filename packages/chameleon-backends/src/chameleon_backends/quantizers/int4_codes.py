@@ -16,14 +16,20 @@ def join_codes(codes_OI: Tensor) -> Tensor:
 
     That is the order in which torch's packing for CUDA takes them.
     """
-    raised_OI = (codes_OI - LOWEST).to(torch.uint8)
-    return raised_OI[:, ::2] << 4 | raised_OI[:, 1::2]
+    # Two neighbours as one number, whose lower byte is the first of them.
+    pair_OJ = (codes_OI.contiguous() - LOWEST).view(torch.int16)
+    return (pair_OJ << 4 | pair_OJ >> 8).to(torch.uint8)
 
 
 def split_codes(packed_OJ: Tensor) -> Tensor:
     """Unpack the codes −8 … 7 of bytes: int8 [O, I]."""
-    raised_OI = torch.stack((packed_OJ >> 4, packed_OJ & 15), dim=-1).flatten(1)
-    return raised_OI.to(torch.int8) + LOWEST
+    return split_raised(packed_OJ).view(torch.int8).add_(LOWEST)
+
+
+def split_raised(packed_OJ: Tensor) -> Tensor:
+    """Unpack the codes plus 8, 0 … 15, of bytes: uint8 [O, I]."""
+    byte_OJ = packed_OJ.to(torch.int16)
+    return (byte_OJ >> 4 | (byte_OJ & 15) << 8).view(torch.uint8)
 
 
 def scale_codes(codes_OI: Tensor, scale_OG: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ X rows of a block, Y blocks, U = X / 2 bytes of a column of a block.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
@@ -16,9 +16,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..plain_weight import KERNEL_ROWS, ROWS_AT_A_TIME, aligned, multiply_dense
+from ..plain_weight import BLOCK_ROWS, ROWS_AT_A_TIME, aligned, multiply_dense, product_dtype
 from ..weight_quantizer import LinearSpec
-from .int4_codes import LOWEST, join_codes, scale_codes, split_codes
+from .cpu_rows import INT4_ROWS, product_instructions
+from .int4_codes import LOWEST, join_codes, scale_codes, split_codes, split_raised
 
 CUDA_CAPABILITY = (8, 0)
 
@@ -56,19 +57,32 @@ class CPUInt4Weight:
 
     @classmethod
     def of(cls, stored: Mapping[str, Tensor], group_size: int) -> CPUInt4Weight:
-        """Pack a stored weight, some blocks at a time, since torch takes each code as an int32."""
-        pieces = [
-            _pack(split_codes(rows_OJ) - LOWEST) for rows_OJ in torch.split(stored["weight_packed"], ROWS_AT_A_TIME)
-        ]
-        return cls(torch.cat(pieces), _scales_and_zeros(stored["weight_scale"]), group_size)
+        """Pack a stored weight, some blocks at a time."""
+        packed_OJ = torch.empty_like(stored["weight_packed"], memory_format=torch.contiguous_format)
+        for rows, X in _spans(len(packed_OJ)):
+            _pack_blocks(split_raised(stored["weight_packed"][rows]), X, out=packed_OJ[rows])
+        return cls(packed_OJ, _scales_and_zeros(stored["weight_scale"]), group_size)
 
     def multiply(self, input_MI: Tensor) -> Tensor:
         """Return ``out_MO`` in the input's dtype."""
-        if len(input_MI) <= KERNEL_ROWS and input_MI.dtype == torch.bfloat16:
+        if len(input_MI) <= INT4_ROWS[product_instructions()] and input_MI.dtype == torch.bfloat16:
             return torch._weight_int4pack_mm_for_cpu(
                 aligned(input_MI), self.packed_OJ, self.group_size, self.scales_and_zeros_GO2
             )
-        return multiply_dense(input_MI, scale_codes(_unpack(self.packed_OJ), _scales(self.scales_and_zeros_GO2)))
+        return self.multiply_blocks(input_MI)
+
+    def multiply_blocks(self, input_MI: Tensor) -> Tensor:
+        """Dequantize some rows at a time, in the order of columns that the packed codes have, and multiply."""
+        values_MI = input_MI.to(product_dtype(input_MI))
+        out_MO = values_MI.new_empty(len(values_MI), len(self.packed_OJ))
+        reused = values_MI.new_empty(values_MI.shape[1] * min(BLOCK_ROWS, len(self.packed_OJ)))
+        for rows, X in _spans(len(self.packed_OJ)):
+            packed_OJ, scale_GO = self.packed_OJ[rows], self.scales_and_zeros_GO2[:, rows, 0]
+            weight_IO = reused[: values_MI.shape[1] * len(packed_OJ)].view(-1, len(packed_OJ))
+            _write_columns(packed_OJ, X, out=weight_IO)
+            weight_IO.unflatten(0, (len(scale_GO), -1)).mul_(scale_GO[:, None])
+            out_MO[:, rows] = values_MI @ weight_IO
+        return out_MO.to(input_MI.dtype)
 
     def stored(self) -> dict[str, Tensor]:
         """Return codes and scales in the portable order."""
@@ -132,6 +146,13 @@ def _scales(scales_and_zeros_GO2: Tensor) -> Tensor:
     return scales_and_zeros_GO2[..., 0].T.contiguous()
 
 
+def _pack_blocks(raised_OI: Tensor, X: int, *, out: Tensor) -> None:
+    """Pack codes 0 … 15 as ``_pack`` does, from one byte each, where that takes four."""
+    raised_YXI = raised_OI.view(-1, X, raised_OI.shape[1])
+    low_YUI, high_YUI = (raised_YXI[:, _rows_of_half(X, half)] for half in (0, 1))
+    out.view(-1, raised_OI.shape[1], X // 2).copy_((low_YUI | high_YUI << 4).transpose(1, 2))
+
+
 def _pack(raised_OI: Tensor) -> Tensor:
     return torch._convert_weight_to_int4pack_for_cpu(raised_OI.int(), 1)
 
@@ -154,6 +175,24 @@ def _unpack_blocks(packed_OJ: Tensor, X: int, *, out: Tensor) -> None:
     rows_YXI = out.view(-1, X, out.shape[1])
     for half, digits_YUI in enumerate((bytes_YUI & 15, bytes_YUI >> 4)):
         rows_YXI[:, _rows_of_half(X, half)] = digits_YUI
+
+
+def _spans(count: int) -> Iterator[tuple[slice, int]]:
+    """Yield up to ``BLOCK_ROWS`` rows at a time, and how many of them are in each of the kernel's blocks."""
+    X = _block_size()
+    whole = count // X * X
+    for begin in range(0, whole, BLOCK_ROWS):
+        yield slice(begin, min(begin + BLOCK_ROWS, whole)), X
+    if whole < count:
+        yield slice(whole, count), count - whole
+
+
+def _write_columns(packed_OJ: Tensor, X: int, *, out: Tensor) -> None:
+    """Write the codes −8 … 7 into a contiguous floating tensor [I, O]."""
+    bytes_YIU = packed_OJ.view(-1, len(out), X // 2)
+    columns_IYX = out.view(len(out), -1, X)
+    for half, digits_YIU in enumerate((bytes_YIU & 15, bytes_YIU >> 4)):
+        columns_IYX[:, :, _rows_of_half(X, half)] = digits_YIU.view(torch.int8).add_(LOWEST).transpose(0, 1)
 
 
 @cache

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..plain_weight import KERNEL_ROWS, aligned, by_rows, check_finite, multiply_dense
+from ..plain_weight import BLOCK_ROWS, aligned, by_rows, check_finite, multiply_dense, product_dtype
 from ..weight_quantizer import LinearSpec, PreparedWeight, TensorLayout, WeightQuantizer
+from .cpu_rows import INT8_ROWS, product_instructions
 
 LARGEST = 127
 TINY = torch.finfo(torch.bfloat16).tiny
@@ -54,11 +56,11 @@ class Int8Quantizer(WeightQuantizer):
 
 
 def _quantize(weight_OI: Tensor) -> dict[str, Tensor]:
-    largest_O = weight_OI.abs().amax(dim=1)
+    largest_O = torch.maximum(weight_OI.amax(dim=1), -weight_OI.amin(dim=1))
     check_finite(largest_O)
     # At least the smallest normal number, so that a row of zeros has a scale to divide by.
     scale_O = (largest_O / LARGEST).to(torch.bfloat16).clamp_(min=TINY)
-    codes_OI = weight_OI.div(scale_O.float()[:, None]).round_()
+    codes_OI = weight_OI.div_(scale_O.float()[:, None]).round_()
     return {"weight": codes_OI.to(torch.int8), "weight_scale": scale_O}
 
 
@@ -66,7 +68,11 @@ def _kernel_rows(spec: LinearSpec) -> int:
     """Return the most rows of input for which ``torch._weight_int8pack_mm`` is right and fast; 0 where it isn't."""
     if spec.device.type == "cpu":
         # For float32 and float16 the kernel is a plain loop, slower than dequantizing for a single row.
-        return KERNEL_ROWS if spec.dtype == torch.bfloat16 and spec.in_features % KERNEL_COLUMNS == 0 else 0
+        return (
+            INT8_ROWS[product_instructions()]
+            if spec.dtype == torch.bfloat16 and spec.in_features % KERNEL_COLUMNS == 0
+            else 0
+        )
     key = spec.device.type.upper()
     has_kernel = key == "CUDA" and torch._C._dispatch_has_kernel_for_dispatch_key("aten::_weight_int8pack_mm", key)
     return CUDA_KERNEL_ROWS if has_kernel and spec.dtype != torch.float64 else 0
@@ -74,7 +80,7 @@ def _kernel_rows(spec: LinearSpec) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Int8Weight:
-    """Codes and scales, multiplied by torch's kernel where the input has few rows, else dequantized."""
+    """Codes and scales, multiplied by torch's kernel where the input has few rows, else block by block."""
 
     quantizer: Int8Quantizer
     codes_OI: Tensor
@@ -86,7 +92,21 @@ class Int8Weight:
         """Return ``out_MO`` in the input's dtype."""
         if 0 < len(input_MI) <= self.kernel_rows and input_MI.dtype == self.dtype:
             return torch._weight_int8pack_mm(aligned(input_MI), self.codes_OI, self.scale_O)
+        if input_MI.device.type == "cpu":
+            return self.multiply_blocks(input_MI)
         return multiply_dense(input_MI, self.quantizer.dequantize(self.stored()))
+
+    def multiply_blocks(self, input_MI: Tensor) -> Tensor:
+        """Multiply with the codes, which every floating type holds exactly, some rows at a time; then scale."""
+        values_MI = input_MI.to(product_dtype(input_MI))
+        out_MO = values_MI.new_empty(len(values_MI), len(self.codes_OI))
+        reused_OI = values_MI.new_empty(BLOCK_ROWS, self.codes_OI.shape[1])
+        for begin in range(0, len(self.codes_OI), BLOCK_ROWS):
+            rows = slice(begin, begin + BLOCK_ROWS)
+            codes_OI = self.codes_OI[rows]
+            product_MO = F.linear(values_MI, reused_OI[: len(codes_OI)].copy_(codes_OI))
+            torch.mul(product_MO, self.scale_O[rows], out=out_MO[:, rows])
+        return out_MO.to(input_MI.dtype)
 
     def stored(self) -> dict[str, Tensor]:
         """Return codes and scales."""
