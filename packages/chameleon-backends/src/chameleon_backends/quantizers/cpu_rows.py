@@ -14,7 +14,7 @@ import torch
 
 INT8_ROWS = {"amx": 16, "avx512_bf16": 96, "float32": 32}
 """The most rows for which the int8 kernel runs, by the instructions of the dense product."""
-INT4_ROWS = {"amx": 48, "avx512_bf16": 128, "float32": 48}
+INT4_ROWS = {"amx": 80, "avx512_bf16": 128, "float32": 48}
 """The most rows for which the int4 kernel runs, by the instructions of the dense product."""
 
 

@@ -77,7 +77,7 @@ class CPUInt4Weight:
         out_MO = values_MI.new_empty(len(values_MI), len(self.packed_OJ))
         reused = values_MI.new_empty(values_MI.shape[1] * min(BLOCK_ROWS, len(self.packed_OJ)))
         for rows, X in _spans(len(self.packed_OJ)):
-            packed_OJ, scale_GO = self.packed_OJ[rows], self.scales_and_zeros_GO2[:, rows, 0]
+            packed_OJ, scale_GO = self.packed_OJ[rows], self.scales_and_zeros_GO2[:, rows, 0].contiguous()
             weight_IO = reused[: values_MI.shape[1] * len(packed_OJ)].view(-1, len(packed_OJ))
             _write_columns(packed_OJ, X, out=weight_IO)
             weight_IO.unflatten(0, (len(scale_GO), -1)).mul_(scale_GO[:, None])
