@@ -20,6 +20,9 @@ config.json, vocabulary_map         ``ChameleonConfig.from_pretrained``,        
                                     ``TokenLayout.from_config``
 models: config, weights, index,     ``ChameleonForConditionalGeneration         core-model, core-weights, core-index,
 generation_config.json                .from_pretrained``                        core-generation, core-folder
+Meta's folders: params.json,         ``ChameleonForConditionalGeneration         meta-params, meta-ranks,
+consolidated.NN.pth, the tokenizers   .from_pretrained``, ``load_processor``,   meta-weights, meta-words, meta-yaml,
+                                    ``load_image_tokenizer``                    meta-vqgan, meta-folder
 the pipeline's folder               ``Chameleon.from_pretrained``               core-pipeline, core-pipeline-words
 quantization records and tensors    ``find_quantizer``, ``from_pretrained``     backends-record, core-int8, core-int4,
                                                                                 core-bnb-nf4, core-bnb-int8
@@ -32,7 +35,7 @@ command line                        ``chameleon tokenize --document``
 ==================================  ==========================================  ====================================
 
 Not read, so not here: ``vocab.json``, ``merges.txt``, ``special_tokens_map.json``, ``added_tokens.json``, chat
-templates, pickled weights (refused by name), Meta's folders, YAML, CSV. What is read of this machine and not of others:
+templates, other pickled weights (refused by name), CSV. What is read of this machine and not of others:
 /proc, metadata of distributions (``tests/plugins``), the embedded model's own files.
 """
 
@@ -43,11 +46,12 @@ import importlib.util
 from ..engine import Format
 from .backends import FORMATS as BACKENDS
 from .core import FORMATS as CORE
+from .meta import FORMATS as META
 from .text import FORMATS as TEXT
 from .training import FORMATS as TRAINING
 from .vq import FORMATS as VQ
 
-ALL: tuple[Format, ...] = (*VQ, *TEXT, *BACKENDS, *CORE, *TRAINING)
+ALL: tuple[Format, ...] = (*VQ, *TEXT, *BACKENDS, *CORE, *META, *TRAINING)
 FORMATS = tuple(each for each in ALL if not each.needs or importlib.util.find_spec(each.needs) is not None)
 """Those that can be read here."""
 LEFT_OUT = tuple(f"{each.name} (needs {each.needs})" for each in ALL if each not in FORMATS)

@@ -19,12 +19,12 @@ from . import optional_packages
 from ._boundary import translates_errors
 from ._commits import stored
 from ._files import parse_json, writing
-from .checkpoints import IMAGE_PREFIX, Checkpoint, read_checkpoint
+from .checkpoints import IMAGE_PREFIX, read_checkpoint
 from .checkpoints.published import is_canonical
 from .config import CONFIG_FILE
 from .errors import CheckpointWarning, FileFormatError, MissingFileError
 from .formats.hf import PROCESSOR_FILES, open_weights
-from .optional_packages import vq_package
+from .optional_packages import text_package, vq_package
 from .protocols import ImageTokenizerLike, ProcessorLike
 
 _TOKENIZER, _PREPROCESSOR = PROCESSOR_FILES[0], "preprocessor_config.json"
@@ -38,6 +38,7 @@ def load_image_tokenizer(folder: Path, *, device: torch.device | str, check_fini
     """
     if os.path.isfile(stored(folder, CONFIG_FILE)) and not _needs_care(folder):
         return optional_packages.load_image_tokenizer(folder, device=device, check_finite=check_finite)
+    package = vq_package()  # without it nothing needs to be read
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CheckpointWarning)  # loading the model listed what isn't read
         checkpoint = read_checkpoint(folder, rotary_layout="halves")
@@ -52,7 +53,7 @@ def load_image_tokenizer(folder: Path, *, device: torch.device | str, check_fini
             "model.image_tokenizer."
         )
     settings = checkpoint.processor_files.get(_PREPROCESSOR)
-    made: ImageTokenizerLike = vq_package().image_tokenizer_of(
+    made: ImageTokenizerLike = package.image_tokenizer_of(
         tensors,
         dict(checkpoint.config.vq_config or {}),
         image_processor=None if settings is None else parse_json(settings(), f"{folder} ({_PREPROCESSOR})"),
@@ -84,6 +85,7 @@ def load_processor(
     load = optional_packages.load_processor
     if os.path.isfile(stored(folder, CONFIG_FILE)) or os.path.isfile(stored(folder, _TOKENIZER)):
         return load(folder, image_tokenizer=image_tokenizer, picture_format=picture_format)
+    text_package()  # without it nothing needs to be read
     files = read_checkpoint(folder).processor_files
     if _TOKENIZER not in files:
         raise MissingFileError(f"{folder} has no tokenizer: no {_TOKENIZER}, and no text_tokenizer.json of Meta's.")
@@ -98,8 +100,3 @@ def write_files(folder: Path, files: Mapping[str, Callable[[], bytes]]) -> None:
         with writing(folder / name):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content())
-
-
-def with_files(checkpoint: Checkpoint, files: Mapping[str, Callable[[], bytes]]) -> Checkpoint:
-    """Return a checkpoint with a processor's files."""
-    return Checkpoint(checkpoint.config, checkpoint.tensors, checkpoint.generation_config, files)

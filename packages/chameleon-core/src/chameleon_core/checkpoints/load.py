@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from chameleon_backends.errors import BrokenPluginError
 from chameleon_backends.errors import ConfigError as BackendsConfigError
 from chameleon_backends.plugin_calls import described, plugin_call, wrong
+from chameleon_backends.plugins import resolve
 
 from .._boundary import translates_errors
 from .._meta import on_meta
@@ -49,14 +51,40 @@ class LoadedCheckpoint(Generic[ModelT]):
 
 
 @translates_errors
-def read_checkpoint(folder: str | os.PathLike[str], *, rotary_layout: str | None = None) -> Checkpoint:
+def read_checkpoint(
+    folder: str | os.PathLike[str], *, rotary_layout: str | None = None, options: Mapping[str, Any] | None = None
+) -> Checkpoint:
     """Read a folder in any of the installed formats. The tensors stay on disk.
 
     What publishers stored otherwise is brought into one layout, and what trainers left is dropped with a
-    ``CheckpointWarning``; ``rotary_layout`` "pairs" converts query and key rows that rotate adjacent pairs. Raises
-    ``FileFormatError`` where no format recognizes the folder, or a file in it is damaged.
+    ``CheckpointWarning``; ``rotary_layout`` "pairs" converts query and key rows that rotate adjacent pairs.
+    ``options`` are those of the format. Raises ``FileFormatError`` where no format recognizes the folder, or a file in
+    it is damaged, and ``ConfigError`` for an option that the format doesn't have.
     """
     folder = Path(folder)
+    checkpoint = _read(_recognized(folder), folder, options or {})
+    return canonical(checkpoint, source=str(folder), rotary_layout=rotary_layout)
+
+
+def format_of(folder: Path) -> str:
+    """Return the name of the format of a folder. Raises ``FileFormatError`` where no format recognizes it."""
+    return _recognized(folder).name
+
+
+def make_format(spec: CheckpointFormatSpec, options: Mapping[str, Any]) -> CheckpointFormat:
+    """Return a format with options of its own. Raises ``ConfigError`` for one that it doesn't have."""
+    if options:
+        known = inspect.signature(resolve(spec.factory)).parameters
+        takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
+        unknown = [] if takes_any else [name for name in options if name not in known]
+        if unknown:
+            has = f"its options are {', '.join(known)}" if known else "it has none"
+            raise ConfigError(f"the checkpoint format {spec.name!r} has no option {unknown[0]!r}; {has}.")
+    made: CheckpointFormat = spec.make(**options)
+    return made
+
+
+def _recognized(folder: Path) -> CheckpointFormatSpec:
     if not os.path.isdir(folder):
         raise FileFormatError(f"{folder} is not a folder; expected a folder with the configuration and the weights.")
     formats = [
@@ -70,7 +98,7 @@ def read_checkpoint(folder: str | os.PathLike[str], *, rotary_layout: str | None
             failures.append(error)  # a plugin's mistake, which matters only where no other format is recognized
         else:
             if recognized:
-                return canonical(_read(spec, folder), source=str(folder), rotary_layout=rotary_layout)
+                return spec
     if failures:
         raise failures[0]
     known = ", ".join(f"{spec.name} (recognized by {spec.marks})" for spec in formats)
@@ -78,9 +106,9 @@ def read_checkpoint(folder: str | os.PathLike[str], *, rotary_layout: str | None
     raise FileFormatError(f"{folder} has none of the installed formats: {known}. It holds: {found}.")
 
 
-def _read(spec: CheckpointFormatSpec, folder: Path) -> Checkpoint:
+def _read(spec: CheckpointFormatSpec, folder: Path, options: Mapping[str, Any]) -> Checkpoint:
     """Return what a format reads. Raises ``BrokenPluginError`` for whatever it does wrong."""
-    reader: CheckpointFormat = spec.make()
+    reader = make_format(spec, options)
     with plugin_call(spec.called, f"reading {folder}"):
         checkpoint = reader.read(folder)
     if not isinstance(checkpoint, Checkpoint) or not isinstance(checkpoint.config, ChameleonConfig):

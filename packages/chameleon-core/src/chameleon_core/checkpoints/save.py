@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,12 @@ from .._commits import committing
 from .._files import writing
 from ..config import ChameleonConfig
 from ..errors import CheckpointWarning, InterchangeWarning, WeightsError
-from ..formats import IMAGE_PREFIX, Checkpoint, CheckpointFormat, StoredTensor
+from ..formats import IMAGE_PREFIX, Checkpoint, StoredTensor
 from ..formats.safetensors_files import parse_size
+from ..hookspecs import CheckpointFormatSpec
 from ..registry import CHECKPOINT_FORMATS_HOOK, REGISTRY
 from .interchange import interchange_limit
-from .load import misfits_of, read_checkpoint
+from .load import make_format, misfits_of, read_checkpoint
 
 _EMBEDDINGS = "model.embed_tokens.weight"
 _OUTPUT = "lm_head.weight"
@@ -52,15 +53,16 @@ def write_checkpoint(
     *,
     max_shard_size: int | str = "5GB",
     checkpoint_format: str = "hf",
+    options: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint in the format ``checkpoint_format``.
+    """Write a checkpoint in the format ``checkpoint_format``, whose own ``options`` may be given.
 
     ``max_shard_size`` is the largest size of a file, a number of bytes or a text like "5GB". A previous checkpoint in
     the folder is replaced in one commit: a process that dies leaves the one or the other. Raises
     ``FileAccessError`` where the system doesn't let it be written, and ``UnknownPluginError`` for another format.
     """
-    spec = REGISTRY.get(CHECKPOINT_FORMATS_HOOK, checkpoint_format)
-    writer: CheckpointFormat = spec.make()
+    spec = cast(CheckpointFormatSpec, REGISTRY.get(CHECKPOINT_FORMATS_HOOK, checkpoint_format))
+    writer = make_format(spec, options or {})
     limit = parse_size(max_shard_size)
     doing = f"writing {folder}"
     with writing(folder), committing(folder) as save, plugin_call(spec.called, doing), writing(save):

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from .. import __version__
-from . import demo, doctor, generate, plugins, tokens
+from . import convert, demo, doctor, generate, plugins, tokens
 from .commands import Commands
 
 
@@ -43,4 +43,5 @@ generate.register(app)
 tokens.register(app)
 plugins.register(app)
 doctor.register(app)
+convert.register(app)
 demo.register(app)

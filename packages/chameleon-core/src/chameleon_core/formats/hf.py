@@ -37,7 +37,7 @@ PROCESSOR_FILES = (
 _TEMPLATES = "additional_chat_templates"
 
 _NUMBER = "[0-9]" * 5
-_REPLACED = [
+REPLACED = [
     WEIGHTS_FILE,
     INDEX_FILE,
     # Earlier releases wrote shards with a version, too.
@@ -63,7 +63,7 @@ class HFFormat:
                 "the format hf has no field for qk_norm=False, and its readers would apply a norm. Use another format."
             )
         shards = split_into_shards(checkpoint.tensors, max_shard_size)
-        with committing(folder, replaces=_REPLACED) as save:
+        with committing(folder, replaces=REPLACED) as save:
             names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
             if len(shards) == 1:
                 names = [WEIGHTS_FILE]

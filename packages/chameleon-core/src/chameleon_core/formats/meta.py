@@ -18,10 +18,11 @@ from torch import Tensor
 
 from .._commits import committing, read_whole, stored
 from .._files import reading, write_json
-from ..config import ChameleonConfig
+from ..config import CONFIG_FILE, ChameleonConfig
 from ..errors import ConfigError, FileFormatError, InterchangeWarning, WeightsError
 from .contract import IMAGE_PREFIX, Checkpoint
 from .hf import GENERATION_FILE, find_processor_files, read_generation
+from .hf import REPLACED as REPLACED_OF_HF
 from .meta_params import CONSOLIDATE_FILE, PARAMS_FILE, MetaParams, as_config, params_of, read_params
 from .meta_tensors import composed, names_of, rank_tensors, sizes_of
 from .meta_words import find_words, processor_files, words_of, write_words
@@ -33,6 +34,7 @@ MODELS_FOLDER = "models"
 _WEIGHTS_FILE = "consolidated.pth"
 _RANK = re.compile(r"consolidated\.(\d{2,})\.pth")
 _REPLACED = [PARAMS_FILE, CONSOLIDATE_FILE, "consolidated*.pth", YAML_FILE, WEIGHTS_FILE, GENERATION_FILE]
+"""Patterns of the files that a save replaces. Those of ``hf`` go, too, because it is the first to be recognized."""
 _DERIVED = "rotary_emb.inv_freq"
 
 
@@ -100,14 +102,15 @@ class MetaFormat:
         )
         image = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(IMAGE_PREFIX)}
         _check_names(checkpoint, image.keys())
-        with committing(folder, replaces=_REPLACED) as save:
+        with committing(folder, replaces=[*_REPLACED, CONFIG_FILE, *REPLACED_OF_HF]) as save:
             write_json(save / PARAMS_FILE, params)
             write_json(save / CONSOLIDATE_FILE, consolidated)
             if checkpoint.generation_config:
                 write_json(save / GENERATION_FILE, checkpoint.generation_config)
             if image:
                 write_vqgan(save, dict(config.vq_config or {}), image)
-            write_words(save, checkpoint.processor_files)
+            # A pipeline has written its processor's files by now, in the same commit.
+            write_words(save, {**find_processor_files(save), **checkpoint.processor_files})
             for rank in range(ranks):
                 name = _WEIGHTS_FILE if ranks == 1 else f"consolidated.{rank:02d}.pth"
                 state = rank_tensors(checkpoint.tensors, shape, ranks, rank, fused=self.fused)

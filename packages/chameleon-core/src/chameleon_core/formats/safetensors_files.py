@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from .._files import writing
 from .._moved import moved_names
-from ..errors import ConfigError, FileAccessError, FileFormatError
+from ..errors import ConfigError, FileFormatError
 from .contract import IMAGE_DECODER_PREFIX, StoredTensor
 
 _DTYPES = {
@@ -53,24 +55,36 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
-    """Write a file. All its tensors are loaded together; those that are in memory already aren't copied.
+    """Write a file, loading a tensor at a time; those that are in memory already aren't copied.
 
     Raises ``FileAccessError`` where the system doesn't let it be written.
     """
-    seen: set[int] = set()
-    loaded = {}
-    for name, stored in tensors.items():
-        tensor = stored.load().contiguous()
-        # The format can't store one tensor under two names.
-        loaded[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-        seen.add(tensor.data_ptr())
-    try:
-        # transformers refuses files without this entry.
-        save_file(loaded, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # a full disk, for instance
-        raise FileAccessError(
-            f"{path.name} can't be written: {error}. Check that there is space and that the folder can be written to."
-        ) from error
+    types = {dtype: name for name, dtype in _DTYPES.items()}
+    # The widest types first keep every tensor aligned, as the format wants.
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    # transformers refuses files without this entry.
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        stored = tensors[name]
+        if stored.dtype not in types:
+            raise ConfigError(f"{name} is {stored.dtype}, which safetensors doesn't store. Convert it first.")
+        begin, end = end, end + stored.num_bytes
+        kind = {"dtype": types[stored.dtype], "shape": list(stored.shape)}
+        header[name] = {**kind, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with writing(path), path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            _write_bytes(file, tensors[name].load().contiguous())
+
+
+def _write_bytes(file: BinaryIO, tensor: Tensor) -> None:
+    """Write the bytes of a contiguous tensor, without a copy of them."""
+    if tensor.nbytes:
+        array = (ctypes.c_ubyte * tensor.nbytes).from_address(tensor.data_ptr())
+        file.write(memoryview(array))
 
 
 def split_into_shards(tensors: Mapping[str, StoredTensor], max_shard_size: int) -> list[dict[str, StoredTensor]]:

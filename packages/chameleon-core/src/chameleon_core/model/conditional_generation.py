@@ -114,13 +114,20 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
 
     @translates_errors
     def save_pretrained(
-        self, folder: str | os.PathLike[str] | None = None, *, max_shard_size: int | str = "5GB", **arguments: Any
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        max_shard_size: int | str = "5GB",
+        checkpoint_format: str = "hf",
+        **arguments: Any,
     ) -> None:
-        """Write the model in the layout of ``transformers``, with the weights of its image tokenizer, in one commit.
+        """Write the model, with the weights of its image tokenizer, in one commit.
 
-        One that was neither set nor used is copied from the model's source. ``max_shard_size`` is a number of bytes, or
+        One that was neither set nor used is copied from the model's source. ``checkpoint_format`` is an installed
+        format: "hf", the layout of ``transformers``, "meta" or a plugin's. ``max_shard_size`` is a number of bytes, or
         a text such as "5GB"; ``compat.saving`` translates ``arguments``, those of ``transformers``. Raises
-        ``WeightsError`` for what wouldn't load again, and ``FileAccessError``.
+        ``WeightsError`` for what wouldn't load again, ``ConfigError`` for what the format can't say, and
+        ``FileAccessError``.
         """
         if not (request := SaveRequest.of(folder, arguments)).writes:
             return
@@ -140,6 +147,7 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
             build=type(self),
             state_dict=request.state_dict,
             max_shard_size=max_shard_size,
+            checkpoint_format=checkpoint_format,
         )
         request.upload(self, max_shard_size=max_shard_size)
 

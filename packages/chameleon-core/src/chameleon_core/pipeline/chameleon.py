@@ -108,13 +108,14 @@ class Chameleon(ShortForms):
         return cls(model, load_processor(model.source, image_tokenizer=deferred, picture_format=sizes))
 
     @translates_errors
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write everything that ``from_pretrained`` reads, in the layout of ``transformers``, in one commit.
+    def save_pretrained(self, folder: str | os.PathLike[str], *, checkpoint_format: str = "hf") -> None:
+        """Write everything that ``from_pretrained`` reads, in one commit.
 
-        A process that dies while it saves leaves the pipeline that was in the folder or the new one, whole.
+        ``checkpoint_format`` is an installed format: "hf", the layout of ``transformers``, "meta" or a plugin's; the
+        processor's files are beside the weights in each. A process that dies while it saves leaves the pipeline that
+        was in the folder or the new one, whole.
         """
         with writing(folder), committing(folder, replaces=PROCESSOR_FILES) as save:
-            self.model.save_pretrained(save)
             self.processor.save_pretrained(save)
             if self._image_tokenizer is not None:
                 self._image_tokenizer.image_processor.save_pretrained(save)
@@ -123,6 +124,7 @@ class Chameleon(ShortForms):
                 constants = stored(self.model.source, PREPROCESSOR_FILE)
                 if os.path.isfile(constants):
                     write_json(save / PREPROCESSOR_FILE, read_json(constants))
+            self.model.save_pretrained(save, checkpoint_format=checkpoint_format)
 
     @translates_errors
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:

@@ -1,0 +1,103 @@
+"""Convert a folder from one checkpoint format to another, a tensor at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .._boundary import translates_errors
+from ..errors import ConfigError
+from ..formats import StoredTensor
+from .load import format_of, read_checkpoint
+from .save import write_checkpoint
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes of tensors that were done, and those of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What ``convert_checkpoint`` returns."""
+
+    source_format: str
+    """The name of the format that was read."""
+    target_format: str
+    """The name of the format that was written."""
+    num_tensors: int
+    """The number of tensors, those of the image tokenizer among them."""
+    num_bytes: int
+    """Their bytes."""
+    has_image_decoder: bool
+    """Whether pictures can be drawn with it: the image tokenizer has its decoder."""
+
+
+@translates_errors
+def convert_checkpoint(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    checkpoint_format: str = "hf",
+    source_options: Mapping[str, Any] | None = None,
+    target_options: Mapping[str, Any] | None = None,
+    max_shard_size: int | str = "5GB",
+    progress: Progress | None = None,
+) -> Conversion:
+    """Read ``source`` in whatever installed format it has, and write it to the folder ``target`` in another.
+
+    ``checkpoint_format`` is the format that is written. ``source_options`` and ``target_options`` are those of the
+    formats: for ``meta``, ``ranks`` and ``fused`` when it is written, ``average_norms`` when it is read. Tensors are
+    loaded when they are written: ``hf`` has one in memory at a time, ``meta`` those of a rank. ``progress`` is called
+    after each.
+
+    The files of ``target`` appear in one commit at the end: a process that dies leaves the folder as it was, and the
+    conversion is started again. Raises ``FileFormatError``, ``WeightsError``, ``ConfigError`` for what the other format
+    can't say, ``UnknownPluginError`` and ``FileAccessError``.
+    """
+    source, target = Path(source), Path(target)
+    if os.path.exists(target) and os.path.samefile(source, target):
+        raise ConfigError(f"{target} is the folder that is read; write to another, which isn't there or is empty.")
+    checkpoint = read_checkpoint(source, options=source_options)
+    sizes = {name: tensor.num_bytes for name, tensor in checkpoint.tensors.items()}
+    ranks = (target_options or {}).get("ranks") or checkpoint.config.model_parallel_size
+    counted = _Counted(sum(sizes.values()) * (ranks if checkpoint_format == "meta" else 1), progress)
+    tensors = {name: counted.tensor(tensor) for name, tensor in checkpoint.tensors.items()}
+    write_checkpoint(
+        replace(checkpoint, tensors=tensors),
+        target,
+        max_shard_size=max_shard_size,
+        checkpoint_format=checkpoint_format,
+        options=target_options,
+    )
+    return Conversion(
+        source_format=format_of(source),
+        target_format=checkpoint_format,
+        num_tensors=len(sizes),
+        num_bytes=sum(sizes.values()),
+        has_image_decoder=any(".vqmodel.decoder." in name for name in sizes),
+    )
+
+
+class _Counted:
+    """Counts the bytes that are loaded."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._total = total
+        self._done = 0
+        self._progress = progress
+
+    def tensor(self, stored: StoredTensor) -> StoredTensor:
+        """Return a tensor that is counted when it is loaded."""
+
+        def load() -> Tensor:
+            value = stored.load()
+            self._done = min(self._total, self._done + stored.num_bytes)
+            if self._progress is not None:
+                self._progress(self._done, self._total)
+            return value
+
+        return replace(stored, load=load)
