@@ -277,7 +277,7 @@ class ChameleonConfig(PretrainedConfig, kw_only=True):  # type: ignore[misc]  # 
             )
         if model_type not in MODEL_TYPES:
             raise ConfigError(f"{where}model_type is {model_type!r}, expected {MODEL_TYPE!r}.")
-        if fields.get("picture_grammar") is None and (grammar := grammar_of(data)) is not None:
+        if fields.get("picture_grammar") is None and (grammar := grammar_of(data, source)) is not None:
             fields["picture_grammar"] = grammar
         # Both are derived from the other fields, and written again.
         fields.pop("architectures", None)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,9 +30,17 @@ UNPERMUTED = "qk_layernorm"
 _GRAMMARS = {"ChameleonXLLMX": "lumina"}
 """Beginnings of the names of architectures, and the picture grammar that their pictures are written by."""
 
+_SIDE = re.compile(r"mGPT-\d+B-(512|768|1024)(?!\d)")
+"""The side of a picture in pixels, in the names of Lumina-mGPT."""
+_STRIDE = 16
+"""Pixels of a code, in each direction."""
 
-def grammar_of(data: Mapping[str, Any]) -> str | None:
-    """Return the picture grammar that the architecture of a configuration's file implies, None where it is the own."""
+
+def grammar_of(data: Mapping[str, Any], source: str) -> str | dict[str, Any] | None:
+    """Return the picture grammar that the architecture of a configuration's file implies, None where it is the own.
+
+    The largest picture is the one that the published name says (``Lumina-mGPT-7B-768``), in the file or in its path.
+    """
     names = data.get("architectures")
     found = [
         grammar
@@ -39,4 +48,7 @@ def grammar_of(data: Mapping[str, Any]) -> str | None:
         for beginning, grammar in _GRAMMARS.items()
         if str(name).startswith(beginning)
     ]
-    return found[0] if found else None
+    if not found:
+        return None
+    side = _SIDE.search(str(data.get("_name_or_path"))) or _SIDE.search(source)
+    return found[0] if side is None else {"name": found[0], "max_codes": (int(side[1]) // _STRIDE) ** 2}

@@ -6,6 +6,7 @@ and the files that the format reads, so that neither knows of formats.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import warnings
@@ -24,10 +25,17 @@ from .checkpoints.published import is_canonical
 from .config import CONFIG_FILE
 from .errors import CheckpointWarning, FileFormatError, MissingFileError
 from .formats.hf import PROCESSOR_FILES, open_weights
+from .formats.meta_words import find_words, processor_files
 from .optional_packages import text_package, vq_package
 from .protocols import ImageTokenizerLike, ProcessorLike
 
 _TOKENIZER, _PREPROCESSOR = PROCESSOR_FILES[0], "preprocessor_config.json"
+
+
+_ATTACH = (
+    "Pass image_tokenizer= to Chameleon.from_pretrained (on the command line --image-tokenizer): another folder of the "
+    "family that has one, a registered name, or a folder with Meta's vqgan.yaml and vqgan.ckpt."
+)
 
 
 @translates_errors
@@ -37,6 +45,7 @@ def load_image_tokenizer(folder: Path, *, device: torch.device | str, check_fini
     Raises ``MissingPackageError`` without chameleon-vq, ``MissingFileError`` where the folder has none.
     """
     if os.path.isfile(stored(folder, CONFIG_FILE)) and not _needs_care(folder):
+        _check_has_tensors(folder)
         return optional_packages.load_image_tokenizer(folder, device=device, check_finite=check_finite)
     package = vq_package()  # without it nothing needs to be read
     with warnings.catch_warnings():
@@ -48,10 +57,7 @@ def load_image_tokenizer(folder: Path, *, device: torch.device | str, check_fini
         if name.startswith(IMAGE_PREFIX)
     }
     if not tensors:
-        raise MissingFileError(
-            f"{folder} has no image tokenizer. Put its files there, vqgan.yaml and vqgan.ckpt in Meta's layout, or set "
-            "model.image_tokenizer."
-        )
+        raise MissingFileError(f"{folder} has no image tokenizer. {_ATTACH}")
     settings = checkpoint.processor_files.get(_PREPROCESSOR)
     made: ImageTokenizerLike = package.image_tokenizer_of(
         tensors,
@@ -62,6 +68,17 @@ def load_image_tokenizer(folder: Path, *, device: torch.device | str, check_fini
         check_finite=check_finite,
     )
     return made
+
+
+def _check_has_tensors(folder: Path) -> None:
+    """Raise ``MissingFileError`` where a model's folder has no tensors of an image tokenizer."""
+    try:
+        names = open_weights(folder).keys()
+    except FileFormatError:
+        return  # chameleon-vq says what is wrong
+    of_model = any(name.startswith("model.layers.") for name in names)
+    if of_model and not any(name.startswith(IMAGE_PREFIX) for name in names):
+        raise MissingFileError(f"{folder} has no image tokenizer: no tensors named {IMAGE_PREFIX}*. {_ATTACH}")
 
 
 def _needs_care(folder: Path) -> bool:
@@ -91,6 +108,22 @@ def load_processor(
         raise MissingFileError(f"{folder} has no tokenizer: no {_TOKENIZER}, and no text_tokenizer.json of Meta's.")
     with tempfile.TemporaryDirectory() as scratch:
         write_files(Path(scratch), files)
+        return load(Path(scratch), image_tokenizer=image_tokenizer, picture_format=picture_format)
+
+
+@translates_errors
+def load_words(
+    folder: Path, *, image_tokenizer: ImageTokenizerLike, picture_format: Any = None
+) -> ProcessorLike | None:
+    """Load a processor of Meta's ``text_tokenizer.json`` in a folder of tokenizers alone; None where there is none."""
+    path = find_words([folder, folder / "tokenizer"])
+    if path is None:
+        return None
+    side = math.isqrt(image_tokenizer.tokens_per_image)
+    files = processor_files(path, image_seq_length=image_tokenizer.tokens_per_image, resolution=16 * side)
+    with tempfile.TemporaryDirectory() as scratch:
+        write_files(Path(scratch), files)
+        load = optional_packages.load_processor
         return load(Path(scratch), image_tokenizer=image_tokenizer, picture_format=picture_format)
 
 

@@ -25,7 +25,7 @@ from ..formats import Checkpoint, CheckpointFormat, StoredTensor
 from ..hookspecs import CheckpointFormatSpec
 from ..registry import CHECKPOINT_FORMATS_HOOK, REGISTRY
 from .assign import StoredWeights, assign, find_extra, find_misfits
-from .published import canonical
+from .published import canonical, check_family
 from .quantization_plan import QUANTIZATION_RECORD, Quantization, QuantizationPlan, plan_quantization, read_plan
 from .sizes import check_sizes
 
@@ -90,6 +90,7 @@ def _recognized(folder: Path) -> CheckpointFormatSpec:
     formats = [
         cast(CheckpointFormatSpec, registered.spec) for registered in REGISTRY.registered(CHECKPOINT_FORMATS_HOOK)
     ]
+    check_family(folder)
     failures = []
     for spec in formats:
         try:

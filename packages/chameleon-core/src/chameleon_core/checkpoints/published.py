@@ -7,15 +7,19 @@ Shapes: R ranks or rows that a norm was stored in, H heads, D width of a head.
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 
+from .._commits import stored
+from .._files import read_json
 from ..config import ChameleonConfig
-from ..errors import CheckpointWarning, ConfigError, FileFormatError
+from ..errors import CheckpointWarning, ConfigError, FileAccessError, FileFormatError
 from ..family import UNPERMUTED
 from ..formats import Checkpoint, StoredTensor
 
@@ -67,6 +71,22 @@ def canonical(checkpoint: Checkpoint, *, source: str, rotary_layout: str | None 
     if rotary_layout is not None and UNPERMUTED in config.extras:
         config = config.replace(extras={name: each for name, each in config.extras.items() if name != UNPERMUTED})
     return replace(checkpoint, config=config, tensors=tensors)
+
+
+def check_family(folder: Path) -> None:
+    """Raise ``ConfigError`` where a folder is another model's that calls itself one of the family."""
+    path = stored(folder, "tokenizer_config.json")
+    if not os.path.isfile(path):
+        return
+    try:
+        name = str(read_json(path).get("tokenizer_class"))
+    except (FileFormatError, FileAccessError):
+        return  # chameleon-text says what is wrong
+    if name.startswith("Qwen"):
+        raise ConfigError(
+            f"{folder} has the tokenizer {name}: this is Lumina-mGPT 2.0 or one like it, another model with another "
+            "vocabulary and image tokenizer, though its model_type is of the family. Use its own code."
+        )
 
 
 def is_canonical(name: str) -> bool:

@@ -30,6 +30,7 @@ from chameleon_backends.registry import ATTENTION_BACKENDS_HOOK, REGISTRY, WEIGH
 from ..checkpoints import IMAGE_PREFIX, read_checkpoint, resolve_folder, target_dtype
 from ..checkpoints.interchange import interchange_limit
 from ..checkpoints.quantization_plan import QUANTIZATION_RECORD
+from .publishers import missing_parts, publisher_of
 from .rows import size
 
 CHOSEN = "chosen"
@@ -67,6 +68,10 @@ class Model:
     """What the checkpoint is quantized with."""
     unreadable: str | None
     """Why the quantizer of the checkpoint isn't known; None where it is."""
+    publisher: str
+    """Whose layout the folder has."""
+    missing: list[str]
+    """What the folder lacks, and what to do."""
     interchange: str | None
     """What ``transformers`` gets wrong with the folder without an error; None where nothing is known of."""
 
@@ -87,7 +92,8 @@ class Choice:
 def read_model(name: str, *, device: str, dtype: str | None) -> Model:
     """Return the facts about a model in a folder, by its name or by a Hub id."""
     folder = resolve_folder(name)
-    checkpoint = read_checkpoint(folder)
+    # The shapes are the same either way, and what a load needs is listed.
+    checkpoint = read_checkpoint(folder, rotary_layout="halves")
     config = checkpoint.config
     tensors = {key: each for key, each in checkpoint.tensors.items() if not key.startswith(IMAGE_PREFIX)}
     # Floats of a byte may be the codes of a quantizer.
@@ -121,6 +127,8 @@ def read_model(name: str, *, device: str, dtype: str | None) -> Model:
         },
         quantizer=quantizer,
         unreadable=unreadable,
+        publisher=publisher_of(folder),
+        missing=list(missing_parts(folder)),
         interchange=interchange_limit(config, checkpoint.tensors),
     )
 

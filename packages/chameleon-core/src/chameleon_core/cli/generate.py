@@ -236,6 +236,18 @@ def generate(
         str | None,
         typer.Option(help="A weight quantizer, such as int4; chameleon doctor lists them.", rich_help_panel=MODEL),
     ] = None,
+    image_tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="What reads and draws pictures, where the model has none: a folder (Meta's vqgan.yaml and vqgan.ckpt, "
+            "too), a name or a Hub id.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    processor: Annotated[
+        str | None,
+        typer.Option(help="A folder with the tokenizer, where the model has none.", rich_help_panel=MODEL),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -247,7 +259,7 @@ def generate(
 
     Without a prompt, it starts a new document. Ctrl-C stops and keeps what was written.
     """
-    from ..generation import GenerationOptions
+    from ..generation.options import published_options
     from ..pipeline import Chameleon, load_document, save_document
     from ..pipeline.written import finished_part
     from .output import Writer
@@ -293,7 +305,13 @@ def generate(
     console = Console(stderr=True)
     with console.status(f"loading {model}"):
         chameleon = Chameleon.from_pretrained(
-            model, dtype=dtype, device=device, attn_implementation=attention, quantization=quantization
+            model,
+            dtype=dtype,
+            device=device,
+            attn_implementation=attention,
+            quantization=quantization,
+            image_tokenizer=image_tokenizer,
+            processor=processor,
         )
     if threads is None and (threads := default_threads(chameleon.model.get_memory_footprint(), device)):
         console.print(
@@ -306,7 +324,7 @@ def generate(
         events = chameleon.stream(
             parts or "",
             modality=modality,
-            options=GenerationOptions.published() if published else None,
+            options=published_options(chameleon.model.config) if published else None,
             template=template,
             written=written,
             should_stop=should_stop,

@@ -120,6 +120,9 @@ def _about_package(package: Package) -> Row:
 def _about_model(model: Model, report: Report) -> Iterator[Row]:
     yield "name", model.name, ""
     yield "folder", model.folder, ""
+    yield "layout", model.publisher, ""
+    for clause in model.missing:
+        yield "", clause, "yellow"
     heads = f"{model.num_heads} heads ({model.num_key_value_heads} of keys and values)"
     yield "layers", f"{model.num_layers}, {model.hidden_size} wide, {heads}", ""
     yield "weights", f"{size(model.num_bytes)} in {model.dtype} on {model.device}", ""

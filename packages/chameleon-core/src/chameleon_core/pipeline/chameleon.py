@@ -18,13 +18,13 @@ from .._files import read_json, write_json, writing
 from ..checkpoints.load import usable_device
 from ..checkpoints.quantization_plan import Quantization
 from ..errors import ConfigError, GenerationError
-from ..folder_parts import load_processor
 from ..generation import GenerationOptions, Step, generate_ids
 from ..generation.options import Modality, PipelineChanges
 from ..model import ChameleonForConditionalGeneration
 from ..optional_packages import text_package
 from ..picture_grammars import Grid
 from ..protocols import ImageTokenizerLike, ProcessorLike
+from .attach import attach_image_tokenizer, find_processor
 from .description import described
 from .events import Event, Finished
 from .parts import DeferredImageTokenizer, check_image_tokenizer, check_picture_format, check_vocabularies, sized
@@ -84,12 +84,19 @@ class Chameleon(ShortForms):
         attn_implementation: str = "sdpa",
         quantization: str | Quantization | None = None,
         check_finite: bool = True,
+        image_tokenizer: str | os.PathLike[str] | ImageTokenizerLike | None = None,
+        processor: str | os.PathLike[str] | ProcessorLike | None = None,
         **unknown: object,
     ) -> Self:
         """Load the model and the processor of a folder, of an installed model's name or of a Hub id.
 
         The arguments and errors are those of ``ChameleonForConditionalGeneration.from_pretrained``. The processor reads
         pictures with the folder's image tokenizer, which is loaded when the first picture needs it.
+
+        ``image_tokenizer`` is another one: a folder, a registered name, a Hub id, or a folder with Meta's
+        ``vqgan.yaml`` and ``vqgan.ckpt``. It is for folders that have none, or none that draws; where the model's
+        folder has one, encoder and codebook must be the same. ``processor`` is that of another folder, for folders
+        without a tokenizer; one beside the image tokenizer is found without it.
         """
         if unknown.pop("output_loading_info", False):
             raise ConfigError("Chameleon.from_pretrained returns the pipeline alone: leave output_loading_info out.")
@@ -102,10 +109,10 @@ class Chameleon(ShortForms):
             check_finite=check_finite,
             **unknown,
         )
-        assert model.source is not None
-        deferred = cast(ImageTokenizerLike, DeferredImageTokenizer(model))
-        sizes = model.layout.sized_pictures
-        return cls(model, load_processor(model.source, image_tokenizer=deferred, picture_format=sizes))
+        reader = cast(ImageTokenizerLike, DeferredImageTokenizer(model))
+        if image_tokenizer is not None:
+            reader = attach_image_tokenizer(model, image_tokenizer, check_finite=check_finite)
+        return cls(model, find_processor(model, processor, reader, image_tokenizer))
 
     @translates_errors
     def save_pretrained(self, folder: str | os.PathLike[str], *, checkpoint_format: str = "hf") -> None:
