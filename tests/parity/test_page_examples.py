@@ -159,15 +159,15 @@ def run(example: str, checkpoint: str) -> dict[str, Any]:
     return names
 
 
-def test_a_single_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = run(SINGLE, str(folder))
+def test_a_single_picture(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    names = run(SINGLE, checkpoint)
     assert names["model"].dtype == names["inputs"]["pixel_values"].dtype == torch.bfloat16
     assert names["output"].shape[1] > names["inputs"]["input_ids"].shape[1]
     assert "What do you see in this image?" in capsys.readouterr().out
 
 
-def test_several_pictures_in_a_batch_padded_on_the_left(folder: Path) -> None:
-    names = run(SEVERAL, str(folder))
+def test_several_pictures_in_a_batch_padded_on_the_left(checkpoint: str) -> None:
+    names = run(SEVERAL, checkpoint)
     assert names["inputs"]["pixel_values"].shape[0] == 3
     assert names["inputs"]["attention_mask"][1, 0] == 0, "the shorter prompt is padded on the left"
     assert names["generate_ids"].shape[0] == 2
@@ -179,7 +179,13 @@ def test_a_quantized_model(bits: int, checkpoint: str) -> None:
     if bits == 8:  # the page names it beside the example
         example = example.replace("load_in_4bit", "load_in_8bit")
     quantized = run(example, checkpoint)["model"]
+    layers = {name: type(layer).__name__ for name, layer in quantized.named_modules() if name.endswith("_proj")}
+    assert set(layers.values()) == {"QuantizedLinear"}
+    assert type(quantized.lm_head) is torch.nn.Linear
+    quantizer = quantized.model.layers[0].self_attn.q_proj.quantizer
+    assert type(quantizer).__name__ == ("NF4Quantizer" if bits == 4 else "LLMInt8Quantizer")
     plain = type(quantized).from_pretrained(checkpoint)
+    assert quantized.get_memory_footprint() < plain.get_memory_footprint()
     ids = torch.tensor([[0, 40, 41, 42]])
     with torch.no_grad():
         difference = (quantized(ids).logits.float() - plain(ids).logits.float()).abs().max()

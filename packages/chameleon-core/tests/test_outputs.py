@@ -198,14 +198,17 @@ def test_a_call_with_a_mask_is_one_graph(mask: Tensor) -> None:
     torch.testing.assert_close(found.logits[mask.bool()], expected.logits[mask.bool()], **CLOSE)
 
 
-def test_a_model_is_exported_for_any_length() -> None:
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_model_is_exported_for_any_number_of_rows_and_any_length(masked: bool) -> None:
     model = make_model()
-    inputs = {"input_ids": IDS, "attention_mask": LEFT}
-    any_length = {1: torch.export.Dim("length")}
-    shapes = {"input_ids": any_length, "attention_mask": any_length}
-    exported = torch.export.export(model, (), inputs, dynamic_shapes=shapes)
-    ids, mask = torch.arange(30, 42).reshape(2, 6), torch.tensor([[0, 1, 1, 1, 1, 1]] * 2)
-    with torch.no_grad():
-        found = exported.module()(input_ids=ids, attention_mask=mask).logits
-        expected = model(ids, attention_mask=mask).logits
-    torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], **CLOSE)
+    inputs = {"input_ids": IDS, **({"attention_mask": LEFT} if masked else {})}
+    any_shape = {0: torch.export.Dim("rows"), 1: torch.export.Dim("length")}
+    exported = torch.export.export(model, (), inputs, dynamic_shapes=dict.fromkeys(inputs, any_shape)).module()
+    for rows, length in ((2, 6), (5, 3), (1, 9)):
+        ids = torch.arange(4, 4 + rows * length).reshape(rows, length)
+        mask = torch.ones_like(ids)
+        mask[0, 0] = 0 if masked else 1
+        call = {"input_ids": ids, **({"attention_mask": mask} if masked else {})}
+        with torch.no_grad():
+            found, expected = exported(**call).logits, model(**call).logits
+        torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], **CLOSE)

@@ -41,7 +41,7 @@ class SDPAAttention:
             and spec.device.type == "cpu"
         )
         if not _needs_mask(spec):
-            return SDPAPlan(is_causal=spec.causal and spec.query_length > 1, doubled=doubled)
+            return SDPAPlan(is_causal=bool(spec.causal and spec.query_length > 1), doubled=doubled)
         visible_BTS = visible_keys(spec)
         if not spec.has_padding and spec.query_length <= spec.key_length:
             return SDPAPlan(mask_B1TS=visible_BTS[:, None], doubled=doubled)

@@ -185,7 +185,7 @@ class ChameleonModel(PictureInputs):
         if lanes is not None:
             return ModelOutput(last_hidden_state=self.norm(self._run(hidden_BTE, lanes, None)))
         states = [hidden_BTE] if is_requested(output_hidden_states, self.config, "output_hidden_states") else None
-        kept = self._cache(cache, past_key_values, use_cache, len(hidden_BTE))
+        kept = self._cache(cache, past_key_values, use_cache, hidden_BTE.shape[0])
         check_cache_position(cache_position, 0 if kept is None else kept.length, hidden_BTE.shape[1])
         attends = is_requested(output_attentions, self.config, "output_attentions")
         context = self._context(hidden_BTE, attention_mask, position_ids, document_ids, kept, attends)
