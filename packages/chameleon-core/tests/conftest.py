@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import torch
 from hypothesis import settings
 
@@ -11,3 +13,6 @@ settings.load_profile("chameleon")
 
 # Models this small lose time to more threads than one.
 torch.set_num_threads(1)
+
+# A process that was started in the background ignores SIGINT; tests of Ctrl-C send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)

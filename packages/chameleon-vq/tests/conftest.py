@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -23,6 +24,9 @@ from chameleon_vq.testing import make_image_tokenizer
 # The same examples in every run, whatever the machine's load.
 settings.register_profile("chameleon", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("chameleon")
+
+# A process that was started in the background ignores SIGINT; tests of Ctrl-C send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
