@@ -80,7 +80,7 @@ class CPUInt4Weight:
             packed_OJ, scale_GO = self.packed_OJ[rows], self.scales_and_zeros_GO2[:, rows, 0].contiguous()
             weight_IO = reused[: values_MI.shape[1] * len(packed_OJ)].view(-1, len(packed_OJ))
             _write_columns(packed_OJ, X, out=weight_IO)
-            weight_IO.unflatten(0, (len(scale_GO), -1)).mul_(scale_GO[:, None])
+            torch.unflatten(weight_IO, 0, (len(scale_GO), -1)).mul_(scale_GO[:, None])
             out_MO[:, rows] = values_MI @ weight_IO
         return out_MO.to(input_MI.dtype)
 
