@@ -225,7 +225,7 @@ class TestJacobi:
             model.model.embed_tokens.weight[CODES] = model.model.embed_tokens.weight[CODES[0]].clone()
         request = Request(prompt=[0, 40], options=GenerationOptions(modality="image", do_sample=True, seed=0))
         plain, passes = run(model, [request])
-        guessed, fewer = run(model, [decoded(request, "jacobi")])
+        guessed, fewer = run(model, [decoded(request, {"name": "jacobi", "window": 12, "adaptive": False})])
         assert guessed == plain
         assert passes == 16
         assert fewer <= 4
@@ -247,6 +247,19 @@ class TestJacobi:
         assert guesser.guess(guess_view(codes=(10, 11, 12, 13, 20, 21), count=9)) == [22, 23, 24, 21]
         assert guesser.guess(guess_view(codes=(10, 11, 12, 13, 20, 21), count=2)) == [22, 23]
         assert Jacobi().start(view("text")) is None
+
+    @pytest.mark.parametrize("adaptive", [True, False])
+    def test_the_window_follows_how_many_guesses_are_right(self, adaptive: bool) -> None:
+        guesser = Jacobi(window=8, adaptive=adaptive).start(view("image"))
+        assert guesser is not None
+        row = guess_view(codes=(7,), count=30)
+        assert len(guesser.guess(row)) == 8
+        for _ in range(40):
+            guesser.observe(row, range(9), 1)
+        assert len(guesser.guess(row)) == (2 if adaptive else 8)
+        for _ in range(40):
+            guesser.observe(row, range(9), 9)
+        assert len(guesser.guess(row)) == 8
 
 
 class TestLookup:
@@ -462,6 +475,7 @@ class TestOptions:
             ({"name": "jacobi", "windw": 3}, "the decoding strategy 'jacobi' has no option 'windw'.*'window'"),
             ({"name": "jacobi", "window": 0}, "window of the decoding strategy 'jacobi' must be an integer"),
             ({"name": "jacobi", "window": True}, "must be an integer"),
+            ({"name": "jacobi", "adaptive": 1}, "adaptive of the decoding strategy 'jacobi' must be True or False"),
             (
                 {"name": "lookup", "match": 17},
                 "match of the decoding strategy 'lookup' must be an integer",

@@ -14,27 +14,45 @@ from .contract import GuessView
 
 MAX_WINDOW = 1024
 
+# Where few guesses are right, as at temperature 1, a smaller window costs a CPU less and takes hardly more passes. The
+# numbers are those of the embedded model (benchmarks/decoding.py): passes that find 2 codes have a window of 8, and
+# those that find 1.4 one of 4.
+_MIN_ADAPTED = 2
+_GUESSES_PER_CODE = 6.0
+_FEWER_GUESSES = 4.0
+_MEMORY = 0.92
+"""How much of the mean number of codes that passes find is that of the passes before."""
+
 
 class Jacobi:
-    """Guesses the next ``window`` codes of a picture, 1…1,024; 12 by default. Text is decoded plainly."""
+    """Guesses the next codes of a picture. Text is decoded plainly.
 
-    def __init__(self, window: int = 12) -> None:
+    ``window`` is how many codes are guessed at most, 1…1,024; 8 by default. Unless ``adaptive`` is False fewer are
+    guessed while few of them are right, which suits a CPU; a GPU checks many guesses in the time of one.
+    """
+
+    def __init__(self, window: int = 8, *, adaptive: bool = True) -> None:
         if type(window) is not int or not 1 <= window <= MAX_WINDOW:
             raise ConfigError(
                 f"window of the decoding strategy 'jacobi' must be an integer from 1 to {MAX_WINDOW}; got {window!r}."
             )
+        if type(adaptive) is not bool:
+            raise ConfigError(f"adaptive of the decoding strategy 'jacobi' must be True or False; got {adaptive!r}.")
         self.window = window
+        self.adaptive = adaptive
 
     def start(self, row: RowView, /) -> JacobiGuesser | None:
         """Return the guesser of a row's pictures."""
-        return JacobiGuesser(self.window) if row.kind == "image" else None
+        return JacobiGuesser(self.window, adaptive=self.adaptive) if row.kind == "image" else None
 
 
 class JacobiGuesser:
     """Guesses what the last pass chose, and for codes that no pass has seen the code above or before."""
 
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: int, *, adaptive: bool = True) -> None:
         self.window = window
+        self.adaptive = adaptive
+        self._mean_found = (window + _FEWER_GUESSES) / _GUESSES_PER_CODE
         self._count = 0
         self._chosen: tuple[int, ...] = ()
 
@@ -42,6 +60,8 @@ class JacobiGuesser:
         """Return up to ``window`` codes."""
         known = self._chosen if self._count == len(row.codes) else ()
         count = min(self.window, row.count)
+        if self.adaptive:
+            count = min(count, max(_MIN_ADAPTED, round(_GUESSES_PER_CODE * self._mean_found - _FEWER_GUESSES)))
         codes = [*row.codes, *known[:count]]
         per_row = row.codes_per_row or 1
         while codes and len(codes) < len(row.codes) + count:
@@ -52,3 +72,5 @@ class JacobiGuesser:
         """Keep what was chosen after the first wrong guess."""
         self._chosen = tuple(chosen[accepted:])
         self._count = len(row.codes) + accepted
+        if len(chosen) > 1:  # a pass without guesses says nothing of them
+            self._mean_found = _MEMORY * self._mean_found + (1 - _MEMORY) * accepted
