@@ -86,7 +86,7 @@ def test_a_folder_without_an_image_tokenizer_says_what_to_do(meta_folder: Path, 
         if not path.name.startswith("vqgan"):
             (tmp_path / path.name).hardlink_to(path)
     with pytest.raises(
-        MissingFileError, match=r"has no image tokenizer\. Put its files there, vqgan.yaml and vqgan.ckpt"
+        MissingFileError, match=r"has no image tokenizer\. Pass image_tokenizer= to Chameleon\.from_pretrained"
     ):
         load_image_tokenizer(tmp_path, device="cpu")
 
