@@ -15,23 +15,24 @@ from .contract import GuessView
 MAX_WINDOW = 1024
 
 # Where few guesses are right, as at temperature 1, a smaller window costs a CPU less and takes hardly more passes. The
-# numbers are those of the embedded model (benchmarks/decoding.py): passes that find 2 codes have a window of 8, and
-# those that find 1.4 one of 4.
-_MIN_ADAPTED = 2
-_GUESSES_PER_CODE = 6.0
-_FEWER_GUESSES = 4.0
-_MEMORY = 0.92
-"""How much of the mean number of codes that passes find is that of the passes before."""
+# numbers are those of the embedded model (benchmarks/decoding.py), whose passes find 2 codes at its defaults, and 1.4
+# at temperature 1 without guidance.
+_FEW_FOUND, _MANY_FOUND = 1.3, 1.6
+"""Mean numbers of codes that passes find: up to the first the window is the smallest, from the second on whole."""
+_MIN_WINDOW = 2
+_MEAN_AT_FIRST = 2.0
+_MEMORY = 0.94
+"""How much of the mean is that of the passes before."""
 
 
 class Jacobi:
     """Guesses the next codes of a picture. Text is decoded plainly.
 
-    ``window`` is how many codes are guessed at most, 1…1,024; 8 by default. Unless ``adaptive`` is False fewer are
+    ``window`` is how many codes are guessed at most, 1…1,024; 12 by default. Unless ``adaptive`` is False fewer are
     guessed while few of them are right, which suits a CPU; a GPU checks many guesses in the time of one.
     """
 
-    def __init__(self, window: int = 8, *, adaptive: bool = True) -> None:
+    def __init__(self, window: int = 12, *, adaptive: bool = True) -> None:
         if type(window) is not int or not 1 <= window <= MAX_WINDOW:
             raise ConfigError(
                 f"window of the decoding strategy 'jacobi' must be an integer from 1 to {MAX_WINDOW}; got {window!r}."
@@ -52,7 +53,7 @@ class JacobiGuesser:
     def __init__(self, window: int, *, adaptive: bool = True) -> None:
         self.window = window
         self.adaptive = adaptive
-        self._mean_found = (window + _FEWER_GUESSES) / _GUESSES_PER_CODE
+        self._mean_found = _MEAN_AT_FIRST
         self._count = 0
         self._chosen: tuple[int, ...] = ()
 
@@ -61,7 +62,8 @@ class JacobiGuesser:
         known = self._chosen if self._count == len(row.codes) else ()
         count = min(self.window, row.count)
         if self.adaptive:
-            count = min(count, max(_MIN_ADAPTED, round(_GUESSES_PER_CODE * self._mean_found - _FEWER_GUESSES)))
+            share = (self._mean_found - _FEW_FOUND) / (_MANY_FOUND - _FEW_FOUND)
+            count = min(count, max(_MIN_WINDOW, round(share * self.window)))
         codes = [*row.codes, *known[:count]]
         per_row = row.codes_per_row or 1
         while codes and len(codes) < len(row.codes) + count:
