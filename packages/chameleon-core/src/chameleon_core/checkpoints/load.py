@@ -18,6 +18,7 @@ from chameleon_backends.plugin_calls import described, plugin_call, wrong
 from chameleon_backends.plugins import resolve
 
 from .._boundary import translates_errors
+from .._commits import read_whole
 from .._meta import on_meta
 from ..config import ChameleonConfig
 from ..errors import ConfigError, FileFormatError
@@ -90,7 +91,7 @@ def _recognized(folder: Path) -> CheckpointFormatSpec:
     formats = [
         cast(CheckpointFormatSpec, registered.spec) for registered in REGISTRY.registered(CHECKPOINT_FORMATS_HOOK)
     ]
-    check_family(folder)
+    read_whole(folder, lambda: check_family(folder))
     failures = []
     for spec in formats:
         try:

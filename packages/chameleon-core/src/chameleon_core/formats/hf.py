@@ -87,8 +87,12 @@ def _read(folder: Path) -> Checkpoint:
 def find_processor_files(folder: Path) -> dict[str, Callable[[], bytes]]:
     """Return the files of the processor in a folder, by their names in it."""
     names = [*PROCESSOR_FILES, *(f"{_TEMPLATES}/{path.name}" for path in folder.glob(f"{_TEMPLATES}/*.jinja"))]
-    paths = {name: stored(folder, name) for name in names}
-    return {name: partial(read_bytes, path) for name, path in paths.items() if os.path.isfile(path)}
+    # Found anew where it is read, since a commit may have moved it to its place meanwhile.
+    return {name: partial(_read_stored, folder, name) for name in names if os.path.isfile(stored(folder, name))}
+
+
+def _read_stored(folder: Path, name: str) -> bytes:
+    return read_whole(folder, lambda: read_bytes(stored(folder, name)))
 
 
 def read_generation(path: Path) -> dict[str, Any]:
