@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 
 from . import optional_packages
 from ._boundary import translates_errors
-from ._commits import stored
+from ._commits import read_whole, stored
 from ._files import parse_json, writing
 from .checkpoints import IMAGE_PREFIX, read_checkpoint
 from .checkpoints.published import is_canonical
@@ -30,8 +30,6 @@ from .optional_packages import text_package, vq_package
 from .protocols import ImageTokenizerLike, ProcessorLike
 
 _TOKENIZER, _PREPROCESSOR = PROCESSOR_FILES[0], "preprocessor_config.json"
-
-
 _ATTACH = (
     "Pass image_tokenizer= to Chameleon.from_pretrained (on the command line --image-tokenizer): another folder of the "
     "family that has one, a registered name, or a folder with Meta's vqgan.yaml and vqgan.ckpt."
@@ -44,9 +42,14 @@ def load_image_tokenizer(folder: Path, *, device: torch.device | str, check_fini
 
     Raises ``MissingPackageError`` without chameleon-vq, ``MissingFileError`` where the folder has none.
     """
-    if os.path.isfile(stored(folder, CONFIG_FILE)) and not _needs_care(folder):
-        _check_has_tensors(folder)
-        return optional_packages.load_image_tokenizer(folder, device=device, check_finite=check_finite)
+    if os.path.isfile(stored(folder, CONFIG_FILE)):
+        names = _tensor_names(folder)
+        # chameleon-vq knows no names that wrappers changed, and no leftovers.
+        if all(IMAGE_PREFIX not in name or is_canonical(name) for name in names):
+            has_layers = any(name.startswith("model.layers.") for name in names)
+            if has_layers and not any(name.startswith(IMAGE_PREFIX) for name in names):
+                raise MissingFileError(f"{folder} has no image tokenizer: no tensors named {IMAGE_PREFIX}*. {_ATTACH}")
+            return optional_packages.load_image_tokenizer(folder, device=device, check_finite=check_finite)
     package = vq_package()  # without it nothing needs to be read
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CheckpointWarning)  # loading the model listed what isn't read
@@ -70,24 +73,12 @@ def load_image_tokenizer(folder: Path, *, device: torch.device | str, check_fini
     return made
 
 
-def _check_has_tensors(folder: Path) -> None:
-    """Raise ``MissingFileError`` where a model's folder has no tensors of an image tokenizer."""
+def _tensor_names(folder: Path) -> Collection[str]:
+    """Return the names of a folder's tensors; none where they can't be read, of which chameleon-vq says why."""
     try:
-        names = open_weights(folder).keys()
+        return read_whole(folder, lambda: open_weights(folder)).keys()
     except FileFormatError:
-        return  # chameleon-vq says what is wrong
-    of_model = any(name.startswith("model.layers.") for name in names)
-    if of_model and not any(name.startswith(IMAGE_PREFIX) for name in names):
-        raise MissingFileError(f"{folder} has no image tokenizer: no tensors named {IMAGE_PREFIX}*. {_ATTACH}")
-
-
-def _needs_care(folder: Path) -> bool:
-    """Return whether the image tokenizer's tensors have other names than chameleon-vq knows, or leftovers beside."""
-    try:
-        names = open_weights(folder).keys()
-    except FileFormatError:
-        return False  # chameleon-vq says what is wrong
-    return any(IMAGE_PREFIX in name and not is_canonical(name) for name in names)
+        return ()
 
 
 @translates_errors

@@ -88,10 +88,14 @@ def make_format(spec: CheckpointFormatSpec, options: Mapping[str, Any]) -> Check
 def _recognized(folder: Path) -> CheckpointFormatSpec:
     if not os.path.isdir(folder):
         raise FileFormatError(f"{folder} is not a folder; expected a folder with the configuration and the weights.")
+    return read_whole(folder, lambda: _first_that_recognizes(folder))
+
+
+def _first_that_recognizes(folder: Path) -> CheckpointFormatSpec:
     formats = [
         cast(CheckpointFormatSpec, registered.spec) for registered in REGISTRY.registered(CHECKPOINT_FORMATS_HOOK)
     ]
-    read_whole(folder, lambda: check_family(folder))
+    check_family(folder)
     failures = []
     for spec in formats:
         try:
