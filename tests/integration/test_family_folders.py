@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -228,6 +229,16 @@ def test_an_image_tokenizer_of_another_codebook_is_refused(whole: Path, tmp_path
     other = make_image_tokenizer(seed=1)
     with pytest.raises(ConfigError, match="has another encoder or codebook than the one in"):
         Chameleon.from_pretrained(folder, image_tokenizer=other)
+
+
+def test_a_killed_save_of_the_parts_that_are_attached_is_read(whole: Path, tmp_path: Path) -> None:
+    """The process died after the commit, before any file was moved to its place."""
+    killed = tmp_path / "killed"
+    shutil.copytree(whole, killed / ".chameleon-commit")
+    expected = Chameleon.from_pretrained(whole)
+    found = Chameleon.from_pretrained(whole, image_tokenizer=killed, processor=killed)
+    assert found.processor.image_tokenizer.fingerprint == expected.processor.image_tokenizer.fingerprint
+    assert found.processor.tokenizer.get_vocab() == expected.processor.tokenizer.get_vocab()
 
 
 def test_what_is_missing_is_said_with_the_argument_that_gives_it(whole: Path, tokenizers: Path, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ class ProcessorFolder:
         try:
             data = read_json(stored(self._path, TOKENIZER))
         except MissingFileError as error:
-            others = [name for name in OTHER_TOKENIZERS if os.path.isfile(self._path / name)]
+            others = [name for name in OTHER_TOKENIZERS if os.path.isfile(stored(self._path, name))]
             if others:
                 raise MissingFileError(
                     f"{self._path} has {others[0]} and no {TOKENIZER}, which is the only one that is read. Convert it: "

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .._commits import read_whole, stored
 from ..checkpoints import IMAGE_PREFIX, read_checkpoint
 from ..checkpoints.resolve import resolve_folder
+from ..config import CONFIG_FILE
 from ..errors import ConfigError, MissingFileError
 from ..folder_parts import load_image_tokenizer, load_processor, load_words
 from ..formats.hf import open_weights
@@ -79,7 +82,7 @@ def find_processor(
     except MissingFileError as error:
         places = [Path(beside)] if isinstance(beside, str | os.PathLike) and os.path.isdir(beside) else []
         for place in places:
-            if any(os.path.isfile(place / name) for name in ("tokenizer.json", "text_tokenizer.json")):
+            if any(os.path.isfile(stored(place, name)) for name in ("tokenizer.json", "text_tokenizer.json")):
                 return _processor_in(place, image_tokenizer, sizes)
         raise MissingFileError(
             f"{str(error).rstrip('.')}. Pass processor= (on the command line --processor): another folder of the "
@@ -106,7 +109,7 @@ def _loaded(name: Source, *, device: torch.device, check_finite: bool) -> ImageT
             check_finite=check_finite,
         )
         return made
-    if os.path.isdir(folder) and not os.path.isfile(folder / "config.json"):
+    if os.path.isdir(folder) and not os.path.isfile(stored(folder, CONFIG_FILE)):
         return load_image_tokenizer(folder, device=device, check_finite=check_finite)
     loaded: ImageTokenizerLike = vq_package().ImageTokenizer.from_pretrained(
         name, device=device, check_finite=check_finite
@@ -120,8 +123,11 @@ def _pixels_of(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has_own(folder: Path) -> bool:
-    tensors = open_weights(folder) if os.path.isfile(folder / "config.json") else read_checkpoint(folder).tensors
-    return any(f"{IMAGE_PREFIX}encoder." in name for name in tensors)
+    def names() -> Collection[str]:
+        is_hf = os.path.isfile(stored(folder, CONFIG_FILE))
+        return (open_weights(folder) if is_hf else read_checkpoint(folder).tensors).keys()
+
+    return any(f"{IMAGE_PREFIX}encoder." in name for name in read_whole(folder, names))
 
 
 def _named(given: object) -> str:
