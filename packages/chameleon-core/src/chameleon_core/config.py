@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -30,6 +29,8 @@ RopeType = Literal["default", "linear", "dynamic"]
 
 MAX_ROPE_FACTOR = 10**6
 """The largest factor of ``rope_scaling``."""
+SMALLEST_FLOAT, LARGEST_FLOAT = 1.1754943508222875e-38, 3.4028234663852886e38
+"""The range of float32's normal numbers, in which the model computes."""
 
 
 class ChameleonConfig(PretrainedConfig, kw_only=True):  # type: ignore[misc]  # its base is frozen, and it isn't
@@ -61,9 +62,9 @@ class ChameleonConfig(PretrainedConfig, kw_only=True):  # type: ignore[misc]  # 
     max_position_embeddings: Count = 4096
     """The number of positions of the trained context, ≥ 1; 4,096 by default. ``rope_scaling`` multiplies it."""
     initializer_range: Annotated[float, Meta(ge=0)] = 0.02
-    """The standard deviation of new weight matrices, finite, ≥ 0; 0.02 by default."""
+    """The standard deviation of new weight matrices, ≥ 0 and fit for float32; 0.02 by default."""
     rms_norm_eps: Positive = 1e-5
-    """What RMSNorm adds to the mean square, finite, > 0; 1e-5 by default."""
+    """What RMSNorm adds to the mean square, > 0 and fit for float32; 1e-5 by default."""
     use_cache: bool = True
     """Kept for ``transformers``, which returns a cache where it is true, the default; here a cache is used where one is
     passed."""
@@ -76,7 +77,7 @@ class ChameleonConfig(PretrainedConfig, kw_only=True):  # type: ignore[misc]  # 
     tie_word_embeddings: bool = False
     """Whether the output layer shares the weight of the embeddings; False by default."""
     rope_theta: Positive = 10000.0
-    """The base of the wavelengths of the rotary embeddings, finite, > 0; 10,000 by default."""
+    """The base of the wavelengths of the rotary embeddings, > 0 and fit for float32; 10,000 by default."""
     rope_scaling: dict[str, Any] | None = None
     """How the rotary embeddings are stretched beyond the trained context: ``{"type": "linear" | "dynamic", "factor": a
     number > 1 and ≤ 10⁶}`` ("rope_type" is understood, too), or None, the default. ``rope_parameters`` has it together
@@ -221,8 +222,12 @@ class ChameleonConfig(PretrainedConfig, kw_only=True):  # type: ignore[misc]  # 
     def check(self) -> None:
         """Raise ``ConfigError`` where fields contradict each other."""
         for name in ("initializer_range", "rms_norm_eps", "rope_theta"):
-            if not math.isfinite(getattr(self, name)):
-                raise ConfigError(f"ChameleonConfig.{name} must be finite; got {getattr(self, name)!r}.")
+            value = getattr(self, name)
+            if value and not SMALLEST_FLOAT <= value <= LARGEST_FLOAT:
+                raise ConfigError(
+                    f"ChameleonConfig.{name} must be finite and fit float32, "
+                    f"{SMALLEST_FLOAT:.3g}…{LARGEST_FLOAT:.3g}; got {value!r}."
+                )
         if not isinstance(_name_of(self.picture_grammar), str):
             raise ConfigError(
                 'ChameleonConfig.picture_grammar must be a name, or a mapping with a "name" such as '
