@@ -13,7 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from chameleon_core.generation.noise import argmax_with_noise, gumbel_noise, noise_key
+from chameleon_core.generation.noise import (
+    _ROUGH,
+    _noise_of,
+    _rough_noise_of,
+    argmax_with_noise,
+    gumbel_noise,
+    noise_key,
+)
 from chameleon_core.generation.sampling import choose, choose_sampled
 
 IDS = torch.arange(2048)
@@ -171,3 +178,13 @@ def test_the_likeliest_of_many_is_the_same_without_most_of_the_noise(scale: floa
     ids_A = torch.arange(9000) + 5
     expected_R = choose(logits_RA, gumbel_noise(keys_R, ids_A))
     assert torch.equal(argmax_with_noise(logits_RA, keys_R, ids_A), expected_R)
+
+
+def test_rough_noise_is_nowhere_much_lower_than_the_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    anywhere = torch.randint(0, 2**52, (200_000,), generator=generator)
+    near_the_ends = (2 ** torch.linspace(0, 52, 200_000, dtype=torch.float64)).long().clamp(max=2**52) - 1
+    bits = torch.cat((anywhere, near_the_ends, 2**52 - 1 - near_the_ends))
+    rough = _rough_noise_of(bits)
+    assert rough.isfinite().all()
+    assert (_noise_of(bits.clone()) - rough).max() < _ROUGH / 2

@@ -53,7 +53,7 @@ class Candidates:
             return self._repacked.logits(hidden_RE)
         if not self.many and self._weight_AE is not None:
             return F.linear(hidden_RE, self._weight_AE).float()
-        return self.model.lm_head(hidden_RE)[:, self.ids_A].float()
+        return self.model.lm_head(hidden_RE).index_select(1, self.ids_A).float()
 
     @cached_property
     def _repacked(self) -> RepackedRows | None:

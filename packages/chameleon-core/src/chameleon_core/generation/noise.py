@@ -22,7 +22,8 @@ _MASK = 2**64 - 1
 _CACHED = 65536
 _FEW = 4096
 """Below so many ids all noise is computed at once."""
-_MARGIN = 1e-5
+_ROUGH = 0.1
+"""How much lower than the noise the rough noise may be: it is by less than half of that."""
 _ONE = 0x3FF0000000000000
 """The bits of 1.0 in float64."""
 
@@ -57,33 +58,23 @@ def gumbel_noise(keys_R: Tensor, ids_A: Tensor) -> Tensor:
 
 
 def argmax_with_noise(logits_RA: Tensor, keys_R: Tensor, ids_A: Tensor) -> Tensor:
-    """Return ``(logits_RA + gumbel_noise(keys_R, ids_A)).argmax(dim=-1)``, int64 [R], in less time for many ids.
-
-    The noise grows with its random bits, so that ids with few of them aren't the likeliest, whatever their logits.
-    """
+    """Return ``(logits_RA + gumbel_noise(keys_R, ids_A)).argmax(dim=-1)``, int64 [R], in less time for many ids."""
     if len(ids_A) < _FEW or keys_R.device.type != "cpu":
         return (logits_RA + gumbel_noise(keys_R, ids_A)).argmax(dim=-1)
     steps_A = ids_A * _signed(_STEP)
-    rows = _rows_at_once(keys_R, ids_A)
-    parts = zip(torch.split(logits_RA, rows), torch.split(keys_R, rows), strict=True)
-    return torch.cat([_argmax_of_few(part_RA, key_R[:, None] + steps_A) for part_RA, key_R in parts])
+    places = [_argmax_of_many(logits_A, key + steps_A) for logits_A, key in zip(logits_RA, keys_R, strict=True)]
+    return torch.stack(places)
 
 
-def _argmax_of_few(logits_RA: Tensor, counts_RA: Tensor) -> Tensor:
-    """Return the places of the likeliest ids with the noise of their counts, which is computed for few of them."""
-    bits_RA = _random_bits(counts_RA)
-    highest_R1, place_R1 = logits_RA.max(dim=-1, keepdim=True)
-    # One of these two is at least as likely as what is chosen: the highest logit, and the largest noise.
-    seen_R2 = torch.cat((place_R1, bits_RA.argmax(dim=-1, keepdim=True)), dim=-1)
-    seen_R1 = (logits_RA.gather(1, seen_R2) + _noise_of(bits_RA.gather(1, seen_R2))).amax(dim=-1, keepdim=True)
-    # With a margin for what float32 rounds in the sum.
-    least_R1 = (seen_R1 - highest_R1).double() - _MARGIN * (1 + highest_R1.abs())
-    # Of the noise −log(−log u), the u below which it is less, and its bits.
-    bound_R1 = (2.0**52 * (-(-least_R1).clamp(max=700.0).exp()).exp()).floor().long() - 2
-    left_RA = bits_RA >= bound_R1
-    totals_RA = torch.full_like(logits_RA, -torch.inf)
-    totals_RA[left_RA] = logits_RA[left_RA] + _noise_of(bits_RA[left_RA])
-    return totals_RA.argmax(dim=-1)
+def _argmax_of_many(logits_A: Tensor, counts_A: Tensor) -> Tensor:
+    """Return the place of the likeliest id with the noise of its count, in float64 only for ids that may be it."""
+    bits_A = _random_bits(counts_A)
+    rough_A = _rough_noise_of(bits_A).add_(logits_A)
+    near_X = rough_A.argmax(keepdim=True)
+    # What is chosen is at least as likely as this one, and the rough noise is nowhere much lower than the noise.
+    least = (logits_A[near_X] + _noise_of(bits_A[near_X])).item()
+    near_X = (rough_A >= least - _ROUGH - 1e-6 * abs(least)).nonzero()[:, 0]
+    return near_X[(logits_A[near_X] + _noise_of(bits_A[near_X])).argmax()]
 
 
 def _rows_at_once(keys_R: Tensor, ids_A: Tensor) -> int:
@@ -102,6 +93,16 @@ def _noise_of(bits: Tensor) -> Tensor:
     # never 0 or 1. The logarithms are float64 so that their last bits, which differ between machines, are rounded off.
     uniform = bits.bitwise_or_(_ONE).view(torch.float64).sub_(1 - 2**-53)
     return uniform.log_().neg_().log_().neg_().float()
+
+
+def _rough_noise_of(bits: Tensor) -> Tensor:
+    """Return the noise of random bits in float32: higher by any amount, or lower by no more than ``_ROUGH``.
+
+    It is computed from 1 − u, of which float32 tells apart the smallest, the noise's highest values.
+    """
+    rest = bits.mul(-2).add_(2**53 - 1).float().mul_(2.0**-53)
+    # The u that are too small to tell apart are taken for the largest of them.
+    return rest.clamp_(max=1 - 2.0**-24).neg_().log1p_().neg_().log_().neg_()
 
 
 def _mix(number: int) -> int:

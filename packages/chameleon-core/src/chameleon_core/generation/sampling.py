@@ -1,6 +1,6 @@
 """Sampling: from processed logits to a choice. Without noise it is the likeliest one.
 
-Shapes: R rows, A ids that may be chosen (of text, or the codes of a picture).
+Shapes: R rows, A ids that may be chosen (of text, or the codes of a picture), X those that any row may choose.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def choose_sampled(logits_RA: Tensor, ids_A: Tensor, keys_R: Tensor) -> Tensor:
 
     After truncation that is nearly everything, and the noise is most of the work.
     """
-    allowed_A = (logits_RA.amax(dim=0) > FORBIDDEN).nonzero()[:, 0]
-    if 2 * len(allowed_A) > len(ids_A):
+    is_allowed_A = (logits_RA[0] if len(logits_RA) == 1 else logits_RA.amax(dim=0)) > FORBIDDEN
+    if 2 * int(is_allowed_A.count_nonzero()) > len(ids_A):
         return argmax_with_noise(logits_RA, keys_R, ids_A)
-    return allowed_A[argmax_with_noise(logits_RA[:, allowed_A], keys_R, ids_A[allowed_A])]
+    allowed_X = is_allowed_A.nonzero()[:, 0]
+    return allowed_X[argmax_with_noise(logits_RA[:, allowed_X], keys_R, ids_A[allowed_X])]

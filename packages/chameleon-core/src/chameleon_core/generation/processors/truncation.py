@@ -182,8 +182,8 @@ def _highest(ranks_RA: Tensor, probabilities_RA: Tensor, count: int) -> tuple[Te
     if count < ranks_RA.shape[-1]:
         ranks_RX, places_RX = ranks_RA.topk(count, dim=-1)
     elif ranks_RA is probabilities_RA and ranks_RA.device.type == "cpu" and (numpy := _numpy()) is not None:
-        # Without places, numpy sorts a row of 57,000 in a twentieth of torch's time.
-        ranks_RX = torch.from_numpy(numpy.sort(ranks_RA.numpy(), axis=-1)).flip(-1)
+        # Without places, numpy sorts a row of 57,000 in a twentieth of torch's time, in ascending order.
+        ranks_RX = torch.from_numpy(numpy.sort((-ranks_RA).numpy(), axis=-1)).neg_()
         return ranks_RX, ranks_RX
     else:
         ranks_RX, places_RX = ranks_RA.sort(dim=-1, descending=True)
@@ -203,5 +203,6 @@ def _numpy() -> Any:
 def _last_rank(ranks_RX: Tensor, probabilities_RX: Tensor, mass: float) -> tuple[Tensor, Tensor]:
     """Return the rank [R, 1] at which the ids so far hold the mass, the last where none does, and whether one does."""
     held_RX = probabilities_RX.cumsum(dim=-1)
-    last_R1 = (held_RX < mass).sum(dim=-1, keepdim=True).clamp(max=ranks_RX.shape[-1] - 1)
+    mass_R1 = held_RX.new_full((len(held_RX), 1), mass)
+    last_R1 = torch.searchsorted(held_RX, mass_R1).clamp(max=ranks_RX.shape[-1] - 1)
     return ranks_RX.gather(-1, last_R1), held_RX[:, -1] >= mass
