@@ -191,7 +191,7 @@ def test_impossible_options_are_refused_by_name(field: str, value: object) -> No
 @pytest.mark.parametrize("has_numpy", [True, False], ids=["numpy", "no numpy"])
 def test_top_p_keeps_the_same_ids_whatever_their_number(has_numpy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not has_numpy:
-        monkeypatch.setattr(truncation, "_numpy", lambda: None)
+        monkeypatch.setattr(truncation, "_has_numpy", lambda: False)
     # Rows whose nuclei have a few ids, some hundred and some thousand, in one call.
     scales_R1 = torch.tensor([[8.0], [2.5], [0.1], [2.5]])
     logits_RA = scales_R1 * torch.randn(4, 5000, generator=torch.Generator().manual_seed(0))

@@ -8,6 +8,7 @@ Shapes: R rows, A ids that may be chosen, X ids that are looked at first.
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -181,9 +182,11 @@ def _highest(ranks_RA: Tensor, probabilities_RA: Tensor, count: int) -> tuple[Te
     """Return the highest ranks in descending order, and the probabilities of their ids, both [R, X]."""
     if count < ranks_RA.shape[-1]:
         ranks_RX, places_RX = ranks_RA.topk(count, dim=-1)
-    elif ranks_RA is probabilities_RA and ranks_RA.device.type == "cpu" and (numpy := _numpy()) is not None:
+    elif ranks_RA is probabilities_RA and ranks_RA.device.type == "cpu" and _has_numpy():
         # Without places, numpy sorts a row of 57,000 in a twentieth of torch's time, in ascending order.
-        ranks_RX = torch.from_numpy(numpy.sort((-ranks_RA).numpy(), axis=-1)).neg_()
+        ranks_RX = -ranks_RA
+        ranks_RX.numpy().sort(axis=-1)
+        ranks_RX.neg_()
         return ranks_RX, ranks_RX
     else:
         ranks_RX, places_RX = ranks_RA.sort(dim=-1, descending=True)
@@ -191,13 +194,9 @@ def _highest(ranks_RA: Tensor, probabilities_RA: Tensor, count: int) -> tuple[Te
 
 
 @functools.cache
-def _numpy() -> Any:
-    """Return numpy, or None where it isn't installed."""
-    try:
-        import numpy
-    except ImportError:
-        return None
-    return numpy
+def _has_numpy() -> bool:
+    """Return whether numpy is installed, without which tensors have no ``numpy()``."""
+    return importlib.util.find_spec("numpy") is not None
 
 
 def _last_rank(ranks_RX: Tensor, probabilities_RX: Tensor, mass: float) -> tuple[Tensor, Tensor]:
