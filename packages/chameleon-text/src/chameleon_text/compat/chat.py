@@ -87,12 +87,12 @@ def conversations_of(conversation: Any) -> tuple[list[list[Mapping[str, Any]]], 
 
 
 def render_conversation(
-    messages: Sequence[Mapping[str, Any]], *, image_token: str, continued: bool, allow_files: bool
+    messages: Sequence[Mapping[str, Any]], *, image_token: str | None, continued: bool, allow_files: bool
 ) -> Conversation:
     """Return a conversation as a prompt of the built-in format.
 
-    ``image_token`` in a text stands for a picture that is given beside the messages. ``continued`` leaves the last turn
-    open. Raises ``DocumentError`` for what isn't understood.
+    ``image_token`` in a text stands for a picture that is given beside the messages; nothing does if it is None.
+    ``continued`` leaves the last turn open. Raises ``DocumentError`` for what isn't understood.
     """
     turns, pictures = [], []
     for number, message in enumerate(messages):
@@ -110,11 +110,17 @@ def render_conversation(
             pictures += [picture] if isinstance(segment, Image) else []
         turns.append(Turn(role, tuple(segments)))
     pieces = Chat().render(turns)
-    if continued and not any(isinstance(each, Text) for each in turns[-1].document):
+    if continued and not _has_text(messages[-1].get("content")):
         raise DocumentError("continue_final_message=True needs a last message with text, which it has none of.")
     if continued or pieces[-1].segment == Special(SEPARATOR):
         pieces = pieces[:-1]
     return Conversation(pieces, pictures)
+
+
+def _has_text(content: Any) -> bool:
+    """Whether a message has a text, which may be empty."""
+    parts = [] if isinstance(content, str) else content
+    return isinstance(content, str) or any(part.get("type") == "text" for part in parts)
 
 
 def filled(pictures: Sequence[Sequence[Any]], given: Sequence[Any]) -> list[list[Any]]:

@@ -122,6 +122,20 @@ class TokenizerBatch(ModelInputs):
                 self.data[name] = tensors_of(name, [column] if prepend_batch_axis else column, tensor_type)
         return self
 
+    def mark_characters(self, column: str, spans: Sequence[Sequence[Span]], *, like: str) -> None:
+        """Add a column with 1 for each id that stands for characters in one of its row's spans, in the form of another.
+
+        ``spans`` has the spans of each row.
+        """
+        marks = [
+            [int(any(begin < last and first < end for first, last in of_row)) for begin, end in row.offsets]
+            for row, of_row in zip(self._rows(), spans, strict=True)
+        ]
+        other = self.data[like]
+        kind = None if not hasattr(other, "shape") else "pt" if hasattr(other, "layout") else "np"
+        one = kind is None and not (other and isinstance(other[0], list))
+        self.data[column] = tensors_of(column, marks[0] if one else marks, kind)
+
     def _rows(self) -> list[tokenizers.Encoding]:
         if self._encodings is None:
             raise ConfigError("this batch wasn't made of texts, so that its tokens have no places. Use its entries.")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .chat import filled, spelled
-from .chat_calls import ChatArguments, check_sanitized, rendered, template_of
+from .chat_calls import ChatArguments, check_text, rendered
 from .image_arguments import IMAGE_ARGUMENTS, as_pictures
+from .jinja import JinjaPrompt
 from .text_arguments import TextArguments
 from .tokenizer_calls import TokenizerCalls
 
@@ -139,7 +140,7 @@ class ProcessorCalls:
         tools: Any = None,
         documents: Any = None,
         add_generation_prompt: bool = False,
-        continue_final_message: bool = False,
+        continue_final_message: bool | str = False,
         return_assistant_tokens_mask: bool = False,
         tokenize: bool = False,
         return_tensors: Any = "auto",
@@ -157,7 +158,6 @@ class ProcessorCalls:
         ``return_for_text_completion`` is set or the last message is continued. ``allow_files`` lets messages name
         files. Raises ``DocumentError``, ``ConfigError`` and ``ImageCountError``.
         """
-        check_sanitized(sanitize_control_tokens, template_of(chat_template, self.chat_template))
         call = {**(processor_kwargs or {}), **{name: more.pop(name) for name in [*more] if name in CALL_ARGUMENTS}}
         if more.pop("load_audio_from_video", False):
             raise ConfigError("load_audio_from_video can't be used: this model reads text and pictures.")
@@ -170,6 +170,8 @@ class ProcessorCalls:
             documents=documents,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
+            return_assistant_tokens_mask=return_assistant_tokens_mask,
+            sanitize_control_tokens=sanitize_control_tokens,
             allow_files=allow_files,
             variables=more,
         )
@@ -177,31 +179,39 @@ class ProcessorCalls:
             conversation, arguments, tokenizer=self.tokenizer, image_token=self.image_token
         )
         if not tokenize:
-            if call or given or return_assistant_tokens_mask:
-                name = next(iter(call), "images" if given else "return_assistant_tokens_mask")
-                raise ConfigError(f"{name} has no effect on text. Pass tokenize=True, or leave it out.")
+            check_text(arguments, {**call, "images": given or None})
             texts = [self._prompt_text(each) for each in prompts]
             return texts if several else texts[0]
         if return_assistant_tokens_mask and not return_dict:
             raise ConfigError("return_assistant_tokens_mask=True needs return_dict=True, since it is a column.")
         pictures = filled(pictures, given)
-        if any(isinstance(each, str) for each in prompts):
+        texts = [each.text for each in prompts if isinstance(each, JinjaPrompt)]
+        if texts:
             if return_assistant_tokens_mask:
-                raise ConfigError("return_assistant_tokens_mask is done for the built-in template alone.")
+                raise ConfigError(
+                    "return_assistant_tokens_mask of another template than the built-in one is done by "
+                    "apply_chat_template of the tokenizer, without pictures."
+                )
             if continue_final_message:
                 call.setdefault("return_for_text_completion", True)  # or the separator would end what is continued
-            call.setdefault("add_special_tokens", not str(prompts[0]).startswith(self.tokenizer.bos_token))
+            call.setdefault("add_special_tokens", not texts[0].startswith(self.tokenizer.bos_token))
             images = pictures if any(pictures) else None
-            batch = self(text=[str(each) for each in prompts], images=images, allow_special="all", **call)
+            batch = self(text=texts, images=images, allow_special="all", **call)
         else:
+            if call.pop("add_special_tokens", None):
+                raise ConfigError("add_special_tokens=True has no effect: the format begins with <s>. Leave it out.")
             batch = self._batch_of_conversations(
-                prompts, pictures, call, continued=continue_final_message, assistant_masks=return_assistant_tokens_mask
+                prompts,
+                pictures,
+                call,
+                continued=bool(continue_final_message),
+                assistant_masks=return_assistant_tokens_mask,
             )
         return batch if return_dict else batch["input_ids"]
 
     def _prompt_text(self, prompt: Any) -> str:
-        if isinstance(prompt, str):
-            return prompt
+        if isinstance(prompt, JinjaPrompt):
+            return prompt.text
         return f"{self.tokenizer.bos_token}{spelled(prompt.pieces, image_token=self.image_token)}"
 
     if TYPE_CHECKING:

@@ -19,6 +19,18 @@ from .encodings import TokenizerBatch, tensors_of
 from .special_tokens import NAMED, SpecialTokens
 from .text_arguments import TextArguments, text_arguments
 
+_OF_TEXT = (
+    "return_offsets_mapping",
+    "return_overflowing_tokens",
+    "is_split_into_words",
+    "split_special_tokens",
+    "stride",
+)
+_PER_ID = frozenset((
+    "input_ids", "attention_mask", "special_tokens_mask", "token_type_ids", "mm_token_type_ids", "assistant_masks",
+))  # fmt: skip
+"""Columns with a value for each id, which are padded with them."""
+
 
 class TokenizerCalls(SpecialTokens):
     """The part of ``TextTokenizer`` that is called as in ``transformers``."""
@@ -223,19 +235,36 @@ class TokenizerCalls(SpecialTokens):
         kind = options.return_tensors or next(iter(kinds), None)
         return TokenizerBatch({name: tensors_of(name, column, kind) for name, column in padded.items()})
 
-    def batch_of_ids(self, ids: Any, **arguments: Any) -> TokenizerBatch:
-        """Return a row of ids, or several, as a call returns them: cut, padded, with their masks."""
+    def batch_of_ids(self, columns: Mapping[str, Any], *, several: bool, **arguments: Any) -> TokenizerBatch:
+        """Return rows of ``input_ids``, and of what else each id has, as a call returns them: cut, padded, with masks.
+
+        Raises ``ConfigError`` for columns that only a text has.
+        """
         options = text_arguments(arguments, caller="the tokenizer")
-        several = bool(ids) and isinstance(ids[0], (list, tuple))
+        for name in _OF_TEXT:
+            if getattr(options, name) not in (False, None, 0):
+                raise ConfigError(
+                    f"{name} is of a text, and these ids have special tokens between their texts. Leave it out."
+                )
+        if arguments.get("add_special_tokens"):
+            raise ConfigError("add_special_tokens=True has no effect: the format begins with <s>. Leave it out.")
         cut_to, _, _ = options.lengths(self.model_max_length)
-        rows = [list(row) for row in (ids if several else [ids])]
+        columns = {name: [list(row) for row in rows] for name, rows in columns.items()}
+        for name in ("special_tokens_mask", "token_type_ids"):
+            if getattr(options, f"return_{name}"):
+                columns[name] = [[0] * len(row) for row in columns["input_ids"]]
         if cut_to is not None:
-            left = (options.truncation_side or self.truncation_side) == "left"
-            rows = [row[-cut_to:] if left else row[:cut_to] for row in rows]
-        columns = _padded({"input_ids": rows}, options, self)
+            kept = slice(-cut_to, None) if self._cuts_left(options) else slice(cut_to)
+            columns = {name: [row[kept] for row in rows] for name, rows in columns.items()}
+        columns = _padded(columns, options, self)
+        if options.return_length:
+            columns["length"] = [len(row) for row in columns["input_ids"]]
         if not several and options.return_tensors is None:
             return TokenizerBatch({name: column[0] for name, column in columns.items()})
         return TokenizerBatch({name: tensors_of(name, each, options.return_tensors) for name, each in columns.items()})
+
+    def _cuts_left(self, options: TextArguments) -> bool:
+        return (options.truncation_side or self._settings.truncation_side) == "left"
 
     def _encodings(self, rows: list[Any], pairs: list[Any] | None, options: TextArguments) -> list[Any]:
         """Return the library's encodings of texts, cut and padded."""
@@ -339,7 +368,7 @@ def _padded(columns: Mapping[str, list[Any]], options: TextArguments, tokenizer:
     padded = {}
     for name, column in columns.items():
         padded[name] = column
-        if name in ("input_ids", "attention_mask", "special_tokens_mask", "token_type_ids", "mm_token_type_ids"):
+        if name in _PER_ID:
             filler = [fillers.get(name, 0)]
             missing = [filler * max(0, target - len(row)) for row in column]
             padded[name] = [more + row if left else row + more for row, more in zip(column, missing, strict=True)]

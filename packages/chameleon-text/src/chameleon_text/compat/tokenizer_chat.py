@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ConfigError
 from .chat import CHAT_TEMPLATE
-from .chat_calls import ChatArguments, check_sanitized, template_of, tokenizer_chat
+from .chat_calls import ChatArguments, template_of, tokenizer_chat
 from .tokenizer_calls import TokenizerCalls
 
 
@@ -21,7 +20,7 @@ class TokenizerChat(TokenizerCalls):
         documents: Any = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = False,
-        continue_final_message: bool = False,
+        continue_final_message: bool | str = False,
         tokenize: bool = True,
         padding: Any = False,
         truncation: Any = None,
@@ -36,12 +35,10 @@ class TokenizerChat(TokenizerCalls):
         """Return the prompt of a conversation without pictures, or of several, as in ``transformers``.
 
         ``tokenize=False`` returns text, ``return_dict=False`` the ids alone. With ``add_generation_prompt`` the prompt
-        ends with the separator, which asks for an answer. What messages spell is text in the built-in format, whether
-        or not ``sanitize_control_tokens`` asks for it. Raises ``DocumentError`` and ``ConfigError``.
+        ends with the separator, which asks for an answer. What messages spell is text in the built-in format, but for
+        ``<image>`` without ``sanitize_control_tokens``. ``return_assistant_tokens_mask`` returns ``assistant_masks``, 1
+        for the ids of answers. Raises ``DocumentError`` and ``ConfigError``.
         """
-        if return_assistant_tokens_mask:
-            raise ConfigError("return_assistant_tokens_mask is done by apply_chat_template of the processor.")
-        check_sanitized(sanitize_control_tokens, template_of(chat_template, self.chat_template))
         return tokenizer_chat(
             self,
             conversation,
@@ -51,6 +48,8 @@ class TokenizerChat(TokenizerCalls):
                 documents=documents,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
+                return_assistant_tokens_mask=return_assistant_tokens_mask,
+                sanitize_control_tokens=sanitize_control_tokens,
                 variables=variables,
             ),
             tokenize=tokenize,
@@ -66,4 +65,4 @@ class TokenizerChat(TokenizerCalls):
 
     def get_chat_template(self, chat_template: str | None = None, tools: Any = None) -> str:
         """Return the text of the template in Jinja that ``apply_chat_template`` uses."""
-        return template_of(chat_template, self.chat_template) or CHAT_TEMPLATE
+        return template_of(chat_template, self.chat_template, tools) or CHAT_TEMPLATE
