@@ -1,8 +1,8 @@
 """The jobs of this repository: what a developer runs, and what CI runs.
 
-``python -m nox`` runs the default list, which is all of CI: less than 20 minutes on two cores. ``python -m nox -l``
-lists the sessions, ``python -m nox -s NAME`` runs one. The minutes in the docstrings were taken on two cores,
-environment included.
+``python -m nox`` runs the default list, which is all of CI, two sessions at a time: less than 15 minutes on two cores.
+Each prints its output when it ends, and the last lines say how long each took. ``python -m nox -l`` lists the sessions,
+``python -m nox -s NAME`` runs one; with ``-j 1`` it prints as it goes, and its tests run in two processes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,21 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2026.10"
-nox.options.sessions = ["lint", "docs", "package", "integration", "plugins", "parity"]
+# The longest begin first, so that none is left to run alone at the end.
+nox.options.sessions = [
+    "integration",
+    "package(package='core')",
+    "parity",
+    "package(package='vq')",
+    "types",
+    "docs",
+    "plugins",
+    "package(package='backends')",
+    "package(package='text')",
+    "package(package='emoji')",
+    "lint",
+]
+nox.options.parallel = 2
 nox.options.error_on_external_run = True
 
 ROOT = Path(__file__).parent
@@ -33,124 +47,161 @@ EXTRAS = {
     "core": "testing,cli,train",
     "emoji": "testing",
 }
+NEED_TORCH = {"vq", "backends", "core"}
 # The packages that it adapts, for the tests of the adapters.
 ADAPTED = {"vq": ",vector-quantize-pytorch", "backends": ",bitsandbytes,torchao"}
+# The dependencies between the packages that aren't optional.
+SIBLINGS = {"core": ("backends",)}
+
+
+def wheel_folder(session: nox.Session) -> Path:
+    """Return where the session ``wheels`` puts what it builds."""
+    return session.cache_dir / "wheels"
+
+
+def find_wheel(session: nox.Session, name: str) -> Path:
+    """Return the wheel of a distribution of this repository."""
+    (wheel,) = wheel_folder(session).glob(f"{name}-*.whl")
+    return wheel
+
+
+def link_torch(session: nox.Session) -> None:
+    """Give the session's environment what the session ``torch`` has installed, as links to the same files.
+
+    pip then finds it installed. Copies would take longer to unpack and to compile than many a session's tests run.
+    """
+    printed = session.run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", silent=True)
+    environment, packages = Path(session.virtualenv.location).resolve(), Path(str(printed).strip()).resolve()
+    for source in (environment.parent / "torch" / packages.relative_to(environment)).iterdir():
+        target = packages / source.name
+        if target.exists():
+            continue  # of every new environment: pip, setuptools
+        if source.is_dir():
+            shutil.copytree(source, target, copy_function=os.link)
+        else:
+            os.link(source, target)
 
 
 def install_workspace(session: nox.Session, *others: str) -> None:
-    """Install all packages from this folder, and ``others``."""
-    paths = [f"./packages/chameleon-{package}" for package in PACKAGES]
-    paths = [f"{path}[{EXTRAS[package]}]" for path, package in zip(paths, PACKAGES, strict=True)]
+    """Install all packages with what their tests need, and ``others``."""
+    link_torch(session)
+    paths = [f"{find_wheel(session, f'chameleon_{package}')}[{EXTRAS[package]}]" for package in PACKAGES]
     session.install(*PINNED, *paths, *others)
 
 
 def run_tests(session: nox.Session, *arguments: str, workers: int = 2) -> None:
-    """Run pytest in ``workers`` processes, each file in one of them; 0 is this process.
+    """Run pytest, and print the ten slowest tests. ``nox -j 1``, one session at a time, has ``workers`` run them.
 
-    Each process has one thread: on small tensors, threads wait for each other longer than they work. The processor's
-    instructions are printed before, the ten slowest tests after.
+    Each process has one thread: on small tensors, threads wait for each other longer than they work.
     """
-    session.install(*PINNED, "pytest-xdist")
-    session.run("python", str(ROOT / "tests" / "machine.py"))
-    spread = ("-n", str(workers), "--dist", "loadfile", "--durations", "10")
-    session.run("python", "-m", "pytest", "-q", *spread, *arguments, env={"OMP_NUM_THREADS": "1"})
+    spread: tuple[str, ...] = ()
+    if workers > 1 and not session.parallel:
+        session.install(*PINNED, "pytest-xdist")
+        spread = ("-n", str(workers), "--dist", "loadfile")
+    # Sessions that run at once would write the same cache.
+    command = ("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations", "10")
+    session.run(*command, *spread, *arguments, env={"OMP_NUM_THREADS": "1"})
 
 
-def check_types(session: nox.Session, *names: str) -> None:
-    """Check the types of installed packages with mypy."""
-    session.install(*PINNED, "mypy")
-    for name in names:
-        session.run("python", "-m", "mypy", "-p", name)
+@nox.session(allow_parallel=True, default=False)
+def wheels(session: nox.Session) -> None:
+    """Build every package, for the sessions that install them: its sdist, and its wheel from the sdist."""
+    # So that both are known to be complete. Nothing else is installed here, and so no environment of their own needed.
+    session.install(*PINNED, "build", "hatchling")
+    output = wheel_folder(session)
+    shutil.rmtree(output, ignore_errors=True)
+    for folder in (*(f"packages/chameleon-{package}" for package in PACKAGES), "examples/acme-backend"):
+        session.run("python", "-m", "build", "--no-isolation", "--outdir", str(output), folder, silent=True)
 
 
-@nox.session
+@nox.session(allow_parallel=True, default=False, reuse_venv=True)
+def torch(session: nox.Session) -> None:
+    """Install torch for the sessions that need it, once, and print which of the processor's instructions it uses."""
+    session.install(*PINNED, "torch")
+    # This also compiles what an import needs. Without numpy, torch warns.
+    session.run("python", "-W", "ignore", str(ROOT / "tests" / "machine.py"))
+
+
+@nox.session(allow_parallel=True)
 def lint(session: nox.Session) -> None:
-    """Formatting and lint of everything, with ruff. (Under a minute.)"""
+    """Formatting and lint of everything, with ruff."""
     session.install(*PINNED, "ruff")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
 
 
-@nox.session
+@nox.session(allow_parallel=True, requires=["wheels", "torch"])
+def types(session: nox.Session) -> None:
+    """Types: of the packages and the example with mypy, and what mypy and pyright say of a user's script."""
+    # The extra brings Node.js as a wheel; without it pyright would download one.
+    example = str(find_wheel(session, "acme_backend"))
+    install_workspace(session, example, "-r", "recipes/emoji/requirements.txt", "mypy", "pyright[nodejs]")
+    names = (*(f"chameleon_{package}" for package in PACKAGES), "acme_backend")
+    session.run("python", "-m", "mypy", *(word for name in names for word in ("-p", name)))
+    run_tests(session, "tests/typing")
+
+
+@nox.session(allow_parallel=True, requires=["wheels", "torch"])
 def docs(session: nox.Session) -> None:
-    """The site, built from docs/ and the docstrings into docs/_build/; a warning is an error. (2 minutes.)"""
+    """The site, built from docs/ and the docstrings into docs/_build/; a warning is an error."""
     install_workspace(session, "sphinx", "furo", "myst-parser")
     shutil.rmtree("docs/_build", ignore_errors=True)
     session.run("python", "-m", "sphinx", "-W", "--keep-going", "-b", "html", "docs", "docs/_build")
-    run_tests(session, "docs/tests", workers=0)
+    run_tests(session, "docs/tests")
 
 
-@nox.session
+@nox.session(allow_parallel=True, requires=["wheels", "torch"])
 @nox.parametrize("package", PACKAGES)
 def package(session: nox.Session, package: str) -> None:
-    """One package alone: sdist and wheel built, installed with only what it declares, its own tests run there.
-
-    The unit tests, the laws and the conformance suites of the package. (Up to 3 minutes each.)
-    """
-    session.install(*PINNED, "build")
-    output = Path(session.create_tmp()) / "dist"
-    shutil.rmtree(output, ignore_errors=True)
-    # The wheel is built from the sdist, so that both are known to be complete.
-    session.run("python", "-m", "build", "--outdir", str(output), f"packages/chameleon-{package}", silent=True)
-    if package == "core":
-        # The one dependency between the packages that isn't optional.
-        session.run("python", "-m", "build", "--outdir", str(output), "packages/chameleon-backends", silent=True)
-    (wheel,) = output.glob(f"chameleon_{package}-*.whl")
+    """One package alone, its wheel installed with only what it declares: unit tests, laws, conformance suites."""
+    available = Path(session.create_tmp()) / "wheels"
+    shutil.rmtree(available, ignore_errors=True)
+    available.mkdir()
+    for name in (package, *SIBLINGS.get(package, ())):
+        shutil.copy2(find_wheel(session, f"chameleon_{name}"), available)
+    (wheel,) = available.glob(f"chameleon_{package}-*.whl")
+    if package in NEED_TORCH:
+        link_torch(session)
     # --find-links: where pip finds the sibling, which is on no index.
-    session.install(*PINNED, "--find-links", str(output), str(wheel))
+    session.install(*PINNED, "--find-links", str(available), str(wheel))
     session.run("python", "-W", "error", "-c", f"from chameleon_{package} import *")
-    session.install(*PINNED, "--find-links", str(output), f"{wheel}[{EXTRAS[package]}{ADAPTED.get(package, '')}]")
+    session.install(*PINNED, "--find-links", str(available), f"{wheel}[{EXTRAS[package]}{ADAPTED.get(package, '')}]")
     session.run("python", "-m", "pip", "check")
     session.chdir(f"packages/chameleon-{package}")
     run_tests(session)
 
 
-@nox.session
+@nox.session(allow_parallel=True, requires=["wheels", "torch"])
 def integration(session: nox.Session) -> None:
-    """The packages together: types, import boundaries, the whole path, the recipe, the examples, the docs' blocks.
-
-    (5 minutes.)
-    """
+    """The packages together: boundaries, the whole path, killed saves, broken files, recipe, examples, docs' blocks."""
     install_workspace(session, "-r", "recipes/emoji/requirements.txt")
-    check_types(session, *(f"chameleon_{package}" for package in PACKAGES))
-    # For tests/typing. The extra brings Node.js as a wheel; without it pyright would download one.
-    session.install(*PINNED, "pyright[nodejs]")
-    # Some of them measure time, so nothing else runs beside them.
-    run_tests(session, "tests/boundaries", workers=0)
-    others = ("parity", "boundaries", "plugins", "gpu")
+    others = ("parity", "plugins", "typing", "gpu")
     run_tests(session, "tests", "recipes", *(f"--ignore=tests/{name}" for name in others))
 
 
-@nox.session
+@nox.session(allow_parallel=True, requires=["wheels", "torch"])
 def plugins(session: nox.Session) -> None:
     """A third-party package: the example's wheel is installed, found, and checked by the conformance suites.
 
-    Also broken plugins, which stop nothing, and the guide to writing one, followed from an empty folder. (3 minutes.)
+    Also broken plugins, which stop nothing, and the guide to writing one, followed from an empty folder.
     """
-    session.install(*PINNED, "hatchling", "editables")
-    wheels = Path(session.create_tmp()) / "wheels"
-    shutil.rmtree(wheels, ignore_errors=True)
-    folders = [*(f"./packages/chameleon-{package}" for package in PACKAGES), "./examples/acme-backend"]
-    building = ("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels))
-    session.run("python", "-m", "pip", *building, *folders)
-    extras = {**{f"chameleon_{package}": EXTRAS[package] for package in PACKAGES}, "acme_backend": "testing"}
-    built = {wheel.name.partition("-")[0]: wheel for wheel in wheels.glob("*.whl")}
-    session.install(*PINNED, *(f"{built[name]}[{extras[name]}]" for name in extras))
+    # The guide's reader has a build backend, and builds offline.
+    example = f"{find_wheel(session, 'acme_backend')}[testing]"
+    install_workspace(session, example, "hatchling", "editables")
     session.run("chameleon", "plugins")
-    check_types(session, "acme_backend")
     run_tests(session, "examples/acme-backend", "tests/plugins")
 
 
-@nox.session
+@nox.session(allow_parallel=True, requires=["wheels", "torch"])
 def parity(session: nox.Session) -> None:
-    """Numbers compared with two independent implementations, transformers and diffusers. (4 minutes.)"""
+    """Numbers compared with two independent implementations, transformers and diffusers."""
     install_workspace(
         session, "transformers", "diffusers", "peft", "bitsandbytes", "accelerate", "datasets", "trl", "lm-eval"
     )
     run_tests(session, "tests/parity")
 
 
-@nox.session(default=False)
+@nox.session(default=False, requires=["wheels", "torch"])
 def gpu(session: nox.Session) -> None:
     """On a CUDA device: conformance suites, numbers beside transformers and a CPU, and the speed of training.
 
@@ -165,12 +216,12 @@ def gpu(session: nox.Session) -> None:
         session.skip(f"torch {version} finds no CUDA device; this session needs one, and a CUDA build of torch")
     backends = "packages/chameleon-backends/tests"
     files = (f"{backends}/test_cuda.py", f"{backends}/test_quantizers_cuda.py", "tests/gpu")
-    run_tests(session, *files, workers=0)
+    run_tests(session, *files, workers=1)
     shape = ("--width", "1024", "--layers", "8", "--length", "1024", "--batch", "16")
     session.run("python", "benchmarks/training.py", "--device", "cuda", *shape, *session.posargs)
 
 
-@nox.session(default=False)
+@nox.session(default=False, requires=["wheels", "torch"])
 def transformers_tests(session: nox.Session) -> None:
     """The tests that transformers has for its models, run with ours: ``nox -s transformers_tests -- FOLDER``.
 
@@ -192,7 +243,7 @@ def transformers_tests(session: nox.Session) -> None:
     )
 
 
-@nox.session(default=False)
+@nox.session(default=False, requires=["wheels", "torch"])
 def fuzz(session: nox.Session) -> None:
     """Broken files of every format that is read: 200,000, or as the arguments say. (About 30 minutes.)
 
@@ -212,7 +263,7 @@ def demo(session: nox.Session) -> None:
     session.run("chameleon", "demo", "--output", "demo-output", *session.posargs)
 
 
-@nox.session(default=False)
+@nox.session(default=False, requires=["wheels", "torch"])
 def benchmarks(session: nox.Session) -> None:
     """Speed, side by side with other implementations: the scripts in benchmarks/."""
     install_workspace(session, "transformers", "diffusers", "peft")
