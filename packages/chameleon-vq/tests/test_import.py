@@ -25,8 +25,8 @@ def run(code: str, *arguments: str) -> str:
 def test_importing_takes_little_more_than_importing_torch() -> None:
     before, imports = "import time, torch; start = time.process_time()", "from chameleon_vq import *"
     code = f"{before}; {imports}; print(time.process_time() - start)"
-    # Processor time, and the minimum of a few runs, because other programs slow some of them down.
-    assert min(float(run(code)) for _ in range(3)) < LIMIT_S
+    # Processor time, and once is enough, because other programs slow some of the runs down.
+    assert any(float(run(code)) < LIMIT_S for _ in range(6))
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version", "encode --help", "encoed"])
