@@ -7,6 +7,7 @@ import re
 import shlex
 import site
 import subprocess
+import sys
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,29 +24,85 @@ pytest.importorskip("hatchling", reason="the walk builds a package, for which CI
 pytest.importorskip("editables", reason="the walk installs its package in place")
 
 
+# What a command sees of the environment of the tests, besides SETTINGS. Not what pip, pytest, colours, a CI or the
+# toolkit are told on the machine that runs this. PYTHONPATH is where the packages are that aren't installed.
+INHERITED = ("HOME", "PATH", "PYTHONPATH", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "LD_LIBRARY_PATH")
+SETTINGS = {
+    # Offline, and without the settings of a user or of the machine.
+    "PIP_CONFIG_FILE": os.devnull,
+    "PIP_NO_INDEX": "1",
+    "PIP_NO_BUILD_ISOLATION": "0",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PIP_ROOT_USER_ACTION": "ignore",
+    # What is printed has the same letters, lines and colours everywhere, and all of it arrives.
+    "PYTHONUTF8": "1",
+    "PYTHONUNBUFFERED": "1",
+    "COLUMNS": "100",
+    "TERM": "dumb",
+    "NO_COLOR": "1",
+    "OMP_NUM_THREADS": "1",
+}
+SECONDS = 600
+"""For one command; the slowest takes ten on a machine with nothing else to do."""
+
+
+def variables() -> dict[str, str]:
+    """Return the environment of a command."""
+    return {**{name: os.environ[name] for name in INHERITED if name in os.environ}, **SETTINGS}
+
+
 class Environment(NamedTuple):
     """A Python environment that also sees everything installed in this one."""
 
     folder: Path
     python: Path
 
-    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str) -> Ended:
         """Run a command of the page, offline."""
         program, *arguments = shlex.split(command)
         if program == "chameleon":
             words = ["-c", "from chameleon_core.cli import main; main()"]
         else:
             words = [] if program == "python" else ["-m", program]
-        settings = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-        return subprocess.run(
-            [self.python, *words, *arguments],
-            cwd=self.folder,
-            env={**os.environ, **settings, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=300,
-        )
+        try:
+            done = subprocess.run(
+                [self.python, *words, *arguments],
+                cwd=self.folder,
+                env=variables(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="backslashreplace",
+                timeout=SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            printed = (error.stdout or b"").decode("utf-8", "backslashreplace")
+            return Ended(command, f"stopped after {SECONDS} s", printed)
+        return Ended(command, done.returncode, done.stdout)
+
+
+class Ended(NamedTuple):
+    """A command that has ended, or was stopped."""
+
+    command: str
+    status: int | str
+    printed: str
+
+    def check(self, expected: str, *, fails: bool) -> None:
+        """Compare what was printed, and say all that is known where it differs."""
+        wrong = []
+        if isinstance(self.status, str) or (self.status != 0) != fails:
+            wrong.append(f"It ended with {self.status}, expected {'a failure' if fails else '0'}.")
+        lines = expected.splitlines(keepends=True)
+        found = max(n for n in range(len(lines) + 1) if shown("".join(lines[:n])).search(self.printed))
+        if found < len(lines):
+            wrong.append(f"It printed nothing like line {found + 1} of the page's, {lines[found].rstrip()!r}.")
+        if wrong:
+            where = f"Python {sys.version}, {variables()}"
+            # pytest would shorten an assertion's message.
+            message = [f"$ {self.command}", *wrong, "", self.printed, "The page has:", expected, where]
+            pytest.fail("\n".join(message), pytrace=False)
 
 
 @pytest.fixture
@@ -76,9 +133,7 @@ def test_the_tutorial_works(environment: Environment) -> None:
             continue
         if kind == "console":
             for command in COMMAND.finditer(text):
-                done = environment.run(command["command"])
-                assert (done.returncode != 0) == (word == "fails"), f"$ {command['command']}\n{done.stdout}"
-                assert shown(command["output"]).search(done.stdout), f"$ {command['command']}\n{done.stdout}"
+                environment.run(command["command"]).check(command["output"], fails=word == "fails")
         else:
             name = FILE.match(text)
             assert name, f"a block doesn't say which file it is:\n{text}"
@@ -101,3 +156,13 @@ def test_what_is_shown_is_compared() -> None:
     assert shown("a …\n…\nd\n").search("a b\nc\nd\n")
     assert not shown("a …\n…\nd\n").search("a b\nc\n")
     assert not shown("1 passed\n").search("2 passed\n")
+
+
+def test_what_differs_is_said_with_all_that_was_printed() -> None:
+    with pytest.raises(pytest.fail.Exception) as caught:
+        Ended("pytest", 1, "a b\nc\n").check("a …\n…\nd\n", fails=False)
+    for part in ("$ pytest", "ended with 1, expected 0", "line 3 of the page's, 'd'", "a b\nc\n", "PIP_NO_INDEX"):
+        assert part in str(caught.value)
+    with pytest.raises(pytest.fail.Exception, match="stopped after 600 s, expected a failure"):
+        Ended("pytest", "stopped after 600 s", "").check("", fails=True)
+    Ended("pytest", 2, "a b\n").check("a …\n", fails=True)
