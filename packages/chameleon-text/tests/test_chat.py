@@ -226,3 +226,27 @@ def test_an_old_jinja_is_refused(processor: ChameleonProcessor, monkeypatch: pyt
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "3.1.2" if name == "jinja2" else version(name))
     with pytest.raises(MissingPackageError, match=r"jinja2 is 3\.1\.2"):
         processor.apply_chat_template([USER], chat_template="{{ messages }} of old")
+
+
+class Failing:
+    """Has the method of Pydantic's models, and raises there."""
+
+    def model_dump(self) -> None:
+        raise KeyError("lost")
+
+
+def nested() -> dict[str, Any]:
+    """A mapping that holds itself."""
+    value: dict[str, Any] = {}
+    value["inside"] = value
+    return value
+
+
+@pytest.mark.parametrize("make", [nested, Failing])
+@pytest.mark.parametrize("place", ["message", "variable"])
+def test_values_that_are_not_plain_are_refused(make: Any, place: str, processor: ChameleonProcessor) -> None:
+    template = "{% for message in messages %}{{ message.content }}{{ message.extra }}{% endfor %}{{ extra }}"
+    messages = [{**USER, **({"extra": make()} if place == "message" else {})}]
+    variables = {"extra": make()} if place == "variable" else {}
+    with pytest.raises(DocumentError, match="must be plain values"):
+        processor.apply_chat_template(messages, chat_template=template, **variables)

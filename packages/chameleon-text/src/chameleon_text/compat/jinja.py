@@ -50,13 +50,15 @@ def render_jinja(
     With ``continue_final_message`` it ends where the text of the last message ends, or the field of it that has this
     name. Raises ``MissingPackageError`` without jinja2, and ``DocumentError`` for whatever goes wrong in the template.
     """
-    plain = [_with_reasoning(message) for message in _plain(list(messages))]
+    try:
+        plain = [_with_reasoning(message) for message in _plain(list(messages))]
+        values = {name: _plain(each) for name, each in variables.items()}
+    except Exception as error:  # what holds itself, or is of a class of the caller's, may raise anything
+        raise DocumentError(f"messages and variables must be plain values: {error}") from error
     if continue_final_message:
         _mark(plain, "content" if continue_final_message is True else continue_final_message)
     try:
-        rendered: str = _compiled(template, mark_answers)[0].render(
-            messages=plain, **{name: _plain(each) for name, each in variables.items()}
-        )
+        rendered: str = _compiled(template, mark_answers)[0].render(messages=plain, **values)
     except MissingPackageError:
         raise
     except Exception as error:  # a template may raise anything, by raise_exception() too
