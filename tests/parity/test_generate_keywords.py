@@ -313,7 +313,7 @@ SAMPLED: dict[str, dict[str, Any]] = {
     "top_h": {"top_k": 0, "top_h": 0.6},
     "all": {"temperature": 0.8, "top_k": 9, "top_p": 0.95, "min_p": 0.02, "typical_p": 0.9},
 }
-DRAWS = 2000
+DRAWS = 4000
 
 
 @pytest.mark.filterwarnings("ignore")

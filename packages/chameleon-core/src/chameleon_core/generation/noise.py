@@ -5,7 +5,7 @@ generator counts in steps of an odd constant from the key and mixes the bits of 
 "Fast splittable pseudorandom number generators", 2014; the mixer is variant 13 of Stafford, 2011). Integer arithmetic
 wraps, so that every device has the same bits.
 
-Shapes: R rows, A ids that may be chosen.
+Shapes: R rows, A ids that may be chosen, X those among which the choice is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CACHED = 65536
 _FEW = 4096
 """Below so many ids all noise is computed at once."""
 _ROUGH = 0.1
-"""How much lower than the noise the rough noise may be: it is by less than half of that."""
+"""How much lower than the noise the rough noise may be; it is never by half of that."""
 _ONE = 0x3FF0000000000000
 """The bits of 1.0 in float64."""
 
@@ -70,7 +70,7 @@ def _argmax_of_many(logits_A: Tensor, counts_A: Tensor) -> Tensor:
     """Return the place of the likeliest id with the noise of its count, in float64 only for ids that may be it."""
     bits_A = _random_bits(counts_A)
     rough_A = _rough_noise_of(bits_A).add_(logits_A)
-    near_X = rough_A.max(dim=-1, keepdim=True).indices  # in a third of argmax's time
+    near_X = rough_A.max(dim=-1, keepdim=True).indices  # argmax takes longer
     # What is chosen is at least as likely as this one, and the rough noise is nowhere much lower than the noise.
     least = (logits_A[near_X] + _noise_of(bits_A[near_X])).item()
     near_X = (rough_A >= least - _ROUGH - 1e-6 * abs(least)).nonzero()[:, 0]
@@ -96,9 +96,9 @@ def _noise_of(bits: Tensor) -> Tensor:
 
 
 def _rough_noise_of(bits: Tensor) -> Tensor:
-    """Return the noise of random bits in float32: higher by any amount, or lower by no more than ``_ROUGH``.
+    """Return the noise of random bits, roughly: at most ``_ROUGH`` lower, higher by any amount; float32.
 
-    It is computed from 1 − u, of which float32 tells apart the smallest, the noise's highest values.
+    It is computed from 1 − u, because float32 tells apart the smallest of these, which are the highest noise.
     """
     less_rest = bits.mul(2).sub_(2**53 - 1).float().mul_(2.0**-53)
     # The u that are too small to tell apart are taken for the largest of them.

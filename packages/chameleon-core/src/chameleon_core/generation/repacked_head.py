@@ -16,8 +16,8 @@ from chameleon_backends import QuantizedLinear
 
 from .._moved import moved_names
 
-# Where repacking pays on a CPU (torch 2.13): at a width of 256, logits of 1 to 32 rows over 65,536 ids take about two
-# thirds of the time, at 1,024 nearly as long as before. A weight that fits the caches is as fast either way.
+# Where repacking pays on a CPU (torch 2.13): for narrow layers with many ids, and as many rows as an engine often runs.
+# Products of wide layers take nearly as long as before, and of a weight that fits the caches as long.
 MAX_WIDTH = 512
 MIN_ELEMENTS = 2**22
 MAX_ROWS = 32
