@@ -1,6 +1,6 @@
 """The jobs of this repository: what a developer runs, and what CI runs.
 
-``python -m nox`` runs the default list, which is all of CI, two sessions at a time: less than 15 minutes on two cores.
+``python -m nox`` runs the default list, which is all of CI, two sessions at a time: less than 20 minutes on two cores.
 Each prints its output when it ends, and the last lines say how long each took. ``python -m nox -l`` lists the sessions,
 ``python -m nox -s NAME`` runs one; with ``-j 1`` it prints as it goes, and its tests run in two processes.
 """
