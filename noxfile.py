@@ -50,6 +50,8 @@ EXTRAS = {
 NEED_TORCH = {"vq", "backends", "core"}
 # The packages that it adapts, for the tests of the adapters.
 ADAPTED = {"vq": ",vector-quantize-pytorch", "backends": ",bitsandbytes,torchao"}
+# What its tests use where it is installed, and skip without.
+ALSO = {"text": ("jinja2",)}
 # The dependencies between the packages that aren't optional.
 SIBLINGS = {"core": ("backends",)}
 
@@ -165,7 +167,8 @@ def package(session: nox.Session, package: str) -> None:
     # --find-links: where pip finds the sibling, which is on no index.
     session.install(*PINNED, "--find-links", str(available), str(wheel))
     session.run("python", "-W", "error", "-c", f"from chameleon_{package} import *")
-    session.install(*PINNED, "--find-links", str(available), f"{wheel}[{EXTRAS[package]}{ADAPTED.get(package, '')}]")
+    tested = f"{wheel}[{EXTRAS[package]}{ADAPTED.get(package, '')}]"
+    session.install(*PINNED, "--find-links", str(available), tested, *ALSO.get(package, ()))
     session.run("python", "-m", "pip", "check")
     session.chdir(f"packages/chameleon-{package}")
     run_tests(session)
@@ -198,7 +201,9 @@ def parity(session: nox.Session) -> None:
     install_workspace(
         session, "transformers", "diffusers", "peft", "bitsandbytes", "accelerate", "datasets", "trl", "lm-eval"
     )
-    run_tests(session, "tests/parity")
+    # Unit tests with peft and accelerate, which the session of core hasn't.
+    others = ("test_checkpoints_refused.py", "test_loading.py")
+    run_tests(session, "tests/parity", *(f"packages/chameleon-core/tests/{name}" for name in others))
 
 
 @nox.session(default=False, requires=["wheels", "torch"])

@@ -245,6 +245,7 @@ def nested() -> dict[str, Any]:
 @pytest.mark.parametrize("make", [nested, Failing])
 @pytest.mark.parametrize("place", ["message", "variable"])
 def test_values_that_are_not_plain_are_refused(make: Any, place: str, processor: ChameleonProcessor) -> None:
+    pytest.importorskip("jinja2", reason="a template in Jinja needs jinja2")
     template = "{% for message in messages %}{{ message.content }}{{ message.extra }}{% endfor %}{{ extra }}"
     messages = [{**USER, **({"extra": make()} if place == "message" else {})}]
     variables = {"extra": make()} if place == "variable" else {}
