@@ -8,7 +8,7 @@ from itertools import islice
 Shape = tuple[int, ...]
 
 MOST_LISTED = 10
-"""Tensors of a kind that an error lists."""
+"""Tensors of a kind, or pictures, that an error lists."""
 
 
 class ChameleonVQError(Exception):
@@ -103,6 +103,15 @@ class WeightsError(ChameleonVQError, ValueError):
             lines.append(f"  not finite ({len(self.not_finite)}): {_listed(self.not_finite)}")
         lines.append(f"  {advice}")
         super().__init__("\n".join(lines))
+
+
+def unread_pictures(failures: Sequence[ChameleonVQError]) -> ImageError:
+    """Return the error for several pictures that can't be read; it names the first of them."""
+    lines = [f"{len(failures)} pictures can't be read; the others were encoded."]
+    lines += [f"  {error}" for error in failures[:MOST_LISTED]]
+    if len(failures) > MOST_LISTED:
+        lines.append(f"  and {len(failures) - MOST_LISTED} more")
+    return ImageError("\n".join(lines))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -32,6 +32,11 @@ with 1, 3 or 4 channels."""
 MAX_PIXELS = 89_478_485
 """The default limit of a picture's pixels: 256 MiB in RGB, the size at which Pillow warns."""
 
+PIXELS_TOGETHER = 2**20
+"""Pixels of the pictures that are processed together by default: large ones gain nothing from more company."""
+MOST_TOGETHER = 16
+"""The most pictures that are processed together by default."""
+
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEPTH = 8
 
@@ -46,6 +51,19 @@ def check_pixel_tensor(pixels_BCHW: object, channels: int) -> None:
     if pixels_BCHW.ndim != 4 or pixels_BCHW.shape[1] != channels or not pixels_BCHW.is_floating_point():
         raise ImageError(
             f"expected floating-point pixels [B, {channels}, H, W], got {pixels_BCHW.dtype} {list(pixels_BCHW.shape)}."
+        )
+
+
+def check_pixel_range(pixels_BCHW: Tensor, *, largest: float) -> None:
+    """Raise ``ImageError`` if pixels hold NaN, or values far outside of −largest…largest (at least 1)."""
+    if not pixels_BCHW.numel():
+        return
+    low, high = (float(value) for value in pixels_BCHW.detach().aminmax())
+    limit = 2 * max(1.0, largest)
+    if not -limit <= low <= high <= limit:
+        raise ImageError(
+            f"got pixels from {low:g} to {high:g}, expected about −1…1, as ImageTokenizer.pixels returns them. "
+            "Pass pictures of 0…255 as uint8 arrays to ImageTokenizer.encode."
         )
 
 
@@ -70,12 +88,23 @@ def _flat(images: Any, *, depth: int) -> list[Picture]:
     )
 
 
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of ``size`` items, the last one shorter, without reading ahead. Raises ``ConfigError``."""
+def batch_of(size: object, pixels: int) -> int:
+    """Return how many pictures of so many pixels are processed together, if ``size`` is None; else ``size``.
+
+    Raises ``ConfigError`` where that isn't an integer ≥ 1.
+    """
+    if size is None:
+        return min(max(PIXELS_TOGETHER // max(pixels, 1), 1), MOST_TOGETHER)
     if not isinstance(size, int) or size < 1:
         raise ConfigError(f"the batch size is {size!r}, expected an integer ≥ 1.")
+    return size
+
+
+def batches(items: Iterable[T], size: int | None, *, pixels: int = 1) -> Iterator[list[T]]:
+    """Yield lists of ``batch_of(size, pixels)`` items, the last one shorter, without reading ahead."""
+    together = batch_of(size, pixels)
     iterator = iter(items)
-    while batch := list(islice(iterator, size)):
+    while batch := list(islice(iterator, together)):
         yield batch
 
 

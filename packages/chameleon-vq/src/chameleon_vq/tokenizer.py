@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -23,12 +24,23 @@ from . import checkpoint
 from ._commits import committing, read_whole
 from .code_arrays import Codes, checked_codes
 from .compat.loading import VQRequest, save
-from .errors import ChameleonVQError, CodesError, ImageError, MissingFileError
+from .errors import ChameleonVQError, CodesError, ImageError, MissingFileError, unread_pictures
 from .file_access import writing
 from .image_processor import ChameleonImageProcessor
 from .model import ChameleonVQVAE, VQEncoding
 from .picture_files import check_pixels
-from .pictures import Picture, batches, bytes_to_image, check_pixel_tensor, list_pictures, pictures_in, pixels_to_images
+from .pictures import (
+    Picture,
+    batch_of,
+    batches,
+    bytes_to_image,
+    check_pixel_range,
+    check_pixel_tensor,
+    list_pictures,
+    pictures_in,
+    pixels_to_images,
+)
+from .read_ahead import read_ahead
 from .registry import find_pretrained
 from .settings_files import settings_of, write_settings
 
@@ -36,9 +48,7 @@ from .settings_files import settings_of, write_settings
 # published checkpoints have no decoder.
 _NOT_ENCODING = ("decoder.", "post_quant_conv.")
 
-
 _LARGEST_SIDE = 2**16
-_NAMED = 10  # failures that an error names
 
 
 class ImageTokenizer:
@@ -157,19 +167,21 @@ class ImageTokenizer:
         self,
         images: Picture | Iterable[Picture],
         *,
-        batch_size: int = 4,
+        batch_size: int | None = None,
         resolution: int | None = None,
         size: tuple[int, int] | None = None,
     ) -> Tensor:
         """Encode pictures (files, PIL images, uint8 arrays) to codes: int64 [B, N].
 
-        ``batch_size`` pictures are encoded together. ``resolution`` resizes to square pictures of another size, in
+        ``batch_size`` pictures are encoded together; by default as many as have a million pixels, but at most 16. It
+        changes the codes of near-ties at most. ``resolution`` resizes to square pictures of another size, in
         pixels, a multiple of the stride; a picture then has ``(resolution / stride)²`` positions. ``size`` is the
         height and width of pictures that aren't square. Raises ``ImageError``, ``MissingFileError``.
         """
+        height, width = size or ((resolution, resolution) if resolution else self._default_resolution())
         codes = [
             self.encode_pixels(self.pixels(part, resolution=resolution, size=size))
-            for part in batches(list_pictures(images), batch_size)
+            for part in batches(list_pictures(images), batch_size, pixels=height * width)
         ]
         if not codes:
             return torch.empty(0, self.tokens_per_image, dtype=torch.int64)
@@ -217,14 +229,15 @@ class ImageTokenizer:
         self,
         folder: str | os.PathLike[str],
         *,
-        batch_size: int = 4,
+        batch_size: int | None = None,
         on_error: Callable[[Path, ChameleonVQError], None] | None = None,
     ) -> Iterator[tuple[Path, Tensor]]:
         """Encode the picture files of a folder and its subfolders, and yield each path with its codes: int64 [N].
 
-        The files are sorted, and only a batch is in memory. A file that can't be read is passed to ``on_error`` and
-        skipped; without ``on_error`` its error is raised after the others were yielded. What isn't a picture is left
-        out with an ``ImageWarning``; see ``chameleon_vq.pictures.pictures_in``.
+        The files are sorted, and only the pixels of three batches are in memory: two threads read while the model
+        computes. A file that can't be read is passed to ``on_error`` and skipped; without ``on_error`` its error is
+        raised after the others were yielded. What isn't a picture is left out with an ``ImageWarning``; see
+        ``chameleon_vq.pictures.pictures_in``.
         """
         yield from self.encode_files(pictures_in(folder), batch_size=batch_size, on_error=on_error)
 
@@ -232,23 +245,24 @@ class ImageTokenizer:
         self,
         paths: Iterable[Path],
         *,
-        batch_size: int = 4,
+        batch_size: int | None = None,
         on_error: Callable[[Path, ChameleonVQError], None] | None = None,
     ) -> Iterator[tuple[Path, Tensor]]:
-        """Encode picture files, and yield each path with its codes, int64 [N]; see ``encode_folder``."""
+        """Encode picture files, and yield each path with its codes, int64 [N]; see ``encode_folder``.
+
+        ``paths`` is iterated two batches ahead of what is yielded.
+        """
+        pixels = math.prod(self._default_resolution())
         if not self.image_processor.do_center_crop:
-            batch_size = 1  # their sizes differ
+            batch_size, pixels = 1, 0  # their sizes differ
+        together = batch_of(batch_size, pixels)
         failures: list[ChameleonVQError] = []
         report = on_error or (lambda _, error: failures.append(error))
-        for part in batches(self._read(paths, report), batch_size):
+        for part in batches(self._read(paths, report, ahead=2 * together), together):
             codes_BN = self.encode_pixels(torch.cat([pixels_1CHW for _, pixels_1CHW in part]))
             yield from zip((path for path, _ in part), codes_BN, strict=True)
-        if len(failures) == 1:
-            raise failures[0]
         if failures:
-            lines = "\n".join(f"  {error}" for error in failures[:_NAMED])
-            more = f"\n  and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
-            raise ImageError(f"{len(failures)} pictures can't be read; the others were encoded.\n{lines}{more}")
+            raise failures[0] if len(failures) == 1 else unread_pictures(failures)
 
     @torch.no_grad()
     def encode_pixels(self, pixels_BCHW: Tensor) -> Tensor:
@@ -260,19 +274,19 @@ class ImageTokenizer:
         """Encode pixels from the image processor, and return latents beside the codes. Raises ``ImageError``."""
         check_pixel_tensor(pixels_BCHW, self.model.config.in_channels)
         self._check_resolution(*pixels_BCHW.shape[2:])
-        self._check_range(pixels_BCHW)
+        check_pixel_range(pixels_BCHW, largest=self.image_processor.largest_pixel)
         weight = self.model.quant_conv.weight
         pixels_BCHW = pixels_BCHW.to(weight.device, weight.dtype, memory_format=_fastest_layout(weight.device))
         return self.model.encode(pixels_BCHW)
 
     @torch.no_grad()
     def decode(
-        self, codes_BN: Codes, *, latent_size: tuple[int, int] | None = None, batch_size: int = 4
+        self, codes_BN: Codes, *, latent_size: tuple[int, int] | None = None, batch_size: int | None = None
     ) -> list[PIL.Image.Image]:
         """Decode codes to pictures.
 
-        ``latent_size``, the height and width of the grid, is needed if it isn't the default one. Raises ``CodesError``,
-        and ``MissingDecoderError`` if the weights have no decoder.
+        ``latent_size``, the height and width of the grid, is needed if it isn't the default one, and ``batch_size`` is
+        as in ``encode``. Raises ``CodesError``, and ``MissingDecoderError`` if the weights have no decoder.
         """
         self.model.require_decoder()
         height, width = self._grid_size(latent_size)
@@ -285,7 +299,8 @@ class ImageTokenizer:
             )
         device = self.model.quant_conv.weight.device
         images: list[PIL.Image.Image] = []
-        for part in batches(codes_BN, batch_size):
+        pixels = height * width * self.model.config.stride**2
+        for part in batches(codes_BN, batch_size, pixels=pixels):
             images += pixels_to_images(self.model.decode(self._grid(torch.stack(part).to(device), height, width)))
         return images
 
@@ -349,28 +364,20 @@ class ImageTokenizer:
             )
 
     def _read(
-        self, paths: Iterable[Path], on_error: Callable[[Path, ChameleonVQError], None]
+        self, paths: Iterable[Path], on_error: Callable[[Path, ChameleonVQError], None], *, ahead: int
     ) -> Iterator[tuple[Path, Tensor]]:
-        for path in paths:
+        for path, read in read_ahead(self._pixels_of_file, paths, ahead=ahead):
             try:
-                pixels_1CHW = self.pixels(path)
-                self._check_resolution(*pixels_1CHW.shape[2:])
+                pixels_1CHW = read()
             except (ImageError, MissingFileError) as error:
                 on_error(path, error)
             else:
                 yield path, pixels_1CHW
 
-    def _check_range(self, pixels_BCHW: Tensor) -> None:
-        """Raise ``ImageError`` if pixels hold NaN, or values far outside of what the image processor returns."""
-        if not pixels_BCHW.numel():
-            return
-        low, high = (float(value) for value in pixels_BCHW.detach().aminmax())
-        limit = 2 * max(1.0, self.image_processor.largest_pixel)
-        if not -limit <= low <= high <= limit:
-            raise ImageError(
-                f"got pixels from {low:g} to {high:g}, expected about −1…1, as ImageTokenizer.pixels returns them. "
-                "Pass pictures of 0…255 as uint8 arrays to ImageTokenizer.encode."
-            )
+    def _pixels_of_file(self, path: Path) -> Tensor:
+        pixels_1CHW = self.pixels(path)
+        self._check_resolution(*pixels_1CHW.shape[2:])
+        return pixels_1CHW
 
     def _grid_size(self, latent_size: tuple[int, int] | None) -> tuple[int, int]:
         """Return the height and width of a grid, by default the default one. Raises ``CodesError``."""

@@ -6,9 +6,10 @@ A command imports what it works with when it runs, so that ``--help`` is quick.
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -73,7 +74,12 @@ Precision = Annotated[
         "--dtype", help="Dtype to compute in. bfloat16 changes some codes, and is faster if the processor supports it."
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pictures to process together.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Pictures to process together; by default as many as have a million pixels, but at most 16."
+    ),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -97,7 +103,7 @@ def encode(
     pictures: Pictures,
     tokenizer: Tokenizer,
     output: Annotated[Path, typer.Option("--output", "-o", help="File of codes to write.")] = Path("codes.safetensors"),
-    batch_size: BatchSize = 4,
+    batch_size: BatchSize = None,
     device: Device = "cpu",
     dtype: Precision = DType.float32,
 ) -> None:
@@ -114,10 +120,14 @@ def encode(
     names, codes = [], []
     stopped = False
     with _progress("encoding", len(named)) as advance:
+
+        def leave_out(_: Path, error: ChameleonVQError) -> None:
+            failures.append(error)
+            advance()
+
         try:
-            for path, codes_N in model.encode_files(
-                _counted(named, advance), batch_size=batch_size, on_error=lambda _, error: failures.append(error)
-            ):
+            for path, codes_N in model.encode_files(named, batch_size=batch_size, on_error=leave_out):
+                advance()
                 if len(codes_N) == model.tokens_per_image:
                     names.append(named[path])
                     codes.append(codes_N)
@@ -141,12 +151,13 @@ def decode(
     codes: Annotated[Path, typer.Argument(help="File of codes that `encode` wrote.", show_default=False)],
     tokenizer: Tokenizer,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the pictures to.")] = Path("pictures"),
-    batch_size: BatchSize = 4,
+    batch_size: BatchSize = None,
     device: Device = "cpu",
     dtype: Precision = DType.float32,
 ) -> None:
     """Decode a file of codes to pictures (PNG). Codes of another tokenizer are refused."""
     from ..codes_file import picture_names, read_codes
+    from ..pictures import batch_of
 
     file = read_codes(codes)
     model = _load(tokenizer, device, dtype)
@@ -154,9 +165,10 @@ def decode(
     names = picture_names(file.names)
     failures: list[ChameleonVQError] = []
     with _progress("decoding", len(names)) as advance:
-        for start in range(0, len(names), batch_size):
-            rows = file.codes_BN[start : start + batch_size]
-            images = model.decode(rows, latent_size=file.latent_size, batch_size=batch_size)
+        together = batch_of(batch_size, math.prod(file.latent_size) * model.model.config.stride**2)
+        for start in range(0, len(names), together):
+            rows = file.codes_BN[start : start + together]
+            images = model.decode(rows, latent_size=file.latent_size, batch_size=together)
             for name, image in zip(names[start:], images, strict=False):
                 try:
                     _save(image, output / name)
@@ -240,12 +252,6 @@ def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=err) as progress:
         task = progress.add_task(what, total=total)
         yield lambda: progress.advance(task)
-
-
-def _counted(paths: Iterable[Path], advance: Callable[[], None]) -> Iterator[Path]:
-    for path in paths:
-        yield path
-        advance()
 
 
 def _save(image: PIL.Image.Image, path: Path) -> None:
