@@ -36,11 +36,11 @@ class GroupNorm(nn.GroupNorm):
         batch, channels, height, width = hidden_BChw.shape
         hidden_BhwC = hidden_BChw.permute(0, 2, 3, 1)
         sums_BhC = hidden_BhwC.sum(dim=2)
-        norms_BhC = torch.linalg.vector_norm(hidden_BhwC, dim=2)
+        squares_BhC = hidden_BhwC.square().sum(dim=2)
         groups = self.num_groups
         count = height * width * channels // groups
         mean_BG1 = sums_BhC.double().sum(dim=1).view(batch, groups, -1).sum(dim=2, keepdim=True) / count
-        square_BG1 = norms_BhC.double().square().sum(dim=1).view(batch, groups, -1).sum(dim=2, keepdim=True) / count
+        square_BG1 = squares_BhC.double().sum(dim=1).view(batch, groups, -1).sum(dim=2, keepdim=True) / count
         variance_BG1 = (square_BG1 - mean_BG1.square()).clamp(min=0)  # rounding can make it negative in a flat group
         scale_BGX = torch.rsqrt(variance_BG1 + self.eps) * self.weight.view(groups, -1)
         shift_BGX = self.bias.view(groups, -1) - mean_BG1 * scale_BGX
