@@ -34,7 +34,7 @@ CHAT_TEMPLATE_FOLDER = "additional_chat_templates"
 OLD_CHAT_TEMPLATE = "chat_template.json"
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
-OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "sentencepiece.bpe.model")
+OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt", "sentencepiece.bpe.model")
 """Files of tokenizers that ``transformers`` converts and this package doesn't read."""
 
 

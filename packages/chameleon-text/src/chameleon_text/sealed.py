@@ -18,6 +18,15 @@ class Sealed:
 
     _elsewhere: ClassVar[Mapping[str, str]] = {}
     """For names that people try to assign, what to do instead."""
+    _instead: ClassVar[Mapping[str, str]] = {}
+    """For names that ``transformers`` has and this class doesn't, what to use, a clause."""
+
+    def __getattr__(self, name: str) -> Any:
+        # Called only for what isn't there.
+        own = type(self).__name__
+        if name in self._instead:
+            raise AttributeError(f"a {own} has no {name!r}: {self._instead[name]}.")
+        raise AttributeError(f"{own!r} object has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: object) -> None:
         sealed = self.__dict__.get("_sealed")
@@ -45,6 +54,8 @@ class Sealed:
         if name in self.__dict__:
             return f"{name} of a {own} can't change once it is made. Make another one with the new value."
         known: list[Any] = [each for each in (*self.__dict__, *dir(type(self))) if not each.startswith("_")]
+        if name in self._instead:
+            return f"a {own} has no {name!r}: {self._instead[name]}."
         close = difflib.get_close_matches(name, known, n=1)
         return f"a {own} has no attribute {name!r}, so that assigning it would do nothing." + (
             f" Did you mean {close[0]!r}?" if close else ""

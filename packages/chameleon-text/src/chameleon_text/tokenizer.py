@@ -26,6 +26,7 @@ from ._hub import push_saved
 from ._moved import moved_names
 from .batch import one_id, one_row
 from .compat.loading import requested_folder, save
+from .compat.missing_names import OF_TOKENIZERS
 from .compat.special_tokens import NAMED, TokenizerSettings
 from .compat.tokenizer_chat import TokenizerChat
 from .errors import ConfigError, EncodingError, FileFormatError, TokenizerWarning, VocabularyError
@@ -45,6 +46,7 @@ class TextTokenizer(TokenizerChat, Sealed):
     users set there may be set: ``padding_side``, ``model_max_length``, ``pad_token``, …; nothing else may.
     """
 
+    _instead = OF_TOKENIZERS
     _elsewhere: ClassVar[Mapping[str, str]] = {
         "image_processor": "set it on the processor.",
         "additional_special_tokens": "special tokens are those of the tokenizer.json. Add others by add_tokens().",

@@ -51,6 +51,18 @@ class ModelInputs(Entries):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}: {_shape(value)}' for name, value in self.data.items())})"
 
+    def convert_to_tensors(self, tensor_type: Any = None) -> Any:
+        """Make the entries tensors ("pt") or arrays ("np"), in place, and return self; None leaves them as they are.
+
+        Raises ``ConfigError`` for an entry whose rows differ in shape.
+        """
+        kind = getattr(tensor_type, "value", tensor_type)
+        if kind not in ("pt", "np", None):
+            raise ConfigError(f"tensor_type is {tensor_type!r:.80}, expected 'pt', 'np' or None.")
+        for name, value in self.data.items() if kind is not None else ():
+            self.data[name] = _converted(name, value, kind)
+        return self
+
     def to(self, device: Any = None, dtype: Any = None, *, non_blocking: bool = False) -> Any:
         """Move the tensors to another device, and floating-point ones (``pixel_values``) to another dtype; return self.
 
@@ -88,6 +100,21 @@ def require_torch() -> Any:
     except ImportError as error:
         raise MissingPackageError("tensors need PyTorch: pip install torch, or use return_tensors='np'.") from error
     return torch
+
+
+def _converted(name: str, value: Any, kind: str) -> Any:
+    """Return an entry as a tensor or an array; texts and the like as they are."""
+    import numpy as np
+
+    if hasattr(value, "layout"):  # a tensor of PyTorch
+        return value if kind == "pt" else value.detach().cpu().numpy()
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ConfigError(f"the rows of {name} differ in shape and form no tensor: {error}.") from error
+    if array.dtype.kind not in "biuf":
+        return value
+    return array if kind == "np" else require_torch().from_numpy(array)
 
 
 def _shape(value: Any) -> Any:

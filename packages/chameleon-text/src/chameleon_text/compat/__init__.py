@@ -8,6 +8,7 @@
 - ``chat``: conversations as prompts, and the template in Jinja that says the same.
 - ``jinja``: other templates in Jinja, which a folder or a caller may have.
 - ``processor_calls``: the names and methods of processors.
+- ``missing_names``: names that tokenizers and processors don't have here, and what to use.
 
 Nothing is accepted and then ignored: an argument is translated, has the only value that means what happens anyway, or
 is refused with the reason and what to do. ``transformers`` itself is never imported.

@@ -6,13 +6,17 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from .._commits import stored
+from .._files import read_json
+from .._hub import SMALL_FILES, HubOptions, find_folder
 from ..errors import ConfigError
 from .chat import filled, spelled
 from .chat_calls import ChatArguments, check_text, rendered
 from .image_arguments import IMAGE_ARGUMENTS, as_pictures
 from .jinja import JinjaPrompt
+from .missing_names import OF_PROCESSORS
 from .text_arguments import TextArguments
 from .tokenizer_calls import TokenizerCalls
 
@@ -27,6 +31,9 @@ class ProcessorCalls:
     """The part of ``ChameleonProcessor`` that users of ``transformers`` know."""
 
     attributes = ("image_processor", "tokenizer")
+    unused_input_names: ClassVar[tuple[str, ...]] = ()
+    """What a call returns and a model doesn't take: nothing."""
+    _instead: ClassVar[Mapping[str, str]] = OF_PROCESSORS
 
     tokenizer: Any
     vocabulary: Any
@@ -229,6 +236,26 @@ class ProcessorCalls:
         of_pictures = {*self.image_token_ids, *self.vocabulary.code_to_id.tolist()}
         rows = [row.tolist() if hasattr(row, "tolist") else row for row in input_ids]
         return [[int(each in of_pictures) for each in row] for row in rows]
+
+    @classmethod
+    def get_processor_dict(
+        cls, folder: str | os.PathLike[str], **arguments: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what a folder's ``processor_config.json`` says, and the arguments that don't say where it is.
+
+        Raises what ``from_pretrained`` does for a folder that isn't found.
+        """
+        path = find_folder(folder, HubOptions.taken_from(arguments), what="the processor", patterns=SMALL_FILES)
+        return read_json(stored(path, "processor_config.json")), arguments
+
+    @classmethod
+    def from_args_and_dict(cls, args: Sequence[Any], processor_dict: Mapping[str, Any], **fields: Any) -> Self:
+        """Return a processor of parts, in their order, and of what ``get_processor_dict`` returned.
+
+        ``fields`` are arguments of the class, which win. Raises ``ConfigError``.
+        """
+        known = {name: processor_dict[name] for name in ("image_seq_length", "image_token") if name in processor_dict}
+        return cls(*args, **{**known, **fields})
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``processor_config.json`` says of a processor."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import tokenizers
@@ -16,7 +17,7 @@ from ..batch import TensorKind, one_id, one_row
 from ..errors import ConfigError, EncodingError, VocabularyError
 from ..tokenizer_file import library
 from .encodings import TokenizerBatch, tensors_of
-from .special_tokens import NAMED, SpecialTokens
+from .special_tokens import NAMED, SpecialTokens, TokenizerSettings
 from .text_arguments import TextArguments, text_arguments
 
 _OF_TEXT = (
@@ -175,6 +176,17 @@ class TokenizerCalls(SpecialTokens):
                 backend.post_processor = around
             self._backend = backend
         return self._backend
+
+    @property
+    def init_kwargs(self) -> Mapping[str, Any]:
+        """What the tokenizer is set to, under the names of ``transformers``; each is an attribute that may be set."""
+        settings = {name: getattr(self, name) for name in (*TokenizerSettings.__struct_fields__, "name_or_path")}
+        return MappingProxyType({**self.special_tokens_map, **settings})
+
+    @property
+    def decoder(self) -> Any:
+        """What turns names of tokens into text, of the ``tokenizers`` library."""
+        return self.backend_tokenizer.decoder
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """Return how many ids are put around a text, or a pair of texts."""
