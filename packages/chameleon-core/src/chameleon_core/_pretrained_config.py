@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, overload
@@ -21,81 +21,8 @@ from ._commits import stored
 from ._config import Config
 from ._files import read_json, write_json, writing
 from ._hub import HubOptions, find_folder, push_saved, take_push_options
+from ._pretrained_names import INSTEAD, NAMES, OF_GENERATION, ONLY, RECORDS, WRITTEN, as_dtype, as_kind
 from .errors import ConfigError
-
-_RECORDS: Mapping[str, Any] = {
-    "_name_or_path": "",
-    "architectures": None,
-    "dtype": None,
-    "id2label": None,
-    "label2id": None,
-    "name_or_path": "",
-    "num_labels": 2,
-    "problem_type": None,
-    "task_specific_params": None,
-    "tokenizer_class": None,
-    "transformers_version": None,
-}
-"""What every configuration of ``transformers`` has and that is kept without changing anything, with its default."""
-_ONLY: Mapping[str, tuple[Any, str]] = {
-    "_attn_implementation": (None, "pass attn_implementation to the model or to its from_pretrained"),
-    "add_cross_attention": (False, "the model has no encoder to attend to"),
-    "chunk_size_feed_forward": (0, "the feed-forward layer isn't cut"),
-    "is_decoder": (False, "the model is a decoder in any case"),
-    "is_encoder_decoder": (False, "the model has no encoder"),
-    "output_attentions": (False, "pass output_attentions=True to the model's call"),
-    "output_hidden_states": (False, "pass output_hidden_states=True to the model's call"),
-    "return_dict": (True, "pass return_dict=False to the model's call"),
-    "tie_encoder_decoder": (False, "the model has no encoder"),
-    "torchscript": (False, "use torch.export or torch.compile"),
-    "use_bfloat16": (False, "use dtype='bfloat16'"),
-}
-"""What has one possible value here, and what to do instead of another."""
-_NAMES = {
-    "attn_implementation": "_attn_implementation",
-    "torch_dtype": "dtype",
-    "use_return_dict": "return_dict",
-    "_output_attentions": "output_attentions",
-}
-"""Second names of these."""
-_OF_GENERATION: Mapping[str, Any] = {
-    "bad_words_ids": None,
-    "begin_suppress_tokens": None,
-    "diversity_penalty": 0,
-    "do_sample": False,
-    "early_stopping": False,
-    "encoder_no_repeat_ngram_size": 0,
-    "exponential_decay_length_penalty": None,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "length_penalty": 1,
-    "max_length": 20,
-    "max_new_tokens": None,
-    "min_length": 0,
-    "no_repeat_ngram_size": 0,
-    "num_beam_groups": 1,
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "output_scores": False,
-    "remove_invalid_values": False,
-    "repetition_penalty": 1,
-    "return_dict_in_generate": False,
-    "suppress_tokens": None,
-    "temperature": 1,
-    "top_k": 50,
-    "top_p": 1,
-    "typical_p": 1,
-}
-"""Options of generation, which old releases of ``transformers`` wrote into every configuration, with their defaults."""
-# fmt: off
-_WRITTEN = frozenset({
-    "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal", "_commit_hash",
-    "_experts_implementation", "attn_implementation", "auto_map", "chunk_size_feed_forward",
-    "cross_attention_hidden_size", "decoder_start_token_id", "finetuning_task", "model_type", "prefix", "pruned_heads",
-    "return_dict", "sep_token_id", "tf_legacy_loss", "torch_dtype",
-})
-# fmt: on
-"""What releases of ``transformers`` write beside ``_RECORDS`` and ``_ONLY``, and what changes nothing here."""
 
 
 class PretrainedConfig(Config, frozen=False, dict=True, kw_only=True):  # type: ignore[misc]
@@ -119,7 +46,7 @@ class PretrainedConfig(Config, frozen=False, dict=True, kw_only=True):  # type: 
 
     def __getattr__(self, name: str) -> Any:
         # Called only for what is neither a field nor a method.
-        name = _NAMES.get(name, type(self).attribute_map.get(name, name))
+        name = NAMES.get(name, type(self).attribute_map.get(name, name))
         if name in self.__struct_fields__:
             return getattr(self, name)
         if name.startswith("__"):
@@ -127,19 +54,19 @@ class PretrainedConfig(Config, frozen=False, dict=True, kw_only=True):  # type: 
         if name in ("name_or_path", "_name_or_path"):
             return self.extras.get("_name_or_path", "")
         if name == "dtype":
-            return _as_dtype(self.extras.get("dtype") or self.extras.get("torch_dtype"))
+            return as_dtype(self.extras.get("dtype") or self.extras.get("torch_dtype"))
         if name == "num_labels":
-            return len(self.extras.get("id2label") or ()) or _RECORDS[name]
+            return len(self.extras.get("id2label") or ()) or RECORDS[name]
         if name in self.extras:
             return self.extras[name]
-        if name in _RECORDS:
-            return _RECORDS[name]
-        if name in _ONLY:
-            return _ONLY[name][0]
+        if name in RECORDS:
+            return RECORDS[name]
+        if name in ONLY:
+            return ONLY[name][0]
         raise AttributeError(_no_field(type(self), name))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        name = _NAMES.get(name, type(self).attribute_map.get(name, name))
+        name = NAMES.get(name, type(self).attribute_map.get(name, name))
         fields = {field.name: field for field in msgspec.structs.fields(self)}
         if name not in fields:
             if isinstance(getattr(type(self), name, None), property):
@@ -194,18 +121,48 @@ class PretrainedConfig(Config, frozen=False, dict=True, kw_only=True):  # type: 
         known: dict[str, Any] = {}
         records: dict[str, Any] = {}
         for given, value in fields.items():
-            name = _NAMES.get(given, cls.attribute_map.get(given, cls.aliases.get(given, given)))
-            if name not in cls.__struct_fields__ and (name in _RECORDS or name in _ONLY or name in cls.known_extras):
+            name = NAMES.get(given, cls.attribute_map.get(given, cls.aliases.get(given, given)))
+            if name not in cls.__struct_fields__ and (name in RECORDS or name in ONLY or name in cls.known_extras):
                 records |= _recorded(cls, name, value)
             else:
                 known[name] = value
         return {**known, "extras": {**known.get("extras", {}), **records}} if records else known
 
+    @overload
+    @classmethod
+    def from_dict(
+        cls, data: Mapping[str, Any], *, source: str = "", return_unused_kwargs: Literal[False] = False, **changes: Any
+    ) -> Self: ...
+    @overload
+    @classmethod
+    def from_dict(
+        cls, data: Mapping[str, Any], *, source: str = "", return_unused_kwargs: Literal[True], **changes: Any
+    ) -> tuple[Self, dict[str, Any]]: ...
+    @classmethod
+    def from_dict(
+        cls, data: Mapping[str, Any], *, source: str = "", return_unused_kwargs: bool = False, **changes: Any
+    ) -> Self | tuple[Self, dict[str, Any]]:
+        """Read the mapping of a published file, whose unknown entries are kept, with a warning.
+
+        ``source`` names the file in errors and in the warning. ``changes`` are fields that replace those of the
+        mapping, all of them fields, unless ``return_unused_kwargs`` returns the others beside the configuration.
+        """
+        return cls._of_file(data, source)._changed(changes, returns_others=return_unused_kwargs)
+
+    @classmethod
+    def _of_file(cls, data: Mapping[str, Any], source: str) -> Self:
+        """Return the configuration of a file's mapping."""
+        return super().from_dict({name: each for name, each in data.items() if name != "model_type"}, source=source)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping: the kind of model, the fields, and the extras that a file had."""
+        return {"model_type": self.model_type, **super().to_dict()}
+
     @classmethod
     def _is_known(cls, name: str, value: Any) -> bool:
-        if name in _OF_GENERATION:
-            return value is None or value == _OF_GENERATION[name]
-        return super()._is_known(name, value) or name in _WRITTEN or name in _RECORDS or name in _ONLY
+        if name in OF_GENERATION:
+            return value is None or value == OF_GENERATION[name]
+        return super()._is_known(name, value) or name in WRITTEN or name in RECORDS or name in ONLY
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Return the mapping of ``config.json`` without the entries that a new configuration has, too."""
@@ -240,6 +197,29 @@ class PretrainedConfig(Config, frozen=False, dict=True, kw_only=True):  # type: 
                 msgspec.structs.force_setattr(self, name, value)
             raise
 
+    def update_from_string(self, update_str: str) -> None:
+        """Change fields by a text such as ``"hidden_size=64,use_cache=false"``, as the options of scripts have them.
+
+        Raises ``ConfigError`` for what isn't of that form, for names that aren't fields, and for fields that are
+        neither a number, a bool nor a text.
+        """
+        changes = {}
+        for part in update_str.split(","):
+            name, equals, text = (each.strip() for each in part.partition("="))
+            if not equals:
+                raise ConfigError(f"update_from_string takes 'name=value,name=value'; got {part!r:.80}.")
+            if not self._has_field(name):
+                raise ConfigError(_no_field(type(self), name))
+            changes[name] = as_kind(name, text, getattr(self, name))
+        self.update(changes)
+
+    def validate(self) -> None:
+        """Do what ``check`` does: raise ``ConfigError`` where fields contradict each other."""
+        self.check()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.to_dict())
+
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Self:
         """Return the configuration of the text model, which is this one, whatever is asked for."""
         return self
@@ -247,37 +227,50 @@ class PretrainedConfig(Config, frozen=False, dict=True, kw_only=True):  # type: 
     @overload
     @classmethod
     def from_pretrained(
-        cls, name_or_folder: str | os.PathLike[str], *, return_unused_kwargs: Literal[False] = False, **arguments: Any
+        cls,
+        name_or_folder: str | os.PathLike[str] | None = None,
+        *,
+        return_unused_kwargs: Literal[False] = False,
+        **arguments: Any,
     ) -> Self: ...
     @overload
     @classmethod
     def from_pretrained(
-        cls, name_or_folder: str | os.PathLike[str], *, return_unused_kwargs: Literal[True], **arguments: Any
+        cls,
+        name_or_folder: str | os.PathLike[str] | None = None,
+        *,
+        return_unused_kwargs: Literal[True],
+        **arguments: Any,
     ) -> tuple[Self, dict[str, Any]]: ...
     @classmethod
     def from_pretrained(
-        cls, name_or_folder: str | os.PathLike[str], *, return_unused_kwargs: bool = False, **arguments: Any
+        cls,
+        name_or_folder: str | os.PathLike[str] | None = None,
+        *,
+        return_unused_kwargs: bool = False,
+        **arguments: Any,
     ) -> Self | tuple[Self, dict[str, Any]]:
         """Read the configuration of a folder, a registered name, a Hub id, or a file.
 
         ``arguments`` are fields that replace those of the file, and those of ``HubOptions``: ``revision``,
         ``subfolder``, ``token``, ``cache_dir``, ``local_files_only``, ``force_download``. With
         ``return_unused_kwargs`` those that are neither are returned beside the configuration, in a tuple; else they are
-        a ``ConfigError``. Raises ``MissingFileError`` where nothing is found, with what was tried.
+        a ``ConfigError``. The name may be called ``pretrained_model_name_or_path``. Raises ``MissingFileError`` where
+        nothing is found, with what was tried.
         """
+        name = _named(cls, "from_pretrained", name_or_folder, "pretrained_model_name_or_path", arguments)
         options = HubOptions.taken_from(arguments)
-        data, source = _read(cls, name_or_folder, options)
-        config = cls.from_dict(data, source=source)
-        if not return_unused_kwargs:
-            return config._with(arguments)
-        used = {name: value for name, value in arguments.items() if config._has_field(name)}
-        return config._with(used), {name: value for name, value in arguments.items() if name not in used}
+        data, source = _read(cls, name, options)
+        return cls._of_file(data, source)._changed(arguments, returns_others=return_unused_kwargs)
 
     @classmethod
-    def get_config_dict(cls, name_or_folder: str | os.PathLike[str], **arguments: Any) -> tuple[dict[str, Any], Any]:
+    def get_config_dict(
+        cls, name_or_folder: str | os.PathLike[str] | None = None, **arguments: Any
+    ) -> tuple[dict[str, Any], Any]:
         """Return the mapping in the file that ``from_pretrained`` would read, and the arguments that it doesn't use."""
+        name = _named(cls, "get_config_dict", name_or_folder, "pretrained_model_name_or_path", arguments)
         options = HubOptions.taken_from(arguments)
-        return _read(cls, name_or_folder, options)[0], arguments
+        return _read(cls, name, options)[0], arguments
 
     @classmethod
     def _part_of(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -285,9 +278,9 @@ class PretrainedConfig(Config, frozen=False, dict=True, kw_only=True):  # type: 
         return data
 
     def _has_field(self, name: str) -> bool:
-        name = _NAMES.get(name, type(self).attribute_map.get(name, name))
+        name = NAMES.get(name, type(self).attribute_map.get(name, name))
         own = isinstance(getattr(type(self), name, None), property)
-        return own or name in self.__struct_fields__ or name in _RECORDS or name in _ONLY
+        return own or name in self.__struct_fields__ or name in RECORDS or name in ONLY
 
     def _with(self, changes: Mapping[str, Any]) -> Self:
         """Return a copy with attributes changed, checked together."""
@@ -297,19 +290,28 @@ class PretrainedConfig(Config, frozen=False, dict=True, kw_only=True):  # type: 
         copy.update(changes)
         return copy
 
-    def save_pretrained(self, folder: str | os.PathLike[str], **arguments: Any) -> None:
+    def _changed(self, changes: Mapping[str, Any], *, returns_others: bool) -> Any:
+        """Return a copy with attributes changed, and beside it the changes that aren't fields, where they may be."""
+        if not returns_others:
+            return self._with(changes)
+        used = {name: value for name, value in changes.items() if self._has_field(name)}
+        return self._with(used), {name: value for name, value in changes.items() if name not in used}
+
+    def save_pretrained(self, folder: str | os.PathLike[str] | None = None, **arguments: Any) -> None:
         """Write ``config.json`` in a folder; an old one is replaced once the new one is complete.
 
+        The folder may be called ``save_directory``.
         ``push_to_hub=True`` uploads it, too; ``repo_id``, ``token``, ``private``, ``commit_message``, ``revision`` and
         ``create_pr`` say where and how. Raises ``FileAccessError``, and ``ConfigError`` for other arguments.
         """
+        folder = _named(type(self), "save_pretrained", folder, "save_directory", arguments)
         push = take_push_options(arguments)
         for name in arguments:
             raise ConfigError(f"{type(self).__name__}.save_pretrained has no argument {name!r}.")
         self.check()
         path = Path(folder) / self.config_file
         with writing(path):
-            write_json(path, {"model_type": self.model_type, **self.to_dict()})
+            write_json(path, self.to_dict())
         if push is not None:
             self.push_to_hub(push.pop("repo_id", None) or Path(folder).resolve().name, **push)
 
@@ -335,10 +337,25 @@ def _read(cls: type[PretrainedConfig], name: str | os.PathLike[str], options: Hu
     return cls._part_of(read_json(path)), str(path)
 
 
+def _named(
+    cls: type[PretrainedConfig],
+    method: str,
+    given: str | os.PathLike[str] | None,
+    theirs: str,
+    arguments: dict[str, Any],
+) -> str | os.PathLike[str]:
+    """Return the first argument of a method, which may be given under the name that ``transformers`` has for it."""
+    other: str | os.PathLike[str] | None = arguments.pop(theirs, None)
+    if (given is None) == (other is None):
+        found = "neither" if given is None else "both"
+        raise ConfigError(f"{cls.__name__}.{method} takes a name or a folder, or {theirs}; got {found}.")
+    return given if other is None else other
+
+
 def _recorded(cls: type[PretrainedConfig], name: str, value: Any) -> dict[str, Any]:
     """Return the extras for an attribute that isn't a field. Raises ``ConfigError`` where it can't be kept."""
-    if name in _ONLY:
-        only, instead = _ONLY[name]
+    if name in ONLY:
+        only, instead = ONLY[name]
         if value is not None and value != only:
             raise ConfigError(f"{cls.__name__}.{name} can only be {only}; got {value!r}: {instead}.")
         return {}
@@ -349,24 +366,17 @@ def _recorded(cls: type[PretrainedConfig], name: str, value: Any) -> dict[str, A
         return {"id2label": labels, "label2id": {label: number for number, label in labels.items()}}
     if name in ("name_or_path", "_name_or_path"):
         return {"_name_or_path": os.fspath(value)}
-    if name in _RECORDS or name in cls.known_extras:
+    if name in RECORDS or name in cls.known_extras:
         return {name: value}
     raise ConfigError(_no_field(cls, name))
 
 
 def _no_field(cls: type[PretrainedConfig], name: str) -> str:
-    if name in _OF_GENERATION:
+    if name in INSTEAD:
+        return f"{cls.__name__} has no attribute {name!r}: {INSTEAD[name]}."
+    if name in OF_GENERATION:
         return f"{cls.__name__} has no field {name!r}, an option of generation: set it on model.generation_config."
-    names = [*cls.__struct_fields__, *cls.attribute_map, *_RECORDS, *_ONLY]
+    names = [*cls.__struct_fields__, *cls.attribute_map, *RECORDS, *ONLY]
     close = difflib.get_close_matches(name, [each for each in names if each != "extras"], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else f" To keep it in the file: config.extras[{name!r}] = ..."
     return f"{cls.__name__} has no field {name!r}.{hint}"
-
-
-def _as_dtype(name: Any) -> Any:
-    """Return the dtype of torch that a file names; a dtype and None are themselves."""
-    if not isinstance(name, str):
-        return name
-    import torch
-
-    return getattr(torch, name.removeprefix("torch."), name)

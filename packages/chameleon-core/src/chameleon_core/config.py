@@ -11,7 +11,7 @@ from msgspec import Meta
 from ._pretrained_config import PretrainedConfig
 from .errors import ConfigError
 from .family import IMAGE_TOKENIZER_TYPE, MODEL_TYPES, OF_FINETUNES, grammar_of
-from .vq_fields import VQFields
+from .vq_fields import VQFields, refuse_misspelt
 
 CONFIG_FILE = "config.json"
 MODEL_TYPE = "chameleon"
@@ -141,7 +141,14 @@ class ChameleonConfig(PretrainedConfig, kw_only=True):  # type: ignore[misc]  # 
             return _checked_scaling(value)
         if name == "vq_config" and not isinstance(value, Mapping) and callable(getattr(value, "to_dict", None)):
             return value.to_dict()
+        if name == "vq_config" and isinstance(value, Mapping) and not isinstance(value, VQFields):
+            refuse_misspelt(value)
         return value
+
+    def keep_for_a_model(self, *, attn_implementation: str | None = None) -> None:
+        """Check the fields against each other, and fix those that a model is made with. Raises ``ConfigError``."""
+        super().keep_for_a_model(attn_implementation=attn_implementation)
+        msgspec.structs.force_setattr(self, "vq_config", VQFields(self.vq_config or {}).kept_for_a_model())
 
     def _complete(self, name: str) -> None:
         if name == "vq_config":
@@ -265,12 +272,12 @@ class ChameleonConfig(PretrainedConfig, kw_only=True):  # type: ignore[misc]  # 
             )
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, source: str = "") -> ChameleonConfig:
+    def _of_file(cls, data: Mapping[str, Any], source: str) -> Self:
         """Read the mapping of a published ``config.json``, of old and new releases of ``transformers``.
 
         Both descriptions of RoPE are read, ``rope_parameters`` and ``rope_theta`` with ``rope_scaling``; they must
         agree where a file has both. The picture grammar of a finetune follows from its architecture, unless the file
-        names one. Unknown entries are kept, with a warning.
+        names one. Entries of ``vq_config`` are those of chameleon-vq, which warns of unknown ones.
         """
         where = f"{source}: " if source else ""
         fields = dict(data)
@@ -288,11 +295,13 @@ class ChameleonConfig(PretrainedConfig, kw_only=True):  # type: ignore[misc]  # 
         fields.pop("architectures", None)
         fields.pop("image_token_id", None)
         fields = _with_rope(fields, fields.pop("rope_parameters", None), where)
-        return super().from_dict(fields, source=source)
+        if isinstance(fields.get("vq_config"), Mapping):
+            fields["vq_config"] = VQFields(fields["vq_config"])
+        return super()._of_file(fields, source)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the mapping of ``config.json``, with both descriptions of RoPE for old and new readers."""
-        data = {"model_type": MODEL_TYPE, "architectures": [ARCHITECTURE], **super().to_dict()}
+        data = {"architectures": [ARCHITECTURE], **super().to_dict()}
         data["rope_parameters"] = self.rope_parameters
         data["vq_config"] = dict(self.vq_config) if self.vq_config else None
         if self.qk_norm:

@@ -171,8 +171,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
 
 
 def rejects_unknown_fields(cls: type[T]) -> type[T]:
-    """Make an unknown field name of a dataclass a ``ConfigError``, as it is for a ``Config``."""
-    init = cls.__init__
+    """Make an unknown field name of a dataclass a ``ConfigError``, as it is for a ``Config``, in an assignment too."""
+    init, assign = cls.__init__, cls.__setattr__
 
     @functools.wraps(init)
     def initialize(self: T, *args: Any, **fields: Any) -> None:
@@ -181,7 +181,15 @@ def rejects_unknown_fields(cls: type[T]) -> type[T]:
             raise error
         init(self, *args, **fields)
 
+    @functools.wraps(assign)
+    def set_field(self: T, name: str, value: Any) -> None:
+        error = unknown_fields(cls.__name__, (name,), cls.__dataclass_fields__)  # type: ignore[attr-defined]
+        if error is not None:
+            raise error
+        assign(self, name, value)
+
     cls.__init__ = initialize  # type: ignore[assignment]
+    cls.__setattr__ = set_field  # type: ignore[assignment]
     return cls
 
 
