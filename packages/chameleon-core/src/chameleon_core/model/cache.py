@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..compat.caches import CacheQuestions
 from ..errors import InputError
 
 
@@ -22,8 +23,12 @@ class LayerStates(NamedTuple):
     values: Tensor
     """[L, K, S, D]."""
 
+    def get_seq_length(self) -> int:
+        """Return the number of positions so far, padding included."""
+        return self.keys.shape[2]
 
-class KVCache:
+
+class KVCache(CacheQuestions):
     """The keys and values of every layer, for a batch of lanes (rows) that all end at the same slot.
 
     Lanes of different lengths are padded on the left: the positions of lane b are the slots from ``starts[b]`` to
@@ -36,6 +41,8 @@ class KVCache:
 
     A forward pass stores each layer's new keys and values with ``update`` and moves the end with ``advance``.
     """
+
+    __slots__ = ("__weakref__", "_first", "_layers", "capacity", "length", "starts", "visible_LS")
 
     def __init__(self, num_layers: int, batch_size: int, *, capacity: int = 64) -> None:
         self.length = 0
@@ -61,7 +68,15 @@ class KVCache:
         self.starts = tuple(starts)
 
     def update(self, layer: int, key_LTKD: Tensor, value_LTKD: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values and return all so far, as views ``key_LSKD, value_LSKD``."""
+        """Store a layer's new keys and values and return all so far, as views ``key_LSKD, value_LSKD``.
+
+        It isn't the ``update`` of ``transformers``, whose keys are [L, K, T, D] and come before the layer.
+        """
+        if type(layer) is not int:
+            raise InputError(
+                "KVCache.update takes a layer's index, then keys and values [rows, new positions, heads, width]; for "
+                "layers written for transformers, make a DynamicCache."
+            )
         if self.capacity == 0 and self.length == 0:
             self._first[layer] = (key_LTKD, value_LTKD)
             return key_LTKD, value_LTKD
@@ -134,10 +149,6 @@ class KVCache:
 
     def __len__(self) -> int:
         return len(self._layers)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of positions so far, padding included; it is the same for all layers."""
-        return self.length
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last positions; their number is given as a negative one, as in ``transformers``."""
