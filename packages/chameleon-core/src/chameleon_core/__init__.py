@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .checkpoints import load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
     from .checkpoints.convert import pool_checkpoint, pool_key_value_heads
     from .compat.bitsandbytes import BitsAndBytesConfig
+    from .compat.generation_config import GenerationConfig
     from .compat.generation_outputs import GenerateOutput
     from .config import ChameleonConfig
     from .errors import (
@@ -123,6 +124,7 @@ __all__ = [
     "Finished",
     "GenerateOutput",
     "GenerationChanges",
+    "GenerationConfig",
     "GenerationError",
     "GenerationOptions",
     "ImageFinished",
@@ -196,6 +198,7 @@ _MODULES = {
     "Finished": ".pipeline",
     "GenerateOutput": ".compat.generation_outputs",
     "GenerationChanges": ".generation",
+    "GenerationConfig": ".compat.generation_config",
     "GenerationError": ".errors",
     "InputError": ".errors",
     "InputWarning": ".errors",

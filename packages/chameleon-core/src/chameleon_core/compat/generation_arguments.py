@@ -14,7 +14,7 @@ from ..errors import ArgumentError, ConfigError, GenerationError, InputWarning
 from ..generation import GenerationOptions
 from ..generation.foreign_fields import OF_THE_CALL, REFUSED, TRANSLATED, OneValue
 from .generation_config import FIELDS, OWN, GenerationConfigView, closest, given_fields
-from .generation_fields import AT_THE_CALL, DEFAULTS, field_changes, ids_of, refuse_field
+from .generation_fields import AT_THE_CALL, DEFAULTS, check_call_fields, field_changes, ids_of, refuse_field
 
 PROMPTS: Mapping[str, None] = MappingProxyType(
     dict.fromkeys(
@@ -101,6 +101,7 @@ def read_call(model: Any, options: GenerationOptions | None, arguments: Mapping[
     given = {**given, **arguments}
     for name in given.keys() & REFUSED.keys():
         refuse_field(name, given[name])
+    check_call_fields(given)
     inherited = {name: value for name, value in options.extras.items() if name in AT_THE_CALL}
     merged = {**inherited, **given}
     call.fields = {name: value for name, value in merged.items() if name in OF_THE_CALL}

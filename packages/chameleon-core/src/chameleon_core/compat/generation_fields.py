@@ -27,6 +27,30 @@ AT_THE_CALL = frozenset(
 )
 """Fields that ``GenerationOptions`` keep among their extras until ``generate`` is called."""
 
+_IDS = ("bos_token_id", "pad_token_id", "forced_bos_token_id", "forced_eos_token_id")
+_WHOLE = ("max_length", "min_length", "num_beams", "num_return_sequences", "prefill_chunk_size")
+_SWITCHES = (
+    *("output_attentions", "output_hidden_states", "output_logits", "output_scores"),
+    *("renormalize_logits", "return_dict_in_generate", "use_cache"),
+)
+
+
+def check_call_fields(given: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` where a field that counts for a call of ``generate`` has a value of another kind."""
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name in _IDS:
+            ids_of(name, value)
+        elif name in _WHOLE and type(value) is not int:
+            raise ConfigError(f"{name} must be an integer; got {value!r:.80}.")
+        elif name in _SWITCHES and not (isinstance(value, bool | int) and value in (0, 1)):
+            raise ConfigError(f"{name} must be True or False; got {value!r:.80}.")
+        elif name == "length_penalty" and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ConfigError(f"length_penalty must be a number; got {value!r:.80}.")
+        elif name == "early_stopping" and value not in (True, False, "never"):
+            raise ConfigError(f'early_stopping must be True, False or "never"; got {value!r:.80}.')
+
 
 def field_changes(options: GenerationOptions, given: Mapping[str, Any], ends: Sequence[int]) -> dict[str, Any]:
     """Return the changes of ``options`` that fields of either side stand for; None is a field's default.

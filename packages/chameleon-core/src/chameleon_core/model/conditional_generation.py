@@ -18,7 +18,7 @@ from ..checkpoints import save_checkpoint
 from ..checkpoints.quantization_plan import Quantization
 from ..compat.forward_arguments import as_requested, refuse_forward_arguments
 from ..compat.generation import generate, positional_arguments
-from ..compat.generation_config import GenerationConfigView, options_from
+from ..compat.generation_config import GenerationConfig, GenerationConfigView, options_from
 from ..compat.generation_keywords import GenerateKeywords, SharedKeywords
 from ..compat.generation_outputs import GenerateOutput, transition_scores
 from ..compat.loading import Request
@@ -52,6 +52,9 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
 
     loss_type: ClassVar[str] = "ForConditionalGeneration"
     """What the Trainer of ``transformers`` asks, to count the labels of a loss as ``loss_function`` does."""
+
+    generation_config_class: ClassVar[type[GenerationConfig]] = GenerationConfig
+    """What ``generation_config`` may be assigned."""
 
     @translates_errors
     def __init__(self, config: ChameleonConfig, *, attn_implementation: str = "sdpa") -> None:
