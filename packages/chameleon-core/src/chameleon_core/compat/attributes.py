@@ -8,11 +8,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..errors import UnknownAttributeError
+from ..errors import ConfigError, UnknownAttributeError
 
 SET_BY_LIBRARIES = frozenset(
     {
@@ -40,6 +40,7 @@ SET_BY_LIBRARIES = frozenset(
 
 INSTEAD: Mapping[str, str] = MappingProxyType(
     {
+        "attn_implementation": "use set_attn_implementation(name); config._attn_implementation is the name.",
         "active_adapters": "use peft.get_peft_model(model, config), and its active_adapter.",
         "add_adapter": "use peft.get_peft_model(model, config).",
         "delete_adapter": "use peft.get_peft_model(model, config), and its delete_adapter.",
@@ -50,18 +51,53 @@ INSTEAD: Mapping[str, str] = MappingProxyType(
         "dequantize": "load the folder without quantization.",
         "get_position_embeddings": "positions are rotary; there are no embeddings of them.",
         "resize_position_embeddings": "positions are rotary; set rope_scaling in the config.",
+        "adjust_generation_fn": "from_pretrained reads generation_config.json.",
+        "continuous_batching_context_manager": "use chameleon_core.Engine(model), which rows join and leave.",
+        "destroy_cached_continuous_batching_manager": "use chameleon_core.Engine(model), which holds nothing back.",
+        "enable_peft_hotswap": "use peft.utils.hotswap of a model of peft.",
+        "estimate_tokens": "count input_ids.",
+        "floating_point_ops": "count 6 × num_parameters() × ids for training, and 2 × for generation.",
+        "generate_batch": "use chameleon_core.Engine(model), which rows join and leave.",
+        "get_adapter_state_dict": "use peft.get_peft_model_state_dict(model).",
+        "get_correct_attn_implementation": "use set_attn_implementation(name), which says where it can't run.",
+        "get_experts_implementation": "no layer has experts.",
+        "get_placeholder_mask": "compare input_ids with config.image_token_id.",
+        "heal_tokens": "end the prompt where a token ends, such as before a space.",
+        "init_continuous_batching": "use chameleon_core.Engine(model), which rows join and leave.",
+        "initialize_weights": "use init_weights().",
+        "is_custom_code": "no code of a model repository runs here.",
+        "is_remote_code": "no code of a model repository runs here.",
+        "load_custom_generate": "call your loop with the model as its first argument.",
+        "prune_heads": "no head can be left out; scale the head's part of self_attn.o_proj.weight.",
+        "to_bettertransformer": "choose an attention backend: set_attn_implementation(name).",
         "get_compiled_call": "use torch.compile(model, fullgraph=True).",
         "register_for_auto_class": "the class is found by chameleon_core, not by an auto class.",
         "rotary_emb": "the rotation of positions is computed in each pass, by chameleon_core.model.rope.",
         "set_decoder": "replace the layers of model.model.",
         "set_encoder": "set model.image_tokenizer.",
+        "set_use_kernels": "choose an attention backend: set_attn_implementation(name).",
         "use_kernels": "choose an attention backend: set_attn_implementation(name).",
+        "loss_function": "the bare transformer has no loss; ChameleonForConditionalGeneration has one.",
         "loss_type": "the loss is the cross-entropy of the next id; assign loss_function for another.",
         "set_experts_implementation": "no layer has experts.",
         "warn_if_padding_and_no_attention_mask": "forward warns by itself (InputWarning).",
     }
 )
 """For attributes of ``transformers``' models that those here don't have, what to do, as a clause of an error."""
+
+FOLLOWS: Mapping[str, str] = MappingProxyType(
+    {
+        "base_model": "replace the parts of model.model.",
+        "device": "use model.to(device).",
+        "dtype": "use model.to(dtype).",
+        "pad_token_id": "set generation_config.pad_token_id, or config.pad_token_id.",
+        "padding_idx": "set config.pad_token_id.",
+        "tp_size": "the model is loaded in one process; use device_map.",
+        "vocab_size": "use resize_token_embeddings(size).",
+        "vqmodel": "set image_tokenizer.",
+    }
+)
+"""For attributes that follow from others, how these are changed."""
 
 
 class KnownAttributes(nn.Module):
@@ -71,16 +107,26 @@ class KnownAttributes(nn.Module):
     and what the libraries around a model set (``SET_BY_LIBRARIES``). A subclass may set what it likes.
     """
 
+    attribute_types: ClassVar[Mapping[str, tuple[type, ...]]] = {}
+    """Attributes that take values of these types alone."""
+
     def _seal(self) -> None:
         self.__dict__["_sealed"] = type(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         own = getattr(type(self), name, None)
-        if isinstance(own, property) and own.fset is not None:
-            own.fset(self, value)  # torch would register a module, in the place of calling the setter
+        if isinstance(own, property):  # torch would register a module, in the place of calling the setter
+            if own.fset is None:
+                instead = FOLLOWS.get(name, "it follows from the model's parts.")
+                raise UnknownAttributeError(f"{type(self).__name__}.{name} can't be assigned: {instead}")
+            own.fset(self, value)
             return
         if self.__dict__.get("_sealed") is type(self) and not self._takes(name, value):
             raise UnknownAttributeError(self._refusal(name))
+        expected = type(self).attribute_types.get(name)
+        if expected is not None and not isinstance(value, expected):
+            kinds = " or ".join(each.__name__ for each in expected)
+            raise ConfigError(f"{type(self).__name__}.{name} must be a {kinds}; got {value!r:.80}.")
         super().__setattr__(name, value)
 
     def _takes(self, name: str, value: Any) -> bool:

@@ -19,7 +19,15 @@ from ..config import ChameleonConfig
 from ..errors import ConfigError
 from .attributes import KnownAttributes
 from .checkpointing import Checkpointing
+from .loading import attention_name
 from .resize import check_resizable, resized_rows, rounded_size, with_added_names
+
+OF_THE_WEIGHTS = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "hidden_act", "rms_norm_eps", "attention_bias", "attention_dropout", "swin_norm"),
+    *("mlp_bias", "qk_norm"),
+)
+"""The fields that layers are made with. The others are read anew in each pass."""
 
 
 class TransformersMethods(KnownAttributes):
@@ -29,7 +37,6 @@ class TransformersMethods(KnownAttributes):
     is ``lm_head``.
     """
 
-    config: ChameleonConfig
     config_class: ClassVar[type[ChameleonConfig]] = ChameleonConfig
     """The class of ``config``."""
     source: Path | None
@@ -39,18 +46,48 @@ class TransformersMethods(KnownAttributes):
     """The first argument of ``forward``."""
     input_modalities: ClassVar[tuple[str, ...]] = ("image", "text")
     """What a model reads."""
+    output_modalities: ClassVar[tuple[str, ...]] = ("image", "text")
+    """What a model writes."""
     supports_gradient_checkpointing: ClassVar[bool] = True
     """Whether layers can be recomputed in the backward pass."""
+    attribute_types: ClassVar[Mapping[str, tuple[type, ...]]] = {
+        "is_parallelizable": (bool,),
+        "model_parallel": (bool,),
+        "model_tags": (list, type(None)),
+        "training": (bool,),
+    }
     is_parallelizable: bool = False
     """Whether a model spreads its layers over devices by itself."""
     model_parallel: bool = False
     """Whether it has done so."""
     model_tags: list[str] | None = None
     """Tags for a model card, of ``add_model_tags``."""
+    _config: ChameleonConfig
     _no_split_modules: ClassVar[list[str]] = ["DecoderLayer"]
     _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values", "cache"]
     _tied_weights_keys: ClassVar[Mapping[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
     _keys_to_ignore_on_save: ClassVar[list[str] | None] = None
+
+    @property
+    def config(self) -> ChameleonConfig:
+        """The configuration. Another one may be assigned that says the same of the weights, with ``ConfigError`` else.
+
+        It is that of the bare transformer, too.
+        """
+        return self._config
+
+    @config.setter
+    def config(self, config: ChameleonConfig) -> None:
+        if "_sealed" in self.__dict__:
+            check_same_weights(self.config, config)
+            self._use_config(config)
+        self.__dict__["_config"] = config
+
+    @property
+    def all_tied_weights_keys(self) -> dict[str, str]:
+        """The names of weights that are another one, by name: that of the output layer, where it is tied."""
+        has_head = self.get_output_embeddings() is not None
+        return dict(self._tied_weights_keys) if has_head and self.config.tie_word_embeddings else {}
 
     @property
     def base_model(self) -> Any:
@@ -175,8 +212,11 @@ class TransformersMethods(KnownAttributes):
             )
         self.register_module("lm_head", new_embeddings)
 
-    def tie_weights(self) -> None:
-        """Make the output layer share the weight of the embeddings, where ``config.tie_word_embeddings`` says so."""
+    def tie_weights(self, missing_keys: set[str] | None = None, recompute_mapping: bool = True) -> None:
+        """Make the output layer share the weight of the embeddings, where ``config.tie_word_embeddings`` says so.
+
+        Both arguments are those of ``transformers``, where loading needs them; the config alone decides.
+        """
         head = self.get_output_embeddings()
         if head is not None and self.config.tie_word_embeddings:
             head.weight = self.get_input_embeddings().weight
@@ -223,7 +263,7 @@ class TransformersMethods(KnownAttributes):
     def _use_config(self, config: ChameleonConfig) -> None:
         """Take a configuration in the place of the one that the model was made of, and fix it like that one."""
         config.keep_for_a_model(attn_implementation=self.base_model.attn_implementation)
-        self.config = self.base_model.config = config
+        self.__dict__["_config"] = self.base_model.__dict__["_config"] = config
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -241,10 +281,19 @@ class TransformersMethods(KnownAttributes):
     def post_init(self) -> None:
         """Do nothing: a model is complete once it is made. Subclasses written for ``transformers`` call it."""
 
-    def set_attn_implementation(self, attn_implementation: str) -> None:
-        """Use another attention backend, by its name. Raises ``UnknownPluginError`` where it isn't installed."""
-        self.base_model._use_attention(attn_implementation)
-        self.config.keep_for_a_model(attn_implementation=attn_implementation)
+    def set_attn_implementation(
+        self, attn_implementation: str | Mapping[str, str], allow_all_kernels: bool = False
+    ) -> None:
+        """Use another attention backend, by its name, or the entry "" of a mapping, as in ``from_pretrained``.
+
+        Raises ``UnknownPluginError`` where it isn't installed, ``ConfigError`` for ``allow_all_kernels``: kernels are
+        plugins that are installed, not downloaded.
+        """
+        if allow_all_kernels:
+            raise ConfigError("allow_all_kernels=True isn't available: install a plugin with the kernel. Leave it out.")
+        name = attention_name(attn_implementation)
+        self.base_model._use_attention(name)
+        self.config.keep_for_a_model(attn_implementation=name)
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -321,6 +370,18 @@ class TransformersMethods(KnownAttributes):
         """Add tags for a model card to ``model_tags``."""
         new = [tags] if isinstance(tags, str) else tags
         self.model_tags = list(dict.fromkeys([*(self.model_tags or ()), *new]))
+
+
+def check_same_weights(old: ChameleonConfig, new: object) -> None:
+    """Raise ``ConfigError`` unless a configuration describes the weights that a model of another one has."""
+    if not isinstance(new, ChameleonConfig):
+        raise ConfigError(f"the config of a model must be a ChameleonConfig; got a {type(new).__name__}.")
+    for name in OF_THE_WEIGHTS:
+        if getattr(new, name) != getattr(old, name):
+            raise ConfigError(
+                f"the model keeps its {name} ({getattr(old, name)!r:.80}), and the new config has "
+                f"{getattr(new, name)!r:.80}. Make another model of it."
+            )
 
 
 def _require_grad(module: nn.Module, given: object, output: Tensor) -> None:

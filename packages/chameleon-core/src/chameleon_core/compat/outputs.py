@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NoReturn
 
 from torch.utils import _pytree as pytree
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, UnknownAttributeError
 
 
 class ModelOutputs(dict[str, Any]):
@@ -47,7 +47,7 @@ class ModelOutputs(dict[str, Any]):
     def __getattr__(self, name: str) -> Any:
         if name in type(self).fields:
             return self.get(name)
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; it has {', '.join(self.fields)}.")
+        raise self._lacks(f"attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
@@ -57,8 +57,11 @@ class ModelOutputs(dict[str, Any]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name not in self.fields:
-            raise AttributeError(f"{type(self).__name__} has no field {name!r}; it has {', '.join(self.fields)}.")
+            raise self._lacks(f"field {name!r}")
         super().__setitem__(name, value)
+
+    def _lacks(self, what: str) -> UnknownAttributeError:
+        return UnknownAttributeError(f"{type(self).__name__} has no {what}; it has {', '.join(self.fields)}.")
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Return what was computed, in the order of ``fields``."""

@@ -25,7 +25,7 @@ from ..compat.loading import Request
 from ..compat.saving import SaveRequest
 from ..compat.step_inputs import StepInputs
 from ..config import ChameleonConfig
-from ..errors import InputError
+from ..errors import ConfigError, InputError
 from ..formats import GENERATION_FILE
 from ..generation import GenerationChanges, GenerationOptions, Step, TextDecoder, generate_ids
 from ..generation.prompts import check_type, mask_of_padding
@@ -55,6 +55,13 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
 
     generation_config_class: ClassVar[type[GenerationConfig]] = GenerationConfig
     """What ``generation_config`` may be assigned."""
+    attribute_types: ClassVar[Mapping[str, tuple[type, ...]]] = {
+        **PictureInputs.attribute_types,
+        "extra_weights": (Mapping,),
+        "generation_options": (GenerationOptions,),
+        "masks_picture_codes": (bool,),
+        "repacked_head": (RepackedHead,),
+    }
 
     @translates_errors
     def __init__(self, config: ChameleonConfig, *, attn_implementation: str = "sdpa") -> None:
@@ -236,6 +243,8 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
 
     @loss_function.setter
     def loss_function(self, function: Callable[..., Tensor]) -> None:
+        if not callable(function):
+            raise ConfigError(f"loss_function must be a function of logits and labels; got {function!r:.80}.")
         self.__dict__["_loss_function"] = function
 
     if TYPE_CHECKING:

@@ -142,7 +142,12 @@ class PictureInputs(TransformersMethods):
         return reader.image_tokenizer
 
     @image_tokenizer.setter
-    def image_tokenizer(self, image_tokenizer: ImageTokenizerLike) -> None:
+    def image_tokenizer(self, image_tokenizer: ImageTokenizerLike | None) -> None:
+        if image_tokenizer is not None and not callable(getattr(image_tokenizer, "encode_pixels", None)):
+            raise ConfigError(
+                f"image_tokenizer is a {type(image_tokenizer).__name__}; expected an ImageTokenizer of chameleon_vq, "
+                "or what has its methods."
+            )
         self.picture_reader.image_tokenizer = image_tokenizer
 
     @property

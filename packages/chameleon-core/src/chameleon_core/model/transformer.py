@@ -66,6 +66,8 @@ class ChameleonModel(PictureInputs):
     gradients from less memory, in about a third more time.
     """
 
+    _attn_implementation: str
+
     def __init__(self, config: ChameleonConfig, *, attn_implementation: str = "sdpa") -> None:
         super().__init__()
         config.keep_for_a_model(attn_implementation=attn_implementation)
@@ -214,6 +216,15 @@ class ChameleonModel(PictureInputs):
             if states is not None:
                 states.append(hidden_BTE)
         return hidden_BTE
+
+    @property
+    def attn_implementation(self) -> str:
+        """The name of the attention backend; to assign another is ``set_attn_implementation``."""
+        return self._attn_implementation
+
+    @attn_implementation.setter
+    def attn_implementation(self, name: str) -> None:
+        self.set_attn_implementation(name)
 
     def new_cache(self, batch_size: int, *, capacity: int = 64) -> KVCache:
         """Return an empty cache for ``batch_size`` rows, with room for ``capacity`` positions before it must grow."""
@@ -369,7 +380,7 @@ class ChameleonModel(PictureInputs):
 
     def _use_attention(self, name: str) -> None:
         self.attention_backend = get_attention_backend(name)
-        self.attn_implementation = name
+        self.__dict__["_attn_implementation"] = name
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
