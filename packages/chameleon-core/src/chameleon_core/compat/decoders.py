@@ -79,6 +79,10 @@ class IdCache:
         """Forget a lane."""
         lane.ids = []
 
+    def fork(self, lane: IdLane) -> IdLane:
+        """Return a copy of a lane, which grows apart from it."""
+        return IdLane(list(lane.ids))
+
     def truncate(self, lane: IdLane, length: int) -> None:
         """Forget the ids from ``length`` on."""
         del lane.ids[length:]

@@ -34,7 +34,7 @@ class GenerateOutput(ModelOutputs):
     """The score of each text that beams found, float32 [B]. With ``output_scores`` and ``num_beams`` above 1."""
     scores: tuple[Tensor, ...] | None
     """The logits that each id was chosen from, after all processors: for each new id float32 [B, V], -inf where an id
-    may not come. With ``output_scores``."""
+    may not come. With ``output_scores``; None of a search by beams, which has ``sequences_scores``."""
     logits: tuple[Tensor, ...] | None
     """The logits of the model for each new id, float32 [B, V], for text with picture codes at the lowest number. With
     ``output_logits``."""
