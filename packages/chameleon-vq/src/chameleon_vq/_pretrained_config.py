@@ -345,11 +345,11 @@ def _named(
     arguments: dict[str, Any],
 ) -> str | os.PathLike[str]:
     """Return the first argument of a method, which may be given under the name that ``transformers`` has for it."""
-    other: str | os.PathLike[str] | None = arguments.pop(theirs, None)
-    if (given is None) == (other is None):
-        found = "neither" if given is None else "both"
+    names: list[str | os.PathLike[str]] = [each for each in (given, arguments.pop(theirs, None)) if each is not None]
+    if len(names) != 1:
+        found = "both" if names else "neither"
         raise ConfigError(f"{cls.__name__}.{method} takes a name or a folder, or {theirs}; got {found}.")
-    return given if other is None else other
+    return names[0]
 
 
 def _recorded(cls: type[PretrainedConfig], name: str, value: Any) -> dict[str, Any]:
