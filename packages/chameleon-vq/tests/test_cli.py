@@ -180,6 +180,19 @@ def test_bfloat16_codes_decode_with_the_same_tokenizer_in_float32(run: Run) -> N
     assert run("decode", "codes.safetensors", "-t", "tok").exit_code == 0
 
 
+def test_the_codes_that_a_dtype_changes_are_counted(run: Run) -> None:
+    Path("photos/broken.png").write_bytes(b"broken")
+    result = run("compare", "photos", "-t", "tok", "--dtype", "float32")
+    assert "float32 changes 0 of 128 codes (0.00%)." in result.stdout
+    assert result.exit_code == 1
+    assert "left out: photos/broken.png" in result.stderr
+    result = run("compare", "photos/a.png", "-t", "tok")
+    [row] = [line for line in result.stdout.splitlines() if "a.png" in line]
+    assert result.exit_code == 0, result.output
+    assert "64" in row
+    assert "bfloat16 changes " in result.stdout
+
+
 def test_without_the_command_s_packages_the_install_line_is_named() -> None:
     code = "import sys; sys.modules['typer'] = None; from chameleon_vq.cli import main; main()"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

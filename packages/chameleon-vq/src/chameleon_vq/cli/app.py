@@ -215,6 +215,41 @@ def reconstruct_command(
     _report(failures)
 
 
+@app.command()
+def compare(
+    pictures: Pictures,
+    tokenizer: Tokenizer,
+    device: Device = "cpu",
+    dtype: Annotated[
+        DType, typer.Option(help="Dtype whose codes are compared with those of float32.")
+    ] = DType.bfloat16,
+) -> None:
+    """Count the codes of pictures that another dtype changes, and print how near to a tie they were (0 to 0.5)."""
+    from ..agreement import compare_codes
+
+    named = _named(pictures)
+    exact, other = (_load(tokenizer, device, each) for each in (DType.float32, dtype))
+    failures: list[ChameleonVQError] = []
+    table = Table("picture", Column("codes", justify="right"), Column("differ", justify="right"), "largest margin")
+    differing = positions = 0
+    with _progress("comparing", len(named)) as advance:
+        for path, name in named.items():
+            try:
+                found = compare_codes(exact, other, path)
+            except (ImageError, MissingFileError) as error:
+                failures.append(error)
+            else:
+                differing, positions = differing + found.differing, positions + found.positions
+                margin = f"{found.largest_margin:.4f}"
+                table.add_row(escape(printable(name)), str(found.positions), str(found.differing), margin)
+            advance()
+    if positions:
+        out.print(table)
+        share = differing / positions
+        out.print(f"{dtype.value} changes {differing:,} of {positions:,} codes ({share:.2%}).", highlight=False)
+    _report(failures)
+
+
 def _load(tokenizer: str, device: str, dtype: DType) -> ImageTokenizer:
     with err.status("loading the image tokenizer"):
         from ..tokenizer import ImageTokenizer
