@@ -44,7 +44,7 @@ EXTRAS = {
     "vq": "testing,cli,train",
     "text": "testing",
     "backends": "testing",
-    "core": "testing,cli,train",
+    "core": "testing,cli,train,gguf",
     "emoji": "testing",
 }
 NEED_TORCH = {"vq", "backends", "core"}

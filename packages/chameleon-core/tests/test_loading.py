@@ -171,7 +171,7 @@ def test_values_that_mean_what_happens_anyway_are_accepted(folder: Path) -> None
         ({"variant": "fp16"}, "files of a variant aren't read"),
         ({"proxies": {"https": "x"}}, "set HTTPS_PROXY"),
         ({"tp_plan": "auto"}, "in one process"),
-        ({"gguf_file": "x.gguf"}, "convert the weights to safetensors"),
+        ({"gguf_file": "x.gguf"}, "pass the path of the file in place of the folder"),
         ({"device": "cuda", "device_map": "cpu"}, "pass one of them"),
         ({"max_memory": {0: "1GB"}}, "bounds device_map='auto'"),
         ({"quantization": "int8", "load_in_8bit": True}, "exclude each other"),

@@ -23,6 +23,8 @@ generation_config.json                .from_pretrained``                        
 Meta's folders: params.json,         ``ChameleonForConditionalGeneration         meta-params, meta-ranks,
 consolidated.NN.pth, the tokenizers   .from_pretrained``, ``load_processor``,   meta-weights, meta-words, meta-yaml,
                                     ``load_image_tokenizer``                    meta-vqgan, meta-folder
+GGUF: a file                        ``ChameleonForConditionalGeneration         core-gguf
+                                      .from_pretrained``, ``load_processor``
 the pipeline's folder               ``Chameleon.from_pretrained``               core-pipeline, core-pipeline-words
 quantization records and tensors    ``find_quantizer``, ``from_pretrained``     backends-record, core-int8, core-int4,
                                                                                 core-bnb-nf4, core-bnb-int8
@@ -46,12 +48,13 @@ import importlib.util
 from ..engine import Format
 from .backends import FORMATS as BACKENDS
 from .core import FORMATS as CORE
+from .gguf import FORMATS as GGUF
 from .meta import FORMATS as META
 from .text import FORMATS as TEXT
 from .training import FORMATS as TRAINING
 from .vq import FORMATS as VQ
 
-ALL: tuple[Format, ...] = (*VQ, *TEXT, *BACKENDS, *CORE, *META, *TRAINING)
+ALL: tuple[Format, ...] = (*VQ, *TEXT, *BACKENDS, *CORE, *META, *GGUF, *TRAINING)
 FORMATS = tuple(each for each in ALL if not each.needs or importlib.util.find_spec(each.needs) is not None)
 """Those that can be read here."""
 LEFT_OUT = tuple(f"{each.name} (needs {each.needs})" for each in ALL if each not in FORMATS)

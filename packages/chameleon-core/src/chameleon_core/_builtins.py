@@ -33,6 +33,14 @@ def chameleon_core_checkpoint_formats() -> Iterable[CheckpointFormatSpec]:
             matches=_has_params,
             marks="params.json, its own or that of a folder in models",
         ),
+        CheckpointFormatSpec(
+            name="gguf",
+            factory="chameleon_core.formats.gguf:GGUFFormat",
+            api_version=HOOK_API_VERSION,
+            summary="llama.cpp's file of the transformer's text path: *.gguf",
+            matches=_is_gguf,
+            marks="a file *.gguf",
+        ),
     ]
 
 
@@ -153,6 +161,12 @@ def _has_params(folder: Path) -> bool:
     from .formats.meta import is_meta
 
     return is_meta(folder)
+
+
+def _is_gguf(place: Path) -> bool:
+    from .formats.gguf import is_gguf
+
+    return is_gguf(place)
 
 
 def _has_config(folder: Path) -> bool:

@@ -19,7 +19,7 @@ import torch
 from . import optional_packages
 from ._boundary import translates_errors
 from ._commits import read_whole, stored
-from ._files import parse_json, writing
+from ._files import parse_json, read_json, writing
 from .checkpoints import IMAGE_PREFIX, read_checkpoint
 from .checkpoints.published import is_canonical
 from .config import CONFIG_FILE
@@ -79,6 +79,20 @@ def _tensor_names(folder: Path) -> Collection[str]:
         return read_whole(folder, lambda: open_weights(folder)).keys()
     except FileFormatError:
         return ()
+
+
+@translates_errors
+def picture_settings(folder: Path) -> dict[str, Any] | None:
+    """Return the constants that a model's folder prepares pictures by, None where it has none."""
+    if os.path.isfile(stored(folder, _PREPROCESSOR)):
+        return read_json(stored(folder, _PREPROCESSOR))
+    if os.path.isfile(stored(folder, CONFIG_FILE)):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CheckpointWarning)  # loading the model listed what isn't read
+        settings = read_checkpoint(folder, rotary_layout="halves").processor_files.get(_PREPROCESSOR)
+    data = None if settings is None else parse_json(settings(), f"{folder} ({_PREPROCESSOR})")
+    return data if isinstance(data, dict) else None
 
 
 @translates_errors

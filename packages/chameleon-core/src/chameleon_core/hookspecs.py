@@ -29,7 +29,8 @@ class CheckpointFormatSpec(PluginSpec, frozen=True, kw_only=True):
     """A checkpoint format and how to recognize its folders."""
 
     matches: Callable[[Path], bool] | str
-    """Returns whether a folder has this format, by the names of its files. It raises nothing."""
+    """Returns whether a folder has this format, by the names of its files; a ``*.gguf`` file may be given in a folder's
+    place. It raises nothing."""
     marks: str
     """What ``matches`` looks for, in words, for error messages."""
 

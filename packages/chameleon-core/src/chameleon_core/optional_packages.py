@@ -1,4 +1,4 @@
-"""The optional packages, chameleon-vq, chameleon-text and chameleon-emoji: import them, or say how to install them."""
+"""The optional packages: chameleon-vq, chameleon-text, chameleon-emoji, gguf: imported, or how to install them."""
 
 from __future__ import annotations
 
@@ -61,6 +61,19 @@ def emoji_package() -> ModuleType:
     except ImportError as error:
         raise missing_package("chameleon-emoji", "the demo", error) from error
     return chameleon_emoji
+
+
+def gguf_package() -> ModuleType:
+    """Import and return ``gguf``, which knows the tensors and types of GGUF. Raises ``MissingPackageError``."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise MissingPackageError(
+            f"GGUF files are read and written with the package gguf, which can't be imported: {error}. From the "
+            'toolkit\'s folder: python -m pip install ./packages/chameleon-backends "./packages/chameleon-core[gguf]"'
+        ) from error
+    package: ModuleType = gguf
+    return package
 
 
 def missing_package(distribution: str, purpose: str, error: ImportError) -> MissingPackageError:

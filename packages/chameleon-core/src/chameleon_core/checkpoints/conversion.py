@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .._boundary import translates_errors
 from ..errors import ConfigError
-from ..formats import StoredTensor
+from ..formats import IMAGE_PREFIX, StoredTensor
+from ..formats.gguf import IMAGE_FILE, MODEL_FILE
 from .load import format_of, read_checkpoint
 from .save import write_checkpoint
 
@@ -34,6 +35,8 @@ class Conversion:
     """Their bytes."""
     has_image_decoder: bool
     """Whether pictures can be drawn with it: the image tokenizer has its decoder."""
+    beside: str | None = None
+    """What the written format has no place for and where it went, a sentence; None where it has all."""
 
 
 @translates_errors
@@ -50,16 +53,17 @@ def convert_checkpoint(
     """Read ``source`` in whatever installed format it has, and write it to the folder ``target`` in another.
 
     ``checkpoint_format`` is the format that is written. ``source_options`` and ``target_options`` are those of the
-    formats: for ``meta``, ``ranks`` and ``fused`` when it is written, ``average_norms`` when it is read. Tensors are
-    loaded when they are written: ``hf`` has one in memory at a time, ``meta`` those of a rank. ``progress`` is called
-    after each.
+    formats: for ``meta``, ``ranks`` and ``fused`` when it is written, ``average_norms`` when it is read; for ``gguf``,
+    ``dtype``. Tensors are loaded when they are written: ``hf`` and ``gguf`` have one in memory at a time, ``meta``
+    those of a rank. ``progress`` is called after each.
 
     The files of ``target`` appear in one commit at the end: a process that dies leaves the folder as it was, and the
     conversion is started again. Raises ``FileFormatError``, ``WeightsError``, ``ConfigError`` for what the other format
     can't say, ``UnknownPluginError`` and ``FileAccessError``.
     """
     source, target = Path(source), Path(target)
-    if os.path.exists(target) and os.path.samefile(source, target):
+    folder = source.parent if os.path.isfile(source) else source
+    if os.path.exists(target) and os.path.samefile(folder, target):
         raise ConfigError(f"{target} is the folder that is read; write to another, which isn't there or is empty.")
     checkpoint = read_checkpoint(source, options=source_options)
     sizes = {name: tensor.num_bytes for name, tensor in checkpoint.tensors.items()}
@@ -79,7 +83,18 @@ def convert_checkpoint(
         num_tensors=len(sizes),
         num_bytes=sum(sizes.values()),
         has_image_decoder=any(".vqmodel.decoder." in name for name in sizes),
+        beside=_beside_gguf(target, sizes) if checkpoint_format == "gguf" else None,
     )
+
+
+def _beside_gguf(target: Path, names: Iterable[str]) -> str:
+    """Return where the image tokenizer went, for which a GGUF file has no place."""
+    if any(name.startswith(IMAGE_PREFIX) for name in names):
+        return (
+            f"The image tokenizer isn't in {MODEL_FILE}: it is in {target / IMAGE_FILE}, which this toolkit reads and "
+            "llama.cpp doesn't."
+        )
+    return "There was no image tokenizer: pictures need image_tokenizer= (on the command line --image-tokenizer)."
 
 
 class _Counted:

@@ -28,6 +28,7 @@ from ..registry import CHECKPOINT_FORMATS_HOOK, REGISTRY
 from .assign import StoredWeights, assign, find_extra, find_misfits
 from .published import canonical, check_family
 from .quantization_plan import QUANTIZATION_RECORD, Quantization, QuantizationPlan, plan_quantization, read_plan
+from .resolve import is_model_file
 from .sizes import check_sizes
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -86,7 +87,7 @@ def make_format(spec: CheckpointFormatSpec, options: Mapping[str, Any]) -> Check
 
 
 def _recognized(folder: Path) -> CheckpointFormatSpec:
-    if not os.path.isdir(folder):
+    if not os.path.isdir(folder) and not is_model_file(folder):
         raise FileFormatError(f"{folder} is not a folder; expected a folder with the configuration and the weights.")
     return read_whole(folder, lambda: _first_that_recognizes(folder))
 

@@ -21,8 +21,9 @@ _HUB_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*consolidated*.pth", "*v
 def resolve_folder(name: str | os.PathLike[str], hub: HubOptions = NO_OPTIONS) -> Path:
     """Return the folder of a model: an existing folder, the name of an installed model, or a Hub id ``owner/name``.
 
-    The three are tried in this order, so that a local folder is never shadowed. A Hub id is downloaded, or found in
-    the cache of the Hub, by ``huggingface_hub``, which the extra ``hub`` installs; ``hub`` says how.
+    The three are tried in this order, so that a local folder is never shadowed. A file ``*.gguf``, which is a model by
+    itself, is returned as it is. A Hub id is downloaded, or found in the cache of the Hub, by ``huggingface_hub``,
+    which the extra ``hub`` installs; ``hub`` says how.
 
     Raises ``ModelNotFoundError`` with what was tried, ``MissingPackageError`` where a Hub id needs the extra, and
     ``BrokenPluginError`` where the plugin that has the name can't be used.
@@ -33,6 +34,10 @@ def resolve_folder(name: str | os.PathLike[str], hub: HubOptions = NO_OPTIONS) -
         if os.path.isdir(folder):
             REGISTRY.warn_of_hidden(PRETRAINED_HOOK, name)
             return hub.inside(folder)
+        if is_model_file(folder):
+            if hub.subfolder:
+                raise ModelNotFoundError(f"{folder} is a file, and has no subfolder {hub.subfolder!r}.")
+            return folder
         if os.path.exists(folder):
             raise ModelNotFoundError(f"{folder} is a file; expected a folder with the config and the weights.")
         tried = [missing_folder(folder)]
@@ -46,6 +51,11 @@ def resolve_folder(name: str | os.PathLike[str], hub: HubOptions = NO_OPTIONS) -
     except MissingFileError as error:
         raise ModelNotFoundError(str(error)) from error
     raise ModelNotFoundError(f"can't find the model {str(name)!r}: {'; '.join(tried)}.")
+
+
+def is_model_file(path: Path) -> bool:
+    """Return whether a path is that of a file that is a model by itself: GGUF."""
+    return path.suffix == ".gguf" and os.path.isfile(path)
 
 
 def installed_folder(name: str, tried: list[str]) -> Path | None:

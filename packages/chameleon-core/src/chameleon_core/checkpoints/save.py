@@ -102,7 +102,7 @@ def save_checkpoint(
     if image_weights is not None:
         tensors |= {IMAGE_PREFIX + name: StoredTensor.of(tensor) for name, tensor in image_weights.items()}
     elif source is not None:
-        if not os.path.isdir(source):
+        if not os.path.exists(source):
             raise WeightsError(
                 f"{source}, from which the model was loaded, doesn't exist any more, and has the weights of its image "
                 "tokenizer. Set model.image_tokenizer, or model.source = None to save without them."

@@ -25,10 +25,12 @@ def register(app: typer.Typer) -> None:
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="The model: a folder in any installed format, a name or a Hub id.")],
+    source: Annotated[
+        str, typer.Argument(help="The model: a folder in any installed format, a GGUF file, a name or a Hub id.")
+    ],
     target: Annotated[Path, typer.Argument(help="The folder to write.", file_okay=False)],
     checkpoint_format: Annotated[
-        str, typer.Option("--format", help="The format to write: hf, meta or a plugin's.")
+        str, typer.Option("--format", help="The format to write: hf, meta, gguf or a plugin's.")
     ] = "hf",
     ranks: Annotated[
         int | None,
@@ -37,19 +39,29 @@ def convert(
     average_norms: Annotated[
         bool, typer.Option("--average-norms", help="Take the mean of norms that differ between ranks.")
     ] = False,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Of GGUF: the type of its matrices (float32, float16, bfloat16), or what they are dequantized to."
+        ),
+    ] = None,
     max_shard_size: Annotated[str, typer.Option(help="The largest file of the format hf, such as 5GB.")] = "5GB",
 ) -> None:
     """Write a model's folder in another format: weights, tokenizers and the decoder of pictures, bit for bit."""
     from ..checkpoints import resolve_folder
     from ..checkpoints.conversion import convert_checkpoint
 
+    of_gguf = {} if dtype is None else {"dtype": dtype}
+    writes_gguf = checkpoint_format == "gguf"
+    source_options = {**({"average_norms": True} if average_norms else {}), **({} if writes_gguf else of_gguf)}
+    target_options = {**({} if ranks is None else {"ranks": ranks}), **(of_gguf if writes_gguf else {})}
     with _bar("converting", DownloadColumn(binary_units=False)) as advance:
         done = convert_checkpoint(
             resolve_folder(source),
             target,
             checkpoint_format=checkpoint_format,
-            source_options={"average_norms": True} if average_norms else None,
-            target_options=None if ranks is None else {"ranks": ranks},
+            source_options=source_options,
+            target_options=target_options,
             max_shard_size=max_shard_size,
             progress=advance,
         )
@@ -58,6 +70,8 @@ def convert(
         f"{target}: {done.num_tensors:,} tensors, {done.num_bytes / 1e9:.2f} GB, from {done.source_format} to "
         f"{done.target_format}, {decoder} a decoder of pictures"
     )
+    if done.beside is not None:
+        echo(done.beside)
 
 
 def verify(

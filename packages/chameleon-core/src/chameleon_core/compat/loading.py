@@ -44,7 +44,7 @@ _ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "from_flax": ((False, None), "convert the weights to safetensors"),
     "from_tf": ((False, None), "convert the weights to safetensors"),
     "fusion_config": ((None, {}), "use torch.compile"),
-    "gguf_file": ((None,), "convert the weights to safetensors"),
+    "gguf_file": ((None,), "pass the path of the file in place of the folder: from_pretrained('folder/model.gguf')"),
     "ignore_mismatched_sizes": (
         (False, None),
         "a model with random layers is rarely wanted: give the config that the weights have, then resize the model",

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from .._commits import committing, read_whole, stored
 from .._files import reading, write_json
-from ..config import CONFIG_FILE, ChameleonConfig
+from ..config import CONFIG_FILE
 from ..errors import ConfigError, FileFormatError, InterchangeWarning, WeightsError
 from .contract import IMAGE_PREFIX, Checkpoint
 from .hf import GENERATION_FILE, find_processor_files, read_generation
 from .hf import REPLACED as REPLACED_OF_HF
 from .meta_params import CONSOLIDATE_FILE, PARAMS_FILE, MetaParams, as_config, params_of, read_params
 from .meta_tensors import composed, names_of, rank_tensors, sizes_of
-from .meta_words import find_words, processor_files, words_of, write_words
+from .meta_words import find_words, picture_sizes, processor_files, words_of, write_words
 from .torch_files import open_torch_file, tensors_of, write_torch_file
 from .vqgan_files import WEIGHTS_FILE, YAML_FILE, find_vqgan, read_vqgan, write_vqgan
 
@@ -79,7 +79,7 @@ class MetaFormat:
         words = find_words(places)
         parts |= {"bos_token_id": None, "eos_token_id": None} if words is None else words_of(words)
         config = as_config(params, sizes, parts)
-        files = {} if words is None else processor_files(words, **_picture_sizes(config))
+        files = {} if words is None else processor_files(words, **picture_sizes(config, YAML_FILE))
         files |= find_processor_files(folder)  # what `write` put beside Meta's
         return Checkpoint(config, tensors, read_generation(stored(folder, GENERATION_FILE)), files)
 
@@ -162,18 +162,6 @@ def _weight_files(folder: Path, params: MetaParams) -> list[Path]:
             + "Download the folder again."
         )
     return files
-
-
-def _picture_sizes(config: ChameleonConfig) -> dict[str, int]:
-    """Return the side of a picture, and how many codes it has."""
-    sizes: Any = config.vq_config
-    resolution, levels = sizes.resolution, sizes.channel_multiplier
-    if type(resolution) is not int or not isinstance(levels, (list, tuple)) or len(levels) > 30 or resolution < 1:
-        raise FileFormatError(
-            f"{YAML_FILE} has the resolution {resolution!r:.80} and ch_mult {levels!r:.80}, expected an integer and a "
-            "list of them."
-        )
-    return {"resolution": resolution, "image_seq_length": (resolution >> max(0, len(levels) - 1)) ** 2}
 
 
 def _check_names(checkpoint: Checkpoint, image: Any) -> None:

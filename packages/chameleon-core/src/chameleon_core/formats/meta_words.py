@@ -15,7 +15,7 @@ from typing import Any
 
 from .._commits import stored
 from .._files import parse_json, read_json
-from ..config import PLACEHOLDERS
+from ..config import PLACEHOLDERS, ChameleonConfig
 from ..errors import FileFormatError
 
 TEXT_FILE = "text_tokenizer.json"
@@ -56,6 +56,30 @@ def words_of(path: Path) -> dict[str, Any]:
 
 def processor_files(path: Path, *, image_seq_length: int, resolution: int) -> Files:
     """Return the processor's files for a tokenizer of Meta's: pictures are prepared as Meta's code does."""
+    pictures = {
+        "image_processor_type": "ChameleonImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": resolution},
+        "resample": 1,
+        "do_center_crop": True,
+        "crop_size": {"height": resolution, "width": resolution},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "do_convert_rgb": True,
+        "rounding": "meta",
+    }
+    return {
+        TOKENIZER_FILE: lambda: _json(_renamed(read_json(path), PLACEHOLDERS[1], PLACEHOLDERS[0])),
+        **settings_files(image_seq_length=image_seq_length),
+        "preprocessor_config.json": partial(_json, pictures),
+    }
+
+
+def settings_files(*, image_seq_length: int) -> Files:
+    """Return the processor's files beside the tokenizer, those of pictures left out."""
     own = {"processor_class": "ChameleonProcessor", "image_token": PLACEHOLDERS[0]}
     data: dict[str, dict[str, Any]] = {
         "tokenizer_config.json": {
@@ -67,24 +91,20 @@ def processor_files(path: Path, *, image_seq_length: int, resolution: int) -> Fi
             "extra_special_tokens": _PICTURE,
         },
         "processor_config.json": {**own, "image_seq_length": image_seq_length},
-        "preprocessor_config.json": {
-            "image_processor_type": "ChameleonImageProcessor",
-            "do_resize": True,
-            "size": {"shortest_edge": resolution},
-            "resample": 1,
-            "do_center_crop": True,
-            "crop_size": {"height": resolution, "width": resolution},
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": [0.5, 0.5, 0.5],
-            "image_std": [0.5, 0.5, 0.5],
-            "do_convert_rgb": True,
-            "rounding": "meta",
-        },
     }
-    files: Files = {name: partial(_json, each) for name, each in data.items()}
-    return {TOKENIZER_FILE: lambda: _json(_renamed(read_json(path), PLACEHOLDERS[1], PLACEHOLDERS[0])), **files}
+    return {name: partial(_json, each) for name, each in data.items()}
+
+
+def picture_sizes(config: ChameleonConfig, source: object) -> dict[str, int]:
+    """Return the side of a picture, and how many codes it has. Raises ``FileFormatError``, which names ``source``."""
+    sizes: Any = config.vq_config
+    resolution, levels = sizes.resolution, sizes.channel_multiplier
+    if type(resolution) is not int or not isinstance(levels, (list, tuple)) or len(levels) > 30 or resolution < 1:
+        raise FileFormatError(
+            f"{source} has the resolution {resolution!r:.80} and ch_mult {levels!r:.80}, expected an integer and a "
+            "list of them."
+        )
+    return {"resolution": resolution, "image_seq_length": (resolution >> max(0, len(levels) - 1)) ** 2}
 
 
 def write_words(folder: Path, files: Mapping[str, Callable[[], bytes]]) -> None:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Self, Unpack, cast
 import torch
 
 from .._boundary import translates_errors
-from .._commits import committing, stored
-from .._files import read_json, write_json, writing
+from .._commits import committing
+from .._files import write_json, writing
 from ..checkpoints.load import usable_device
 from ..checkpoints.quantization_plan import Quantization
 from ..errors import ConfigError, GenerationError
+from ..folder_parts import picture_settings
 from ..generation import GenerationOptions, Step, generate_ids
 from ..generation.options import Modality, PipelineChanges
 from ..model import ChameleonForConditionalGeneration
@@ -128,9 +129,9 @@ class Chameleon(ShortForms):
                 self._image_tokenizer.image_processor.save_pretrained(save)
             elif self.model.source is not None:
                 # The weights of an image tokenizer that was never needed are copied, and so are its constants.
-                constants = stored(self.model.source, PREPROCESSOR_FILE)
-                if os.path.isfile(constants):
-                    write_json(save / PREPROCESSOR_FILE, read_json(constants))
+                constants = picture_settings(self.model.source)
+                if constants is not None:
+                    write_json(save / PREPROCESSOR_FILE, constants)
             self.model.save_pretrained(save, checkpoint_format=checkpoint_format)
 
     @translates_errors
