@@ -25,6 +25,8 @@ consolidated.NN.pth, the tokenizers   .from_pretrained``, ``load_processor``,   
                                     ``load_image_tokenizer``                    meta-vqgan, meta-folder
 GGUF: a file                        ``ChameleonForConditionalGeneration         core-gguf
                                       .from_pretrained``, ``load_processor``
+folders of GPTQ, AWQ and            ``ChameleonForConditionalGeneration         core-gptq, core-awq,
+compressed-tensors                    .from_pretrained``                        core-compressed-tensors
 the pipeline's folder               ``Chameleon.from_pretrained``               core-pipeline, core-pipeline-words
 quantization records and tensors    ``find_quantizer``, ``from_pretrained``     backends-record, core-int8, core-int4,
                                                                                 core-bnb-nf4, core-bnb-int8
@@ -50,11 +52,12 @@ from .backends import FORMATS as BACKENDS
 from .core import FORMATS as CORE
 from .gguf import FORMATS as GGUF
 from .meta import FORMATS as META
+from .packed import FORMATS as PACKED
 from .text import FORMATS as TEXT
 from .training import FORMATS as TRAINING
 from .vq import FORMATS as VQ
 
-ALL: tuple[Format, ...] = (*VQ, *TEXT, *BACKENDS, *CORE, *META, *GGUF, *TRAINING)
+ALL: tuple[Format, ...] = (*VQ, *TEXT, *BACKENDS, *CORE, *META, *GGUF, *PACKED, *TRAINING)
 FORMATS = tuple(each for each in ALL if not each.needs or importlib.util.find_spec(each.needs) is not None)
 """Those that can be read here."""
 LEFT_OUT = tuple(f"{each.name} (needs {each.needs})" for each in ALL if each not in FORMATS)

@@ -47,6 +47,7 @@ def convert_checkpoint(
     checkpoint_format: str = "hf",
     source_options: Mapping[str, Any] | None = None,
     target_options: Mapping[str, Any] | None = None,
+    dequantize: bool = False,
     max_shard_size: int | str = "5GB",
     progress: Progress | None = None,
 ) -> Conversion:
@@ -55,7 +56,7 @@ def convert_checkpoint(
     ``checkpoint_format`` is the format that is written. ``source_options`` and ``target_options`` are those of the
     formats: for ``meta``, ``ranks`` and ``fused`` when it is written, ``average_norms`` when it is read; for ``gguf``,
     ``dtype``. Tensors are loaded when they are written: ``hf`` and ``gguf`` have one in memory at a time, ``meta``
-    those of a rank. ``progress`` is called after each.
+    those of a rank. ``dequantize`` is that of ``read_checkpoint``. ``progress`` is called after each.
 
     The files of ``target`` appear in one commit at the end: a process that dies leaves the folder as it was, and the
     conversion is started again. Raises ``FileFormatError``, ``WeightsError``, ``ConfigError`` for what the other format
@@ -65,7 +66,7 @@ def convert_checkpoint(
     folder = source.parent if os.path.isfile(source) else source
     if os.path.exists(target) and os.path.samefile(folder, target):
         raise ConfigError(f"{target} is the folder that is read; write to another, which isn't there or is empty.")
-    checkpoint = read_checkpoint(source, options=source_options)
+    checkpoint = read_checkpoint(source, dequantize=dequantize, options=source_options)
     sizes = {name: tensor.num_bytes for name, tensor in checkpoint.tensors.items()}
     ranks = (target_options or {}).get("ranks") or checkpoint.config.model_parallel_size
     counted = _Counted(sum(sizes.values()) * (ranks if checkpoint_format == "meta" else 1), progress)

@@ -54,18 +54,25 @@ class LoadedCheckpoint(Generic[ModelT]):
 
 @translates_errors
 def read_checkpoint(
-    folder: str | os.PathLike[str], *, rotary_layout: str | None = None, options: Mapping[str, Any] | None = None
+    folder: str | os.PathLike[str],
+    *,
+    rotary_layout: str | None = None,
+    dequantize: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """Read a folder in any of the installed formats. The tensors stay on disk.
 
     What publishers stored otherwise is brought into one layout, and what trainers left is dropped with a
-    ``CheckpointWarning``; ``rotary_layout`` "pairs" converts query and key rows that rotate adjacent pairs.
-    ``options`` are those of the format. Raises ``FileFormatError`` where no format recognizes the folder, or a file in
-    it is damaged, and ``ConfigError`` for an option that the format doesn't have.
+    ``CheckpointWarning``; ``rotary_layout`` "pairs" converts query and key rows that rotate adjacent pairs. Layers that
+    GPTQ, AWQ or compressed-tensors quantized become ours where these hold the same numbers, else floats;
+    ``dequantize`` makes all of them floats. ``options`` are those of the format.
+
+    Raises ``FileFormatError`` where no format recognizes the folder, or a file in it is damaged, and ``ConfigError``
+    for an option that the format doesn't have, and for a quantization that isn't read.
     """
     folder = Path(folder)
     checkpoint = _read(_recognized(folder), folder, options or {})
-    return canonical(checkpoint, source=str(folder), rotary_layout=rotary_layout)
+    return canonical(checkpoint, source=str(folder), rotary_layout=rotary_layout, dequantize=dequantize)
 
 
 def format_of(folder: Path) -> str:

@@ -22,6 +22,7 @@ from ..config import ChameleonConfig
 from ..errors import CheckpointWarning, ConfigError, FileAccessError, FileFormatError
 from ..family import UNPERMUTED
 from ..formats import Checkpoint, StoredTensor
+from .packed_checkpoints import unpacked
 
 LEFTOVERS: Mapping[str, str] = {
     r"(.*\.)?rotary_emb\.inv_freq": "a buffer that follows from the configuration",
@@ -49,15 +50,21 @@ _QK_NORM = re.compile(r"(?:model\.)?layers\.\d+\.self_attn\.([qk])_norm\.(?:weig
 _QK_ROWS = re.compile(r"(?:model\.)?layers\.\d+\.self_attn\.([qk])_proj\.(?:weight|bias)")
 
 
-def canonical(checkpoint: Checkpoint, *, source: str, rotary_layout: str | None = None) -> Checkpoint:
+def canonical(
+    checkpoint: Checkpoint, *, source: str, rotary_layout: str | None = None, dequantize: bool = False
+) -> Checkpoint:
     """Return a checkpoint with the names and shapes that the model has, without what trainers left.
 
     A ``CheckpointWarning`` lists what was dropped and renamed. ``rotary_layout`` is that of the query and key rows,
-    "pairs" or "halves"; None is halves, as in every published folder but those of one early fork. Raises
+    "pairs" or "halves"; None is halves, as in every published folder but those of one early fork. Layers of GPTQ, AWQ
+    and compressed-tensors become ours where these hold the same numbers, else, or with ``dequantize``, floats. Raises
     ``ConfigError`` for such a fork's folder where it isn't given, ``FileFormatError`` where two tensors have one name.
     """
     tensors = _without_leftovers(_unwrapped(checkpoint.tensors, source), source)
-    config = checkpoint.config
+    # Rows that are packed can't be put in another order.
+    dequantize = dequantize or rotary_layout == "pairs"
+    checkpoint = unpacked(replace(checkpoint, tensors=tensors), source=source, dequantize=dequantize)
+    config, tensors = checkpoint.config, dict(checkpoint.tensors)
     tensors = {name: _per_head(name, tensor, config) for name, tensor in tensors.items()}
     if rotary_layout is None and config.extras.get(UNPERMUTED):
         raise ConfigError(

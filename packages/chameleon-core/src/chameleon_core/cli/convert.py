@@ -45,6 +45,9 @@ def convert(
             help="Of GGUF: the type of its matrices (float32, float16, bfloat16), or what they are dequantized to."
         ),
     ] = None,
+    dequantize: Annotated[
+        bool, typer.Option("--dequantize", help="Make the layers float that GPTQ, AWQ or compressed-tensors quantized.")
+    ] = False,
     max_shard_size: Annotated[str, typer.Option(help="The largest file of the format hf, such as 5GB.")] = "5GB",
 ) -> None:
     """Write a model's folder in another format: weights, tokenizers and the decoder of pictures, bit for bit."""
@@ -62,6 +65,7 @@ def convert(
             checkpoint_format=checkpoint_format,
             source_options=source_options,
             target_options=target_options,
+            dequantize=dequantize,
             max_shard_size=max_shard_size,
             progress=advance,
         )
