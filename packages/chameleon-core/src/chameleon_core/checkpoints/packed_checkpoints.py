@@ -31,6 +31,7 @@ METHODS = ("gptq", "awq", "compressed-tensors")
 
 _INSTEAD = "Load the float model, and quantize it here: from_pretrained(folder, quantization='int4')."
 _GROUP_SIZES = (32, 64, 128, 256)
+Shape = tuple[int, ...]
 Kind = tuple[str, int | None]
 """The weight quantizer that holds a layer exactly, and its group size."""
 
@@ -92,10 +93,10 @@ def _as_ours(layer: PackedWeight, kind: Kind) -> dict[str, StoredTensor]:
     codes = "weight_packed" if kind[0] == "int4" else "weight"
     load: dict[str, Callable[[], Tensor]] = {
         codes: partial(_nibbles, layer) if kind[0] == "int4" else layer.symmetric_codes,
-        "weight_scale": lambda: layer.scales().reshape(layouts["weight_scale"].shape).contiguous(),
+        "weight_scale": lambda: layer.scales().reshape(cast(Shape, layouts["weight_scale"].shape)).contiguous(),
     }
     return {
-        f"{layer.name}.{part}": StoredTensor(cast(tuple[int, ...], layout.shape), layout.dtype, load[part])
+        f"{layer.name}.{part}": StoredTensor(cast(Shape, layout.shape), layout.dtype, load[part])
         for part, layout in layouts.items()
     }
 
@@ -255,7 +256,7 @@ def _bits(value: Any, source: str, method: str) -> int:
 def _group_size(value: Any, source: str) -> int:
     if type(value) is not int or (value < 1 and value != -1):
         raise FileFormatError(
-            f"{source}: group_size of the {QUANTIZATION_RECORD} is {value!r:.80}, expected a whole number, or -1."
+            f"{source}: group_size of the {QUANTIZATION_RECORD} is {value!r:.80}, expected an integer ≥ 1, or -1."
         )
     return value
 

@@ -3,7 +3,8 @@
 GPTQ, AWQ and compressed-tensors quantize groups of a row's neighbours: a weight is ``scale · (code − zero point)``.
 They differ in the order of the codes in the 32 bits of a stored number, in its axes, and in how zero points are stored.
 
-Shapes: O output features, I input features, G groups of a row, W stored numbers of 32 bits.
+Shapes: O output features, I input features, G groups of a row, J numbers of 32 bits.
+X and Y are the rows and columns of codes, U the bytes of a row.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class PackedWeight:
     shape: tuple[int, int]
     """The shape of the weight, [O, I]."""
     codes: Load
-    """Returns the codes from 0 on, uint8 [O, I]."""
+    """Returns the codes, of which 0 is the lowest, uint8 [O, I]."""
     scales: Load
     """Returns the scales, floats [O, G]."""
     zero_points: Load | None
@@ -93,19 +94,19 @@ class PackedWeight:
 
 
 def unpacked_gptq(number: StoredTensor, bits: int) -> Tensor:
-    """Return GPTQ's codes [I, O] of numbers [W, O]: the lowest bits have the first of the rows."""
+    """Return GPTQ's codes [I, O] of numbers [J, O]: the lowest bits have the first of the rows."""
     return _split(number.load().T, bits).T
 
 
 def unpacked_columns(number: StoredTensor, bits: int) -> Tensor:
-    """Return the codes [R, C] of numbers [R, W]: the lowest bits have the first of the columns."""
+    """Return the codes [X, Y] of numbers [X, J]: the lowest bits have the first of the columns."""
     return _split(number.load(), bits)
 
 
 def unpacked_awq(number: StoredTensor) -> Tensor:
-    """Return AWQ's codes [R, C] of numbers [R, W], in the order of the columns."""
-    codes_RC = _split(number.load(), 4)
-    return codes_RC.unflatten(1, (-1, 8))[:, :, list(_AWQ_PLACES)].flatten(1)
+    """Return AWQ's codes [X, Y] of numbers [X, J], in the order of the columns."""
+    codes_XY = _split(number.load(), 4)
+    return torch.unflatten(codes_XY, 1, (-1, 8))[:, :, list(_AWQ_PLACES)].flatten(1)
 
 
 def gptq(
@@ -118,7 +119,7 @@ def gptq(
     by_activation: bool,
     symmetric: bool,
 ) -> PackedWeight:
-    """Return a layer of GPTQ: ``qweight`` [W, O], ``qzeros`` [G, W], ``scales`` [G, O] and, if there is one, ``g_idx``.
+    """Return a layer of GPTQ: ``qweight`` [J, O], ``qzeros`` [G, J], ``scales`` [G, O] and, if there is one, ``g_idx``.
 
     ``plus_one`` is the first version of the format, whose zero points are stored less one. ``by_activation`` says that
     the order of the inputs isn't that of the groups (``desc_act``).
@@ -154,7 +155,7 @@ def gptq(
 
 
 def awq(name: str, parts: dict[str, StoredTensor], *, group_size: int) -> PackedWeight:
-    """Return a layer of AWQ: ``qweight`` [I, W], ``qzeros`` [G, W] and ``scales`` [G, O], four bits a code."""
+    """Return a layer of AWQ: ``qweight`` [I, J], ``qzeros`` [G, J] and ``scales`` [G, O], four bits a code."""
     qweight, qzeros, scales = parts["qweight"], parts["qzeros"], parts["scales"]
     inputs, outputs = qweight.shape[0], qweight.shape[1] * 8
     size = inputs if group_size == -1 else group_size
@@ -180,7 +181,7 @@ def awq(name: str, parts: dict[str, StoredTensor], *, group_size: int) -> Packed
 def compressed(name: str, parts: dict[str, StoredTensor], *, bits: int, shape: tuple[int, int]) -> PackedWeight:
     """Return a layer of compressed-tensors: codes, ``weight_scale`` [O, G], with zero points and groups if it has any.
 
-    The codes are ``weight_packed`` [O, W], raised so that the lowest is 0, or ``weight``, int8 [O, I].
+    The codes are ``weight_packed`` [O, J], raised so that the lowest is 0, or ``weight``, int8 [O, I].
     """
     outputs, inputs = shape
     scale = parts["weight_scale"]
@@ -250,9 +251,9 @@ def _raised(codes: StoredTensor, middle: int) -> Tensor:
     return (codes.load().to(torch.int16) + middle).to(torch.uint8)
 
 
-def _split(number_RW: Tensor, bits: int) -> Tensor:
-    """Return the codes, uint8 [R, C], of numbers of 32 bits, the lowest bits first."""
-    bytes_RJ = number_RW.contiguous().view(torch.uint8)  # little-endian, as the files and every machine of torch's
+def _split(number_XJ: Tensor, bits: int) -> Tensor:
+    """Return the codes, uint8 [X, Y], of numbers of 32 bits, the lowest bits first."""
+    byte_XU = number_XJ.contiguous().view(torch.uint8)  # little-endian, as the files and every machine of torch's
     if bits == 8:
-        return bytes_RJ
-    return torch.stack((bytes_RJ & 15, bytes_RJ >> 4), dim=-1).flatten(1)
+        return byte_XU
+    return torch.stack((byte_XU & 15, byte_XU >> 4), dim=-1).flatten(1)

@@ -28,7 +28,7 @@ _COUNTS = {
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
 }
-"""llama.cpp's names of whole numbers, after the architecture, and our fields."""
+"""llama.cpp's names of integers, after the architecture, and our fields."""
 _NUMBERS = {"rope.freq_base": "rope_theta", "attention.layer_norm_rms_epsilon": "rms_norm_eps"}
 """llama.cpp's names of numbers in float32, and our fields."""
 _DEFAULTS = {"rope.freq_base": 10000.0}
@@ -141,7 +141,7 @@ def _whole(metadata: Mapping[str, Any], name: str, path: Path) -> int:
     # As in llama.cpp, there are as many key/value heads as query heads unless a file says otherwise.
     value = metadata.get(key, metadata.get(f"{ARCHITECTURE}.attention.head_count") if name.endswith("_kv") else None)
     if type(value) is not int:
-        raise FileFormatError(f"{path}: {key} is {value!r:.80}, expected a whole number.")
+        raise FileFormatError(f"{path}: {key} is {value!r:.80}, expected an integer.")
     return value
 
 

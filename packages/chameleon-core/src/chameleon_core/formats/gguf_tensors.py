@@ -193,7 +193,7 @@ def _permuted(value: Tensor, first: int, second: int, *, is_norm: bool) -> Tenso
 
 
 def _add(writer: Any, key: str, value: Any) -> None:
-    """Add a value in the type that llama.cpp reads: whole numbers of 32 bits without a sign, float32, …"""
+    """Add a value in the type that llama.cpp reads: integers of 32 bits without a sign, float32, …"""
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
