@@ -94,7 +94,7 @@ class VQFields(dict[str, Any]):
         self._check_free()
         super().update(changes)
 
-    def __ior__(self, other: Any) -> Self:
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override, misc]  # it takes whatever ``update`` takes
         self.update(other)
         return self
 

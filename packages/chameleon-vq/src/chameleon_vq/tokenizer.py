@@ -43,6 +43,7 @@ from .pictures import (
 from .read_ahead import read_ahead
 from .registry import find_pretrained
 from .settings_files import settings_of, write_settings
+from .transforms import check_sides
 
 # The fingerprint leaves these out: an encoder's codes fit every decoder that was trained with its codebook, and
 # published checkpoints have no decoder.
@@ -65,7 +66,7 @@ class ImageTokenizer:
             image_processor = ChameleonImageProcessor().at_resolution(model.config.resolution)
         self.model = model.eval()
         self.image_processor = image_processor
-        self._check_resolution(*self._default_resolution())
+        check_sides(*self._default_resolution(), stride=self.model.config.stride)
 
     @classmethod
     def from_pretrained(
@@ -178,7 +179,7 @@ class ImageTokenizer:
         pixels, a multiple of the stride; a picture then has ``(resolution / stride)²`` positions. ``size`` is the
         height and width of pictures that aren't square. Raises ``ImageError``, ``MissingFileError``.
         """
-        height, width = size or ((resolution, resolution) if resolution else self._default_resolution())
+        height, width = self._sides(resolution, size)
         codes = [
             self.encode_pixels(self.pixels(part, resolution=resolution, size=size))
             for part in batches(list_pictures(images), batch_size, pixels=height * width)
@@ -199,13 +200,10 @@ class ImageTokenizer:
         The arguments and errors are those of ``encode``.
         """
         processor = self.image_processor
+        self._sides(resolution, size)
         if size is not None:
-            if resolution is not None:
-                raise ImageError(f"got resolution {resolution} and size {size}; expected one of them.")
-            self._check_resolution(*size)
             return torch.cat([self._covering(picture, size) for picture in list_pictures(images)]).float()
         if resolution is not None:
-            self._check_resolution(resolution, resolution)
             processor = processor.at_resolution(resolution)
         pixels_BCHW: Tensor = processor.preprocess(images, do_exif_transpose=self._upright)["pixel_values"]
         return pixels_BCHW.float()
@@ -273,7 +271,7 @@ class ImageTokenizer:
     def encoding_of_pixels(self, pixels_BCHW: Tensor) -> VQEncoding:
         """Encode pixels from the image processor, and return latents beside the codes. Raises ``ImageError``."""
         check_pixel_tensor(pixels_BCHW, self.model.config.in_channels)
-        self._check_resolution(*pixels_BCHW.shape[2:])
+        check_sides(*pixels_BCHW.shape[2:], stride=self.model.config.stride)
         check_pixel_range(pixels_BCHW, largest=self.image_processor.largest_pixel)
         weight = self.model.quant_conv.weight
         pixels_BCHW = pixels_BCHW.to(weight.device, weight.dtype, memory_format=_fastest_layout(weight.device))
@@ -346,22 +344,22 @@ class ImageTokenizer:
         pixels_1CHW: Tensor = processor.preprocess(upright, do_exif_transpose=False)["pixel_values"]
         return pixels_1CHW
 
+    def _sides(self, resolution: int | None, size: tuple[int, int] | None) -> tuple[int, int]:
+        """Return the height and width that pictures are encoded at."""
+        if size is not None and resolution is not None:
+            raise ImageError(f"got resolution {resolution} and size {size}; expected one of them.")
+        if resolution is not None:
+            size = resolution, resolution
+        if size is None:
+            return self._default_resolution()
+        height, width = size
+        check_sides(height, width, stride=self.model.config.stride)
+        return height, width
+
     def _default_resolution(self) -> tuple[int, int]:
         if self.image_processor.do_center_crop:
             return self.image_processor.crop_size["height"], self.image_processor.crop_size["width"]
         return self.model.config.resolution, self.model.config.resolution
-
-    def _check_resolution(self, height: int, width: int) -> None:
-        stride = self.model.config.stride
-        for side in (height, width):
-            if not isinstance(side, int) or side < 1:
-                raise ImageError(f"a picture's side is {side!r} pixels, expected a multiple of {stride}.")
-        if height % stride or width % stride:
-            below, above = min(height, width) // stride * stride, -(-max(height, width) // stride) * stride
-            raise ImageError(
-                f"a picture of {height}×{width} pixels doesn't divide into positions of {stride}×{stride}; expected "
-                f"both sides to be multiples of {stride}, such as {max(below, stride)} or {above}."
-            )
 
     def _read(
         self, paths: Iterable[Path], on_error: Callable[[Path, ChameleonVQError], None], *, ahead: int
@@ -376,7 +374,7 @@ class ImageTokenizer:
 
     def _pixels_of_file(self, path: Path) -> Tensor:
         pixels_1CHW = self.pixels(path)
-        self._check_resolution(*pixels_1CHW.shape[2:])
+        check_sides(*pixels_1CHW.shape[2:], stride=self.model.config.stride)
         return pixels_1CHW
 
     def _grid_size(self, latent_size: tuple[int, int] | None) -> tuple[int, int]:

@@ -121,3 +121,16 @@ def _scaled_bytes(
         mean_C1, deviation_C1 = (np.array(each, dtype=dtype)[:, None] for each in normalization)
         values_C256 = (values_C256 - mean_C1) / deviation_C1
     return values_C256.astype(np.float32)
+
+
+def check_sides(height: Any, width: Any, *, stride: int) -> None:
+    """Raise ``ImageError`` where a picture's sides in pixels don't divide into positions of ``stride`` pixels."""
+    for side in (height, width):
+        if not isinstance(side, int) or side < 1:
+            raise ImageError(f"a picture's side is {side!r} pixels, expected a multiple of {stride}.")
+    if height % stride or width % stride:
+        below, above = min(height, width) // stride * stride, -(-max(height, width) // stride) * stride
+        raise ImageError(
+            f"a picture of {height}×{width} pixels doesn't divide into positions of {stride}×{stride}; expected "
+            f"both sides to be multiples of {stride}, such as {max(below, stride)} or {above}."
+        )
