@@ -206,7 +206,7 @@ def test_arguments_of_generate_with_one_effect_are_refused_unless_they_mean_it(
     [
         ("pad_token_id", "x", "must be ids, integers"),
         ("bos_token_id", 1.5, "must be ids, integers"),
-        ("max_length", 9.0, "must be an integer"),
+        ("max_length", 9.0, "must be a number of ids"),
         ("num_beams", True, "must be an integer"),
         ("num_return_sequences", "2", "must be an integer"),
         ("use_cache", "no", "must be True or False"),

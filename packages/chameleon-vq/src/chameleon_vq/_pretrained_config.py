@@ -122,6 +122,8 @@ class PretrainedConfig(Config, frozen=False, dict=True, kw_only=True):  # type: 
         records: dict[str, Any] = {}
         for given, value in fields.items():
             name = NAMES.get(given, cls.attribute_map.get(given, cls.aliases.get(given, given)))
+            if name == "model_type":  # the class says it
+                continue
             if name not in cls.__struct_fields__ and (name in RECORDS or name in ONLY or name in cls.known_extras):
                 records |= _recorded(cls, name, value)
             else:

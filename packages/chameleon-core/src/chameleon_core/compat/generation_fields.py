@@ -43,7 +43,8 @@ def check_call_fields(given: Mapping[str, Any]) -> None:
         if name in _IDS:
             ids_of(name, value)
         elif name in _WHOLE and type(value) is not int:
-            raise ConfigError(f"{name} must be an integer; got {value!r:.80}.")
+            expected = "a number of ids, an integer ≥ 0" if name.endswith("_length") else "an integer ≥ 1"
+            raise ConfigError(f"{name} must be {expected}; got {value!r:.80}.")
         elif name in _SWITCHES and not (isinstance(value, bool | int) and value in (0, 1)):
             raise ConfigError(f"{name} must be True or False; got {value!r:.80}.")
         elif name == "length_penalty" and (isinstance(value, bool) or not isinstance(value, int | float)):
