@@ -84,7 +84,7 @@ def test_a_third_party_format_is_read_and_written_like_a_built_in(tmp_path: Path
 
 
 def test_the_built_in_formats_come_first() -> None:
-    assert [each.spec.name for each in REGISTRY.registered(CHECKPOINT_FORMATS_HOOK)] == ["hf", "meta", "acme"]
+    assert [each.spec.name for each in REGISTRY.registered(CHECKPOINT_FORMATS_HOOK)] == ["hf", "meta", "gguf", "acme"]
 
 
 def test_a_third_party_model_is_found_by_name(tmp_path: Path) -> None:
@@ -119,4 +119,5 @@ def test_a_format_without_a_way_to_know_its_folders_is_quarantined(tmp_path: Pat
     plain = "\n".join(line for line in plain.splitlines() if "matches=" not in line and "marks=" not in line)
     (tmp_path / "acme_chameleon.py").write_text(plain)
     with pytest.warns(PluginWarning, match="returned the spec 'acme' without matches"):
-        assert [registered.spec.name for registered in REGISTRY.registered(CHECKPOINT_FORMATS_HOOK)] == ["hf", "meta"]
+        names = [registered.spec.name for registered in REGISTRY.registered(CHECKPOINT_FORMATS_HOOK)]
+    assert names == ["hf", "meta", "gguf"]

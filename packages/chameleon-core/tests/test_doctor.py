@@ -222,10 +222,10 @@ def test_a_quantizer_that_is_not_installed_is_reported(folder: Path, tmp_path: P
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    (copy / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "eetq"}}))
     found = report(copy)["weight_quantizers"]
     assert "chosen" not in {each["status"] for each in found}
-    assert named(found, "none")["note"].startswith("the checkpoint is quantized: no weight quantizer named 'gptq'")
+    assert named(found, "none")["note"].startswith("the checkpoint is quantized: no weight quantizer named 'eetq'")
 
 
 def test_a_backend_is_asked_about_everything_that_a_model_needs(install: Callable[..., None], folder: Path) -> None:

@@ -341,8 +341,8 @@ class TestRefusals:
 
     def test_a_record_of_a_quantizer_that_is_not_installed_is_named(self, folder: Path) -> None:
         path = folder / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": {"quant_method": "gptq"}}))
-        with pytest.raises(UnknownPluginError, match=r"no weight quantizer named 'gptq'. Installed: int8, int4"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": {"quant_method": "eetq"}}))
+        with pytest.raises(UnknownPluginError, match=r"no weight quantizer named 'eetq'. Installed: int8, int4"):
             load(folder)
 
     @pytest.mark.parametrize(

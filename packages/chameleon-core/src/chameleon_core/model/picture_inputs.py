@@ -143,7 +143,7 @@ class PictureInputs(TransformersMethods):
 
     @image_tokenizer.setter
     def image_tokenizer(self, image_tokenizer: ImageTokenizerLike | None) -> None:
-        if image_tokenizer is not None and not callable(getattr(image_tokenizer, "encode_pixels", None)):
+        if image_tokenizer is not None and not callable(getattr(image_tokenizer, "decode", None)):
             raise ConfigError(
                 f"image_tokenizer is a {type(image_tokenizer).__name__}; expected an ImageTokenizer of chameleon_vq, "
                 "or what has its methods."
