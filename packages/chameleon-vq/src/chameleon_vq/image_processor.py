@@ -320,7 +320,8 @@ class ChameleonImageProcessor(ImageSettings, Config, frozen=False, kw_only=True)
         values_C256 = self._values(channels)
         scaled_CHW = np.empty((channels, *bytes_HWC.shape[:2]), dtype=values_C256.dtype)
         for channel in range(channels):
-            np.take(values_C256[channel], bytes_HWC[:, :, channel], out=scaled_CHW[channel])
+            # Every byte is in the table, and with another mode than "raise" the result isn't buffered.
+            np.take(values_C256[channel], bytes_HWC[:, :, channel], out=scaled_CHW[channel], mode="wrap")
         return scaled_CHW
 
     def _values(self, channels: int) -> npt.NDArray[Any]:
