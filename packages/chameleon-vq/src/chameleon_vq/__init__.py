@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         MissingDecoderError,
         MissingFileError,
         MissingPackageError,
+        UnknownAttributeError,
         UnknownPluginError,
         WeightsError,
     )
@@ -77,6 +78,7 @@ __all__ = [
     "PluginSpec",
     "Quantized",
     "Reconstruction",
+    "UnknownAttributeError",
     "UnknownPluginError",
     "VQEncoding",
     "VQReconstruction",
@@ -115,6 +117,7 @@ _MODULES = {
     "PluginSpec": ".plugins",
     "Quantized": ".quantizers",
     "Reconstruction": ".reconstruction",
+    "UnknownAttributeError": ".errors",
     "UnknownPluginError": ".errors",
     "VQEncoding": ".model",
     "VQReconstruction": ".model",

@@ -42,6 +42,7 @@ _NUMBER = "[0-9]" * 5
 _REPLACED = (WEIGHTS, INDEX, f"model-{_NUMBER}-of-{_NUMBER}.safetensors")
 """Patterns of the files that a save replaces."""
 _DOWNLOAD = f"Check that {CONFIG} and the weights belong together, and download what is missing."
+_NOT_LOADED = "Loading would refuse them: save an earlier state, or pass check_finite=False to write them as they are."
 _UNWRAP = "Remove adapters and wrappers from its layers, and give them the sizes of its configuration."
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -159,11 +160,12 @@ def _made(
     return made
 
 
-def write_model(model: Any, folder: str | os.PathLike[str], build: Build[Any]) -> None:
+def write_model(model: Any, folder: str | os.PathLike[str], build: Build[Any], *, check_finite: bool = True) -> None:
     """Write the VQ-VAE to a folder of its own, in one commit.
 
-    Raises ``WeightsError``, before anything is written, if its tensors aren't those that its configuration describes:
-    layers were wrapped or have other sizes.
+    Raises ``WeightsError``, before anything is written, if its tensors aren't those that its configuration describes
+    (layers were wrapped or have other sizes) or, unless ``check_finite`` is False, hold NaN or infinity: reading would
+    refuse them.
     """
     if model.config.interchange_limit is not None:
         warnings.warn(model.config.interchange_limit, InterchangeWarning, stacklevel=3)
@@ -175,6 +177,9 @@ def write_model(model: Any, folder: str | os.PathLike[str], build: Build[Any]) -
     }
     _check_fit("the model to save", expected, found, advice=_UNWRAP)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    not_finite = [name for name, tensor in tensors.items() if check_finite and not _is_finite(tensor)]
+    if not_finite:
+        raise WeightsError("the model to save", not_finite=not_finite, advice=_NOT_LOADED)
     with writing(folder), committing(folder, replaces=_REPLACED) as save:
         save_file(tensors, save / WEIGHTS, metadata={"format": "pt"})
         write_json(save / CONFIG, config_dict(model))

@@ -63,6 +63,10 @@ class BrokenPluginError(ChameleonVQError, ImportError):
     """The plugin of that name is installed but can't be used."""
 
 
+class UnknownAttributeError(ChameleonVQError, AttributeError):
+    """An object hasn't the attribute, though ``transformers`` has it; the message says what to use."""
+
+
 class WeightsError(ChameleonVQError, ValueError):
     """Weights don't fit the model or aren't finite. The message lists the first tensors at fault and their number.
 

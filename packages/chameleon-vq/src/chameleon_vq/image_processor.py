@@ -24,6 +24,7 @@ from ._hub import locate, push_saved
 from ._model_inputs import ModelInputs
 from .compat.image_arguments import as_batch, channels_last, overridden, pixel_form
 from .compat.image_settings import ImageSettings
+from .compat.image_steps import ImageSteps
 from .compat.loading import save
 from .errors import ConfigError, ImageError
 from .file_access import writing
@@ -52,7 +53,7 @@ _WRITTEN_BY_TRANSFORMERS = frozenset({
 # fmt: on
 
 
-class ChameleonImageProcessor(ImageSettings, Config, frozen=False, kw_only=True):  # type: ignore[misc]  # msgspec allows it
+class ChameleonImageProcessor(ImageSettings, ImageSteps, Config, frozen=False, kw_only=True):  # type: ignore[misc]  # msgspec allows it
     """Converts pictures to the pixels that the VQ-VAE encodes.
 
     The steps are those of the fields, from top to bottom. ``preprocess`` overrides any field for one call, and a field

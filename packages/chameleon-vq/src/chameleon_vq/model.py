@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -131,21 +132,29 @@ class ChameleonVQVAE(ModelNames):
             change=request.changed,
         )
 
-    def save_pretrained(self, folder: str | os.PathLike[str] | None = None, **arguments: Any) -> None:
+    def save_pretrained(
+        self, folder: str | os.PathLike[str] | None = None, *, check_finite: bool = True, **arguments: Any
+    ) -> None:
         """Write ``config.json`` and the weights, in one commit, for ``from_pretrained`` and for ``transformers``.
 
         ``push_to_hub=True`` uploads them, too. Warns as ``ImageTokenizer.save_pretrained`` does. Raises
-        ``FileAccessError``, and ``ConfigError`` for arguments of ``transformers`` that aren't available.
+        ``WeightsError`` for what wouldn't load again, NaN and infinity unless ``check_finite`` is False;
+        ``FileAccessError``; and ``ConfigError`` for arguments of ``transformers`` that aren't available.
         """
-        save(self, self._write, folder, arguments)
+        save(self, partial(self._write, check_finite=check_finite), folder, arguments)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the network to a repository of the Hub, made where there is none; return the commit's address."""
         return push_saved(self._write, repo_id, options)
 
-    def _write(self, folder: str | os.PathLike[str]) -> None:
+    def _write(self, folder: str | os.PathLike[str], *, check_finite: bool = True) -> None:
         kind = type(self)
-        checkpoint.write_model(self, folder, lambda config, with_decoder: kind(config, with_decoder=with_decoder))
+        checkpoint.write_model(
+            self,
+            folder,
+            lambda config, with_decoder: kind(config, with_decoder=with_decoder),
+            check_finite=check_finite,
+        )
 
     @overload
     def encode(self, pixels_BCHW: Tensor, *, return_dict: Literal[True] | None = None) -> VQEncoding: ...

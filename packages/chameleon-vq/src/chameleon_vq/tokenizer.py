@@ -97,13 +97,13 @@ class ImageTokenizer:
         """Save, in one commit, to a folder that ``from_pretrained`` and ``ChameleonVQVAE`` of ``transformers`` read.
 
         Warns (``InterchangeWarning``) where ``transformers`` would compute other codes, as with another
-        ``norm_num_groups`` than 32. ``push_to_hub=True`` uploads the folder, too.
+        ``norm_num_groups`` than 32. ``push_to_hub=True`` uploads the folder, too. Raises as its model's does.
         """
-        save(self, self._write, folder, arguments)
+        save(self, partial(self._write, check_finite=arguments.pop("check_finite", True)), folder, arguments)
 
-    def _write(self, folder: str | os.PathLike[str]) -> None:
+    def _write(self, folder: str | os.PathLike[str], *, check_finite: bool = True) -> None:
         with writing(folder), committing(folder) as save_folder:
-            self.model._write(save_folder)
+            self.model._write(save_folder, check_finite=check_finite)
             write_settings(self.image_processor, save_folder, beside=folder)
 
     def to(self, device: torch.device | str) -> Self:

@@ -74,7 +74,7 @@ def _bounded(short: int, long: int, new_short: int, limit: int) -> tuple[int, in
     return new_short, int(exact * long / short)
 
 
-def center_crop(bytes_HWC: Bytes, height: int, width: int) -> Bytes:
+def center_crop(bytes_HWC: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
     """Crop the centre of a picture, with black margins if it is smaller, as ``transformers`` does to the pixel."""
     found_height, found_width, channels = bytes_HWC.shape
     if height <= found_height and width <= found_width:
@@ -83,7 +83,7 @@ def center_crop(bytes_HWC: Bytes, height: int, width: int) -> Bytes:
     # Pad to the larger of both sizes, an odd row or column before the picture, then crop.
     full_height, full_width = max(height, found_height), max(width, found_width)
     above, before = -(-(full_height - found_height) // 2), -(-(full_width - found_width) // 2)
-    padded_HWC: Bytes = np.zeros((full_height, full_width, channels), dtype=np.uint8)
+    padded_HWC = np.zeros((full_height, full_width, channels), dtype=bytes_HWC.dtype)
     padded_HWC[above : above + found_height, before : before + found_width] = bytes_HWC
     top = max(0, (found_height - height) // 2 + above)
     left = max(0, (found_width - width) // 2 + before)

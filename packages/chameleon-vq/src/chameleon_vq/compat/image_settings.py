@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from .._files import read_json, write_json
-from ..errors import ConfigError
+from .._hub import locate
+from ..errors import ConfigError, UnknownAttributeError
 from ..file_access import writing
+from ..settings_files import required_settings_of
 
 _ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "data_format": ((None, "channels_first"), "pass it to the call"),
@@ -23,6 +25,17 @@ _ONLY: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "return_tensors": ((None,), "pass it to the call"),
 }
 """Settings of ``transformers`` with the values that mean what happens anyway, and what to do instead of others."""
+_READ: Mapping[str, Any] = dict.fromkeys(_ONLY) | {"data_format": "channels_first", "default_to_square": False}
+"""What these settings are as attributes."""
+_INSTEAD: Mapping[str, str] = {
+    "convert_to_rgb": "preprocess(images, do_resize=False, do_center_crop=False, …) does it alone",
+    "fetch_images": "preprocess opens files, data URLs and base64, and nothing is fetched from the network",
+    "pad": "the crop makes pictures of one size, with black margins where needed; set crop_size",
+    "process_image": "preprocess takes pictures of every form",
+    "register_for_auto_class": "a folder names its class, and has no code that could be loaded",
+    "valid_kwargs": "the fields are in __struct_fields__",
+}
+"""Names of ``transformers`` that image processors don't have here, and what to do instead."""
 
 
 class ImageSettings:
@@ -38,6 +51,29 @@ class ImageSettings:
         @classmethod
         def from_dict(cls, data: Mapping[str, Any], *, source: str = "") -> Self:
             """Return an image processor of settings."""
+
+    def __getattr__(self, name: str) -> Any:
+        # Called only for what is neither a field nor a method.
+        if name in _READ:
+            return _READ[name]
+        if name in _INSTEAD:
+            raise UnknownAttributeError(f"an image processor has no {name!r}: {_INSTEAD[name]}.")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def backend(self) -> str:
+        """What resizes pictures: Pillow, "pil"."""
+        return "pil"
+
+    @classmethod
+    def get_image_processor_dict(
+        cls, folder: str | os.PathLike[str], **arguments: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the settings in a folder's file, and the arguments that don't say where it is.
+
+        Raises what ``from_pretrained`` does.
+        """
+        return required_settings_of(locate(folder, arguments, what="the image processor"))[0], arguments
 
     @property
     def image_processor_type(self) -> str:

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import nn
 
 from ..config import ChameleonVQVAEConfig
+from ..errors import UnknownAttributeError
+
+_INSTEAD: Mapping[str, str] = {
+    "add_adapter": "peft.get_peft_model adds adapters to any network",
+    "dequantize": "the network isn't quantized, because codes depend on its weights",
+    "enable_input_require_grads": "its inputs are pixels: pixels.requires_grad_()",
+    "generation_config": "pictures are drawn by decoding codes, which a transformer generates",
+    "get_input_embeddings": "its inputs are pixels; the codebook is model.quantize.embedding",
+    "get_output_embeddings": "its outputs are codes and pixels",
+    "gradient_checkpointing": "activations aren't computed again; train with a smaller batch_size",
+    "gradient_checkpointing_enable": "activations aren't computed again; train with a smaller batch_size",
+    "init_weights": "a new network has new weights: ChameleonVQVAE(config)",
+    "load_adapter": "peft.PeftModel.from_pretrained loads adapters",
+    "resize_token_embeddings": "the number of codes is the configuration's num_embeddings",
+    "set_attn_implementation": "the attention of the network has one implementation",
+    "tie_weights": "no weights are shared",
+}
+"""Names of ``transformers`` that the network doesn't have, and why or what to do instead."""
 
 
 class ModelNames(nn.Module):
@@ -24,6 +43,30 @@ class ModelNames(nn.Module):
 
     if TYPE_CHECKING:
         quant_conv: nn.Conv2d
+
+    def __getattr__(self, name: str) -> Any:
+        # Called only for what is neither an attribute nor a parameter, buffer or module.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name not in _INSTEAD:
+                raise
+            raise UnknownAttributeError(f"a {type(self).__name__} has no {name!r}: {_INSTEAD[name]}.") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _INSTEAD:  # or it would be set and never read
+            raise UnknownAttributeError(f"{name} can't be set on a {type(self).__name__}: {_INSTEAD[name]}.")
+        super().__setattr__(name, value)
+
+    @property
+    def supports_gradient_checkpointing(self) -> bool:
+        """Return False: activations aren't computed again."""
+        return False
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Return False: activations aren't computed again."""
+        return False
 
     @property
     def base_model(self) -> Self:
