@@ -49,6 +49,21 @@ def test_weights_that_are_not_finite_are_named_on_load(tmp_path: Path, value: fl
 
 
 @pytest.mark.parametrize("value", BAD)
+def test_weights_that_would_not_load_are_not_saved_unless_asked(tmp_path: Path, value: float) -> None:
+    model = make_model()
+    model.model.norm.weight.data[1] = value
+    for each in (model, model.model):
+        with pytest.raises(WeightsError, match=r"weights to save hold NaN or infinity.*norm\.weight"):
+            each.save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=r"lm_head\.weight"):
+        make_model().save_pretrained(tmp_path, state_dict={**make_model().state_dict(), "lm_head.weight": PROMPT / 0})
+    assert list(tmp_path.iterdir()) == []
+    model.save_pretrained(tmp_path, check_finite=False)
+    with pytest.raises(WeightsError, match="hold NaN or infinity"):
+        ChameleonForConditionalGeneration.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("value", BAD)
 def test_a_weight_that_is_quantized_on_load_is_checked_before(tmp_path: Path, value: float) -> None:
     folder = spoil(tmp_path, value, "model.layers.0.mlp.up_proj.weight")
     with pytest.raises(WeightsError, match=r"model\.layers\.0\.mlp\.up_proj"):

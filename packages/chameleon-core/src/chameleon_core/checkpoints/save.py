@@ -24,6 +24,7 @@ from ..formats import IMAGE_PREFIX, Checkpoint, StoredTensor
 from ..formats.safetensors_files import parse_size
 from ..hookspecs import CheckpointFormatSpec
 from ..registry import CHECKPOINT_FORMATS_HOOK, REGISTRY
+from .assign import is_finite
 from .interchange import interchange_limit
 from .load import make_format, misfits_of, read_checkpoint
 
@@ -83,6 +84,7 @@ def save_checkpoint(
     state_dict: Mapping[str, Tensor] | None = None,
     max_shard_size: int | str = "5GB",
     checkpoint_format: str = "hf",
+    check_finite: bool = True,
 ) -> None:
     """Save the weights and the config of a model, with the weights of its image tokenizer.
 
@@ -95,9 +97,12 @@ def save_checkpoint(
     has the weights that are saved in place of the model's own.
 
     Raises ``WeightsError`` where the config ties the embeddings and those of the model differ, ``source`` doesn't
-    exist, or the tensors aren't those that the config describes: adapters, wrapped layers, layers of other sizes.
-    Raises ``FileAccessError`` where the folder can't be written.
+    exist, or the tensors aren't those that the config describes: adapters, wrapped layers, layers of other sizes; and,
+    unless ``check_finite`` is False, where they hold NaN or infinity, since loading refuses them. Raises
+    ``FileAccessError`` where the folder can't be written.
     """
+    if check_finite:
+        _check_finite(_plain_weights(model) if state_dict is None else state_dict, image_weights or {})
     tensors = _own_tensors(_tensors(model) if state_dict is None else _given_tensors(state_dict), config)
     if image_weights is not None:
         tensors |= {IMAGE_PREFIX + name: StoredTensor.of(tensor) for name, tensor in image_weights.items()}
@@ -126,6 +131,26 @@ def save_checkpoint(
         max_shard_size=max_shard_size,
         checkpoint_format=checkpoint_format,
     )
+
+
+def _plain_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters of a model but for those of quantized layers, which were finite when they were made."""
+    return {
+        f"{path}.{name}": tensor
+        for path, module in model.named_modules()
+        if not isinstance(module, QuantizedLinear)
+        for name, tensor in module.named_parameters(recurse=False)
+    }
+
+
+def _check_finite(weights: Mapping[str, Tensor], image_weights: Mapping[str, Tensor]) -> None:
+    named = (*weights.items(), *((IMAGE_PREFIX + name, tensor) for name, tensor in image_weights.items()))
+    found = ", ".join(name for name, tensor in named if not is_finite(tensor))
+    if found:
+        raise WeightsError(
+            "the weights to save hold NaN or infinity, so that loading would refuse them. Save an earlier state, or "
+            f"pass check_finite=False to write them as they are. {_shortened(found)}"
+        )
 
 
 def _check_loadable(checkpoint: Checkpoint, build: Callable[[ChameleonConfig], nn.Module]) -> None:

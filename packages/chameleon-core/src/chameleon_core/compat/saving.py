@@ -33,6 +33,8 @@ class SaveRequest:
     """Whether this process writes; of several, one does."""
     state_dict: Mapping[str, Tensor] | None
     """Weights in place of the model's own."""
+    check_finite: bool
+    """Whether weights that hold NaN or infinity are refused, as loading does."""
     push: dict[str, Any] | None
     """How the folder is uploaded; None where it isn't."""
 
@@ -57,6 +59,7 @@ class SaveRequest:
             folder=folder,
             writes=bool(left.pop("is_main_process", True)),
             state_dict=left.pop("state_dict", None),
+            check_finite=bool(left.pop("check_finite", True)),
             push=take_push_options(left),
         )
         for name in left:

@@ -136,8 +136,8 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
         One that was neither set nor used is copied from the model's source. ``checkpoint_format`` is an installed
         format: "hf", the layout of ``transformers``, "meta" or a plugin's. ``max_shard_size`` is a number of bytes, or
         a text such as "5GB"; ``compat.saving`` translates ``arguments``, those of ``transformers``. Raises
-        ``WeightsError`` for what wouldn't load again, ``ConfigError`` for what the format can't say, and
-        ``FileAccessError``.
+        ``WeightsError`` for what wouldn't load again (NaN too, unless ``check_finite=False``), ``ConfigError`` for what
+        the format can't say, and ``FileAccessError``.
         """
         if not (request := SaveRequest.of(folder, arguments)).writes:
             return
@@ -158,6 +158,7 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
             state_dict=request.state_dict,
             max_shard_size=max_shard_size,
             checkpoint_format=checkpoint_format,
+            check_finite=request.check_finite,
         )
         request.upload(self, max_shard_size=max_shard_size)
 

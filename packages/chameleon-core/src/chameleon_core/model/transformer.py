@@ -136,6 +136,7 @@ class ChameleonModel(PictureInputs):
                 build=lambda config: WithoutHead(type(self)(config)),
                 state_dict=request.state_dict,
                 max_shard_size=max_shard_size,
+                check_finite=request.check_finite,
             )
             request.upload(self, max_shard_size=max_shard_size)
 
