@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from chameleon_backends import get_attention_backend
 from chameleon_core import BitsAndBytesConfig, ChameleonForConditionalGeneration, ConfigError
 from chameleon_core.compat.bitsandbytes import quantization_of
 from chameleon_core.errors import ArgumentError, UnknownAttributeError
@@ -340,6 +341,9 @@ def test_methods_that_models_here_lack_name_what_replaces_them(
         ("vocab_size", 3, "resize_token_embeddings"),
         ("vqmodel", torch.nn.Linear(1, 1), "image_tokenizer"),
         ("layout", None, "follows from the model's parts"),
+        ("loss_type", "MaskedLM", "loss_function"),
+        ("output_modalities", ("image",), "modality="),
+        ("supports_gradient_checkpointing", False, "gradient_checkpointing_enable"),
     ],
 )
 def test_what_follows_from_other_attributes_is_not_assigned(
@@ -360,6 +364,7 @@ def test_what_follows_from_other_attributes_is_not_assigned(
         ("loss_function", 5, "a function of logits and labels"),
         ("masks_picture_codes", "yes", "must be a bool; got 'yes'"),
         ("model_tags", 5, "must be a list or NoneType"),
+        ("source", 5, "must be a folder or None; got 5"),
         ("training", "yes", "must be a bool"),
     ],
 )
@@ -368,3 +373,17 @@ def test_an_attribute_is_checked_where_it_is_assigned(
 ) -> None:
     with pytest.raises(ConfigError, match=expected):
         setattr(model, name, value)
+
+
+def test_an_attention_backend_may_be_assigned_and_nothing_else(model: ChameleonForConditionalGeneration) -> None:
+    ids_BT = torch.tensor([[0, 5, 7, 9]])
+    expected = model(ids_BT).logits
+    model.model.attention_backend = get_attention_backend("eager")
+    torch.testing.assert_close(model(ids_BT).logits, expected)
+    with pytest.raises(ConfigError, match="attention_backend must be a AttentionBackend; got 'eager'"):
+        model.model.attention_backend = "eager"
+
+
+def test_the_folder_of_a_model_may_be_assigned_as_text(model: ChameleonForConditionalGeneration) -> None:
+    model.source = "somewhere"
+    assert model.source == model.model.source == Path("somewhere")

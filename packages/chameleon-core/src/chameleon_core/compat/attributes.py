@@ -100,6 +100,19 @@ FOLLOWS: Mapping[str, str] = MappingProxyType(
 """For attributes that follow from others, how these are changed."""
 
 
+OF_THE_CLASS: Mapping[str, str] = MappingProxyType(
+    {
+        "attribute_types": "make a subclass.",
+        "base_model_prefix": "the bare model is model.model.",
+        "input_modalities": "they follow from the model's parts.",
+        "loss_type": "assign loss_function.",
+        "output_modalities": "pass modality= to generate.",
+        "supports_gradient_checkpointing": "use gradient_checkpointing_enable() or gradient_checkpointing_disable().",
+    }
+)
+"""For what the class says of every model, and no assignment changes, what to do."""
+
+
 class KnownAttributes(nn.Module):
     """A module that refuses attributes which would do nothing, once it is made.
 
@@ -121,6 +134,8 @@ class KnownAttributes(nn.Module):
                 raise UnknownAttributeError(f"{type(self).__name__}.{name} can't be assigned: {instead}")
             own.fset(self, value)
             return
+        if name in OF_THE_CLASS and value != own:
+            raise UnknownAttributeError(f"{type(self).__name__}.{name} can't be assigned: {OF_THE_CLASS[name]}")
         if self.__dict__.get("_sealed") is type(self) and not self._takes(name, value):
             raise UnknownAttributeError(self._refusal(name))
         expected = type(self).attribute_types.get(name)

@@ -52,6 +52,7 @@ class TransformersMethods(KnownAttributes):
     """Whether layers can be recomputed in the backward pass."""
     attribute_types: ClassVar[Mapping[str, tuple[type, ...]]] = {
         "is_parallelizable": (bool,),
+        "main_input_name": (str,),
         "model_parallel": (bool,),
         "model_tags": (list, type(None)),
         "training": (bool,),

@@ -5,6 +5,7 @@ Shapes: B batch, T query length, E hidden width, P pictures, N codes of a pictur
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,8 +61,10 @@ class PictureInputs(TransformersMethods):
         return self.picture_reader.source
 
     @source.setter
-    def source(self, folder: Path | None) -> None:
-        self.picture_reader.source = folder
+    def source(self, folder: str | os.PathLike[str] | None) -> None:
+        if not isinstance(folder, str | os.PathLike | None):
+            raise ConfigError(f"model.source must be a folder or None; got {folder!r:.80}.")
+        self.picture_reader.source = None if folder is None else Path(folder)
 
     @property
     def _image_tokenizer(self) -> ImageTokenizerLike | None:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from chameleon_backends import AttentionWeightsBackend, get_attention_backend
+from chameleon_backends import AttentionBackend, AttentionWeightsBackend, get_attention_backend
 
 from .._boundary import translates_errors
 from ..checkpoints import save_checkpoint
@@ -67,6 +66,10 @@ class ChameleonModel(PictureInputs):
     """
 
     _attn_implementation: str
+    attribute_types: ClassVar[Mapping[str, tuple[type, ...]]] = {
+        **PictureInputs.attribute_types,
+        "attention_backend": (AttentionBackend,),
+    }
 
     def __init__(self, config: ChameleonConfig, *, attn_implementation: str = "sdpa") -> None:
         super().__init__()
@@ -79,7 +82,7 @@ class ChameleonModel(PictureInputs):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self._checkpointing = Checkpointing()
         self._packer = LayerPacker()
-        self.source: Path | None = None
+        self.source = None
         self.apply(self._init_weights)
         self._seal()
 
