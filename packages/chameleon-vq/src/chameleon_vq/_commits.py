@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import os
 import re
 import shutil
@@ -66,6 +67,19 @@ def committing(folder: str | os.PathLike[str], *, replaces: Sequence[str] = ()) 
             with contextlib.suppress(OSError):  # not empty
                 folder.rmdir()
         raise
+
+
+def changed_by(save: Path, folder: Path) -> list[str]:
+    """Return the names of the files of ``folder`` that the commit of a save would change or remove, sorted."""
+    files = {str(path.relative_to(save)): path for path in save.rglob("*") if os.path.isfile(path)}
+    patterns = (save / _REMOVED).read_text(encoding="utf-8").split("\n")
+    there = {name: path for name, path in files.items() if name != _REMOVED and os.path.lexists(folder / name)}
+    changed = [
+        name
+        for name, path in there.items()
+        if not os.path.isfile(folder / name) or not filecmp.cmp(path, folder / name, shallow=False)
+    ]
+    return sorted([*changed, *_stale(save, folder, patterns)])
 
 
 def finish_commit(folder: Path) -> None:
@@ -196,10 +210,7 @@ def _commit(save: Path, folder: Path) -> None:
         target = folder / path.relative_to(save)
         if os.path.isdir(target):
             raise IsADirectoryError(errno.EISDIR, f"{target.name} is a folder there")
-    names = {path.name for path in save.iterdir()}
-    others = {path.name for path in folder.iterdir() if os.path.isfile(path)} - names
-    stale = [name for name in others if any(fnmatchcase(name, each) for each in patterns)]
-    stale += [name for name in others if (match := _FORMERLY.fullmatch(name)) and match[1] in {*names, *stale}]
+    stale = _stale(save, folder, patterns)
     removed.write_text("".join(f"{name}\n" for name in sorted(stale)), encoding="utf-8")
     for path in files:
         if stat.S_IMODE(path.stat().st_mode) != mode:
@@ -209,6 +220,14 @@ def _commit(save: Path, folder: Path) -> None:
         sync(path)
     os.rename(save, folder / COMMIT)
     sync(folder)
+
+
+def _stale(save: Path, folder: Path, patterns: Sequence[str]) -> list[str]:
+    """Return the names of the files of a folder that the commit of a save removes."""
+    names = {path.name for path in save.iterdir()}
+    others = {path.name for path in folder.iterdir() if os.path.isfile(path)} - names
+    stale = [name for name in others if any(fnmatchcase(name, each) for each in patterns)]
+    return stale + [name for name in others if (match := _FORMERLY.fullmatch(name)) and match[1] in {*names, *stale}]
 
 
 def _finish(folder: Path) -> None:
