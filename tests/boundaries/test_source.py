@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = {f"chameleon_{name}": ROOT / "packages" / f"chameleon-{name}" for name in ("vq", "text", "backends", "core")}
 # Distributions whose module has another name.
-MODULES = {"pillow": "PIL"}
+MODULES = {"pillow": "PIL", "pyyaml": "yaml"}
 
 
 def sources(package: str) -> list[Path]:
