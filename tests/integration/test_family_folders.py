@@ -34,7 +34,8 @@ from chameleon_text import ChameleonProcessor, Image
 from chameleon_text.testing import make_tokenizer
 from chameleon_vq.testing import make_image_tokenizer
 
-RESERVED = tuple(reserved(8799 + number) for number in range(6))
+# The last makes the number of ids even, which two ranks divide.
+RESERVED = (*(reserved(8799 + number) for number in range(6)), "<reserved00001>")
 LUMINA = "ChameleonXLLMXForConditionalGeneration"
 BOTH_NAMINGS = {"ch": 32, "ch_mult": [1, 1, 1], "n_embed": 64, "z_channels": 16, "double_z": False, "out_ch": 3}
 Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -126,10 +127,14 @@ LAYOUTS = {
         VLA,
         has_processor=False,
         arguments={"extra_weights": "keep"},
+        warns="kept in extra_weights: action_head.weight",
     ),
     "WorldVLA": Layout("RynnVLA", without_vqmodel, VLA, has_processor=False),
     "Orthus": Layout(
-        "Orthus", more(mlp_head__weight=HEAD, model__codebook_in__weight=HEAD + 1), arguments={"extra_weights": "keep"}
+        "Orthus",
+        more(mlp_head__weight=HEAD, model__codebook_in__weight=HEAD + 1),
+        arguments={"extra_weights": "keep"},
+        warns="kept in extra_weights: mlp_head.weight, model.codebook_in.weight",
     ),
     "old frequencies": Layout(
         "", more(model__layers__0__self_attn__rotary_emb__inv_freq=torch.ones(4)), warns="rotary_emb.inv_freq"

@@ -125,9 +125,9 @@ def test_conversion_there_and_back_keeps_what_matters(hf_folder: Path, tmp_path:
         assert json.loads((tmp_path / "hf" / name).read_text()) == json.loads((hf_folder / name).read_text())
     command("convert", hf_folder, tmp_path / "half", "--format", "gguf", "--dtype", "float16")
     assert read_checkpoint(tmp_path / "half").tensors["lm_head.weight"].dtype == torch.float16
-    facts = json.loads(command("doctor", tmp_path / "gguf" / "model.gguf", "--json"))["model"]
-    assert facts["publisher"] == "llama.cpp's GGUF, the transformer's text path"
-    assert not facts["missing"]
+    facts = json.loads(command("doctor", tmp_path / "gguf" / "model.gguf", "--json"))
+    assert facts["folder"]["layout"] == "llama.cpp's GGUF, the transformer's text path"
+    assert not facts["folder"]["missing"]
 
 
 @pytest.mark.parametrize("place", ["folder", "file"])
@@ -163,7 +163,7 @@ def test_a_tokenizer_of_another_pre_tokenizer_is_asked_for(hf_folder: Path, gguf
     known = Chameleon.from_pretrained(hf_folder).generate("the", max_new_tokens=2, seed=0)
     assert Chameleon.from_pretrained(path, processor=hf_folder).generate("the", max_new_tokens=2, seed=0) == known
     result = CliRunner().invoke(app, ["doctor", str(path), "--json"])
-    missing = json.loads(result.output)["model"]["missing"]
+    missing = json.loads(result.output)["folder"]["missing"]
     assert [clause.split(":")[0] for clause in missing] == ["no image tokenizer", "no tokenizer"]
 
 

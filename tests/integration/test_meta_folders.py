@@ -22,9 +22,8 @@ from chameleon_core import Chameleon
 from chameleon_core.checkpoints import read_checkpoint, write_checkpoint
 from chameleon_core.checkpoints.conversion import convert_checkpoint
 from chameleon_core.cli.app import app
-from chameleon_core.errors import ConfigError, MissingFileError
+from chameleon_core.errors import ConfigError, FileFormatError, MissingFileError
 from chameleon_core.folder_parts import load_image_tokenizer
-from chameleon_core.formats.meta import is_meta
 from chameleon_core.testing.meta_release import Release, make_ranks, write_release
 from chameleon_core.verification import verify_checkpoints
 from chameleon_text import ChameleonProcessor
@@ -148,33 +147,51 @@ def test_converting_there_and_back_keeps_every_file_that_matters(hf_folder: Path
         assert json.loads((tmp_path / "hf" / name).read_text()) == json.loads((hf_folder / name).read_text())
 
 
-def test_a_conversion_that_is_killed_leaves_nothing_that_loads_by_half(hf_folder: Path, tmp_path: Path) -> None:
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("direction", ["hf to meta", "meta to hf"])
+def test_a_conversion_that_is_killed_leaves_nothing_that_loads_by_half(
+    direction: str, hf_folder: Path, meta_folder: Path, tmp_path: Path
+) -> None:
+    """Killed at a random moment and started again, it gives the bytes of one that was never disturbed."""
     torch.set_num_threads(1)
-    expected = digest(hf_folder)
+    source, checkpoint_format = (hf_folder, "meta") if direction == "hf to meta" else (meta_folder, "hf")
+    expected = digest(source)
 
     def work(target: Path) -> None:
-        warnings.simplefilter("ignore")
-        convert_checkpoint(hf_folder, target, checkpoint_format="meta")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            convert_checkpoint(source, target, checkpoint_format=checkpoint_format)
 
     began = time.monotonic()
     assert in_child(partial(work, tmp_path / "whole")) == 0
     seconds = time.monotonic() - began
+    whole = files_of(tmp_path / "whole")
     for number in range(KILLS):
         target = tmp_path / str(number)
         child = start(partial(work, target))
         time.sleep(Random(number).uniform(0, seconds))
         os.kill(child, signal.SIGKILL)
         wait_for(child, 60)
-        if target.exists() and is_meta(target):
-            assert digest(target) == expected
+        try:
+            left = digest(target)
+        except FileFormatError:
+            left = expected  # no model, which nobody takes for one
+        assert left == expected
         work(target)
-        assert digest(target) == expected
-        assert not [path for path in target.iterdir() if path.name.endswith(".tmp")]
+        assert files_of(target) == whole, "the same bytes, and nothing that the killed process left"
+        work(target)  # done again by somebody who doesn't know that it ended
+        assert files_of(target) == whole
 
 
 @pytest.mark.parametrize("direction", ["meta to hf", "hf to meta"])
 def test_peak_memory_of_a_conversion(direction: str, tmp_path: Path) -> None:
-    """A checkpoint of 7B's shape at an eighth of its width; the largest tensor has 67 MB, a rank about 90."""
+    """A checkpoint of 7B's shape at an eighth of its width; the largest tensor has 67 MB, a rank about 90.
+
+    ``benchmarks/conversion.py`` measures the same at 7B's width.
+    """
     program = """
 import sys, warnings
 import torch
@@ -192,10 +209,9 @@ print(peak.growth)
     largest = release.vocab_size * release.dim * 4
     if direction == "hf to meta":
         convert_checkpoint(tmp_path / "meta", tmp_path / "hf")
-        rank = (tmp_path / "meta" / "consolidated.00.pth").stat().st_size
-        arguments, bound = (tmp_path / "hf", tmp_path / "back", "meta"), int(1.2 * rank)
+        arguments, bound = (tmp_path / "hf", tmp_path / "back", "meta"), largest
     else:
-        arguments, bound = (tmp_path / "meta", tmp_path / "out", "hf"), int(1.2 * largest)
+        arguments, bound = (tmp_path / "meta", tmp_path / "out", "hf"), largest // 4
     tests = Path(__file__).parents[2] / "packages/chameleon-core/tests"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tests), os.environ.get("PYTHONPATH", "")))}
     run = [sys.executable, "-c", program, *map(str, arguments)]
@@ -226,5 +242,5 @@ def test_a_conversion_into_its_own_folder_is_refused(hf_folder: Path) -> None:
 
 
 def test_an_option_that_a_format_does_not_have_is_refused(hf_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the checkpoint format 'hf' has no option 'ranks'; it has none"):
+    with pytest.raises(ConfigError, match="the checkpoint format 'hf' has no option 'ranks'; its options are pickles"):
         convert_checkpoint(hf_folder, tmp_path / "x", target_options={"ranks": 2})

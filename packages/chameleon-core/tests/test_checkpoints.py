@@ -316,7 +316,7 @@ def test_a_damaged_index_is_named(index: dict[str, Any], message: str, tmp_path:
 def test_pickles_are_not_read_and_the_error_says_what_to_do(tmp_path: Path) -> None:
     SMALL.save_pretrained(tmp_path)
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(FileFormatError, match=r"pytorch_model\.bin\. These are pickles.*Convert them to safetensors"):
+    with pytest.raises(FileFormatError, match=r"pytorch_model\.bin\. These are pickles.*Convert them: .* --pickles"):
         load(tmp_path)
 
 

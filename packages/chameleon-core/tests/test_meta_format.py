@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from chameleon_core import ChameleonForConditionalGeneration, InterchangeWarning
 from chameleon_core.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from chameleon_core.checkpoints.conversion import convert_checkpoint
 from chameleon_core.errors import (
     CheckpointWarning,
     ConfigError,
@@ -315,13 +317,40 @@ def test_the_image_tokenizer_needs_both_files(tmp_path: Path) -> None:
         {"attention_bias": True},
         {"rope_scaling": {"type": "linear", "factor": 2.0}},
         {"hidden_act": "gelu"},
-        {"picture_grammar": "lumina"},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_what_metas_layout_cannot_say_is_refused(change: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"Meta's layout has no place for .*Write the format hf"):
         write_checkpoint(Checkpoint(make_config(**change), {}), tmp_path, checkpoint_format="meta")
+
+
+REST: dict[str, Any] = {
+    "picture_grammar": {"name": "lumina", "max_codes": 64},
+    "attention_dropout": 0.1,
+    "bos_token_id": 3,
+    "vocabulary_map": {"a": 0, "b": 1},
+    "z_loss_weight": 1e-5,
+}
+
+
+@pytest.mark.filterwarnings("ignore:the heads of a rank:chameleon_core.InterchangeWarning")
+def test_what_metas_files_have_no_place_for_is_kept_beside_them(tmp_path: Path) -> None:
+    make_model().save_pretrained(tmp_path / "hf")
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **REST}))
+    with pytest.warns(InterchangeWarning, match=r"pictures are written by the grammar .*use its files for text alone"):
+        convert_checkpoint(tmp_path / "hf", tmp_path / "meta", checkpoint_format="meta")
+    stored, found = (
+        read_checkpoint(tmp_path / "hf").config.to_dict(),
+        read_checkpoint(tmp_path / "meta").config.to_dict(),
+    )
+    assert {name: found[name] for name in REST} == {name: stored[name] for name in REST}
+    written = json.loads((tmp_path / "meta" / "chameleon_config.json").read_text())
+    assert "hidden_size" not in written
+    (tmp_path / "meta" / "chameleon_config.json").write_text(json.dumps({**written, "hidden_size": 7}))
+    with pytest.raises(FileFormatError, match=r"chameleon_config\.json has 'hidden_size', which params\.json and"):
+        read_checkpoint(tmp_path / "meta")
 
 
 def test_ranks_that_do_not_divide_the_heads_are_refused(tmp_path: Path) -> None:
@@ -363,14 +392,53 @@ def test_yaml_comes_back_as_it_was(tmp_path: Path) -> None:
         "a: 1\na: 2",
         "- 1\n- 2",
         "a",
-        "a: |\n x",
+        "a: !!int 1",
+        "a: 1\n---\na: 2",
+        "1: a",
+        "a: 2001-01-01",
+        "a: .nan",
+        "a: 1.0e+999",
+        "a: " + "9" * 10000,
+        "a: " + "[" * 65 + "]" * 65,
+        "b: {<<: {a: 1}}",
+        "a: \x01",
     ],
-    ids=["anchor", "tag", "indentation", "twice", "list", "word", "block"],
+    ids=[
+        *("anchor", "tag", "indentation", "twice", "list", "word", "tag of a plain value", "two documents"),
+        *("number as a name", "date", "not a number", "infinity", "digits", "depth", "merge", "control character"),
+    ],
 )
-def test_yaml_beyond_the_plain_part_is_refused(text: str, tmp_path: Path) -> None:
+def test_yaml_beyond_the_plain_part_is_refused_with_our_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(text)
-    with pytest.raises(FileFormatError, match=r"x\.yaml (is not YAML that is read here: line|holds a)"):
+    with pytest.raises(FileFormatError, match=r"x\.yaml (is not YAML that is read here: [^\n]*\.$|holds a)"):
         read_yaml(tmp_path / "x.yaml")
+
+
+def test_yaml_that_expands_is_refused_before_it_does(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
+    (tmp_path / "x.yaml").write_text("\n".join(lines))
+    with pytest.raises(FileFormatError, match="line 2: an alias, which may make a small file large"):
+        read_yaml(tmp_path / "x.yaml")
+
+
+def test_yaml_that_is_too_large_for_a_configuration_is_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("a: 1\n" + "#" * 2**16)
+    with pytest.raises(FileFormatError, match="expected a configuration of at most 65,536"):
+        read_yaml(tmp_path / "x.yaml")
+
+
+def test_yaml_of_other_writers_is_read(tmp_path: Path) -> None:
+    text = (
+        "# a comment\na: |\n  two\n  lines\nb: {c: [1, 'it''s'], d: \"\\u00e9\"}\n? e\n: ~\nf:\n- g: 1\n  h: 4.5e-06\n"
+    )
+    (tmp_path / "x.yaml").write_text(text)
+    assert read_yaml(tmp_path / "x.yaml") == {
+        "a": "two\nlines\n",
+        "b": {"c": [1, "it's"], "d": "é"},
+        "e": None,
+        "f": [{"g": 1, "h": 4.5e-06}],
+    }
 
 
 def test_a_missing_file_is_missing(tmp_path: Path) -> None:

@@ -107,10 +107,12 @@ def test_heads_of_finetunes_are_named_kept_and_written_back(
     rewritten(model, tmp_path / "a", lambda tensors: {**tensors, name: head})
     with pytest.raises(WeightsError, match=rf"Unexpected: {name}.*extra_weights='keep'"):
         ChameleonForConditionalGeneration.from_pretrained(tmp_path / "a")
-    loaded = ChameleonForConditionalGeneration.from_pretrained(tmp_path / "a", extra_weights="keep")
+    with pytest.warns(CheckpointWarning, match=rf"kept in extra_weights: {name}\."):
+        loaded = ChameleonForConditionalGeneration.from_pretrained(tmp_path / "a", extra_weights="keep")
     assert {each: tensor.tolist() for each, tensor in loaded.extra_weights.items()} == {name: head.tolist()}
     loaded.save_pretrained(tmp_path / "b")
-    again = ChameleonForConditionalGeneration.from_pretrained(tmp_path / "b", extra_weights="keep")
+    with pytest.warns(CheckpointWarning, match="kept in extra_weights"):
+        again = ChameleonForConditionalGeneration.from_pretrained(tmp_path / "b", extra_weights="keep")
     torch.testing.assert_close(again.extra_weights[name], head, rtol=0, atol=0)
     torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=0)
 

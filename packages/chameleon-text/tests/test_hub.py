@@ -96,10 +96,11 @@ def test_a_hub_id_is_downloaded(kind: Any, saved: Path, monkeypatch: pytest.Monk
         return str(saved.parent)
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
-    kind.from_pretrained("acme/models", subfolder="small", revision="v2", token="secret", force_download=True)
+    options = {"revision": "v2", "token": "secret", "local_files_only": True, "cache_dir": "elsewhere"}
+    kind.from_pretrained("acme/models", subfolder="small", force_download=True, **options)
     repo_id, arguments = requests[0]
     assert repo_id == "acme/models"
-    assert arguments.items() >= {"revision": "v2", "token": "secret", "force_download": True}.items()
+    assert arguments.items() >= {**options, "force_download": True}.items()
     assert set(arguments["allow_patterns"]) == {"small/*.json", "small/*.jinja"}
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingPackageError, match=r'pip install "\./packages/chameleon-text\[hub\]"'):

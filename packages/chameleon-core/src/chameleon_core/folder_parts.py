@@ -118,14 +118,14 @@ def load_processor(
 
 @translates_errors
 def load_words(
-    folder: Path, *, image_tokenizer: ImageTokenizerLike, picture_format: Any = None
+    folder: Path, *, image_tokenizer: ImageTokenizerLike | None = None, picture_format: Any = None
 ) -> ProcessorLike | None:
     """Load a processor of Meta's ``text_tokenizer.json`` in a folder of tokenizers alone; None where there is none."""
     path = find_words([folder, folder / "tokenizer"])
     if path is None:
         return None
-    side = math.isqrt(image_tokenizer.tokens_per_image)
-    files = processor_files(path, image_seq_length=image_tokenizer.tokens_per_image, resolution=16 * side)
+    tokens = 1024 if image_tokenizer is None else image_tokenizer.tokens_per_image  # the published number
+    files = processor_files(path, image_seq_length=tokens, resolution=16 * math.isqrt(tokens))
     with tempfile.TemporaryDirectory() as scratch:
         write_files(Path(scratch), files)
         load = optional_packages.load_processor

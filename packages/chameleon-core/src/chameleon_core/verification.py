@@ -6,6 +6,7 @@ Shapes: T length, V vocabulary.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from ._boundary import translates_errors
 from .checkpoints import StoredTensor, read_checkpoint
 from .checkpoints.load import load_contents
-from .errors import ChameleonCoreError, ConfigError
+from .errors import ChameleonCoreError, CheckpointWarning, ConfigError
 from .formats import IMAGE_PREFIX, Checkpoint
 from .model import ChameleonForConditionalGeneration
 
@@ -132,15 +133,18 @@ def _of_model(checkpoint: Checkpoint) -> Iterator[StoredTensor]:
 
 
 def _logits(checkpoint: Checkpoint, source: str, ids_T: Tensor, dtype: torch.dtype | None) -> Tensor:
-    model = load_contents(
-        checkpoint,
-        source=source,
-        build=ChameleonForConditionalGeneration,
-        dtype=dtype,
-        device="cpu",
-        quantization=None,
-        check_finite=False,
-    ).model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CheckpointWarning)  # other heads, which were compared, too
+        model = load_contents(
+            checkpoint,
+            source=source,
+            build=ChameleonForConditionalGeneration,
+            dtype=dtype,
+            device="cpu",
+            quantization=None,
+            check_finite=False,
+            extra_weights="keep",
+        ).model
     with torch.no_grad():
         logits_TV: Tensor = model(ids_T[None]).logits[0]
     return logits_TV

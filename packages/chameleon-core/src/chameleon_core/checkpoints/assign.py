@@ -14,6 +14,7 @@ from chameleon_backends import QuantizedLinear, TensorLayout
 
 from ..errors import WeightsError
 from ..formats import IMAGE_PREFIX, Checkpoint, StoredTensor
+from .folder_kinds import what_adapters
 from .published import what_heads
 from .quantization_plan import QuantizationPlan, name_layer_in_errors
 
@@ -145,7 +146,9 @@ def find_misfits(model: nn.Module, weights: StoredWeights, plan: QuantizationPla
         if problem is not None:
             problems[problem].append(f"{name} ({each.mismatch(problem, weights.tensors[name])})")
     listed = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
-    return f"{listed[:1].upper()}{listed[1:]}{what_heads(problems['unexpected'])}"
+    return (
+        f"{listed[:1].upper()}{listed[1:]}{what_heads(problems['unexpected'])}{what_adapters(problems['unexpected'])}"
+    )
 
 
 def _all_wanted(model: nn.Module, plan: QuantizationPlan | None) -> list[_Wanted]:

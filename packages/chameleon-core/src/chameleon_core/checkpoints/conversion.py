@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from .._boundary import translates_errors
+from .._commits import committing
+from .._files import writing
 from ..errors import ConfigError
 from ..formats import IMAGE_PREFIX, StoredTensor
+from ..formats.contract import extra_names
 from ..formats.gguf import IMAGE_FILE, MODEL_FILE
-from .load import format_of, read_checkpoint
-from .save import write_checkpoint
+from .conversion_target import check_changes, check_target
+from .load import EXTRA_WEIGHTS, format_of, read_checkpoint
+from .save import num_loads, write_checkpoint
 
 Progress = Callable[[int, int], None]
 """Called with the bytes of tensors that were done, and those of all."""
@@ -49,35 +53,51 @@ def convert_checkpoint(
     target_options: Mapping[str, Any] | None = None,
     dequantize: bool = False,
     max_shard_size: int | str = "5GB",
+    rotary_layout: str | None = None,
+    extra_weights: str = "refuse",
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
     """Read ``source`` in whatever installed format it has, and write it to the folder ``target`` in another.
 
     ``checkpoint_format`` is the format that is written. ``source_options`` and ``target_options`` are those of the
     formats: for ``meta``, ``ranks`` and ``fused`` when it is written, ``average_norms`` when it is read; for ``gguf``,
-    ``dtype``. Tensors are loaded when they are written: ``hf`` and ``gguf`` have one in memory at a time, ``meta``
-    those of a rank. ``dequantize`` is that of ``read_checkpoint``. ``progress`` is called after each.
+    ``dtype``; for ``hf``, ``pickles`` when it is read. Tensors are loaded when they are written, one at a time.
+    ``progress`` is called after each. ``dequantize`` and ``rotary_layout`` are those of ``read_checkpoint``;
+    ``extra_weights`` "keep" stores weights that the model has no place for in formats that would refuse them.
 
     The files of ``target`` appear in one commit at the end: a process that dies leaves the folder as it was, and the
-    conversion is started again. Raises ``FileFormatError``, ``WeightsError``, ``ConfigError`` for what the other format
-    can't say, ``UnknownPluginError`` and ``FileAccessError``.
+    conversion is started again. A file that is in ``target`` stays, or is written again with the same bytes: where one
+    would change or go, and where the folder has another model, that is an error, unless ``overwrite``.
+
+    Raises ``FileFormatError``, ``WeightsError``, ``ConfigError`` for what the other format can't say and for a
+    ``target`` that has something else, ``UnknownPluginError`` and ``FileAccessError``.
     """
     source, target = Path(source), Path(target)
     folder = source.parent if os.path.isfile(source) else source
     if os.path.exists(target) and os.path.samefile(folder, target):
         raise ConfigError(f"{target} is the folder that is read; write to another, which isn't there or is empty.")
-    checkpoint = read_checkpoint(source, dequantize=dequantize, options=source_options)
+    checkpoint = read_checkpoint(source, rotary_layout=rotary_layout, dequantize=dequantize, options=source_options)
+    if extra_weights not in EXTRA_WEIGHTS:
+        raise ConfigError(f"extra_weights must be 'refuse' or 'keep'; got {extra_weights!r}.")
+    if extra_weights == "keep":
+        checkpoint = replace(checkpoint, extra_names=checkpoint.extra_names | extra_names(checkpoint.tensors))
+    check_target(target, checkpoint, checkpoint_format, overwrite=overwrite)
     sizes = {name: tensor.num_bytes for name, tensor in checkpoint.tensors.items()}
-    ranks = (target_options or {}).get("ranks") or checkpoint.config.model_parallel_size
-    counted = _Counted(sum(sizes.values()) * (ranks if checkpoint_format == "meta" else 1), progress)
+    loads = num_loads(checkpoint, checkpoint_format, target_options)
+    counted = _Counted(sum(sizes.values()) * loads, progress)
     tensors = {name: counted.tensor(tensor) for name, tensor in checkpoint.tensors.items()}
-    write_checkpoint(
-        replace(checkpoint, tensors=tensors),
-        target,
-        max_shard_size=max_shard_size,
-        checkpoint_format=checkpoint_format,
-        options=target_options,
-    )
+    with writing(target), committing(target) as save:
+        write_checkpoint(
+            replace(checkpoint, tensors=tensors),
+            save,
+            max_shard_size=max_shard_size,
+            checkpoint_format=checkpoint_format,
+            options=target_options,
+        )
+        if not overwrite:
+            check_changes(save, target)
+    counted.end()
     return Conversion(
         source_format=format_of(source),
         target_format=checkpoint_format,
@@ -111,9 +131,20 @@ class _Counted:
 
         def load() -> Tensor:
             value = stored.load()
-            self._done = min(self._total, self._done + stored.num_bytes)
-            if self._progress is not None:
-                self._progress(self._done, self._total)
+            self._add(stored.num_bytes)
             return value
 
-        return replace(stored, load=load)
+        def pieces() -> Iterator[Tensor]:
+            yield from stored.in_pieces()
+            self._add(stored.num_bytes)
+
+        return replace(stored, load=load, pieces=None if stored.pieces is None else pieces)
+
+    def end(self) -> None:
+        """Count what wasn't loaded, such as a tensor that isn't stored twice."""
+        self._add(self._total)
+
+    def _add(self, num_bytes: int) -> None:
+        self._done = min(self._total, self._done + num_bytes)
+        if self._progress is not None:
+            self._progress(self._done, self._total)

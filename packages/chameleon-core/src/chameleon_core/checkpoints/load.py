@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Collection, Mapping
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -21,11 +22,12 @@ from .._boundary import translates_errors
 from .._commits import read_whole
 from .._meta import on_meta
 from ..config import ChameleonConfig
-from ..errors import ConfigError, FileFormatError
+from ..errors import CheckpointWarning, ConfigError, FileFormatError
 from ..formats import Checkpoint, CheckpointFormat, StoredTensor
 from ..hookspecs import CheckpointFormatSpec
 from ..registry import CHECKPOINT_FORMATS_HOOK, REGISTRY
-from .assign import StoredWeights, assign, find_extra, find_misfits
+from .assign import MOST_LISTED, StoredWeights, assign, find_extra, find_misfits
+from .folder_kinds import adapters_beside, is_adapter, part_in
 from .published import canonical, check_family
 from .quantization_plan import QUANTIZATION_RECORD, Quantization, QuantizationPlan, plan_quantization, read_plan
 from .resolve import is_model_file
@@ -72,6 +74,9 @@ def read_checkpoint(
     """
     folder = Path(folder)
     checkpoint = _read(_recognized(folder), folder, options or {})
+    adapters = adapters_beside(folder)
+    if adapters is not None:
+        warnings.warn(adapters, CheckpointWarning, stacklevel=3)
     return canonical(checkpoint, source=str(folder), rotary_layout=rotary_layout, dequantize=dequantize)
 
 
@@ -115,6 +120,9 @@ def _first_that_recognizes(folder: Path) -> CheckpointFormatSpec:
                 return spec
     if failures:
         raise failures[0]
+    part = part_in(folder)
+    if part is not None:
+        raise FileFormatError(f"{folder} has no model; it is {part.what}: {part.advice}.")
     known = ", ".join(f"{spec.name} (recognized by {spec.marks})" for spec in formats)
     found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
     raise FileFormatError(f"{folder} has none of the installed formats: {known}. It holds: {found}.")
@@ -202,14 +210,26 @@ def load_contents(
     with torch.inference_mode(False):
         model = on_meta(lambda: build(checkpoint.config))
         plan = _plan(model, weights, quantization)
-        extra = find_extra(model, weights, plan) if extra_weights == "keep" else []
+        found = find_extra(model, weights, plan) if extra_weights == "keep" else []
+        extra = [name for name in found if not is_adapter(name)]  # the model would compute without what they change
         # Before the others are checked, which these aren't among.
         kept = {name: weights.load(name) for name in extra}
         weights = replace(weights, checkpoint=_without(checkpoint, extra))
         assign(model, weights, plan)
     model.eval()
+    if kept:
+        warnings.warn(
+            f"{source} has weights that the model has no place for, kept in extra_weights: {_listed(extra)}.",
+            CheckpointWarning,
+            stacklevel=4,
+        )
     config = checkpoint.config if plan is None else plan.recorded_in(checkpoint.config)
     return LoadedCheckpoint(model, config, checkpoint.generation_config, kept)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(names[:MOST_LISTED]) + more
 
 
 def _without(checkpoint: Checkpoint, names: Collection[str]) -> Checkpoint:

@@ -8,13 +8,19 @@ from pathlib import Path
 from chameleon_backends.errors import UnknownPluginError
 
 from .._boundary import translates_errors
-from .._hub import HUB_ID, NO_OPTIONS, HubOptions, check_name, download, missing_folder
+from .._commits import stored
+from .._files import read_json
+from .._hub import HUB_ID, NO_OPTIONS, SMALL_FILES, HubOptions, check_name, download, missing_folder
+from ..config import CONFIG_FILE
 from ..errors import MissingFileError, ModelNotFoundError
+from ..formats.hf import INDEX_FILE, WEIGHTS_FILE
+from ..formats.meta_extension import EXTRA_FILE
 from ..registry import PRETRAINED_HOOK, REGISTRY
 
 _WHAT = "the model"
+_SMALL = (*SMALL_FILES, "*vqgan.yaml")
 # Pickled weights aren't read, but for those of Meta's layout, so others aren't downloaded.
-_HUB_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*consolidated*.pth", "*vqgan.yaml", "*vqgan.ckpt")
+_META = ("*consolidated*.pth", "*vqgan.ckpt", f"*{EXTRA_FILE}")
 
 
 @translates_errors
@@ -39,14 +45,16 @@ def resolve_folder(name: str | os.PathLike[str], hub: HubOptions = NO_OPTIONS) -
                 raise ModelNotFoundError(f"{folder} is a file, and has no subfolder {hub.subfolder!r}.")
             return folder
         if os.path.exists(folder):
-            raise ModelNotFoundError(f"{folder} is a file; expected a folder with the config and the weights.")
+            raise ModelNotFoundError(
+                f"{folder} is a file; expected a folder with the config and the weights. Pass the one that it is in."
+            )
         tried = [missing_folder(folder)]
         if isinstance(name, str):
             installed = installed_folder(name, tried)
             if installed is not None:
                 return hub.inside(installed)
             if HUB_ID.fullmatch(name):
-                return download(name, hub, tried=tried, what=_WHAT, patterns=_HUB_PATTERNS)
+                return _downloaded(name, hub, tried)
             tried.append("not a Hub id, which has the form 'owner/name'")
     except MissingFileError as error:
         raise ModelNotFoundError(str(error)) from error
@@ -56,6 +64,31 @@ def resolve_folder(name: str | os.PathLike[str], hub: HubOptions = NO_OPTIONS) -
 def is_model_file(path: Path) -> bool:
     """Return whether a path is that of a file that is a model by itself: GGUF."""
     return path.suffix == ".gguf" and os.path.isfile(path)
+
+
+def _downloaded(hub_id: str, hub: HubOptions, tried: list[str]) -> Path:
+    """Return the folder of a repository, with the weights of one layout where it has several: that which is read.
+
+    The small files, which come first, say which it is.
+    """
+    folder = download(hub_id, hub, tried=tried, what=_WHAT, patterns=_SMALL)
+    weights = _weights_of(folder)
+    return download(hub_id, hub, tried=tried, what=_WHAT, patterns=(*_SMALL, *weights))
+
+
+def _weights_of(folder: Path) -> tuple[str, ...]:
+    """Return patterns of the files of weights that belong to the small files of a folder."""
+    index = stored(folder, INDEX_FILE)
+    if os.path.isfile(index):
+        weight_map = read_json(index).get("weight_map")
+        return tuple(sorted(set(weight_map.values()))) if _is_map(weight_map) else (WEIGHTS_FILE,)
+    if os.path.isfile(stored(folder, CONFIG_FILE)):
+        return (WEIGHTS_FILE,)
+    return (WEIGHTS_FILE, *_META)
+
+
+def _is_map(weight_map: object) -> bool:
+    return isinstance(weight_map, dict) and all(isinstance(each, str) for each in weight_map.values())
 
 
 def installed_folder(name: str, tried: list[str]) -> Path | None:

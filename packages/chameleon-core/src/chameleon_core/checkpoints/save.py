@@ -7,16 +7,17 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from chameleon_backends import QuantizedLinear
-from chameleon_backends.plugin_calls import plugin_call
+from chameleon_backends.plugin_calls import described, plugin_call, wrong
 
 from .._boundary import translates_errors
-from .._commits import committing
+from .._commits import committing, is_save
 from .._files import writing
 from ..config import ChameleonConfig
 from ..errors import CheckpointWarning, InterchangeWarning, WeightsError
@@ -65,9 +66,22 @@ def write_checkpoint(
     spec = cast(CheckpointFormatSpec, REGISTRY.get(CHECKPOINT_FORMATS_HOOK, checkpoint_format))
     writer = make_format(spec, options or {})
     limit = parse_size(max_shard_size)
-    doing = f"writing {folder}"
+    doing = f"writing {Path(folder).parent if is_save(Path(folder)) else folder}"
     with writing(folder), committing(folder) as save, plugin_call(spec.called, doing), writing(save):
         writer.write(checkpoint, save, max_shard_size=limit)
+
+
+def num_loads(checkpoint: Checkpoint, checkpoint_format: str, options: Mapping[str, Any] | None = None) -> int:
+    """Return how many times a format loads each tensor when it writes a checkpoint. Raises ``BrokenPluginError``."""
+    spec = cast(CheckpointFormatSpec, REGISTRY.get(CHECKPOINT_FORMATS_HOOK, checkpoint_format))
+    count = getattr(make_format(spec, options or {}), "num_loads", None)
+    if count is None:
+        return 1
+    with plugin_call(spec.called, "counting how often tensors are loaded"):
+        found = count(checkpoint)
+    if type(found) is not int or found < 1:
+        wrong(spec.called, f"{described(found)} from num_loads; expected an int ≥ 1.")
+    return found
 
 
 @translates_errors
@@ -124,7 +138,7 @@ def save_checkpoint(
         _check_loadable(checkpoint, build)
     if extra_weights:
         extra = {name: StoredTensor.of(tensor) for name, tensor in extra_weights.items()}
-        checkpoint = replace(checkpoint, tensors={**tensors, **extra})
+        checkpoint = replace(checkpoint, tensors={**tensors, **extra}, extra_names=frozenset(extra))
     write_checkpoint(
         checkpoint,
         folder,

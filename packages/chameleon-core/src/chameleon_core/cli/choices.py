@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,10 +28,9 @@ from chameleon_backends import (
 from chameleon_backends.plugins import PluginSpec, Registered
 from chameleon_backends.registry import ATTENTION_BACKENDS_HOOK, REGISTRY, WEIGHT_QUANTIZERS_HOOK
 
-from ..checkpoints import IMAGE_PREFIX, read_checkpoint, resolve_folder, target_dtype
+from ..checkpoints import IMAGE_PREFIX, read_checkpoint, target_dtype
 from ..checkpoints.interchange import interchange_limit
 from ..checkpoints.quantization_plan import QUANTIZATION_RECORD
-from .publishers import missing_parts, publisher_of
 from .rows import size
 
 CHOSEN = "chosen"
@@ -50,7 +50,6 @@ class Model:
     """What a checkpoint says about a model, read without its weights."""
 
     name: str
-    folder: str
     num_layers: int
     hidden_size: int
     num_heads: int
@@ -68,10 +67,6 @@ class Model:
     """What the checkpoint is quantized with."""
     unreadable: str | None
     """Why the quantizer of the checkpoint isn't known; None where it is."""
-    publisher: str
-    """Whose layout the folder has."""
-    missing: list[str]
-    """What the folder lacks, and what to do."""
     interchange: str | None
     """What ``transformers`` gets wrong with the folder without an error; None where nothing is known of."""
 
@@ -89,9 +84,8 @@ class Choice:
     """Why it is chosen, how to choose it, or why it can't be."""
 
 
-def read_model(name: str, *, device: str, dtype: str | None) -> Model:
-    """Return the facts about a model in a folder, by its name or by a Hub id."""
-    folder = resolve_folder(name)
+def read_model(name: str, folder: Path, *, device: str, dtype: str | None) -> Model:
+    """Return the facts about the model in a folder, which a user calls ``name``."""
     # The shapes are the same either way, and what a load needs is listed.
     checkpoint = read_checkpoint(folder, rotary_layout="halves")
     config = checkpoint.config
@@ -106,7 +100,6 @@ def read_model(name: str, *, device: str, dtype: str | None) -> Model:
     quantizer, unreadable = _recorded(record)
     return Model(
         name=name,
-        folder=str(folder),
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         num_heads=config.num_attention_heads,
@@ -127,8 +120,6 @@ def read_model(name: str, *, device: str, dtype: str | None) -> Model:
         },
         quantizer=quantizer,
         unreadable=unreadable,
-        publisher=publisher_of(folder),
-        missing=list(missing_parts(folder)),
         interchange=interchange_limit(config, checkpoint.tensors),
     )
 

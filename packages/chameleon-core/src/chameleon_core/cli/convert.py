@@ -49,6 +49,21 @@ def convert(
         bool, typer.Option("--dequantize", help="Make the layers float that GPTQ, AWQ or compressed-tensors quantized.")
     ] = False,
     max_shard_size: Annotated[str, typer.Option(help="The largest file of the format hf, such as 5GB.")] = "5GB",
+    pickles: Annotated[
+        bool, typer.Option("--pickles", help="Read the tensors of pytorch_model.bin, where there are no safetensors.")
+    ] = False,
+    rotary_layout: Annotated[
+        str | None,
+        typer.Option(
+            help="What the rotary embedding turns together in a folder that leaves it open: halves of a head or pairs."
+        ),
+    ] = None,
+    extra_weights: Annotated[
+        str, typer.Option(help="Weights that the model has no place for: refuse or keep, in formats without a name.")
+    ] = "refuse",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the model, and files of its names, in the folder to write.")
+    ] = False,
 ) -> None:
     """Write a model's folder in another format: weights, tokenizers and the decoder of pictures, bit for bit."""
     from ..checkpoints import resolve_folder
@@ -56,7 +71,11 @@ def convert(
 
     of_gguf = {} if dtype is None else {"dtype": dtype}
     writes_gguf = checkpoint_format == "gguf"
-    source_options = {**({"average_norms": True} if average_norms else {}), **({} if writes_gguf else of_gguf)}
+    source_options = {
+        **({"average_norms": True} if average_norms else {}),
+        **({"pickles": True} if pickles else {}),
+        **({} if writes_gguf else of_gguf),
+    }
     target_options = {**({} if ranks is None else {"ranks": ranks}), **(of_gguf if writes_gguf else {})}
     with _bar("converting", DownloadColumn(binary_units=False)) as advance:
         done = convert_checkpoint(
@@ -67,6 +86,9 @@ def convert(
             target_options=target_options,
             dequantize=dequantize,
             max_shard_size=max_shard_size,
+            rotary_layout=rotary_layout,
+            extra_weights=extra_weights,
+            overwrite=overwrite,
             progress=advance,
         )
     decoder = "with" if done.has_image_decoder else "without"

@@ -44,7 +44,10 @@ def doctor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")] = False,
 ) -> None:
-    """Report what this machine can run, what a model would run with, and why not with something else."""
+    """Report what this machine can run, what a model would run with, and why not with something else.
+
+    Of a folder, it names the layout, what is missing and what to do. Exit status 1 says that nothing can be read there.
+    """
     import msgspec
 
     from .report import examine, show
@@ -55,3 +58,5 @@ def doctor(
         echo(msgspec.json.format(msgspec.json.encode(report)).decode())
     else:
         show(report, Console(highlight=False))
+    if report.folder is not None and not report.folder.is_usable:
+        raise typer.Exit(1)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from .prompt import Images, Model, PromptCommand, Texts, Words, read_prompt
+from .prompt import Images, ImageTokenizer, Model, Processor, PromptCommand, Texts, Words, read_prompt
 
 SAMPLING = "Sampling (any of these turns it on)"
 STEERING = "Constraints and guidance"
@@ -236,18 +236,8 @@ def generate(
         str | None,
         typer.Option(help="A weight quantizer, such as int4; chameleon doctor lists them.", rich_help_panel=MODEL),
     ] = None,
-    image_tokenizer: Annotated[
-        str | None,
-        typer.Option(
-            help="What reads and draws pictures, where the model has none: a folder (Meta's vqgan.yaml and vqgan.ckpt, "
-            "too), a name or a Hub id.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    processor: Annotated[
-        str | None,
-        typer.Option(help="A folder with the tokenizer, where the model has none.", rich_help_panel=MODEL),
-    ] = None,
+    image_tokenizer: ImageTokenizer = None,
+    processor: Processor = None,
     threads: Annotated[
         int | None,
         typer.Option(

@@ -16,6 +16,18 @@ ORDER = "chameleon_core.cli.prompt.order"
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model: its folder, the name of an installed one, or a Hub id.")
 ]
+ImageTokenizer = Annotated[
+    str | None,
+    typer.Option(
+        help="What reads and draws pictures, where the model has none: a folder (Meta's vqgan.yaml and vqgan.ckpt, "
+        "too), a name or a Hub id.",
+        rich_help_panel="Model",
+    ),
+]
+Processor = Annotated[
+    str | None,
+    typer.Option(help="A folder with the tokenizer, where the model has none.", rich_help_panel="Model"),
+]
 Words = Annotated[
     list[str] | None,
     typer.Argument(

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from .._commits import stored
 from .._files import read_json
 from ..checkpoints import read_checkpoint
+from ..checkpoints.folder_kinds import adapters_beside, part_in
+from ..checkpoints.load import format_of
 from ..config import CONFIG_FILE
-from ..errors import ChameleonCoreError
+from ..errors import ChameleonCoreError, CheckpointWarning
 from ..family import UNPERMUTED
+from ..formats import Checkpoint
 from ..formats.contract import IMAGE_DECODER_PREFIX, IMAGE_PREFIX
 from ..formats.gguf import is_gguf
-from ..formats.hf import open_weights
+from ..formats.hf import has_pickles_alone, open_pickles, open_weights
 
 PUBLISHED = "Meta's release in the layout of transformers, which has no decoder"
 _TOKENIZERS = ("tokenizer.json", "text_tokenizer.json")
-_NO_IMAGE_TOKENIZER = (
-    "no image tokenizer: pass image_tokenizer=, a folder with Meta's vqgan.yaml and vqgan.ckpt, for instance"
-)
-_NO_TOKENIZER = "no tokenizer: pass processor=, a folder of the family that has one"
 
 
 def publisher_of(folder: Path) -> str:
-    """Return which publisher's layout a folder has, in words."""
+    """Return which publisher's layout a folder has, or what part of a model, in words."""
+    part = part_in(folder)
+    if part is not None:
+        return part.what
     data = _config(folder)
     if is_gguf(folder):
         return "llama.cpp's GGUF, the transformer's text path"
     if data is None:
-        return "Meta's own layout, or another checkpoint format"
+        return _format_in_words(folder)
     names = _tensor_names(folder)
     architectures = " ".join(map(str, data.get("architectures") or ()))
     if UNPERMUTED in data:
@@ -51,29 +54,35 @@ def publisher_of(folder: Path) -> str:
 
 def missing_parts(folder: Path) -> Iterator[str]:
     """Yield what a folder lacks or needs, each a clause with what to do."""
-    data, names = _config(folder), _tensor_names(folder)
-    if is_gguf(folder):
-        yield from _missing_of_gguf(folder)
-    if data is None or not names:
+    part = part_in(folder)
+    if part is not None:
+        yield part.advice
         return
+    data, names = _config(folder) or {}, _tensor_names(folder)
+    if adapters_beside(folder) is not None:
+        yield "adapters beside the weights: chameleon_core.training.load_lora(model, folder) loads them"
     if UNPERMUTED in data:
-        yield "queries and keys rotate adjacent pairs: pass rotary_layout='pairs'"
+        yield "queries and keys rotate adjacent pairs: pass rotary_layout='pairs' (--rotary-layout pairs)"
+    if has_pickles_alone(folder):
+        yield "weights in pickles: chameleon convert FOLDER NEW_FOLDER --pickles"
+    if not names:
+        return
     if not any(IMAGE_PREFIX in name for name in names):
-        yield _NO_IMAGE_TOKENIZER
+        yield "no image tokenizer: pass image_tokenizer= (--image-tokenizer), a folder with vqgan.ckpt, for instance"
     elif not any(IMAGE_DECODER_PREFIX in name for name in names):
-        yield "pictures are read and not drawn, for want of a decoder: pass image_tokenizer= of a folder that has one"
-    if not any(os.path.isfile(stored(folder, name)) for name in _TOKENIZERS):
-        yield _NO_TOKENIZER
+        yield "pictures are read and not drawn, for want of a decoder: pass image_tokenizer= (--image-tokenizer)"
+    if not _has_words(folder):
+        yield "no tokenizer: pass processor= (--processor), a folder of the family that has one"
     if any(name.startswith(("action_head.", "mlp_head.", "model.codebook_in")) for name in names):
         yield "heads of its own: pass extra_weights='keep'"
 
 
-def _missing_of_gguf(place: Path) -> Iterator[str]:
-    checkpoint = read_checkpoint(place)
-    if not any(name.startswith(IMAGE_PREFIX) for name in checkpoint.tensors):
-        yield _NO_IMAGE_TOKENIZER
-    if _TOKENIZERS[0] not in checkpoint.processor_files:
-        yield _NO_TOKENIZER
+def _format_in_words(folder: Path) -> str:
+    try:
+        name = format_of(folder)
+    except ChameleonCoreError:
+        return "none that is known"
+    return "Meta's own layout" if name == "meta" else f"the checkpoint format {name}"
 
 
 def _config(folder: Path) -> Mapping[str, Any] | None:
@@ -83,8 +92,28 @@ def _config(folder: Path) -> Mapping[str, Any] | None:
         return None
 
 
-def _tensor_names(folder: Path) -> Iterable[str]:
+def _tensor_names(folder: Path) -> Collection[str]:
+    """Return the names of a folder's tensors as they are stored; none where they can't be read."""
     try:
-        return tuple(open_weights(folder))
+        if has_pickles_alone(folder):
+            return open_pickles(folder).keys()
+        if os.path.isfile(stored(folder, CONFIG_FILE)):
+            return open_weights(folder).keys()
+        return _checkpoint(folder).tensors.keys()
     except (ChameleonCoreError, OSError):
         return ()
+
+
+def _has_words(folder: Path) -> bool:
+    if os.path.isfile(stored(folder, CONFIG_FILE)):
+        return any(os.path.isfile(stored(folder, name)) for name in _TOKENIZERS)
+    try:
+        return _TOKENIZERS[0] in _checkpoint(folder).processor_files
+    except (ChameleonCoreError, OSError):
+        return False
+
+
+def _checkpoint(folder: Path) -> Checkpoint:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CheckpointWarning)  # reading the model says it
+        return read_checkpoint(folder, rotary_layout="halves")

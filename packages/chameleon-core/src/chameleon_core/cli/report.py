@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from ..checkpoints import resolve_folder
+from ..checkpoints.folder_kinds import part_in
+from ..errors import ChameleonCoreError
 from .choices import (
     CHOSEN,
     QUARANTINED,
@@ -31,6 +34,7 @@ from .machine import (
     read_machine,
     read_packages,
 )
+from .publishers import missing_parts, publisher_of
 from .rows import print_rows, size
 from .threads import default_threads
 
@@ -42,12 +46,28 @@ Row = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
+class Folder:
+    """What is in a folder, whether or not it is a model."""
+
+    path: str
+    layout: str
+    """Whose layout it has, or what it is."""
+    missing: list[str]
+    """What it lacks, and what to do."""
+    unread: str | None
+    """Why no model can be read from it; None where one is."""
+    is_usable: bool
+    """Whether it is a model, or a part that this toolkit takes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What the command reports."""
 
     machine: Machine
     speeds: list[Speed]
     packages: list[Package]
+    folder: Folder | None
     model: Model | None
     attention_backends: list[Choice]
     weight_quantizers: list[Choice]
@@ -57,12 +77,13 @@ class Report:
 
 def examine(model: str | None, *, device: str, dtype: str | None) -> Report:
     """Read and measure everything that the command reports."""
-    facts = None if model is None else read_model(model, device=device, dtype=dtype)
+    folder, facts = (None, None) if model is None else _read(model, device=device, dtype=dtype)
     machine = read_machine()
     return Report(
         machine=machine,
         speeds=[speed for name in machine.devices for speed in measure(name)],
         packages=read_packages(),
+        folder=folder,
         model=facts,
         attention_backends=choose_attention(facts),
         weight_quantizers=choose_quantizer(facts),
@@ -70,11 +91,25 @@ def examine(model: str | None, *, device: str, dtype: str | None) -> Report:
     )
 
 
+def _read(name: str, *, device: str, dtype: str | None) -> tuple[Folder, Model | None]:
+    """Return what is in the folder of a name, and the facts about the model in it; None where there is none."""
+    path = resolve_folder(name)
+    layout, missing = publisher_of(path), list(missing_parts(path))
+    try:
+        model = read_model(name, path, device=device, dtype=dtype)
+    except ChameleonCoreError as error:
+        part = part_in(path)
+        usable = part is not None and part.is_usable
+        return Folder(str(path), layout, missing, str(error), usable), None
+    return Folder(str(path), layout, missing, None, True), model
+
+
 def show(report: Report, console: Console) -> None:
     """Print a report as text."""
     sections = {
         "machine": [*_about_machine(report.machine), *_about_speeds(report.speeds)],
         "packages": [_about_package(package) for package in report.packages],
+        "folder": [] if report.folder is None else list(_about_folder(report.folder)),
         "model": [] if report.model is None else list(_about_model(report.model, report)),
         "attention backend": [_about_choice(choice) for choice in report.attention_backends],
         "weight quantizer": [_about_choice(choice) for choice in report.weight_quantizers],
@@ -117,12 +152,17 @@ def _about_package(package: Package) -> Row:
     return package.name, "not installed" + (f" ({package.extra})" if package.extra else ""), "dim"
 
 
+def _about_folder(folder: Folder) -> Iterator[Row]:
+    yield "path", folder.path, ""
+    yield "layout", folder.layout, ""
+    for clause in folder.missing:
+        yield "", clause, "yellow"
+    if folder.unread is not None and not folder.is_usable:
+        yield "not read", folder.unread, "red"
+
+
 def _about_model(model: Model, report: Report) -> Iterator[Row]:
     yield "name", model.name, ""
-    yield "folder", model.folder, ""
-    yield "layout", model.publisher, ""
-    for clause in model.missing:
-        yield "", clause, "yellow"
     heads = f"{model.num_heads} heads ({model.num_key_value_heads} of keys and values)"
     yield "layers", f"{model.num_layers}, {model.hidden_size} wide, {heads}", ""
     yield "weights", f"{size(model.num_bytes)} in {model.dtype} on {model.device}", ""

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .prompt import Images, Model, PromptCommand, Texts, Words, read_prompt
+from .prompt import Images, ImageTokenizer, Model, Processor, PromptCommand, Texts, Words, read_prompt
 
 EXPECTED = "Expected ids, such as [0, 8197, 4, 8196], which `chameleon tokenize` writes."
 
@@ -38,11 +38,13 @@ def tokenize(
     allow_files: Annotated[
         bool, typer.Option("--allow-files", help="Let the document open the picture files that it names.")
     ] = False,
+    image_tokenizer: ImageTokenizer = None,
+    processor: Processor = None,
 ) -> None:
     """Write the ids of a document to stdout, as a JSON array."""
     from ..checkpoints import resolve_folder
-    from ..folder_parts import load_image_tokenizer, load_processor
     from ..optional_packages import text_package
+    from ..pipeline.attach import other_processor
 
     parts: Any = read_prompt(ctx, prompt, text, image)
     if document is not None and parts:
@@ -53,9 +55,9 @@ def tokenize(
         parts = package.document_from_json(_content(document), allow_files=allow_files)
     unread = [segment for segment in package.as_document(parts) if _is_unread(segment, package)]
     with Console(stderr=True).status(f"loading {model}"):
-        image_tokenizer = load_image_tokenizer(folder, device="cpu") if unread else None
-        processor = load_processor(folder, image_tokenizer=image_tokenizer, picture_format=_picture_format(folder))
-    typer.echo(json.dumps(processor.encode(parts, template=template)))
+        reader = _image_tokenizer(folder, image_tokenizer) if unread else None
+        loaded = other_processor(folder, processor, reader, image_tokenizer, _picture_format(folder))
+    typer.echo(json.dumps(loaded.encode(parts, template=template)))
 
 
 def detokenize(
@@ -67,29 +69,41 @@ def detokenize(
         Path | None,
         typer.Option("--output", "-o", file_okay=False, help="Folder for document.json, document.md and the pictures."),
     ] = None,
+    image_tokenizer: ImageTokenizer = None,
+    processor: Processor = None,
 ) -> None:
     """Write the document of ids to stdout, or with --output to a folder, with its pictures drawn."""
     from ..checkpoints import resolve_folder
-    from ..folder_parts import load_image_tokenizer, load_processor
     from ..optional_packages import text_package
     from ..pipeline import save_document
+    from ..pipeline.attach import other_processor
     from .output import Writer
 
     row = _ids(ids)
     folder = resolve_folder(model)
     sizes = _picture_format(folder)
-    processor = load_processor(folder, picture_format=sizes)
-    document = processor.decode_document(row)
+    loaded = other_processor(folder, processor, None, image_tokenizer, sizes)
+    document = loaded.decode_document(row)
     if output is not None and any(isinstance(segment, text_package().Image) for segment in document):
         with Console(stderr=True).status("drawing the pictures"):
-            image_tokenizer = load_image_tokenizer(folder, device="cpu")
-            drawer = load_processor(folder, image_tokenizer=image_tokenizer, picture_format=sizes)
+            reader = _image_tokenizer(folder, image_tokenizer)
+            drawer = other_processor(folder, processor, reader, image_tokenizer, sizes)
             document = drawer.draw(document)
     writer = Writer(output)
     writer.write(document)
     writer.end()
     if output is not None:
         save_document(document, output)
+
+
+def _image_tokenizer(folder: Path, other: str | None) -> Any:
+    """Load the image tokenizer of a model's folder, or another one for it."""
+    from ..folder_parts import load_image_tokenizer
+    from ..pipeline.attach import other_image_tokenizer
+
+    if other is None:
+        return load_image_tokenizer(folder, device="cpu")
+    return other_image_tokenizer(other, folder, device="cpu")
 
 
 def _picture_format(folder: Path) -> Any:

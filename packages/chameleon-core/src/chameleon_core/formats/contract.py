@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,13 @@ IMAGE_PREFIX = "model.vqmodel."
 """The prefix of the image tokenizer's tensors, which core stores and passes on without interpreting them."""
 IMAGE_DECODER_PREFIX = IMAGE_PREFIX + "decoder."
 """The prefix of the image tokenizer's decoder, which ``transformers`` ignores."""
+_OF_MODEL = re.compile(r"(model\.)?(layers|embed_tokens|norm|vqmodel)\..*|lm_head\..*")
+"""The names of tensors of a model, and of what would change it."""
+
+
+def extra_names(names: Iterable[str]) -> frozenset[str]:
+    """Return the names of tensors that are no part of a model and change nothing in it, as heads of finetunes."""
+    return frozenset(name for name in names if not _OF_MODEL.fullmatch(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,12 @@ class StoredTensor:
     """The type of the tensor."""
     load: Callable[[], Tensor]
     """Returns the tensor on the CPU."""
+    pieces: Callable[[], Iterable[Tensor]] | None = None
+    """Yields the tensor in pieces of its first axis, in their order, where that takes less memory; by default None."""
+
+    def in_pieces(self) -> Iterable[Tensor]:
+        """Return the tensor in pieces of its first axis, for a writer that stores one after the other."""
+        return (self.load(),) if self.pieces is None else self.pieces()
 
     @classmethod
     def of(cls, tensor: Tensor) -> StoredTensor:
@@ -55,6 +69,9 @@ class Checkpoint:
     """The processor's files that belong to the model, by their names in the layout of ``transformers``
     (``tokenizer.json``, ``preprocessor_config.json``), each with a function that returns its content; by default
     none."""
+    extra_names: frozenset[str] = frozenset()
+    """The names of tensors that the model has no place for and that are kept, as other heads of a finetune; by default
+    none. A format that has names of its own for tensors stores these, too."""
 
 
 class CheckpointFormat(Protocol):
@@ -75,5 +92,8 @@ class CheckpointFormat(Protocol):
         ``folder`` is an empty one, whose files replace those of the previous checkpoint once all are written. The
         processor's files are written, too, where there are any. Tensors are loaded when they are written, at most those
         of one file at a time.
+
+        A format that loads each tensor several times says how often by a method ``num_loads(checkpoint)``, so that a
+        conversion shows how far it is; without the method it is once.
         """
         ...

@@ -23,6 +23,7 @@ from .safetensors_files import open_safetensors, split_into_shards, write_safete
 GENERATION_FILE = "generation_config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+PICKLE_FILE, PICKLE_INDEX_FILE = "pytorch_model.bin", "pytorch_model.bin.index.json"
 PROCESSOR_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -47,14 +48,21 @@ REPLACED = [
 
 
 class HFFormat:
-    """Reads and writes the layout of ``transformers``; see ``CheckpointFormat``."""
+    """Reads and writes the layout of ``transformers``; see ``CheckpointFormat``.
+
+    With ``pickles``, weights in ``pytorch_model.bin`` or its shards are read where there are no safetensors: their
+    tensors, memory-mapped, and nothing else that they name. By default they are refused.
+    """
+
+    def __init__(self, *, pickles: bool = False) -> None:
+        self.pickles = pickles
 
     def __repr__(self) -> str:
-        return "HFFormat()"
+        return f"HFFormat(pickles={self.pickles})"
 
     def read(self, folder: Path, /) -> Checkpoint:
         """Read the configuration and the headers of the weights. Raises ``FileFormatError``."""
-        return read_whole(folder, lambda: _read(folder))
+        return read_whole(folder, lambda: _read(folder, self.pickles))
 
     def write(self, checkpoint: Checkpoint, folder: Path, /, *, max_shard_size: int) -> None:
         """Write a checkpoint, replacing the previous one in one commit. Raises ``ConfigError``."""
@@ -78,10 +86,11 @@ class HFFormat:
                 (save / name).write_bytes(content())
 
 
-def _read(folder: Path) -> Checkpoint:
+def _read(folder: Path, pickles: bool) -> Checkpoint:
     config = ChameleonConfig.from_pretrained(folder)
     generation = read_generation(stored(folder, GENERATION_FILE))
-    return Checkpoint(config, open_weights(folder), generation, find_processor_files(folder))
+    weights = open_pickles(folder) if pickles and has_pickles_alone(folder) else open_weights(folder)
+    return Checkpoint(config, weights, generation, find_processor_files(folder))
 
 
 def find_processor_files(folder: Path) -> dict[str, Callable[[], bytes]]:
@@ -118,14 +127,43 @@ def open_weights(folder: Path) -> dict[str, StoredTensor]:
     if pickles:
         raise FileFormatError(
             f"{folder} has its weights in {', '.join(pickles)}. These are pickles, which may run code when they are "
-            "loaded, so they aren't read. Convert them to safetensors, for example with transformers: "
-            "from_pretrained(folder), then save_pretrained(new_folder)."
+            "loaded, so they aren't read. Convert them: `chameleon convert FOLDER NEW_FOLDER --pickles` reads the "
+            "tensors of such files, and nothing else that they name."
         )
     raise FileFormatError(f"{folder} has no {WEIGHTS_FILE} and no {INDEX_FILE}. Found: {found}.")
 
 
-def _open_shards(folder: Path) -> dict[str, StoredTensor]:
-    index = stored(folder, INDEX_FILE)
+def open_pickles(folder: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of ``pytorch_model.bin`` or of its shards, memory-mapped. Raises ``FileFormatError``."""
+    from .torch_files import open_torch_file, tensors_of  # which most folders don't need
+
+    if os.path.isfile(stored(folder, PICKLE_FILE)):
+        shards = {PICKLE_FILE}
+    else:
+        shards = set(_weight_map(folder, PICKLE_INDEX_FILE).values())
+    tensors: dict[str, StoredTensor] = {}
+    for shard in sorted(shards):
+        path = stored(folder, shard)
+        found = {name: StoredTensor.of(tensor) for name, tensor in tensors_of(open_torch_file(path), path).items()}
+        again = sorted(tensors.keys() & found.keys())
+        if again:
+            raise FileFormatError(f"{path} has {again[0]!r:.80}, which another shard has, too. Remove one.")
+        tensors |= found
+    return tensors
+
+
+def has_pickles_alone(folder: Path) -> bool:
+    """Return whether a folder has the weights of ``transformers`` in pickles, and no safetensors."""
+
+    def has(*names: str) -> bool:
+        return any(os.path.isfile(stored(folder, name)) for name in names)
+
+    return has(PICKLE_FILE, PICKLE_INDEX_FILE) and not has(WEIGHTS_FILE, INDEX_FILE)
+
+
+def _weight_map(folder: Path, name: str) -> dict[str, str]:
+    """Return the files of the tensors that an index names, all of which are there. Raises ``FileFormatError``."""
+    index = stored(folder, name)
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FileFormatError(
@@ -134,18 +172,24 @@ def _open_shards(folder: Path) -> dict[str, StoredTensor]:
     for shard in weight_map.values():
         if not isinstance(shard, str) or Path(shard).name != shard:
             raise FileFormatError(f"{index} names the file {shard!r}; expected a file name in the same folder.")
-    shards = list(dict.fromkeys(weight_map.values()))
+    shards = dict.fromkeys(weight_map.values())
     absent = [shard for shard in shards if not os.path.isfile(stored(folder, shard))]
     if absent:
-        raise FileFormatError(f"{folder} lacks {', '.join(absent)}, which {INDEX_FILE} names. Download them again.")
+        raise FileFormatError(f"{folder} lacks {', '.join(absent)}, which {name} names. Download them again.")
+    return weight_map
+
+
+def _open_shards(folder: Path) -> dict[str, StoredTensor]:
+    weight_map = _weight_map(folder, INDEX_FILE)
     tensors: dict[str, StoredTensor] = {}
-    for shard in shards:
+    for shard in dict.fromkeys(weight_map.values()):
         content = open_safetensors(stored(folder, shard))
         tensors |= {name: stored for name, stored in content.items() if weight_map.get(name) == shard}
     absent = sorted(set(weight_map) - set(tensors))
     if absent:
         raise FileFormatError(
-            f"{index} names tensors that its files don't hold: {', '.join(absent)}. Download the folder again."
+            f"{stored(folder, INDEX_FILE)} names tensors that its files don't hold: {', '.join(absent)}. Download the "
+            "folder again."
         )
     return tensors
 

@@ -10,19 +10,18 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from .._commits import committing, read_whole, stored
 from .._files import reading, write_json
 from ..config import CONFIG_FILE
 from ..errors import ConfigError, FileFormatError, InterchangeWarning, WeightsError
-from .contract import IMAGE_PREFIX, Checkpoint
+from .contract import IMAGE_PREFIX, Checkpoint, StoredTensor, extra_names
 from .hf import GENERATION_FILE, find_processor_files, read_generation
 from .hf import REPLACED as REPLACED_OF_HF
+from .meta_extension import EXTRA_FILE, REST_FILE, read_extra, with_rest, write_extra, write_rest
 from .meta_params import CONSOLIDATE_FILE, PARAMS_FILE, MetaParams, as_config, params_of, read_params
 from .meta_tensors import composed, names_of, rank_tensors, sizes_of
 from .meta_words import find_words, picture_sizes, processor_files, words_of, write_words
@@ -33,7 +32,10 @@ MODELS_FOLDER = "models"
 
 _WEIGHTS_FILE = "consolidated.pth"
 _RANK = re.compile(r"consolidated\.(\d{2,})\.pth")
-_REPLACED = [PARAMS_FILE, CONSOLIDATE_FILE, "consolidated*.pth", YAML_FILE, WEIGHTS_FILE, GENERATION_FILE]
+_REPLACED = [
+    *(PARAMS_FILE, CONSOLIDATE_FILE, "consolidated*.pth", YAML_FILE, WEIGHTS_FILE, GENERATION_FILE),
+    *(REST_FILE, EXTRA_FILE),
+]
 """Patterns of the files that a save replaces. Those of ``hf`` go, too, because it is the first to be recognized."""
 _DERIVED = "rotary_emb.inv_freq"
 
@@ -81,16 +83,23 @@ class MetaFormat:
         config = as_config(params, sizes, parts)
         files = {} if words is None else processor_files(words, **picture_sizes(config, YAML_FILE))
         files |= find_processor_files(folder)  # what `write` put beside Meta's
-        return Checkpoint(config, tensors, read_generation(stored(folder, GENERATION_FILE)), files)
+        extra = read_extra(folder)
+        generation = read_generation(stored(folder, GENERATION_FILE))
+        return Checkpoint(with_rest(config, folder), {**extra, **tensors}, generation, files, frozenset(extra))
+
+    def num_loads(self, checkpoint: Checkpoint) -> int:
+        """Return how many times each tensor is loaded when a checkpoint is written: once for each rank."""
+        return self.ranks or checkpoint.config.model_parallel_size
 
     def write(self, checkpoint: Checkpoint, folder: Path, /, *, max_shard_size: int) -> None:
         """Write all files to one folder, replacing the previous checkpoint in one commit.
 
-        A rank's weights are in memory together, and are one file whatever ``max_shard_size`` is. Raises ``ConfigError``
-        where the layout can't say what the configuration does, ``WeightsError`` for tensors that it has no name for.
+        A rank's weights are one file whatever ``max_shard_size`` is; a tensor of them is in memory at a time. Raises
+        ``ConfigError`` where the layout can't say what the configuration does, ``WeightsError`` for tensors that it has
+        no name for.
         """
         config = checkpoint.config
-        ranks = self.ranks or config.model_parallel_size
+        ranks = self.num_loads(checkpoint)
         params, consolidated = params_of(config, ranks)
         shape = MetaParams(
             dim=config.hidden_size,
@@ -101,7 +110,8 @@ class MetaFormat:
             qk_normalization=config.qk_norm,
         )
         image = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(IMAGE_PREFIX)}
-        _check_names(checkpoint, image.keys())
+        extra = checkpoint.extra_names & checkpoint.tensors.keys()
+        _check_names(checkpoint, {*image, *extra})
         with committing(folder, replaces=[*_REPLACED, CONFIG_FILE, *REPLACED_OF_HF]) as save:
             write_json(save / PARAMS_FILE, params)
             write_json(save / CONSOLIDATE_FILE, consolidated)
@@ -117,7 +127,8 @@ class MetaFormat:
                 if rank == 0:
                     _warn_of_norms(state, ranks)
                 write_torch_file(save / name, state)
-                del state  # the next rank's takes its place
+            write_rest(save, config, self._read(save).config, has_image_tokenizer=bool(image))
+            write_extra(save, checkpoint.tensors, extra)
 
 
 def is_meta(folder: Path) -> bool:
@@ -164,21 +175,23 @@ def _weight_files(folder: Path, params: MetaParams) -> list[Path]:
     return files
 
 
-def _check_names(checkpoint: Checkpoint, image: Any) -> None:
+def _check_names(checkpoint: Checkpoint, others: Collection[str]) -> None:
     """Raise ``WeightsError`` where the model's tensors aren't exactly those that the layout has names for."""
     config = checkpoint.config
     expected = {ours for _, ours, _ in names_of(config.num_hidden_layers, qk_norm=config.qk_norm)}
     if config.tie_word_embeddings:
         expected -= {"lm_head.weight"} - checkpoint.tensors.keys()
-    found = {name for name in checkpoint.tensors if name not in image and not name.endswith(_DERIVED)}
+    found = {name for name in checkpoint.tensors if name not in others and not name.endswith(_DERIVED)}
     problems = {"missing": sorted(expected - found), "without a name there": sorted(found - expected)}
     listed = "; ".join(f"{kind}: {', '.join(names[:8])}" for kind, names in problems.items() if names)
     if listed:
-        raise WeightsError(f"the model can't be written in Meta's layout. Tensors {listed}.")
+        keep = extra_names(found) & set(problems["without a name there"])
+        hint = " extra_weights='keep' (--extra-weights keep) writes them beside Meta's files." if keep else ""
+        raise WeightsError(f"the model can't be written in Meta's layout. Tensors {listed}.{hint}")
 
 
-def _warn_of_norms(state: Mapping[str, Tensor], ranks: int) -> None:
-    if any("_normalization." in name and tensor.dim() == 2 for name, tensor in state.items()):
+def _warn_of_norms(state: Mapping[str, StoredTensor], ranks: int) -> None:
+    if any("_normalization." in name and len(tensor.shape) == 2 for name, tensor in state.items()):
         warnings.warn(
             f"the heads of a rank have norms of their own, because the model was trained on more than {ranks} ranks. "
             "They are kept, a row for each head; Meta's code reads one for each rank and refuses these files. Write as "

@@ -162,7 +162,5 @@ def _not_said(config: ChameleonConfig) -> Iterator[str]:
         yield f"rope_scaling {dict(config.rope_scaling)!r}"
     if config.hidden_act != "silu":
         yield f"hidden_act {config.hidden_act!r}"
-    if config.picture_grammar != "chameleon":
-        yield f"picture_grammar {config.picture_grammar!r:.80}"
     if _QUANTIZATION in config.extras:
         yield "quantized weights (convert the float model)"

@@ -9,7 +9,7 @@ Shapes: H heads, D width of a head, E hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +48,8 @@ _NORMS = {
 _PERMUTED = ("attention.wq.weight", "attention.wk.weight")
 _FUSED_QKV, _FUSED_13 = "attention.wqkv.weight", "feed_forward.w13.weight"
 _MOST_LISTED = 8
+_ROWS = 1024
+"""How many rows of a matrix that ranks divide by columns are joined at a time."""
 
 
 def names_of(num_layers: int, *, qk_norm: bool) -> Iterator[tuple[str, str, int | None]]:
@@ -106,7 +108,9 @@ def composed(
             width = [*pieces[0].shape]
             width[axis] *= len(ranks)
             shape = tuple(width)
-            load = partial(_joined, pieces, axis, params.head_dim if suffix in _PERMUTED else None)
+            joined = partial(_joined, pieces, axis, params.head_dim if suffix in _PERMUTED else None)
+            tensors[ours] = StoredTensor(shape, pieces[0].dtype, partial(_whole, joined), joined)
+            continue
         tensors[ours] = StoredTensor(shape, pieces[0].dtype, load)
     if differing:
         more = f" and {len(differing) - _MOST_LISTED} more" if len(differing) > _MOST_LISTED else ""
@@ -120,31 +124,51 @@ def composed(
 
 def rank_tensors(
     tensors: Mapping[str, StoredTensor], params: MetaParams, ranks: int, rank: int, *, fused: bool
-) -> dict[str, Tensor]:
-    """Return the tensors of one rank by Meta's names, each a copy. Where heads share a norm, it is stored once."""
-    state: dict[str, Tensor] = {}
+) -> dict[str, StoredTensor]:
+    """Return the tensors of one rank by Meta's names. Where heads share a norm, it is stored once."""
+    state: dict[str, StoredTensor] = {}
     for theirs, ours, axis in names_of(params.n_layers, qk_norm=params.qk_normalization):
         stored = tensors[ours] if ours in tensors else tensors["model.embed_tokens.weight"]  # tied embeddings
-        value, suffix = stored.load(), _suffix(theirs)
-        if axis is not None:
-            size = value.shape[axis] // ranks
-            value = value.narrow(axis, rank * size, size)
-        if suffix in _PERMUTED:
-            value = _permuted(value, params.head_dim, to_halves=False)
-        elif suffix in _NORMS:
-            value = value.view(-1, 2, params.head_dim // 2).transpose(-1, -2).flatten(-2)
-            if bool((value == value[0]).all()):
-                value = value[0]
-        state[theirs] = value.clone(memory_format=torch.contiguous_format)
+        suffix = _suffix(theirs)
+        if suffix in _NORMS:
+            norm = _part(stored, 0, rank, ranks, None).view(-1, 2, params.head_dim // 2).transpose(-1, -2).flatten(-2)
+            state[theirs] = StoredTensor.of(norm[0] if bool((norm == norm[0]).all()) else norm)
+        elif axis is None:
+            state[theirs] = stored
+        else:
+            shape = [*stored.shape]
+            shape[axis] //= ranks
+            head_dim = params.head_dim if suffix in _PERMUTED else None
+            state[theirs] = StoredTensor(
+                tuple(shape), stored.dtype, partial(_part, stored, axis, rank, ranks, head_dim)
+            )
     if fused:
         for layer in range(params.n_layers):
             for name, parts in ((_FUSED_QKV, ("wq", "wk", "wv")), (_FUSED_13, ("w1", "w3"))):
                 place = f"layers.{layer}.{name.split('.')[0]}."
                 pieces = [state.pop(f"{place}{part}.weight") for part in parts]
-                state[f"layers.{layer}.{name}"] = torch.cat(pieces)
+                state[f"layers.{layer}.{name}"] = _fused(pieces)
     exponents = torch.arange(0, params.head_dim, 2, dtype=torch.float32) / params.head_dim
-    state[ROPE] = params.rope_theta**-exponents
+    state[ROPE] = StoredTensor.of(params.rope_theta**-exponents)
     return state
+
+
+def _part(stored: StoredTensor, axis: int, rank: int, ranks: int, head_dim: int | None) -> Tensor:
+    """Return what a rank has of a tensor, the rows of each head in the order of pairs where ``head_dim`` is given."""
+    value = stored.load()
+    size = value.shape[axis] // ranks
+    value = value.narrow(axis, rank * size, size)
+    return value if head_dim is None else _permuted(value, head_dim, to_halves=False)
+
+
+def _fused(pieces: Sequence[StoredTensor]) -> StoredTensor:
+    """Return matrices as one, of all their rows."""
+    shape = (sum(piece.shape[0] for piece in pieces), *pieces[0].shape[1:])
+
+    def each() -> Iterator[Tensor]:
+        yield from (piece.load() for piece in pieces)
+
+    return StoredTensor(shape, pieces[0].dtype, lambda: torch.cat([*each()]), each)
 
 
 def _suffix(name: str) -> str:
@@ -234,20 +258,19 @@ def _permuted(rows: Tensor, head_dim: int, *, to_halves: bool) -> Tensor:
     return rows.reshape(*split, rows.shape[1]).transpose(1, 2).flatten(0, 2)
 
 
-def _joined(pieces: Sequence[Tensor], axis: int, head_dim: int | None) -> Tensor:
-    """Return the pieces of ranks, joined on an axis, the rows of each head permuted where ``head_dim`` is given."""
-    if len(pieces) == 1:
-        return pieces[0] if head_dim is None else _permuted(pieces[0], head_dim, to_halves=True)
-    shape = list(pieces[0].shape)
-    shape[axis] *= len(pieces)
-    whole = torch.empty(shape, dtype=pieces[0].dtype)
-    for piece, place in zip(pieces, whole.chunk(len(pieces), dim=axis), strict=True):
-        if head_dim is None:
-            place.copy_(piece)
-        else:
-            pairs = piece.reshape(-1, head_dim // 2, 2, piece.shape[1])
-            place.view(-1, 2, head_dim // 2, piece.shape[1]).copy_(pairs.transpose(1, 2))
-    return whole
+def _joined(pieces: Sequence[Tensor], axis: int, head_dim: int | None) -> Iterator[Tensor]:
+    """Yield the pieces of ranks joined on an axis, some rows at a time, those of heads permuted for ``head_dim``."""
+    if axis == 0 or len(pieces) == 1:
+        yield from (piece if head_dim is None else _permuted(piece, head_dim, to_halves=True) for piece in pieces)
+        return
+    for start in range(0, pieces[0].shape[0], _ROWS):
+        yield torch.cat([piece[start : start + _ROWS] for piece in pieces], dim=axis)
+
+
+def _whole(pieces: Callable[[], Iterator[Tensor]]) -> Tensor:
+    """Return a tensor of all its pieces."""
+    found = [*pieces()]
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def _norm_per_head(pieces: Sequence[Tensor], heads: int) -> Tensor:

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -55,7 +55,7 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
-    """Write a file, loading a tensor at a time; those that are in memory already aren't copied.
+    """Write a file, loading a tensor or a piece of one at a time; what is in memory already isn't copied.
 
     Raises ``FileAccessError`` where the system doesn't let it be written.
     """
@@ -77,14 +77,16 @@ def write_safetensors(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
     with writing(path), path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            _write_bytes(file, tensors[name].load().contiguous())
+            for piece in tensors[name].in_pieces():
+                whole = piece.contiguous()
+                file.write(bytes_of(whole))
 
 
-def _write_bytes(file: BinaryIO, tensor: Tensor) -> None:
-    """Write the bytes of a contiguous tensor, without a copy of them."""
-    if tensor.nbytes:
-        array = (ctypes.c_ubyte * tensor.nbytes).from_address(tensor.data_ptr())
-        file.write(memoryview(array))
+def bytes_of(tensor: Tensor) -> memoryview:
+    """Return the bytes of a contiguous tensor, which has to live as long as they do, without a copy of them."""
+    if not tensor.nbytes:
+        return memoryview(b"")
+    return memoryview((ctypes.c_ubyte * tensor.nbytes).from_address(tensor.data_ptr()))
 
 
 def split_into_shards(tensors: Mapping[str, StoredTensor], max_shard_size: int) -> list[dict[str, StoredTensor]]:

@@ -9,18 +9,33 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import re
+import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from .._files import check_is_file, reading
+from .._files import check_is_file, reading, writing
 from ..errors import FileAccessError, FileFormatError
+from .contract import StoredTensor
+from .safetensors_files import bytes_of
 
+_STORAGE = re.compile(r".+/data/(\d+)")
+"""The names of the archive's entries that are the bytes of a tensor, numbered in the order of the tensors."""
+_HEADER = struct.Struct("<26xHH")
+"""What is before an entry of a zip archive: the lengths of its name and of more that follow it."""
+_DIRECTORY = struct.Struct("<16xI8xHHH12x")
+"""An entry of the archive's directory: its checksum, and the lengths of what follows it."""
+_CHECKSUM = 16
+"""Where in an entry of the directory its checksum is."""
+_DESCRIPTOR = b"PK\x07\x08"
+"""What begins the descriptor behind an entry, before its checksum."""
 _AGAIN = "It was probably truncated by an interrupted download or copy; download it again."
 
 
@@ -80,15 +95,56 @@ def tensors_of(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def write_torch_file(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file. Raises ``FileAccessError`` where the system doesn't let it be written."""
+def write_torch_file(path: Path, tensors: Mapping[str, StoredTensor], *, inside: str | None = None) -> None:
+    """Write the file that ``torch.save`` writes of tensors, loading one at a time.
+
+    ``inside`` is the name of the entry that has them; by default they are the entries. Raises ``FileAccessError`` where
+    the system doesn't let it be written.
+    """
+    state = {name: torch.empty(each.shape, dtype=each.dtype) for name, each in tensors.items()}  # never written to
     try:
-        torch.save(dict(content), path)
+        with torch.serialization.skip_data():
+            torch.save(state if inside is None else {inside: state}, path)
     except RuntimeError as error:  # a full disk, for instance
         reason = str(error).splitlines()[0].rstrip(".")
         raise FileAccessError(
             f"{path.name} can't be written: {reason}. Check that there is space and that the folder can be written to."
         ) from error
+    with writing(path), zipfile.ZipFile(path) as archive, path.open("r+b") as file:
+        at, stored = archive.start_dir, list(tensors.values())
+        for entry in archive.infolist():  # in the order of the directory
+            number = _STORAGE.fullmatch(entry.filename)
+            if number is not None:
+                _fill(file, entry, at, stored[int(number[1])])
+            at += _DIRECTORY.size + sum(_DIRECTORY.unpack(_read_at(file, at, _DIRECTORY.size))[1:])
+
+
+def _fill(file: BinaryIO, entry: zipfile.ZipInfo, place: int, tensor: StoredTensor) -> None:
+    """Write the bytes of an entry, and their checksum behind them and in the directory at ``place``."""
+    file.seek(
+        entry.header_offset + _HEADER.size + sum(_HEADER.unpack(_read_at(file, entry.header_offset, _HEADER.size)))
+    )
+    checksum = 0
+    for piece in tensor.in_pieces():
+        whole = piece.contiguous()
+        file.write(bytes_of(whole))
+        checksum = zlib.crc32(bytes_of(whole), checksum)
+    written = struct.pack("<I", checksum)
+    behind = file.tell()
+    if _read_at(file, behind, len(_DESCRIPTOR)) == _DESCRIPTOR:
+        file.seek(behind + len(_DESCRIPTOR))
+        file.write(written)
+    file.seek(place + _CHECKSUM)
+    file.write(written)
+
+
+def _read_at(file: BinaryIO, place: int, size: int) -> bytes:
+    """Return bytes of a file; the next write is where it would have been."""
+    before = file.tell()
+    file.seek(place)
+    content = file.read(size)
+    file.seek(before)
+    return content
 
 
 def _check_archive(path: Path) -> None:

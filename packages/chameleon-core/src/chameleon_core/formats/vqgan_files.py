@@ -99,8 +99,9 @@ def write_vqgan(folder: Path, vq_config: Mapping[str, Any], tensors: Mapping[str
     network = {theirs: published[ours] for theirs, ours in _FIELDS.items()}
     params = {**{theirs: published[ours] for theirs, ours in _CODEBOOK.items()}, "ddconfig": network}
     (folder / YAML_FILE).write_text(yaml_text({"model": {"params": params}}), encoding="utf-8")
-    state = {name.removeprefix(IMAGE_PREFIX): stored.load().clone() for name, stored in tensors.items()}
-    write_torch_file(folder / WEIGHTS_FILE, {"state_dict": state})
+    # In one order, so that a model is the same file whatever it was read from.
+    state = {name.removeprefix(IMAGE_PREFIX): tensor for name, tensor in sorted(tensors.items())}
+    write_torch_file(folder / WEIGHTS_FILE, state, inside="state_dict")
 
 
 def find_vqgan(folders: list[Path]) -> tuple[Path, Path] | None:

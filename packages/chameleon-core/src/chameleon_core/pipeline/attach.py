@@ -43,21 +43,32 @@ def attach_image_tokenizer(
     registered name or a Hub id. Raises ``ConfigError`` where it isn't the one that the model's codes are of: it has
     another number of codes, or another encoder or codebook than the model's folder.
     """
+    image_tokenizer = other_image_tokenizer(given, model.source, device=model.device, check_finite=check_finite)
+    check_image_tokenizer(image_tokenizer, model.layout)
+    model.image_tokenizer = image_tokenizer
+    return image_tokenizer
+
+
+def other_image_tokenizer(
+    given: Source | ImageTokenizerLike, folder: Path | None, *, device: torch.device | str, check_finite: bool = True
+) -> ImageTokenizerLike:
+    """Load an image tokenizer, unless one is given itself, for the model in ``folder``.
+
+    Raises ``ConfigError`` where the folder has one of another encoder or codebook.
+    """
     if isinstance(given, str | os.PathLike):
-        image_tokenizer = _loaded(given, device=model.device, check_finite=check_finite)
+        image_tokenizer = _loaded(given, device=device, check_finite=check_finite)
     else:
         image_tokenizer = given
-    check_image_tokenizer(image_tokenizer, model.layout)
-    if model.source is not None and _has_own(model.source):
-        own: Any = load_image_tokenizer(model.source, device="cpu", check_finite=False)
+    if folder is not None and _has_own(folder):
+        own: Any = load_image_tokenizer(folder, device="cpu", check_finite=False)
         found = getattr(image_tokenizer, "fingerprint", None)
         if found != own.fingerprint:
             raise ConfigError(
-                f"the image tokenizer {_named(given)} has another encoder or codebook than the one in {model.source}, "
-                "so its codes aren't the model's. Take the one that the model was trained with: Meta's for the "
-                "published models."
+                f"the image tokenizer {_named(given)} has another encoder or codebook than the one in {folder}, so its "
+                "codes aren't the model's. Take the one that the model was trained with: Meta's for the published "
+                "models."
             )
-    model.image_tokenizer = image_tokenizer
     return image_tokenizer
 
 
@@ -71,14 +82,24 @@ def find_processor(
 
     Raises ``MissingFileError`` where there is none, with the argument that gives one.
     """
-    sizes = model.layout.sized_pictures
     assert model.source is not None
+    return other_processor(model.source, given, image_tokenizer, beside, model.layout.sized_pictures)
+
+
+def other_processor(
+    folder: Path,
+    given: Source | ProcessorLike | None,
+    image_tokenizer: ImageTokenizerLike | None,
+    beside: Source | ImageTokenizerLike | None,
+    sizes: Any,
+) -> ProcessorLike:
+    """Return what ``find_processor`` does, for the model in ``folder``, whose pictures have ``sizes``."""
     if given is not None and not isinstance(given, str | os.PathLike):
         return given
     if given is not None:
         return _processor_in(resolve_folder(given), image_tokenizer, sizes)
     try:
-        return load_processor(model.source, image_tokenizer=image_tokenizer, picture_format=sizes)
+        return load_processor(folder, image_tokenizer=image_tokenizer, picture_format=sizes)
     except MissingFileError as error:
         places = [Path(beside)] if isinstance(beside, str | os.PathLike) and os.path.isdir(beside) else []
         for place in places:
@@ -90,12 +111,12 @@ def find_processor(
         ) from error
 
 
-def _processor_in(folder: Path, image_tokenizer: ImageTokenizerLike, sizes: Any) -> ProcessorLike:
+def _processor_in(folder: Path, image_tokenizer: ImageTokenizerLike | None, sizes: Any) -> ProcessorLike:
     words = load_words(folder, image_tokenizer=image_tokenizer, picture_format=sizes)
     return words or load_processor(folder, image_tokenizer=image_tokenizer, picture_format=sizes)
 
 
-def _loaded(name: Source, *, device: torch.device, check_finite: bool) -> ImageTokenizerLike:
+def _loaded(name: Source, *, device: torch.device | str, check_finite: bool) -> ImageTokenizerLike:
     folder = Path(name)
     places = [folder, folder / "tokenizer"]
     if os.path.isdir(folder) and (found := find_vqgan(places)) is not None:
