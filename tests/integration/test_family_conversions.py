@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -122,6 +123,61 @@ def test_heads_of_finetunes_are_refused_in_metas_layout_unless_they_are_to_be_ke
         convert_checkpoint(folder, tmp_path / "meta", checkpoint_format="meta", extra_weights="keep")
     assert (tmp_path / "meta" / "extra_weights.safetensors").exists()
     assert verify_checkpoints(folder, tmp_path / "meta").equals()
+
+
+@pytest.mark.filterwarnings("ignore:tokenizer.json cuts texts otherwise")
+def test_heads_of_finetunes_are_kept_beside_gguf(whole: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    folder = write(LAYOUTS["Orthus"], whole, tmp_path)
+    with pytest.raises(WeightsError, match=r"mlp_head\.weight"):
+        convert_checkpoint(folder, tmp_path / "gguf", checkpoint_format="gguf")
+    with pytest.warns(InterchangeWarning, match=r"kept in extra_weights.*llama\.cpp doesn't"):
+        convert_checkpoint(folder, tmp_path / "gguf", checkpoint_format="gguf", extra_weights="keep")
+    convert_checkpoint(tmp_path / "gguf", tmp_path / "hf")
+    before, after = stored_in(folder), stored_in(tmp_path / "hf")
+    names = [name for name in before if name.startswith(("mlp_head.", "model.codebook_in"))]
+    assert names
+    for name in names:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=0)
+
+
+def test_a_folder_that_leaves_the_rotation_open_is_compared_with_what_it_became(whole: Path, tmp_path: Path) -> None:
+    (layout,) = (each for each in LAYOUTS.values() if "rotary_layout" in each.arguments)
+    folder = write(layout, whole, tmp_path)
+    convert_checkpoint(folder, tmp_path / "hf", **PAIRS)
+    with pytest.raises(ConfigError, match="rotary_layout"):
+        verify_checkpoints(folder, tmp_path / "hf")
+    assert verify_checkpoints(folder, tmp_path / "hf", **PAIRS).equals()
+    said = CliRunner().invoke(app, ["verify", str(folder), str(tmp_path / "hf"), "--rotary-layout", "pairs"])
+    assert (said.exit_code, said.stdout.splitlines()[-1]) == (0, "equal")
+
+
+def test_a_folder_of_pickles_is_compared_on_request(whole: Path, tmp_path: Path) -> None:
+    folder = write(LAYOUTS["GAIR Anole"], whole, tmp_path)
+    shutil.copytree(folder, tmp_path / "pickled")
+    make_pickled(tmp_path / "pickled", 1)
+    with pytest.raises(FileFormatError, match="--pickles"):
+        verify_checkpoints(folder, tmp_path / "pickled")
+    assert verify_checkpoints(folder, tmp_path / "pickled", pickles=True).equals()
+    assert CliRunner().invoke(app, ["verify", str(folder), str(tmp_path / "pickled"), "--pickles"]).exit_code == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*kept in extra_weights:chameleon_core.CheckpointWarning")
+def test_the_command_line_takes_what_from_pretrained_takes(whole: Path, tmp_path: Path) -> None:
+    (layout,) = (each for each in LAYOUTS.values() if "rotary_layout" in each.arguments)
+    (tmp_path / "deep").mkdir()
+    write(layout, whole, tmp_path / "deep")
+    place = [str(tmp_path), "--subfolder", f"deep/{layout.name}"]
+    refused = CliRunner().invoke(app, ["generate", *place, "a", "--max-new-tokens", "1"])
+    assert (refused.exit_code, "rotary_layout='pairs'" in " ".join(refused.output.split())) == (1, True)
+    written = CliRunner().invoke(app, ["generate", *place, "a", "--max-new-tokens", "1", "--rotary-layout", "pairs"])
+    assert written.exit_code == 0
+    orthus = str(write(LAYOUTS["Orthus"], whole, tmp_path))
+    assert CliRunner().invoke(app, ["generate", orthus, "a"]).exit_code == 1
+    kept = CliRunner().invoke(app, ["generate", orthus, "a", "--max-new-tokens", "1", "--extra-weights", "keep"])
+    assert kept.exit_code == 0, kept.output
+    ids = CliRunner().invoke(app, ["tokenize", *place, "a"])
+    assert json.loads(ids.stdout)[0] == 0
 
 
 def make_pickled(folder: Path, shards: int) -> None:

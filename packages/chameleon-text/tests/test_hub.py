@@ -109,13 +109,19 @@ def test_a_hub_id_is_downloaded(kind: Any, saved: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("no_core")
 def test_an_image_tokenizer_needs_the_weights(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    (saved / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"lm_head.weight": "1.safetensors", "model.vqmodel.encoder.conv_in.weight": "2.safetensors"}}'
+    )
+
     def snapshot_download(repo_id: str, **arguments: Any) -> str:
-        assert "*.safetensors" in arguments["allow_patterns"]
+        asked.extend(arguments["allow_patterns"])
         return str(saved)
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
     monkeypatch.setattr("chameleon_text.processor.image_tokenizer_of", lambda folder: None)
     ChameleonProcessor.from_pretrained("acme/small", image_tokenizer=True)
+    assert [name for name in asked if name.endswith("safetensors")] == ["2.safetensors"]
 
 
 @pytest.mark.parametrize(

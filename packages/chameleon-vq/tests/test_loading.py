@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from chameleon_vq import (
     MissingFileError,
     MissingPackageError,
 )
+from chameleon_vq.registry import find_pretrained
 from chameleon_vq.testing import make_image_tokenizer
 
 
@@ -108,6 +110,37 @@ def test_a_hub_id_is_downloaded(saved: Path, kind: Any, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingPackageError, match=r'pip install "\./packages/chameleon-vq\[hub\]"'):
         kind.from_pretrained("acme/vq")
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "fetched"),
+    [
+        (None, {"model.safetensors"}),
+        (
+            {"lm_head.weight": "1.safetensors", "model.vqmodel.quantize.embedding.weight": "2.safetensors"},
+            {"2.safetensors"},
+        ),
+        (
+            {"encoder.conv_in.weight": "1.safetensors", "quantize.embedding.weight": "2.safetensors"},
+            {"1.safetensors", "2.safetensors"},
+        ),
+        ([], {"model.safetensors"}),
+    ],
+)
+def test_of_a_model_on_the_hub_only_the_files_with_the_image_tokenizer_are_fetched(
+    weight_map: Any, fetched: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    if weight_map is not None:
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+    def snapshot_download(repo_id: str, *, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
+    assert find_pretrained("acme/model") == tmp_path
+    assert {name for names in asked for name in names if name.endswith("safetensors")} == fetched
 
 
 def test_each_is_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

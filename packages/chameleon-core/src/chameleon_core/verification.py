@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,8 +17,10 @@ from torch import Tensor
 from ._boundary import translates_errors
 from .checkpoints import StoredTensor, read_checkpoint
 from .checkpoints.load import load_contents
+from .checkpoints.published import leaves_rotary_open
 from .errors import ChameleonCoreError, CheckpointWarning, ConfigError
 from .formats import IMAGE_PREFIX, Checkpoint
+from .formats.hf import has_pickles_alone
 from .model import ChameleonForConditionalGeneration
 
 Progress = Callable[[int, int], None]
@@ -67,17 +70,20 @@ def verify_checkpoints(
     *,
     num_ids: int = 32,
     seed: int = 0,
+    rotary_layout: str | None = None,
+    pickles: bool = False,
     progress: Progress | None = None,
 ) -> Verification:
     """Compare the tensors of two folders, read as the published layout names them, and then logits.
 
     The logits are those of ``num_ids`` ids that ``seed`` draws, in the stored type where all weights have one, else in
-    float32. ``progress`` is called with the tensors that were compared, and all. Raises ``FileFormatError`` for a
-    folder that can't be read, and ``ConfigError`` for ``num_ids`` below 1.
+    float32. ``rotary_layout`` is that of a folder that leaves it open, as ``read_checkpoint`` takes it, and ``pickles``
+    lets a folder without safetensors be read. ``progress`` is called with the tensors that were compared, and all.
+    Raises ``FileFormatError`` for a folder that can't be read, and ``ConfigError`` for ``num_ids`` below 1.
     """
     if num_ids < 1:
         raise ConfigError(f"num_ids must be at least 1, so that there are logits to compare; got {num_ids}.")
-    left, right = read_checkpoint(first), read_checkpoint(second)
+    left, right = (_read(Path(folder), rotary_layout, pickles) for folder in (first, second))
     names = sorted(left.tensors.keys() | right.tensors.keys())
     differences = []
     for done, name in enumerate(names, 1):
@@ -98,6 +104,14 @@ def verify_checkpoints(
     except ChameleonCoreError as error:
         return Verification(len(names), differences, None, str(error))
     return Verification(len(names), differences, _largest(*logits))
+
+
+def _read(folder: Path, rotary_layout: str | None, pickles: bool) -> Checkpoint:
+    return read_checkpoint(
+        folder,
+        rotary_layout=rotary_layout if leaves_rotary_open(folder) else None,
+        options={"pickles": True} if pickles and has_pickles_alone(folder) else None,
+    )
 
 
 def _difference(name: str, left: StoredTensor | None, right: StoredTensor | None) -> TensorDifference | None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ._hub import SMALL_FILES, push_saved
+from ._hub import IMAGE_WEIGHTS, push_saved
 from ._moved import moved_names
 from .batch import PaddingSide, ProcessorBatch, TensorKind, choice, make_batch, one_row
 from .codecs import ImageProcessorLike, ImageTokenizerLike, PictureFormatLike, SegmentCodec
@@ -314,7 +314,7 @@ class ChameleonProcessor(ProcessorCalls, DocumentProcessor):
             arguments,
             what="the processor",
             known=inspect.signature(cls.from_pretrained).parameters.keys() - {"folder", "arguments"} | SETTINGS,
-            patterns=(*SMALL_FILES, "*.safetensors") if image_tokenizer is True else SMALL_FILES,
+            weights=IMAGE_WEIGHTS if image_tokenizer is True else None,
         )
         files = ProcessorFolder(path)
         if isinstance(image_tokenizer, bool):

@@ -16,13 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ._files import reading
+from ._commits import stored
+from ._files import read_json, reading
 from .errors import ConfigError, MissingFileError, MissingPackageError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _URL = re.compile(r"[A-Za-z][\w+.-]*://")
 SMALL_FILES = ("*.json", "*.jinja")
 """Patterns of the files beside the weights."""
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+IMAGE_WEIGHTS = "model.vqmodel."
+"""What the names of the image tokenizer's weights begin with in a model's folder."""
 
 _RESOLVERS = {"chameleon_core": "chameleon_core.checkpoints.resolve", "chameleon_vq": "chameleon_vq.registry"}
 """The modules that look registered names up, by their packages."""
@@ -107,12 +112,14 @@ def find_folder(
     *,
     what: str,
     patterns: Sequence[str] = SMALL_FILES,
+    weights: str | None = None,
 ) -> Path:
     """Return the folder of a model: an existing folder, the name of an installed model, or a Hub id ``owner/name``.
 
     The three are tried in this order. Names are those of this package, and those of chameleon-core, if it is installed.
-    Of a repository only files that match ``patterns`` are downloaded. Raises ``MissingFileError`` with what
-    was tried, calling it ``what``, and ``MissingPackageError`` where huggingface-hub isn't installed.
+    Of a repository only files that match ``patterns`` are downloaded, and ``weights``, as ``download`` says. Raises
+    ``MissingFileError`` with what was tried, calling it ``what``, and ``MissingPackageError`` where huggingface-hub
+    isn't installed.
     """
     check_name(name, what)
     folder = Path(name)
@@ -126,7 +133,7 @@ def find_folder(
         if installed is not None:
             return options.inside(installed)
         if HUB_ID.fullmatch(name):
-            return download(name, options, tried=tried, what=what, patterns=patterns)
+            return download(name, options, tried=tried, what=what, patterns=patterns, weights=weights)
         tried.append("not a Hub id, which has the form 'owner/name'")
     raise MissingFileError(f"can't find {what} {os.fspath(name)!r}: {'; '.join(tried)}.")
 
@@ -161,9 +168,38 @@ def missing_folder(folder: Path) -> str:
 
 
 def download(
-    hub_id: str, options: HubOptions, *, tried: Iterable[str] = (), what: str, patterns: Sequence[str] = SMALL_FILES
+    hub_id: str,
+    options: HubOptions,
+    *,
+    tried: Iterable[str] = (),
+    what: str,
+    patterns: Sequence[str] = SMALL_FILES,
+    weights: str | None = None,
 ) -> Path:
-    """Return the folder of a repository of the Hub, downloaded or from its cache."""
+    """Return the folder of a repository of the Hub, downloaded or from its cache.
+
+    With ``weights``, the files that hold weights whose names begin with it come, too; the small files say which.
+    """
+    folder = _download(hub_id, options, tried, what, patterns)
+    if weights is None:
+        return folder
+    return _download(hub_id, options, tried, what, (*patterns, *weight_files(folder, weights)))
+
+
+def weight_files(folder: Path, prefix: str = "") -> tuple[str, ...]:
+    """Return the names of the files of a folder's weights, as its index says; of those with ``prefix``, if any have it.
+
+    Where there is no index, weights are one file. Raises ``FileFormatError``.
+    """
+    index = stored(folder, INDEX_FILE)
+    weight_map = read_json(index).get("weight_map") if os.path.isfile(index) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(each, str) for each in weight_map.values()):
+        return (WEIGHTS_FILE,)
+    of_prefix = {file for name, file in weight_map.items() if name.startswith(prefix)}
+    return tuple(sorted(of_prefix or set(weight_map.values())))
+
+
+def _download(hub_id: str, options: HubOptions, tried: Iterable[str], what: str, patterns: Sequence[str]) -> Path:
     before = "; ".join(tried)
     try:
         from huggingface_hub import snapshot_download

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from . import _builtins, hookspecs
-from ._hub import HUB_ID, NO_OPTIONS, HubOptions, check_name, download, missing_folder, model_folder
+from ._hub import HUB_ID, IMAGE_WEIGHTS, NO_OPTIONS, HubOptions, check_name, download, missing_folder, model_folder
 from ._moved import moved_names
 from .config import ChameleonVQVAEConfig
 from .errors import BrokenPluginError, ConfigError, MissingFileError, UnknownPluginError
@@ -23,7 +23,6 @@ PRETRAINED_HOOK = "chameleon_vq_pretrained"
 """The hook whose plugins provide named image tokenizers."""
 
 _WHAT = "the image tokenizer"
-_HUB_PATTERNS = ("*.json", "*.safetensors")
 
 REGISTRY = PluginRegistry(
     hookspecs.PROJECT,
@@ -83,7 +82,7 @@ def find_pretrained(name_or_folder: str | os.PathLike[str], hub: HubOptions = NO
         return hub.inside(folder)
     if isinstance(name_or_folder, str) and not os.path.exists(folder):
         if HUB_ID.fullmatch(name_or_folder):
-            return download(name_or_folder, hub, tried=[missing_folder(folder)], what=_WHAT, patterns=_HUB_PATTERNS)
+            return download(name_or_folder, hub, tried=[missing_folder(folder)], what=_WHAT, weights=IMAGE_WEIGHTS)
         if len(folder.parts) == 1:
             try:
                 return hub.inside(_registered_folder(name_or_folder))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .._commits import stored
 from .._files import read_json
-from ..config import ChameleonConfig
+from ..config import CONFIG_FILE, ChameleonConfig
 from ..errors import CheckpointWarning, ConfigError, FileAccessError, FileFormatError
 from ..family import UNPERMUTED
 from ..formats import Checkpoint, StoredTensor
@@ -78,6 +78,12 @@ def canonical(
     if rotary_layout is not None and UNPERMUTED in config.extras:
         config = config.replace(extras={name: each for name, each in config.extras.items() if name != UNPERMUTED})
     return replace(checkpoint, config=config, tensors=tensors)
+
+
+def leaves_rotary_open(folder: Path) -> bool:
+    """Return whether a folder is one that ``rotary_layout`` must be given for: an early fork's."""
+    path = stored(folder, CONFIG_FILE)
+    return os.path.isfile(path) and bool(read_json(path).get(UNPERMUTED))
 
 
 def check_family(folder: Path) -> None:

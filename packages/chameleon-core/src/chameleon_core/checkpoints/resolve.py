@@ -9,12 +9,11 @@ from chameleon_backends.errors import UnknownPluginError
 
 from .._boundary import translates_errors
 from .._commits import stored
-from .._files import read_json
-from .._hub import HUB_ID, NO_OPTIONS, SMALL_FILES, HubOptions, check_name, download, missing_folder
+from .._hub import HUB_ID, NO_OPTIONS, SMALL_FILES, HubOptions, check_name, download, missing_folder, weight_files
 from ..config import CONFIG_FILE
 from ..errors import MissingFileError, ModelNotFoundError
+from ..formats.extra_weights import EXTRA_FILE
 from ..formats.hf import INDEX_FILE, WEIGHTS_FILE
-from ..formats.meta_extension import EXTRA_FILE
 from ..registry import PRETRAINED_HOOK, REGISTRY
 
 _WHAT = "the model"
@@ -78,17 +77,8 @@ def _downloaded(hub_id: str, hub: HubOptions, tried: list[str]) -> Path:
 
 def _weights_of(folder: Path) -> tuple[str, ...]:
     """Return patterns of the files of weights that belong to the small files of a folder."""
-    index = stored(folder, INDEX_FILE)
-    if os.path.isfile(index):
-        weight_map = read_json(index).get("weight_map")
-        return tuple(sorted(set(weight_map.values()))) if _is_map(weight_map) else (WEIGHTS_FILE,)
-    if os.path.isfile(stored(folder, CONFIG_FILE)):
-        return (WEIGHTS_FILE,)
-    return (WEIGHTS_FILE, *_META)
-
-
-def _is_map(weight_map: object) -> bool:
-    return isinstance(weight_map, dict) and all(isinstance(each, str) for each in weight_map.values())
+    has_config = any(os.path.isfile(stored(folder, name)) for name in (INDEX_FILE, CONFIG_FILE))
+    return weight_files(folder) if has_config else (WEIGHTS_FILE, *_META)
 
 
 def installed_folder(name: str, tried: list[str]) -> Path | None:

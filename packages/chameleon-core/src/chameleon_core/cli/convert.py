@@ -11,11 +11,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from .prompt import Revision, RotaryLayout, Subfolder, model_folder
 from .terminal import echo
 
 DIFFERENT = 1
 """The exit code of ``verify`` where the folders differ, as of other commands that compare."""
 _MOST_LISTED = 20
+
+Pickles = Annotated[
+    bool, typer.Option("--pickles", help="Read the tensors of pytorch_model.bin, where there are no safetensors.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -49,15 +54,10 @@ def convert(
         bool, typer.Option("--dequantize", help="Make the layers float that GPTQ, AWQ or compressed-tensors quantized.")
     ] = False,
     max_shard_size: Annotated[str, typer.Option(help="The largest file of the format hf, such as 5GB.")] = "5GB",
-    pickles: Annotated[
-        bool, typer.Option("--pickles", help="Read the tensors of pytorch_model.bin, where there are no safetensors.")
-    ] = False,
-    rotary_layout: Annotated[
-        str | None,
-        typer.Option(
-            help="What the rotary embedding turns together in a folder that leaves it open: halves of a head or pairs."
-        ),
-    ] = None,
+    pickles: Pickles = False,
+    rotary_layout: RotaryLayout = None,
+    revision: Revision = None,
+    subfolder: Subfolder = None,
     extra_weights: Annotated[
         str, typer.Option(help="Weights that the model has no place for: refuse or keep, in formats without a name.")
     ] = "refuse",
@@ -66,7 +66,6 @@ def convert(
     ] = False,
 ) -> None:
     """Write a model's folder in another format: weights, tokenizers and the decoder of pictures, bit for bit."""
-    from ..checkpoints import resolve_folder
     from ..checkpoints.conversion import convert_checkpoint
 
     of_gguf = {} if dtype is None else {"dtype": dtype}
@@ -79,7 +78,7 @@ def convert(
     target_options = {**({} if ranks is None else {"ranks": ranks}), **(of_gguf if writes_gguf else {})}
     with _bar("converting", DownloadColumn(binary_units=False)) as advance:
         done = convert_checkpoint(
-            resolve_folder(source),
+            model_folder(source, revision, subfolder),
             target,
             checkpoint_format=checkpoint_format,
             source_options=source_options,
@@ -108,6 +107,8 @@ def verify(
     ] = 0.0,
     num_ids: Annotated[int, typer.Option("--ids", min=1, help="How many ids to compute logits of.")] = 32,
     seed: Annotated[int, typer.Option(help="What draws the ids.")] = 0,
+    rotary_layout: RotaryLayout = None,
+    pickles: Pickles = False,
 ) -> None:
     """Compare two models: every tensor bit for bit, then logits of drawn ids. Exit status 1 says that they differ."""
     from ..checkpoints import resolve_folder
@@ -115,7 +116,9 @@ def verify(
 
     folders = resolve_folder(first), resolve_folder(second)
     with _bar("comparing", MofNCompleteColumn()) as advance:
-        found = verify_checkpoints(*folders, num_ids=num_ids, seed=seed, progress=advance)
+        found = verify_checkpoints(
+            *folders, num_ids=num_ids, seed=seed, rotary_layout=rotary_layout, pickles=pickles, progress=advance
+        )
     for each in found.differences[:_MOST_LISTED]:
         echo(f"{each.name}: {each.reason}")
     if len(found.differences) > _MOST_LISTED:

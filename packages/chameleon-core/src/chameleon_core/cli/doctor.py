@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from .generate import usable_device
+from .prompt import Revision, Subfolder
 from .terminal import echo
 
 
@@ -42,6 +43,8 @@ def doctor(
         str | None,
         typer.Option(help="Dtype of its weights; by default what its config says.", callback=floating_dtype),
     ] = None,
+    revision: Revision = None,
+    subfolder: Subfolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")] = False,
 ) -> None:
     """Report what this machine can run, what a model would run with, and why not with something else.
@@ -53,7 +56,7 @@ def doctor(
     from .report import examine, show
 
     with Console(stderr=True).status("measuring"):
-        report = examine(model, device=device, dtype=dtype)
+        report = examine(model, device=device, dtype=dtype, revision=revision, subfolder=subfolder)
     if as_json:
         echo(msgspec.json.format(msgspec.json.encode(report)).decode())
     else:

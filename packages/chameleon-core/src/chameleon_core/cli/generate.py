@@ -15,7 +15,19 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from .prompt import Images, ImageTokenizer, Model, Processor, PromptCommand, Texts, Words, read_prompt
+from .prompt import (
+    Images,
+    ImageTokenizer,
+    Model,
+    Processor,
+    PromptCommand,
+    Revision,
+    RotaryLayout,
+    Subfolder,
+    Texts,
+    Words,
+    read_prompt,
+)
 
 SAMPLING = "Sampling (any of these turns it on)"
 STEERING = "Constraints and guidance"
@@ -238,6 +250,16 @@ def generate(
     ] = None,
     image_tokenizer: ImageTokenizer = None,
     processor: Processor = None,
+    revision: Revision = None,
+    subfolder: Subfolder = None,
+    rotary_layout: RotaryLayout = None,
+    extra_weights: Annotated[
+        str,
+        typer.Option(
+            help="Weights that the model has no place for, as other heads: refuse, or keep to load it all the same.",
+            rich_help_panel=MODEL,
+        ),
+    ] = "refuse",
     threads: Annotated[
         int | None,
         typer.Option(
@@ -302,6 +324,10 @@ def generate(
             quantization=quantization,
             image_tokenizer=image_tokenizer,
             processor=processor,
+            revision=revision,
+            subfolder=subfolder or "",
+            rotary_layout=rotary_layout,
+            extra_weights=extra_weights,
         )
     if threads is None and (threads := default_threads(chameleon.model.get_memory_footprint(), device)):
         console.print(

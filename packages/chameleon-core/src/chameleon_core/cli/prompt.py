@@ -28,6 +28,23 @@ Processor = Annotated[
     str | None,
     typer.Option(help="A folder with the tokenizer, where the model has none.", rich_help_panel="Model"),
 ]
+Revision = Annotated[
+    str | None,
+    typer.Option(help="Of a Hub id: the branch, tag or commit; by default the main branch.", rich_help_panel="Model"),
+]
+Subfolder = Annotated[
+    str | None,
+    typer.Option(
+        help="The folder in MODEL that has the files, where they aren't in MODEL itself.", rich_help_panel="Model"
+    ),
+]
+RotaryLayout = Annotated[
+    str | None,
+    typer.Option(
+        help="What the rotary embedding turns together in a folder that leaves it open: halves of a head or pairs.",
+        rich_help_panel="Model",
+    ),
+]
 Words = Annotated[
     list[str] | None,
     typer.Argument(
@@ -51,6 +68,14 @@ class PromptCommand(TyperCommand):
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         ctx.meta[ORDER] = [parameter.name for parameter in order if parameter.name in ("text", "image")]
         return super().parse_args(ctx, args)
+
+
+def model_folder(model: str, revision: str | None = None, subfolder: str | None = None) -> Path:
+    """Return the folder that MODEL, ``--revision`` and ``--subfolder`` name. Raises ``ModelNotFoundError``."""
+    from .._hub import HubOptions
+    from ..checkpoints import resolve_folder
+
+    return resolve_folder(model, HubOptions(revision=revision, subfolder=subfolder or ""))
 
 
 def read_prompt(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
-from ..checkpoints import resolve_folder
 from ..checkpoints.folder_kinds import part_in
 from ..errors import ChameleonCoreError
 from .choices import (
@@ -34,6 +34,7 @@ from .machine import (
     read_machine,
     read_packages,
 )
+from .prompt import model_folder
 from .publishers import missing_parts, publisher_of
 from .rows import print_rows, size
 from .threads import default_threads
@@ -75,9 +76,13 @@ class Report:
     """Broken plugins of either kind."""
 
 
-def examine(model: str | None, *, device: str, dtype: str | None) -> Report:
+def examine(
+    model: str | None, *, device: str, dtype: str | None, revision: str | None = None, subfolder: str | None = None
+) -> Report:
     """Read and measure everything that the command reports."""
-    folder, facts = (None, None) if model is None else _read(model, device=device, dtype=dtype)
+    folder, facts = None, None
+    if model is not None:
+        folder, facts = _read(model, model_folder(model, revision, subfolder), device=device, dtype=dtype)
     machine = read_machine()
     return Report(
         machine=machine,
@@ -91,9 +96,8 @@ def examine(model: str | None, *, device: str, dtype: str | None) -> Report:
     )
 
 
-def _read(name: str, *, device: str, dtype: str | None) -> tuple[Folder, Model | None]:
+def _read(name: str, path: Path, *, device: str, dtype: str | None) -> tuple[Folder, Model | None]:
     """Return what is in the folder of a name, and the facts about the model in it; None where there is none."""
-    path = resolve_folder(name)
     layout, missing = publisher_of(path), list(missing_parts(path))
     try:
         model = read_model(name, path, device=device, dtype=dtype)

@@ -11,7 +11,19 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .prompt import Images, ImageTokenizer, Model, Processor, PromptCommand, Texts, Words, read_prompt
+from .prompt import (
+    Images,
+    ImageTokenizer,
+    Model,
+    Processor,
+    PromptCommand,
+    Revision,
+    Subfolder,
+    Texts,
+    Words,
+    model_folder,
+    read_prompt,
+)
 
 EXPECTED = "Expected ids, such as [0, 8197, 4, 8196], which `chameleon tokenize` writes."
 
@@ -40,16 +52,17 @@ def tokenize(
     ] = False,
     image_tokenizer: ImageTokenizer = None,
     processor: Processor = None,
+    revision: Revision = None,
+    subfolder: Subfolder = None,
 ) -> None:
     """Write the ids of a document to stdout, as a JSON array."""
-    from ..checkpoints import resolve_folder
     from ..optional_packages import text_package
     from ..pipeline.attach import other_processor
 
     parts: Any = read_prompt(ctx, prompt, text, image)
     if document is not None and parts:
         raise typer.BadParameter("give either a prompt or --document.")
-    folder = resolve_folder(model)
+    folder = model_folder(model, revision, subfolder)
     package = text_package()
     if document is not None:
         parts = package.document_from_json(_content(document), allow_files=allow_files)
@@ -71,16 +84,17 @@ def detokenize(
     ] = None,
     image_tokenizer: ImageTokenizer = None,
     processor: Processor = None,
+    revision: Revision = None,
+    subfolder: Subfolder = None,
 ) -> None:
     """Write the document of ids to stdout, or with --output to a folder, with its pictures drawn."""
-    from ..checkpoints import resolve_folder
     from ..optional_packages import text_package
     from ..pipeline import save_document
     from ..pipeline.attach import other_processor
     from .output import Writer
 
     row = _ids(ids)
-    folder = resolve_folder(model)
+    folder = model_folder(model, revision, subfolder)
     sizes = _picture_format(folder)
     loaded = other_processor(folder, processor, None, image_tokenizer, sizes)
     document = loaded.decode_document(row)

@@ -1,8 +1,8 @@
 """The format ``gguf``: the transformer's text path in one file of llama.cpp's format.
 
-A folder has ``model.gguf``, and beside it what GGUF has no place for: the processor's files, and the image tokenizer in
-``image_tokenizer.safetensors``. A file alone is read, too, as llama.cpp's converter writes it, of any type that the
-package ``gguf`` dequantizes, and so are files that were split.
+A folder has ``model.gguf``, and beside it what GGUF has no place for: the processor's files, the image tokenizer in
+``image_tokenizer.safetensors``, and weights of other heads in ``extra_weights.safetensors``. A file alone is read, too,
+as llama.cpp's converter writes it, of any type that the package ``gguf`` dequantizes, and so are files that were split.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .._files import write_json
 from ..config import CONFIG_FILE
 from ..errors import ConfigError, FileFormatError
 from .contract import IMAGE_PREFIX, Checkpoint
+from .extra_weights import EXTRA_FILE, read_extra, write_extra
 from .gguf_file import GGUFFile, open_gguf
 from .gguf_metadata import ARCHITECTURE, OWN_KEY, as_config, own_json, values_of
 from .gguf_tensors import EMBEDDINGS, OUTPUT, TYPES, check_names, composed, dtype_of, kind_of, write_gguf
@@ -36,7 +37,7 @@ IMAGE_FILE = "image_tokenizer.safetensors"
 
 _SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 _COUNT_KEY = "split.count"
-_REPLACED = [MODEL_FILE, IMAGE_FILE, GENERATION_FILE, PARAMS_FILE, CONSOLIDATE_FILE, "consolidated*.pth"]
+_REPLACED = [MODEL_FILE, IMAGE_FILE, EXTRA_FILE, GENERATION_FILE, PARAMS_FILE, CONSOLIDATE_FILE, "consolidated*.pth"]
 """Patterns of the files that a save replaces. Those of other formats go, too, because they are recognized first."""
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 """llama.cpp's numbers of the types that most tensors of a file have."""
@@ -99,6 +100,7 @@ class GGUFFormat:
         if os.path.isfile(stored(beside, IMAGE_FILE)):
             image = open_safetensors(stored(beside, IMAGE_FILE))
             tensors |= {name: each for name, each in image.items() if name.startswith(IMAGE_PREFIX)}
+        tensors |= read_extra(beside)
         generation = read_generation(stored(beside, GENERATION_FILE))
         return Checkpoint(config, tensors, generation, {**processor, **find_processor_files(beside)})
 
@@ -112,7 +114,8 @@ class GGUFFormat:
         config = checkpoint.config
         values: dict[str, Any] = {"general.architecture": ARCHITECTURE, "general.type": "model", **values_of(config)}
         image = {name: each for name, each in checkpoint.tensors.items() if name.startswith(IMAGE_PREFIX)}
-        tensors = {name: each for name, each in checkpoint.tensors.items() if name not in image}
+        extra = checkpoint.extra_names & checkpoint.tensors.keys()
+        tensors = {name: each for name, each in checkpoint.tensors.items() if name not in image and name not in extra}
         if config.tie_word_embeddings:
             tensors.pop(OUTPUT, None)
         check_names(tensors, config)
@@ -128,6 +131,7 @@ class GGUFFormat:
             write_gguf(save / MODEL_FILE, tensors, config, values, kind)
             if image:
                 write_safetensors(save / IMAGE_FILE, image)
+            write_extra(save, checkpoint.tensors, extra, reader="llama.cpp")
             if checkpoint.generation_config:
                 write_json(save / GENERATION_FILE, checkpoint.generation_config)
             for name, content in checkpoint.processor_files.items():

@@ -19,9 +19,10 @@ from .._files import reading, write_json
 from ..config import CONFIG_FILE
 from ..errors import ConfigError, FileFormatError, InterchangeWarning, WeightsError
 from .contract import IMAGE_PREFIX, Checkpoint, StoredTensor, extra_names
+from .extra_weights import EXTRA_FILE, read_extra, write_extra
 from .hf import GENERATION_FILE, find_processor_files, read_generation
 from .hf import REPLACED as REPLACED_OF_HF
-from .meta_extension import EXTRA_FILE, REST_FILE, read_extra, with_rest, write_extra, write_rest
+from .meta_extension import REST_FILE, with_rest, write_rest
 from .meta_params import CONSOLIDATE_FILE, PARAMS_FILE, MetaParams, as_config, params_of, read_params
 from .meta_tensors import composed, names_of, rank_tensors, sizes_of
 from .meta_words import find_words, picture_sizes, processor_files, words_of, write_words
@@ -128,7 +129,7 @@ class MetaFormat:
                     _warn_of_norms(state, ranks)
                 write_torch_file(save / name, state)
             write_rest(save, config, self._read(save).config, has_image_tokenizer=bool(image))
-            write_extra(save, checkpoint.tensors, extra)
+            write_extra(save, checkpoint.tensors, extra, reader="Meta's code")
 
 
 def is_meta(folder: Path) -> bool:

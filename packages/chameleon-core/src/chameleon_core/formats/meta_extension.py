@@ -1,25 +1,20 @@
-"""What a model has beside Meta's files, which have no place for it, in two files that Meta's code doesn't look for.
+"""What a configuration has that Meta's files have no place for, in a file that Meta's code doesn't look for.
 
-``chameleon_config.json`` has the rest of the configuration: how pictures are written, the vocabulary where there is no
-tokenizer, what finetunes added. ``extra_weights.safetensors`` has weights that are no part of the model.
+``chameleon_config.json`` says how pictures are written, the vocabulary where there is no tokenizer, and what finetunes
+added.
 """
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from .._commits import stored
 from .._files import read_json, write_json
 from ..config import ChameleonConfig
 from ..errors import FileFormatError, InterchangeWarning, MissingFileError
-from .contract import StoredTensor
-from .safetensors_files import open_safetensors, write_safetensors
 
 REST_FILE = "chameleon_config.json"
-EXTRA_FILE = "extra_weights.safetensors"
 
 _SAID = frozenset(
     {
@@ -68,24 +63,3 @@ def write_rest(folder: Path, config: ChameleonConfig, found: ChameleonConfig, *,
             InterchangeWarning,
             stacklevel=5,
         )
-
-
-def read_extra(folder: Path) -> dict[str, StoredTensor]:
-    """Return the weights of a folder that are no part of the model. Raises ``FileFormatError`` for a damaged file."""
-    path = stored(folder, EXTRA_FILE)
-    return open_safetensors(path) if os.path.isfile(path) else {}
-
-
-def write_extra(folder: Path, tensors: Mapping[str, StoredTensor], names: Collection[str]) -> None:
-    """Write tensors that are no part of the model; no file where there are none."""
-    extra = {name: tensors[name] for name in sorted(names)}
-    if not extra:
-        return
-    write_safetensors(folder / EXTRA_FILE, extra)
-    listed = ", ".join([*extra][:4]) + (f" and {len(extra) - 4} more" if len(extra) > 4 else "")
-    warnings.warn(
-        f"the model has no place for {listed}: kept in {EXTRA_FILE}, which this toolkit reads again and Meta's code "
-        "doesn't.",
-        InterchangeWarning,
-        stacklevel=5,
-    )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .._hub import SMALL_FILES, HubOptions, find_folder, push_saved, take_push_options
+from .._hub import HubOptions, find_folder, push_saved, take_push_options
 from ..errors import ConfigError
 from .image_arguments import IMAGE_ARGUMENTS
 from .special_tokens import NAMED, TokenizerSettings
@@ -43,7 +43,7 @@ def requested_folder(
     *,
     what: str,
     known: Iterable[str],
-    patterns: Sequence[str] = SMALL_FILES,
+    weights: str | None = None,
 ) -> Path:
     """Return the folder that a ``from_pretrained`` was asked for, and take what says where it is from its arguments.
 
@@ -54,7 +54,7 @@ def requested_folder(
         name = arguments.pop("pretrained_model_name_or_path", None)
     hub = HubOptions.taken_from(arguments)
     check_known(arguments, (*known, *HubOptions.__dataclass_fields__), caller="from_pretrained")
-    return find_folder(name, hub, what=what, patterns=patterns)
+    return find_folder(name, hub, what=what, weights=weights)
 
 
 def settings_of_parts(arguments: dict[str, Any], reader: Any) -> tuple[dict[str, Any], dict[str, Any]]:

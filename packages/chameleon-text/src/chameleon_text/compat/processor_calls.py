@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from .._commits import stored
 from .._files import read_json
-from .._hub import SMALL_FILES, HubOptions, find_folder
+from .._hub import HubOptions, find_folder
 from ..errors import ConfigError
 from .chat import filled, spelled
 from .chat_calls import ChatArguments, check_text, rendered
@@ -245,7 +245,7 @@ class ProcessorCalls:
 
         Raises what ``from_pretrained`` does for a folder that isn't found.
         """
-        path = find_folder(folder, HubOptions.taken_from(arguments), what="the processor", patterns=SMALL_FILES)
+        path = find_folder(folder, HubOptions.taken_from(arguments), what="the processor")
         return read_json(stored(path, "processor_config.json")), arguments
 
     @classmethod
