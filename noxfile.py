@@ -269,11 +269,23 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session(default=False, requires=["wheels", "torch"])
+def bench(session: nox.Session) -> None:
+    """Speed in one table, beside transformers and the machine's limits: ``nox -s bench -- --quick --json FILE``.
+
+    benchmarks/README.md says how to read it. (15 minutes; with --quick less than 3, environment not included.)
+    """
+    install_workspace(session, "transformers")
+    session.run("python", "benchmarks/bench.py", *session.posargs)
+
+
+@nox.session(default=False, requires=["wheels", "torch"])
 def benchmarks(session: nox.Session) -> None:
-    """Speed, side by side with other implementations: the scripts in benchmarks/."""
+    """Speed, side by side with other implementations: the scripts in benchmarks/ that answer single questions."""
     install_workspace(session, "transformers", "diffusers", "peft")
+    of_other_sessions = {"bench.py"}
     for script in sorted(Path("benchmarks").glob("[!_]*.py")):
-        session.run("python", str(script), *session.posargs)
+        if script.name not in of_other_sessions:
+            session.run("python", str(script), *session.posargs)
 
 
 @nox.session(default=False, venv_backend="none")

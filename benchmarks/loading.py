@@ -13,17 +13,26 @@ import argparse
 import json
 import shutil
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import torch
+from _memory import watching_memory
 from safetensors.torch import save_file
 
 from chameleon_core import ChameleonConfig, ChameleonForConditionalGeneration
 from chameleon_core.testing import make_vocabulary
 
 INDEX = "model.safetensors.index.json"
+TINY_IMAGE_TOKENIZER = {
+    "resolution": 4,
+    "channel_multiplier": [1, 1],
+    "base_channels": 32,  # the fewest that the group norms of transformers allow
+    "num_res_blocks": 1,
+    "embed_dim": 8,
+    "latent_channels": 8,
+    "num_embeddings": 16,
+}
 
 
 def main() -> None:
@@ -39,31 +48,52 @@ def main() -> None:
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="chameleon-7b-"))
     try:
         if not (folder / INDEX).exists():
-            write(folder, arguments.layers)
+            write(folder, wide_config(arguments.layers))
         measure(folder, arguments.tokens, check_finite=not arguments.no_check)
     finally:
         if arguments.keep is None:
             shutil.rmtree(folder)
 
 
-def write(folder: Path, layers: int) -> None:
-    """Write random weights of the 7B model's shape; all layers have the same ones."""
-    vocabulary = make_vocabulary(num_codes=8192, size=65536)
+def wide_config(layers: int, *, width: int = 4096, vocabulary_size: int = 65536) -> ChameleonConfig:
+    """Return the configuration of the 7B model with fewer layers, and narrower ones with the same heads.
+
+    Its image tokenizer is a tiny one, which these weights don't hold, so that nobody's time goes into making it.
+    """
+    vocabulary = make_vocabulary(num_codes=vocabulary_size // 8, size=vocabulary_size)
     specials = {f"{name}_token_id": vocabulary[token] for name, token in (("bos", "<s>"), ("eos", "</s>"))}
-    config = ChameleonConfig(
+    return ChameleonConfig(
         vocab_size=len(vocabulary),
         vocabulary_map=vocabulary,
         num_hidden_layers=layers,
+        hidden_size=width,
+        intermediate_size=256 * round(width * 43 / 16 / 256),
+        num_attention_heads=width // 128,
+        num_key_value_heads=width // 128,
         pad_token_id=vocabulary["<pad>"],
+        vq_config=TINY_IMAGE_TOKENIZER,
         **specials,
     )
+
+
+def random_weight(name: str, shape: torch.Size) -> torch.Tensor:
+    """Return a weight in bfloat16: random, or ones and zeros for the norms."""
+    tensor = torch.empty(shape, dtype=torch.bfloat16)
+    if name.endswith(("norm.weight", "norm.bias")):
+        return tensor.fill_(float(name.endswith("weight")))
+    # Of standard deviation 0.02; drawing uniform numbers is faster.
+    return tensor.uniform_(-0.02 * 3**0.5, 0.02 * 3**0.5)
+
+
+def write(folder: Path, config: ChameleonConfig) -> None:
+    """Write random weights of a model's shape."""
     with torch.device("meta"):
         shapes = ChameleonForConditionalGeneration(config).state_dict()
-    free = shutil.disk_usage(folder.parent).free
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
     needed = 2 * sum(tensor.numel() for tensor in shapes.values())
     if free < needed + 2**30:
-        raise SystemExit(f"{folder.parent} has {free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are needed.")
-    folder.mkdir(parents=True, exist_ok=True)
+        raise SystemExit(f"{folder} has {free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are needed.")
     config_dict = {**config.to_dict(), "dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(config_dict), encoding="utf-8")
     shards: dict[str, list[str]] = {}
@@ -72,12 +102,7 @@ def write(folder: Path, layers: int) -> None:
         shards.setdefault(f"model-{layer}.safetensors", []).append(name)
     torch.manual_seed(0)
     for file, names in shards.items():
-        tensors = {name: torch.empty(shapes[name].shape, dtype=torch.bfloat16) for name in names}
-        for name, tensor in tensors.items():
-            if name.endswith(("norm.weight", "norm.bias")):
-                tensor.fill_(float(name.endswith("weight")))
-            else:
-                tensor.normal_(std=0.02)
+        tensors = {name: random_weight(name, shapes[name].shape) for name in names}
         save_file(tensors, folder / file, metadata={"format": "pt"})
     weight_map = {name: file for file, names in shards.items() for name in names}
     index = {"metadata": {"total_size": needed}, "weight_map": weight_map}
@@ -86,39 +111,20 @@ def write(folder: Path, layers: int) -> None:
 
 def measure(folder: Path, tokens: int, *, check_finite: bool) -> None:
     """Print what loading and answering took."""
-    peak = [anonymous()]
-    before = peak[0]
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.002):
-            peak[0] = max(peak[0], anonymous())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with watching_memory() as rise:
         began = time.perf_counter()
         model = ChameleonForConditionalGeneration.from_pretrained(
             folder, dtype=torch.bfloat16, check_finite=check_finite
         )
         seconds = time.perf_counter() - began
         print(f"loaded {model.num_parameters() / 1e9:.2f} billion parameters in {seconds:.2f} s; ", end="")
-        print(f"anonymous memory rose by {(peak[0] - before) / 1e6:.0f} MB")
+        print(f"anonymous memory rose by {rise[0] / 1e6:.0f} MB")
         began = time.perf_counter()
         words = model.layout.text_allowed_V.nonzero()[:8, 0][None]
         ids_BT = model.generate(words, max_new_tokens=tokens)
         seconds = time.perf_counter() - began
         print(f"answered with {ids_BT.shape[1] - 8} ids in {seconds:.2f} s; ", end="")
-        print(f"anonymous memory rose by {(peak[0] - before) / 1e6:.0f} MB in all")
-    finally:
-        ended.set()
-        watcher.join()
-
-
-def anonymous() -> int:
-    """Return the bytes of this process's anonymous memory, by Linux."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
+        print(f"anonymous memory rose by {rise[0] / 1e6:.0f} MB in all")
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from _memory import stored_bytes, watching_memory
 from _race import race
 from torch import nn
 from torch.nn import functional as F
@@ -164,35 +164,14 @@ def random_weight(shape: torch.Size) -> torch.Tensor:
     return torch.empty(shape, dtype=torch.bfloat16).uniform_(-0.03, 0.03)
 
 
-def load(folder: Path, quantizer: str) -> dict[str, float]:
-    """Return the bytes and the seconds that loading a folder quantized takes."""
+def load(folder: Path, quantizer: str | None) -> dict[str, float]:
+    """Return the bytes and the seconds that loading a folder takes, quantized or not."""
     floats = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    before, begin = anonymous_memory(), time.perf_counter()
-    peak, running = before, True
-
-    def watch() -> None:
-        nonlocal peak
-        while running:
-            peak = max(peak, anonymous_memory())
-            time.sleep(0.001)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    model = ChameleonForConditionalGeneration.from_pretrained(folder, quantization=quantizer)
-    seconds = time.perf_counter() - begin
-    running = False
-    watcher.join()
-    size = sum(parameter.nbytes for parameter in model.parameters())
-    for layer in model.modules():
-        if isinstance(layer, QuantizedLinear):
-            size += sum(tensor.nbytes for tensor in layer.stored().values())
-    return {"float": floats, "size": size, "peak": peak - before, "seconds": seconds}
-
-
-def anonymous_memory() -> int:
-    """Return the bytes of memory that no file backs, as Linux counts them."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+    began = time.perf_counter()
+    with watching_memory() as rise:
+        model = ChameleonForConditionalGeneration.from_pretrained(folder, quantization=quantizer)
+        seconds = time.perf_counter() - began
+    return {"float": floats, "size": stored_bytes(model), "peak": rise[0], "seconds": seconds}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-READMES = [path for place in ("", "packages/*/", "examples/*/") for path in ROOT.glob(f"{place}README.md")]
+READMES = [
+    path for place in ("", "packages/*/", "examples/*/", "benchmarks/") for path in ROOT.glob(f"{place}README.md")
+]
 DOCUMENTS = sorted({*READMES, *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")})
 # A block that needs what a test doesn't have says what that is, as in `no-run (a GPU)`; it is compiled and not run.
 FENCE = re.compile(r"^```python(?P<no_run> no-run \([^\n]+\))?\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
