@@ -279,10 +279,17 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False, requires=["wheels", "torch"])
+def performance(session: nox.Session) -> None:
+    """Measure what docs/performance.md shows, and write its tables and plots. (5 minutes, environment not included.)"""
+    install_workspace(session, "transformers", "matplotlib")
+    session.run("python", "benchmarks/performance.py", *session.posargs)
+
+
+@nox.session(default=False, requires=["wheels", "torch"])
 def benchmarks(session: nox.Session) -> None:
     """Speed, side by side with other implementations: the scripts in benchmarks/ that answer single questions."""
     install_workspace(session, "transformers", "diffusers", "peft")
-    of_other_sessions = {"bench.py"}
+    of_other_sessions = {"bench.py", "performance.py", "performance_page.py", "roofline.py"}
     for script in sorted(Path("benchmarks").glob("[!_]*.py")):
         if script.name not in of_other_sessions:
             session.run("python", str(script), *session.posargs)
