@@ -24,7 +24,7 @@ def machine_lines(machine: Mapping[str, Any], load: float | None) -> str:
 
 def rate_lines(rates: Mapping[str, float]) -> str:
     """Return the machine's limits in a line."""
-    parts = [f"{name} {rate / 1e9:,.0f} {'GB/s' if name == 'read' else 'GFLOP/s'}" for name, rate in rates.items()]
+    parts = [f"{name} {_number(rate / 1e9)} {'GB/s' if name == 'read' else 'GFLOP/s'}" for name, rate in rates.items()]
     return f"limits: {', '.join(parts)}"
 
 
