@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from .errors import UnsupportedWeightError
 
 BLOCK_ROWS = 512
-"""How many rows of a weight are dequantized at a time for a product with many rows of input.
+"""How many rows of a weight each thread dequantizes at a time for a product with many rows of input.
 
 A block of 512 × 4,096 in bfloat16 is 4 MB: it stays in a cache between its conversion and the product, and is long
 enough for the product to run at its full rate.
 """
+_MOST_BLOCK_ROWS = 4096
 
 ROWS_AT_A_TIME = 512
 """How many rows of a weight are quantized at a time, so that float32 copies stay small beside the weight."""
@@ -42,7 +43,7 @@ class PlainWeight:
         """Return ``out_MO`` in the input's dtype."""
         if not self.splits or input_MI.device.type != "cpu":
             return multiply_dense(input_MI, self.dequantize(self.tensors))
-        blocks = zip(*(torch.split(tensor, BLOCK_ROWS) for tensor in self.tensors.values()), strict=True)
+        blocks = zip(*(torch.split(tensor, block_rows()) for tensor in self.tensors.values()), strict=True)
         products = [
             multiply_dense(input_MI, self.dequantize(dict(zip(self.tensors, block, strict=True)))) for block in blocks
         ]
@@ -51,6 +52,11 @@ class PlainWeight:
     def stored(self) -> dict[str, Tensor]:
         """Return the tensors that it was prepared from."""
         return self.tensors
+
+
+def block_rows() -> int:
+    """Return how many rows of a weight are dequantized at a time; oneDNN gives a product with fewer to one thread."""
+    return min(BLOCK_ROWS * torch.get_num_threads(), _MOST_BLOCK_ROWS)
 
 
 def multiply_dense(input_MI: Tensor, weight_OI: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..plain_weight import BLOCK_ROWS, ROWS_AT_A_TIME, aligned, multiply_dense, product_dtype
+from ..plain_weight import ROWS_AT_A_TIME, aligned, block_rows, multiply_dense, product_dtype
 from ..weight_quantizer import LinearSpec
 from .cpu_rows import INT4_ROWS, product_instructions
 from .int4_codes import LOWEST, join_codes, scale_codes, split_codes, split_raised
@@ -75,7 +75,7 @@ class CPUInt4Weight:
         """Dequantize some rows at a time, in the order of columns that the packed codes have, and multiply."""
         values_MI = input_MI.to(product_dtype(input_MI))
         out_MO = values_MI.new_empty(len(values_MI), len(self.packed_OJ))
-        reused = values_MI.new_empty(values_MI.shape[1] * min(BLOCK_ROWS, len(self.packed_OJ)))
+        reused = values_MI.new_empty(values_MI.shape[1] * min(block_rows(), len(self.packed_OJ)))
         for rows, X in _spans(len(self.packed_OJ)):
             packed_OJ, scale_GO = self.packed_OJ[rows], self.scales_and_zeros_GO2[:, rows, 0].contiguous()
             weight_IO = reused[: values_MI.shape[1] * len(packed_OJ)].view(-1, len(packed_OJ))
@@ -178,11 +178,11 @@ def _unpack_blocks(packed_OJ: Tensor, X: int, *, out: Tensor) -> None:
 
 
 def _spans(count: int) -> Iterator[tuple[slice, int]]:
-    """Yield up to ``BLOCK_ROWS`` rows at a time, and how many of them are in each of the kernel's blocks."""
-    X = _block_size()
+    """Yield up to ``block_rows()`` rows at a time, and how many of them are in each of the kernel's blocks."""
+    X, step = _block_size(), block_rows()
     whole = count // X * X
-    for begin in range(0, whole, BLOCK_ROWS):
-        yield slice(begin, min(begin + BLOCK_ROWS, whole)), X
+    for begin in range(0, whole, step):
+        yield slice(begin, min(begin + step, whole)), X
     if whole < count:
         yield slice(whole, count), count - whole
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..plain_weight import BLOCK_ROWS, aligned, by_rows, check_finite, multiply_dense, product_dtype
+from ..plain_weight import aligned, block_rows, by_rows, check_finite, multiply_dense, product_dtype
 from ..weight_quantizer import LinearSpec, PreparedWeight, TensorLayout, WeightQuantizer
 from .cpu_rows import INT8_ROWS, product_instructions
 
@@ -100,9 +100,10 @@ class Int8Weight:
         """Multiply with the codes, which every floating type holds exactly, some rows at a time; then scale."""
         values_MI = input_MI.to(product_dtype(input_MI))
         out_MO = values_MI.new_empty(len(values_MI), len(self.codes_OI))
-        reused_OI = values_MI.new_empty(BLOCK_ROWS, self.codes_OI.shape[1])
-        for begin in range(0, len(self.codes_OI), BLOCK_ROWS):
-            rows = slice(begin, begin + BLOCK_ROWS)
+        step = min(block_rows(), len(self.codes_OI))
+        reused_OI = values_MI.new_empty(step, self.codes_OI.shape[1])
+        for begin in range(0, len(self.codes_OI), step):
+            rows = slice(begin, begin + step)
             codes_OI = self.codes_OI[rows]
             product_MO = F.linear(values_MI, reused_OI[: len(codes_OI)].copy_(codes_OI))
             torch.mul(product_MO, self.scale_O[rows], out=out_MO[:, rows])
