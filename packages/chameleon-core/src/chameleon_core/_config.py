@@ -23,6 +23,12 @@ _VALUE = 80
 """The longest repr of a field's value that a configuration's repr contains, in characters."""
 
 
+@functools.cache
+def fields_of(cls: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Return the fields of a class. msgspec reads its annotations anew in each call, which takes a millisecond."""
+    return msgspec.structs.fields(cls)
+
+
 class ConfigMeta(msgspec.StructMeta):
     """Makes an unknown field name a ``ConfigError`` that names the closest field, in place of a ``TypeError``.
 
@@ -67,7 +73,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
     """Fields whose null isn't the default, though their type has no None: they follow from another field."""
 
     def __post_init__(self) -> None:
-        for field in msgspec.structs.fields(self):
+        for field in fields_of(type(self)):
             msgspec.structs.force_setattr(self, field.name, self._checked(field, getattr(self, field.name)))
         self.check()
 
@@ -106,7 +112,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
         null and "auto" mean the default where a field has no such value, and 32.0 means 32. ``source`` names the file
         in errors and in the warning.
         """
-        names = {field.name for field in msgspec.structs.fields(cls)} - {"extras"}
+        names = {field.name for field in fields_of(cls)} - {"extras"}
         fields: dict[str, Any] = {}
         extras: dict[str, Any] = {}
         for key, value in data.items():
@@ -139,7 +145,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
         """Return a JSON-ready mapping: the fields, and the extras of the file that it was read from."""
         fields = {
             field.name: msgspec.to_builtins(getattr(self, field.name))
-            for field in msgspec.structs.fields(self)
+            for field in fields_of(type(self))
             if field.name != "extras"
         }
         return {**self.extras, **fields}
@@ -154,7 +160,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, metaclass=ConfigMeta):
     def __repr__(self) -> str:
         shown = [
             f"{field.name}={self._shown(field.name, getattr(self, field.name))}"
-            for field in msgspec.structs.fields(self)
+            for field in fields_of(type(self))
             if getattr(self, field.name) != _default(field)
         ]
         line = f"{type(self).__name__}({', '.join(shown)})"
@@ -240,7 +246,7 @@ def fits(annotation: Any, value: Any) -> bool:
 
 def _as_meant(cls: type[Config], fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a file without those whose null or "auto" means the default, and 32.0 as 32."""
-    types = {field.name: field.type for field in msgspec.structs.fields(cls)}
+    types = {field.name: field.type for field in fields_of(cls)}
     meant: dict[str, Any] = {}
     for name, given in fields.items():
         value = given

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from chameleon_backends.plugins import PluginSpec, resolve
@@ -18,8 +19,9 @@ def check_options(spec: PluginSpec, options: Mapping[str, Any], *, kind: str, fi
     ``kind`` is what the plugin is, ``field`` where its options are given, both for the error. The first ``arguments``
     parameters of the factory aren't options.
     """
+    factory = resolve(spec.factory)
     try:
-        parameters = list(inspect.signature(resolve(spec.factory)).parameters.values())[arguments:]
+        parameters = (_parameters if isinstance(factory, Hashable) else _parameters.__wrapped__)(factory)[arguments:]
     except (TypeError, ValueError):  # a callable in C, which doesn't say
         return
     known = {each.name: each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
@@ -37,3 +39,8 @@ def check_options(spec: PluginSpec, options: Mapping[str, Any], *, kind: str, fi
             f"the {kind} {spec.name!r} needs the option {missing[0]!r}: "
             f'{{"name": "{spec.name}", "{missing[0]}": …}} in {field}.'
         )
+
+
+@functools.lru_cache(maxsize=256)  # asked for each request, and read from the source of signatures each time
+def _parameters(factory: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(factory).parameters.values())

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, Self, overload
 import msgspec
 
 from ._commits import stored
-from ._config import Config
+from ._config import Config, fields_of
 from ._files import read_json, write_json, writing
 from ._hub import HubOptions, find_folder, push_saved, take_push_options
 from ._pretrained_names import INSTEAD, NAMES, OF_GENERATION, ONLY, RECORDS, WRITTEN, as_dtype, as_kind
@@ -67,7 +67,7 @@ class PretrainedConfig(Config, frozen=False, dict=True, kw_only=True):  # type: 
 
     def __setattr__(self, name: str, value: Any) -> None:
         name = NAMES.get(name, type(self).attribute_map.get(name, name))
-        fields = {field.name: field for field in msgspec.structs.fields(self)}
+        fields = {field.name: field for field in fields_of(type(self))}
         if name not in fields:
             if isinstance(getattr(type(self), name, None), property):
                 self._assign_property(name, value)

@@ -77,9 +77,9 @@ class TextArguments(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < least):
                 raise ConfigError(f"{name} is {value!r:.80}, expected an integer ≥ {least}.")
-        for field in msgspec.structs.fields(self):
-            if field.type is bool and not isinstance(getattr(self, field.name), bool):
-                raise ConfigError(f"{field.name} is {getattr(self, field.name)!r:.80}, expected True or False.")
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} is {getattr(self, name)!r:.80}, expected True or False.")
 
     def lengths(self, model_max_length: int) -> tuple[int | None, int | None, bool]:
         """Return the length to cut rows to, the length to pad them to, and whether they are padded at all.
@@ -138,5 +138,6 @@ def text_arguments(arguments: Mapping[str, Any], *, known: Iterable[str] = (), c
     return TextArguments(**chosen)
 
 
-_BOOLS = frozenset(field.name for field in msgspec.structs.fields(TextArguments) if field.type is bool) | {"stride"}
+_FLAGS = tuple(field.name for field in msgspec.structs.fields(TextArguments) if field.type is bool)
+_BOOLS = frozenset(_FLAGS) | {"stride"}
 """Fields for which None means the default."""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
-from .._config import Config
+from .._config import Config, fields_of
 from ..config import ChameleonVQVAEConfig
 from ..errors import ConfigError
 
@@ -26,7 +26,7 @@ class QuantizerOptions(Config, frozen=True, kw_only=True):
     def of(cls: type[OptionsT], config: ChameleonVQVAEConfig) -> OptionsT:
         """Return the options of a configuration. Raises ``ConfigError`` for the first one that is wrong."""
         quantizer, given = config.quantizer, config.quantizer_options
-        fields = {field.name: field for field in msgspec.structs.fields(cls) if field.name != "extras"}
+        fields = {field.name: field for field in fields_of(cls) if field.name != "extras"}
         for name in given:
             if name not in fields:
                 raise ConfigError(_unknown(quantizer, name, list(fields)))
