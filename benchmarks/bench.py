@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -53,6 +54,7 @@ def main() -> int:
         print("\n".join(f"{row.name:28}{row.summary} ({row.unit})" for row in rows))
         return 0
     torch.set_num_threads(arguments.threads)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process that a row starts would compile all it imports
     transformers.logging.set_verbosity_error()
     return run(rows, arguments.scale, arguments.json)
 
