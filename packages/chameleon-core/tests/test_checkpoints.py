@@ -280,6 +280,15 @@ def test_an_unknown_type_in_a_file_is_named(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize("shape", [[2**63, 0], [0, 2**64]])
+def test_a_size_that_no_tensor_has_is_refused(shape: list[int], tmp_path: Path) -> None:
+    header = json.dumps({"more.weight": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "config.json").write_text(json.dumps(SMALL.to_dict()))
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(FileFormatError, match=r"more\.weight has the shape|not a complete safetensors file"):
+        load(tmp_path)
+
+
 def test_a_file_with_an_unpadded_header_is_read(tmp_path: Path) -> None:
     save_checkpoint(make_model(), tmp_path, config=SMALL)
     entries = {

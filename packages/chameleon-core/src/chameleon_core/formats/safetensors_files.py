@@ -33,6 +33,7 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 
+_LARGEST_SIZE = 2**63 - 1
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(_UNITS)})")
 
@@ -136,12 +137,16 @@ def _stored(file: Any, name: str, path: Path) -> StoredTensor:
     if dtype is None:
         raise FileFormatError(f"{path}: {name} has the type {view.get_dtype()}; expected one of {', '.join(_DTYPES)}.")
 
+    shape = tuple(view.get_shape())
+    if max(shape, default=0) > _LARGEST_SIZE:  # beside a size of 0 a file holds any other
+        raise FileFormatError(f"{path}: {name} has the shape {list(shape)}, with a size that no tensor has.")
+
     def load() -> Tensor:
         tensor: Tensor = file.get_tensor(name)
         # Without padding of the header tensors are misaligned, which kernels may not support.
         return tensor.clone() if tensor.data_ptr() % dtype.itemsize else tensor
 
-    return StoredTensor(tuple(view.get_shape()), dtype, load)
+    return StoredTensor(shape, dtype, load)
 
 
 if not TYPE_CHECKING:
