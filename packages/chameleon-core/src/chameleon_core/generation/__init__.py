@@ -15,7 +15,9 @@ from .processors import (
     processor_chain,
 )
 from .requests import NewIds, Request, RequestHandle
-from .rows import FinishReason
+from .row_chooser import RowChooser
+from .row_machine import RowMachine, start_machine
+from .rows import FinishReason, Row
 from .stream import Step, generate_ids
 
 __all__ = [
@@ -37,6 +39,9 @@ __all__ = [
     "ProcessorChain",
     "Request",
     "RequestHandle",
+    "Row",
+    "RowChooser",
+    "RowMachine",
     "RowView",
     "SearchView",
     "Searcher",
@@ -46,4 +51,5 @@ __all__ = [
     "generate_ids",
     "make_processor",
     "processor_chain",
+    "start_machine",
 ]

@@ -12,35 +12,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .allowed import AllowedIds, AllowedTable
 from .repacked_head import MAX_ROWS, RepackedRows, reads_weight_alone
 
 if TYPE_CHECKING:
     from typing import Any
 
     from .decoder import Decoder
-    from .rows import Row
 
 
-MOST_KEPT = 64
-"""How many sets of a few ids keep their copies: which sizes of pictures fit depends on the room that is left."""
-
-
-class Candidates:
-    """Ids of one kind that may come next, ascending for text and by code for pictures.
+class Candidates(AllowedIds):
+    """Ids that may come next, with the rows of the output layer that they need.
 
     Copies of the output layer's rows are made on first use and kept, so a change of the model's weights isn't seen.
     """
 
     def __init__(self, model: Decoder[Any], ids_A: Tensor, *, many: bool) -> None:
+        super().__init__(ids_A.to(model.device))
         self.model = model
-        self.ids_A = ids_A.to(model.device)
         # Text is nearly the whole vocabulary, of which a copy wouldn't pay.
         self.many = many
-
-    @cached_property
-    def place(self) -> dict[int, int]:
-        """The index of each id."""
-        return {token_id: index for index, token_id in enumerate(self.ids_A.tolist())}
 
     @property
     def is_product(self) -> bool:
@@ -74,26 +65,13 @@ class Candidates:
         return weight_AE.t().contiguous().t() if weight_AE.device.type == "cpu" else weight_AE
 
 
-class CandidateTable:
+class CandidateTable(AllowedTable[Candidates]):
     """The candidates of each state that rows of one model may be in."""
 
     def __init__(self, model: Decoder[Any]) -> None:
+        super().__init__(model.config.vocab_size, lambda ids_A, many: Candidates(model, ids_A, many=many))
         self.model = model
-        self._text: dict[frozenset[int], Candidates] = {}
-        self._few: dict[tuple[int, ...], Candidates] = {}
         self._never_written: dict[Candidates, Candidates] = {}
-
-    def of(self, row: Row) -> Candidates:
-        """Return what may come next in a row that isn't forced."""
-        if row.kind == "text":
-            return self._of_text(row)
-        next_ids = row.next_ids
-        return self.codes if next_ids is None else self._of_few(next_ids)
-
-    @cached_property
-    def codes(self) -> Candidates:
-        """The picture codes 0 … Z − 1."""
-        return Candidates(self.model, self.model.layout.code_to_id_Z, many=False)
 
     def never_written(self, text: Candidates) -> Candidates:
         """Return the ids besides ``text`` that the model may predict in text: special ones, and those without a name.
@@ -101,32 +79,9 @@ class CandidateTable:
         Codes of pictures aren't among them.
         """
         if text not in self._never_written:
-            is_text_V = torch.zeros(self.model.config.vocab_size, dtype=torch.bool)
+            is_text_V = torch.zeros(self.vocab_size, dtype=torch.bool)
             is_text_V[text.ids_A.cpu()] = True
             if self.model.config.vocabulary_map is not None:
                 is_text_V[self.model.layout.code_to_id_Z.cpu()] = True
             self._never_written[text] = Candidates(self.model, (~is_text_V).nonzero()[:, 0], many=False)
         return self._never_written[text]
-
-    def _of_text(self, row: Row) -> Candidates:
-        """Return the ids that text may hold or that may end it or begin a segment; all where there is no layout."""
-        layout = row.layout
-        if layout is None:
-            if frozenset() not in self._text:
-                ids_A = torch.arange(self.model.config.vocab_size)
-                self._text[frozenset()] = Candidates(self.model, ids_A, many=True)
-            return self._text[frozenset()]
-        ends = frozenset(token_id for token_id in row.stop_ids | row.also_text if not layout.text_allowed_V[token_id])
-        ends = ends.union(row.beginnings)
-        if ends not in self._text:
-            allowed_V = layout.text_allowed_V.clone()
-            allowed_V[[*ends]] = True
-            self._text[ends] = Candidates(self.model, allowed_V.nonzero()[:, 0], many=True)
-        return self._text[ends]
-
-    def _of_few(self, ids: tuple[int, ...]) -> Candidates:
-        if ids not in self._few:
-            if len(self._few) == MOST_KEPT:
-                self._few.clear()
-            self._few[ids] = Candidates(self.model, torch.tensor(ids), many=False)
-        return self._few[ids]

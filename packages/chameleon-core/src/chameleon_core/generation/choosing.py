@@ -7,13 +7,14 @@ either of the last two.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..errors import ChameleonCoreError, GenerationError
+from .allowed import AllowedIds
 from .candidates import Candidates, CandidateTable
 from .finite import find_not_finite, is_finite
 from .noise import noise_key
@@ -58,16 +59,7 @@ class Chooser:
     ) -> list[int | ChameleonCoreError]:
         logits_PA, errors = self._guided_logits(candidates, points, hidden_ME)
         forbid_beginnings(logits_PA, candidates, points)
-        chosen: dict[int, int | ChameleonCoreError] = {**errors}
-        groups: dict[tuple[ProcessorChain, bool], list[int]] = defaultdict(list)
-        for number, point in enumerate(points):
-            if number not in errors:
-                groups[point.chain, point.seed is None].append(number)
-        for (chain, _), numbers in groups.items():
-            group = [points[number] for number in numbers]
-            logits_RA = logits_PA if len(numbers) == len(points) else logits_PA[numbers]
-            chosen.update(zip(numbers, _choose_or_fail(chain, logits_RA, candidates, group), strict=True))
-        return [chosen[number] for number in range(len(points))]
+        return choose_among(candidates, points, logits_PA, errors)
 
     def _guided_logits(
         self, candidates: Candidates, points: Sequence[Point], hidden_ME: Tensor
@@ -95,6 +87,22 @@ class Chooser:
         return logits_PA, overflowed | {owners[place]: error for place, error in found.items()}
 
 
+def choose_among(
+    allowed: AllowedIds, points: Sequence[Point], logits_PA: Tensor, errors: Mapping[int, ChameleonCoreError]
+) -> list[int | ChameleonCoreError]:
+    """Return the next id of each point from the guided logits, or what goes wrong; ``errors`` are what did before."""
+    chosen: dict[int, int | ChameleonCoreError] = {**errors}
+    groups: dict[tuple[ProcessorChain, bool], list[int]] = defaultdict(list)
+    for number, point in enumerate(points):
+        if number not in errors:
+            groups[point.chain, point.seed is None].append(number)
+    for (chain, _), numbers in groups.items():
+        group = [points[number] for number in numbers]
+        logits_RA = logits_PA if len(numbers) == len(points) else logits_PA[numbers]
+        chosen.update(zip(numbers, _choose_or_fail(chain, logits_RA, allowed, group), strict=True))
+    return [chosen[number] for number in range(len(points))]
+
+
 def _weighted_sums(values_LX: Tensor, weights: Sequence[float], owners: Sequence[int]) -> Tensor:
     """Return the weighted sum of each point's lanes, [P, X]; ``owners`` are the lanes' points, in ascending order."""
     weighted_LX = values_LX * values_LX.new_tensor(weights)[:, None]
@@ -103,31 +111,28 @@ def _weighted_sums(values_LX: Tensor, weights: Sequence[float], owners: Sequence
 
 
 def _choose_or_fail(
-    chain: ProcessorChain, logits_PA: Tensor, candidates: Candidates, points: Sequence[Point]
+    chain: ProcessorChain, logits_PA: Tensor, allowed: AllowedIds, points: Sequence[Point]
 ) -> Sequence[int | ChameleonCoreError]:
     """Return the ids of points with the same processors, or the errors of those whose processors fail."""
     try:
-        return _choose_alike(chain, logits_PA, candidates, points)
+        return _choose_alike(chain, logits_PA, allowed, points)
     except ChameleonCoreError as error:
         if len(points) == 1:
             return [error]
         # Only the rows at fault end.
         alone = [
-            _choose_or_fail(chain, logits_PA[place : place + 1], candidates, [point])
-            for place, point in enumerate(points)
+            _choose_or_fail(chain, logits_PA[place : place + 1], allowed, [point]) for place, point in enumerate(points)
         ]
         return [found for (found,) in alone]
 
 
-def _choose_alike(
-    chain: ProcessorChain, logits_PA: Tensor, candidates: Candidates, points: Sequence[Point]
-) -> list[int]:
+def _choose_alike(chain: ProcessorChain, logits_PA: Tensor, allowed: AllowedIds, points: Sequence[Point]) -> list[int]:
     """Return the ids of points with the same processors, all of them sampled or none."""
-    logits_PA = chain.process(logits_PA, candidates.ids_A, [point.state for point in points])
+    logits_PA = chain.process(logits_PA, allowed.ids_A, [point.state for point in points])
     if points[0].seed is None:
         places_P = choose(logits_PA)
     else:
         keys = [noise_key(point.seed or 0, point.row.index, point.position) for point in points]
-        places_P = choose_sampled(logits_PA, candidates.ids_A, torch.tensor(keys, device=logits_PA.device))
-    ids: list[int] = candidates.ids_A[places_P].tolist()
+        places_P = choose_sampled(logits_PA, allowed.ids_A, torch.tensor(keys, device=logits_PA.device))
+    ids: list[int] = allowed.ids_A[places_P].tolist()
     return ids

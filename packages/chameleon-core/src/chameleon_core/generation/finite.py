@@ -27,7 +27,7 @@ def find_not_finite(
 ) -> dict[int, GenerationError]:
     """Return an error with the row, the step and the likely cause for each place whose logits hold NaN or infinity.
 
-    ``option`` are the options that changed logits which were finite before.
+    ``option`` are the options that changed logits which were finite before. ``model`` is None where it isn't at hand.
     """
     if is_finite(logits_RA):
         return {}
@@ -46,6 +46,8 @@ def find_not_finite(
 
 
 def _likely_cause(model: object) -> str:
+    if model is None:
+        return "Its weights aren't finite, or its activations overflow."
     tensors = [*model.named_parameters(), *model.named_buffers()] if isinstance(model, nn.Module) else []
     floats = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
     broken = [name for name, tensor in floats if not tensor.float().isfinite().all()]

@@ -185,7 +185,7 @@ class SearchingRow(RunningRow[LaneT]):
         row = copy.copy(self.running[continuation.parent].row)
         row.new_ids = [*row.new_ids]
         row.accept(continuation.token_id)
-        if row.finish_reason != "stop" and self._has_stop_string(row):
+        if row.finish_reason != "stop" and self.has_stop_string(row):
             row.finish_reason = "stop"
         return row
 

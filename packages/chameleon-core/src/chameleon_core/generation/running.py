@@ -5,19 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic
+from typing import Generic
 
-from ..errors import ChameleonCoreError, GenerationError
+from ..errors import ChameleonCoreError
 from .choosing import Found
-from .decoder import LaneCacheLike, LaneT, TextDecoder
+from .decoder import LaneCacheLike, LaneT
 from .decoding import RowGuesser
 from .feeds import Feed, Lane
-from .guidance import picture_branches, text_branch
 from .points import Point
 from .prefix_cache import PrefixCache, PrefixKey
-from .processors import Kind, ProcessorChain
+from .processors import Kind
 from .requests import NewIds, RequestHandle
-from .rows import Row
+from .row_machine import RowMachine
 from .scoring import Scores
 from .segment_kinds import PICTURE
 
@@ -26,34 +25,19 @@ SPARE_POSITIONS = 128
 
 
 @dataclass(slots=True, eq=False)
-class RunningRow(Generic[LaneT]):
+class RunningRow(RowMachine, Generic[LaneT]):
     """A row with what it needs to run."""
 
-    row: Row
-    """Its ids and its state."""
     handle: RequestHandle
     """What the caller has of it."""
-    seed: int | None
-    """The seed of its noise; None takes the likeliest ids."""
-    chains: dict[Kind, ProcessorChain]
-    """What changes its logits, for each kind of what it may write."""
-    states: dict[Kind, Any]
-    """The states of the chains after the row's ids."""
     guessers: dict[Kind, RowGuesser]
     """What guesses its next ids, for each kind for which something is guessed."""
-    tokenizer: TextDecoder | None
-    """What decodes text, for stop strings."""
     lanes: list[Lane[LaneT]] = field(default_factory=list)
     """Its lanes, the whole context first; none while it waits."""
     computing: PrefixKey | None = None
     """What the prefix cache calls the beginning of the prompt that the row computes; None once it has."""
     reported: int = 0
     """How many of its new ids the engine has returned."""
-
-    @property
-    def kind(self) -> Kind:
-        """What it chooses next."""
-        return self.row.kind
 
     def is_overdue(self, now: float) -> bool:
         """Return whether its time is over; ``max_time`` lets it write one id."""
@@ -75,7 +59,7 @@ class RunningRow(Generic[LaneT]):
     @property
     def num_lanes(self) -> int:
         """How many lanes it has at most."""
-        options = self.handle.request.options
+        options = self.options
         is_guided = PICTURE in self.row.kinds and (options.guidance_text, options.guidance_image) != (1, 1)
         return 1 + 2 * is_guided + (options.guidance_scale != 1)
 
@@ -182,7 +166,7 @@ class RunningRow(Generic[LaneT]):
                     return
                 break
             try:
-                new = self._accept(token_id)
+                new = self.accept(token_id)
             except ChameleonCoreError as error:
                 self._fail(error)
                 return
@@ -212,36 +196,11 @@ class RunningRow(Generic[LaneT]):
 
     def accept_written(self, ids: Sequence[int]) -> None:
         """Accept what the row wrote in an earlier run. Raises ``GenerationError`` for what it can't have written."""
-        for place, token_id in enumerate(ids):
-            problem = self.row.why_not_next(token_id)
-            if problem is not None:
-                raise GenerationError(
-                    f"id {token_id}, which is number {place} of what row {self.row.index} has written, {problem}."
-                )
-            self._take_one(token_id)
+        RowMachine.accept_written(self, ids)  # super() has the class without slots
         self.reported = len(ids)
-
-    def accept_forced(self) -> list[int]:
-        """Accept ids while only one is allowed, and return them."""
-        forced = []
-        while (token_id := self.row.forced_id) is not None:
-            self._take_one(token_id)
-            forced.append(token_id)
-        return forced
 
     def _fail(self, error: ChameleonCoreError) -> None:
         self.handle.error, self.row.finish_reason = error, "error"
-
-    def _accept(self, token_id: int) -> list[int]:
-        self._take_one(token_id)
-        if self.row.finish_reason != "stop" and self._has_stop_string(self.row):
-            self.row.finish_reason = "stop"
-        return [token_id, *self.accept_forced()]
-
-    def _take_one(self, token_id: int) -> None:
-        self.row.accept(token_id)
-        for kind, chain in self.chains.items():
-            self.states[kind] = chain.advance(self.states[kind], token_id)
 
     def _keep_prefix(self, prefixes: PrefixCache) -> None:
         """Keep the prompt for other rows, once the first lane has been fed it."""
@@ -262,32 +221,16 @@ class RunningRow(Generic[LaneT]):
     def _branch(self, cache: LaneCacheLike[LaneT]) -> None:
         """Add lanes for the guidance of text or where a picture has begun, and drop them once it is complete."""
         main, *branches = self.lanes
-        options = self.handle.request.options
-        guides_text = options.guidance_scale != 1
+        guides_text = self.options.guidance_scale != 1
         if not (self.row.lacks_codes or guides_text) or self.row.finish_reason is not None:
             for lane in branches:
                 cache.free(lane.cached)
             self.lanes = [main]
             main.weight = 1.0
         elif not branches:
-            weights = text_branch(self.row, options) if guides_text else picture_branches(self.row, options)
+            weights = self.branches()
             main.weight = 1 - sum(weights.values())
             for context, weight in weights.items():
                 ahead = min(self.row.room, SPARE_POSITIONS) if guides_text else self._segment_ahead
                 cached = cache.add(len(context) + ahead)
                 self.lanes.append(Lane(cached, list(context), weight, is_branch=True))
-
-    def _has_stop_string(self, row: Row) -> bool:
-        """Return whether the newest id completes a stop string in the text since the last picture."""
-        stops = self.handle.request.options.stop_strings
-        if not stops or row.segment is not None:
-            return False
-        assert self.tokenizer is not None
-        # An id is at least one byte of text, so a stop string that ends here began within as many ids as it has bytes.
-        longest = max(len(stop.encode()) for stop in stops)
-        tail = list(itertools.takewhile(self._is_text, reversed(row.new_ids[-longest:])))
-        text = self.tokenizer.decode(tail[::-1])
-        return any(stop in text for stop in stops)
-
-    def _is_text(self, token_id: int) -> bool:
-        return self.row.layout is None or bool(self.row.layout.text_allowed_V[token_id])

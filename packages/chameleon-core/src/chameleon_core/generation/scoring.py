@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ChameleonCoreError
+from .allowed import AllowedIds
 from .candidates import Candidates, CandidateTable
 from .finite import find_not_finite
 from .noise import gumbel_noise, noise_key
@@ -57,12 +58,12 @@ def score_points(
     return [scored[number] for number in range(len(points))]
 
 
-def forbid_beginnings(logits_PA: Tensor, candidates: Candidates, points: Sequence[Point]) -> None:
+def forbid_beginnings(logits_PA: Tensor, allowed: AllowedIds, points: Sequence[Point]) -> None:
     """Forbid, in place, what begins a segment at points where it may not."""
     closed = [(number, each) for number, point in enumerate(points) for each in point.forbidden_beginnings]
     if closed:
         numbers = [number for number, _ in closed]
-        logits_PA[numbers, [candidates.place[begin_id] for _, begin_id in closed]] = FORBIDDEN
+        logits_PA[numbers, [allowed.place[begin_id] for _, begin_id in closed]] = FORBIDDEN
 
 
 def _scored_or_failed(

@@ -192,7 +192,7 @@ def searched(strategy: DecodingStrategy, seeds: Sequence[int], *, steps: int | N
         engine._waiting.remove(row)
         checked = RowSearcher(searcher, "the strategy under test")
         searching: SearchingRow[Any] = SearchingRow(
-            row.row, row.handle, row.seed, row.chains, row.states, {}, None, searcher=checked
+            row.row, row.view, row.chains, row.states, row.handle, {}, searcher=checked
         )
         engine._waiting.put_back(searching)
     while not engine.is_idle:
