@@ -310,23 +310,24 @@ class Chameleon(ShortForms):
             )
             for row in range(len(rows))
         ]
-        return _events(self._steps(rows, earlier, options, should_stop), readers, earlier)
+        # None where there is nothing to run.
+        steps = self.run_rows(rows, options, written=earlier, should_stop=should_stop) if rows else None
+        return _events(steps, readers, earlier)
 
-    @property
-    def _loaded_image_tokenizer(self) -> ImageTokenizerLike | None:
-        # The processor loads the model's without this object.
-        return self.model._image_tokenizer if self._image_tokenizer is None else self._image_tokenizer
-
-    def _steps(
+    @translates_errors
+    def run_rows(
         self,
         rows: Sequence[Sequence[int]],
-        earlier: Sequence[Sequence[int]],
         options: GenerationOptions,
-        should_stop: Callable[[], bool] | None,
-    ) -> Generator[Step] | None:
-        """Start generation of rows of ids, padded on the left; None where there are none."""
-        if not rows:
-            return None
+        *,
+        written: Sequence[Sequence[int]],
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Generator[Step]:
+        """Run prompts of ids, at least one, until every row has ended or ``should_stop()`` is true; yield each step.
+
+        ``written`` are the ids that each row has written in an earlier run. Prompts and options are checked eagerly.
+        All that the pipeline generates comes from here, so a subclass that has another engine overrides it.
+        """
         width = max(map(len, rows))
         ids_BT = [[self.layout.pad_id] * (width - len(ids)) + list(ids) for ids in rows]
         mask_BT = [[0] * (width - len(ids)) + [1] * len(ids) for ids in rows]
@@ -335,10 +336,15 @@ class Chameleon(ShortForms):
             torch.tensor(ids_BT, device=self.model.device),
             torch.tensor(mask_BT, device=self.model.device),
             options,
-            written=earlier,
+            written=written,
             tokenizer=self.processor.tokenizer,
             should_stop=should_stop,
         )
+
+    @property
+    def _loaded_image_tokenizer(self) -> ImageTokenizerLike | None:
+        # The processor loads the model's without this object.
+        return self.model._image_tokenizer if self._image_tokenizer is None else self._image_tokenizer
 
     def _draw(self, codes: Sequence[int], grid: Grid | None) -> PILImage:
         codes_1N = torch.tensor([codes])
