@@ -20,6 +20,7 @@ from .._boundary import translates_errors
 from .._commits import committing, is_save
 from .._files import writing
 from ..config import ChameleonConfig
+from ..divided import any_divided
 from ..errors import CheckpointWarning, InterchangeWarning, WeightsError
 from ..formats import IMAGE_PREFIX, Checkpoint, StoredTensor
 from ..formats.safetensors_files import parse_size
@@ -111,10 +112,15 @@ def save_checkpoint(
     has the weights that are saved in place of the model's own.
 
     Raises ``WeightsError`` where the config ties the embeddings and those of the model differ, ``source`` doesn't
-    exist, or the tensors aren't those that the config describes: adapters, wrapped layers, layers of other sizes; and,
-    unless ``check_finite`` is False, where they hold NaN or infinity, since loading refuses them. Raises
-    ``FileAccessError`` where the folder can't be written.
+    exist, or the tensors aren't those that the config describes: adapters, wrapped layers, layers of other sizes, parts
+    of a model that ranks divide; and, unless ``check_finite`` is False, where they hold NaN or infinity, since loading
+    refuses them. Raises ``FileAccessError`` where the folder can't be written.
     """
+    if any_divided(model.parameters() if state_dict is None else state_dict.values()):
+        raise WeightsError(
+            "the weights are divided among ranks, and this process has a part of them. Call save_pretrained of the "
+            "trainer on all ranks, which gathers them."
+        )
     if check_finite:
         _check_finite(_plain_weights(model) if state_dict is None else state_dict, image_weights or {})
     tensors = _own_tensors(_tensors(model) if state_dict is None else _given_tensors(state_dict), config)

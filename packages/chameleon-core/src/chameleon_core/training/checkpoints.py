@@ -1,13 +1,14 @@
 """The state of a run on disk: the parameters that train as safetensors, the rest as tensors that load without pickle.
 
-A checkpoint is a pair of files and ``checkpoint.json``, which names them and is replaced last, so that a run that is
-killed while it saves resumes from the previous state.
+A checkpoint is a pair of files, or of several ranks a folder of shards, and ``checkpoint.json``, which names them and
+is replaced last, so that a run that is killed while it saves resumes from the previous state.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,9 @@ from torch.optim import AdamW
 
 from .._commits import remove_leftovers
 from .._files import check_is_file, read_json, replacing, write_json
+from ..divided import placed_as
 from ..errors import FileFormatError, WeightsError
+from .ranks import Ranks
 from .stored_state import OptimizerState, Seconds, StepCount, checked_generator, read_state
 
 POINTER_FILE = "checkpoint.json"
@@ -48,6 +51,11 @@ class _Pointer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     progress: Progress
 
 
+class _Shards(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    shards: Annotated[str, Meta(pattern=r"^shards-[0-9A-Za-z-]+\Z")]
+    progress: Progress
+
+
 class _Generators(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cpu: Tensor
     cuda: list[Tensor]
@@ -58,24 +66,49 @@ class _State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     generators: _Generators
 
 
-def save_checkpoint(folder: str | os.PathLike[str], model: nn.Module, optimizer: AdamW, progress: Progress) -> None:
-    """Save the parameters that train, the optimizer, the generators and ``progress``; remove the previous save."""
+def save_checkpoint(
+    folder: str | os.PathLike[str], model: nn.Module, optimizer: AdamW, progress: Progress, ranks: Ranks
+) -> None:
+    """Save the parameters that train, the optimizer, the generators and ``progress``; remove the previous save.
+
+    Of several ranks, each writes its own part into a folder that all have, and no generators.
+    """
     folder = Path(folder)
     # Unique even when a step is saved again, so that files which the pointer names are never overwritten.
-    suffix = f"{progress.step:07d}-{secrets.token_hex(4)}"
-    pointer = _Pointer(weights=f"weights-{suffix}.safetensors", state=f"state-{suffix}.pt", progress=progress)
-    with replacing(folder / pointer.weights) as temporary:
+    suffix = f"{progress.step:07d}-{ranks.largest(secrets.randbits(32)):08x}"
+    if ranks.mesh is not None:
+        from .sharded_checkpoints import save_shards
+
+        pointer: _Pointer | _Shards = _Shards(shards=f"shards-{suffix}", progress=progress)
+        save_shards(folder / f"shards-{suffix}", model, optimizer)
+    else:
+        pointer = _Pointer(weights=f"weights-{suffix}.safetensors", state=f"state-{suffix}.pt", progress=progress)
+        _save_files(folder / pointer.weights, folder / pointer.state, model, optimizer)
+    if ranks.leads:
+        write_json(folder / POINTER_FILE, msgspec.to_builtins(pointer))
+        _remove_others(folder, suffix)
+    ranks.wait()
+
+
+def _save_files(weights: Path, state: Path, model: nn.Module, optimizer: AdamW) -> None:
+    with replacing(weights) as temporary:
         safetensors.torch.save_file(
             {name: tensor.detach().contiguous() for name, tensor in _trained(model).items()}, temporary
         )
-    with replacing(folder / pointer.state) as temporary:
+    with replacing(state) as temporary:
         torch.save({"optimizer": optimizer.state_dict(), "generators": _generators()}, temporary)
-    write_json(folder / POINTER_FILE, msgspec.to_builtins(pointer))
+
+
+def _remove_others(folder: Path, suffix: str) -> None:
+    """Remove all states but that of the save with this suffix."""
     remove_leftovers(folder)
-    for pattern in ("weights-*.safetensors", "state-*.pt"):  # the previous state
+    for pattern in ("weights-*.safetensors", "state-*.pt", "shards-*"):
         for path in folder.glob(pattern):
-            if path.name not in (pointer.weights, pointer.state):
-                path.unlink()
+            if path.name.removesuffix(".safetensors").removesuffix(".pt").partition("-")[2] != suffix:
+                if os.path.isdir(path):
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
 
 def load_checkpoint(
@@ -83,7 +116,8 @@ def load_checkpoint(
 ) -> Progress | None:
     """Restore ``model``, ``optimizer`` and torch's generators from ``folder``; return None where it has no state.
 
-    ``steps`` are those of the whole run. Everything is checked before anything is changed. Raises ``WeightsError``
+    Any number of ranks reads what any other number has saved, the generators of a single process apart. ``steps`` are
+    those of the whole run. Everything is checked before anything is changed. Raises ``WeightsError``
     where the parameters that train aren't those of the checkpoint or aren't finite, ``FileFormatError``,
     ``MissingFileError`` and ``FileAccessError`` for damaged files.
     """
@@ -96,6 +130,11 @@ def load_checkpoint(
             f"{folder / POINTER_FILE} is of step {pointer.progress.step:,} of a run of {steps:,} steps. Remove the "
             "folder to start over."
         )
+    if isinstance(pointer, _Shards):
+        from .sharded_checkpoints import load_shards
+
+        load_shards(folder / pointer.shards, model, optimizer, steps=pointer.progress.step)
+        return pointer.progress
     weights = _read_weights(folder / pointer.weights)
     state = read_state(folder / pointer.state, _State, advice=f"Remove {folder} to start over.")
     _check_weights(model, weights, source=folder / pointer.weights)
@@ -109,8 +148,8 @@ def load_checkpoint(
     ]
     with torch.no_grad():
         for name, parameter in _trained(model).items():
-            parameter.copy_(weights[name])
-    optimizer.load_state_dict(optimizer_state)
+            parameter.copy_(placed_as(weights[name], parameter))
+    optimizer.load_state_dict(_placed(optimizer_state, optimizer))
     torch.set_rng_state(cpu)
     for number, each in enumerate(cuda):
         torch.cuda.set_rng_state(each, number)
@@ -119,6 +158,16 @@ def load_checkpoint(
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _placed(state: dict[str, Any], optimizer: AdamW) -> dict[str, Any]:
+    """Return the state of an optimizer with each moment divided among ranks as its parameter is."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moments = {
+        index: {name: value if name == "step" else placed_as(value, parameters[index]) for name, value in each.items()}
+        for index, each in state["state"].items()
+    }
+    return {**state, "state": moments}
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -162,12 +211,15 @@ def _generators() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def _read_pointer(folder: Path) -> _Pointer | None:
+def _read_pointer(folder: Path) -> _Pointer | _Shards | None:
     path = folder / POINTER_FILE
     if not os.path.exists(path):
         return None
+    found = read_json(path)
     try:
-        pointer = msgspec.convert(read_json(path), _Pointer)
+        if "shards" in found:
+            return msgspec.convert(found, _Shards)
+        pointer = msgspec.convert(found, _Pointer)
     except msgspec.ValidationError as error:
         raise FileFormatError(f"{path} doesn't name a checkpoint: {error}. Remove the folder to start over.") from error
     names = (pointer.weights.removeprefix("weights-"), pointer.state.removeprefix("state-"))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..divided import local_part
 from ..errors import ContextLengthError, WeightsError
 from .data import TokenDataset, TokenDocument
 from .errors import DatasetError
@@ -56,7 +57,7 @@ def check_weights(named: Iterable[tuple[str, nn.Parameter]]) -> None:
     # One sum says that all are finite, and isn't finite itself where one value isn't; it may also overflow.
     bad = [
         name
-        for name, parameter in named
+        for name, parameter in ((name, local_part(parameter)) for name, parameter in named)
         if parameter.is_floating_point() and not parameter.sum().isfinite() and not parameter.isfinite().all()
     ]
     if bad:

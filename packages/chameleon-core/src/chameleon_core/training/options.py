@@ -29,7 +29,7 @@ class TrainingOptions(Config, frozen=True, kw_only=True):
     steps: Count
     """Updates of the weights; ≥ 1."""
     batch_size: Count = 64
-    """Documents per step; ≥ 1, by default 64."""
+    """Documents per step, those of all ranks together; ≥ 1, by default 64."""
     learning_rate: Positive = 1e-4
     """Peak learning rate of AdamW, reached after ``warmup_steps``; > 0, by default 1e-4."""
     warmup_steps: Natural = 4000
@@ -64,8 +64,8 @@ class TrainingOptions(Config, frozen=True, kw_only=True):
     costs less. The loss is the same."""
 
     micro_batch_size: Count | None = None
-    """Documents per forward and backward pass; 1…``batch_size``, None (the default) for the whole batch. A smaller
-    number takes less memory."""
+    """Documents per forward and backward pass of a rank; 1…``batch_size``, None (the default) for the whole batch. A
+    smaller number takes less memory."""
     gradient_checkpointing: bool = False
     """Whether activations are recomputed in the backward pass, which saves memory for time; by default False."""
     compile: bool = False

@@ -40,6 +40,11 @@ class Batch:
     document_ids: Tensor | None
     """The index in the row of each position's document; None where each row is one document."""
 
+    @classmethod
+    def empty(cls) -> Batch:
+        """Return a batch of one position without a target, whose loss and gradients are 0."""
+        return cls(torch.zeros(1, 1, dtype=torch.int64), torch.full((1, 1), IGNORE_INDEX), None, None)
+
     @property
     def num_targets(self) -> int:
         """The number of positions that have a target."""
