@@ -3,7 +3,7 @@
     python benchmarks/performance_page.py            # write the tables and the plots
     python benchmarks/performance_page.py --check    # say whether the page has these tables
 
-``performance.py`` measures, and runs this afterwards. Plots need matplotlib; the tables need nothing.
+``performance.py`` measures, and runs this afterwards. Plots need matplotlib; the tables need chameleon-core.
 """
 
 from __future__ import annotations

@@ -5,79 +5,24 @@ least as long as the slower of the two:
 
     step = max((weights + keys and values) / bandwidth, operations / rate)
 
-``docs/performance.md`` states the formulas and shows the tables of ``performance_page.py``, which come from here. Only
-the standard library is imported.
+``docs/performance.md`` states the formulas and shows the tables of ``performance_page.py``, which come from here. The
+models and devices are those of ``chameleon_core.planning``, which plans training.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-VOCABULARY = 65_536
+from chameleon_core.planning import H100, H200, SHAPES, Device, Shape
+from chameleon_core.planning.shape import VOCABULARY
+
 CODES = 8_192
 """The ids of pictures, the only rows of the output layer that are multiplied within one."""
 PICTURE = 1_024
 """The codes of a picture."""
-CACHED_BYTES = 2
-"""The bytes of a cached number, which is in bfloat16."""
 
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The shape of a transformer."""
-
-    name: str
-    layers: int
-    hidden: int
-    inner: int
-    """The width of the feed-forward."""
-    heads: int
-    kv_heads: int
-
-    @property
-    def head(self) -> int:
-        """The width of a head."""
-        return self.hidden // self.heads
-
-    @property
-    def layer_weights(self) -> int:
-        """The weights of the linear layers within all layers; norms are too small to count."""
-        attention = 2 * self.hidden**2 + 2 * self.hidden * self.kv_heads * self.head
-        return self.layers * (attention + 3 * self.hidden * self.inner)
-
-    @property
-    def parameters(self) -> int:
-        """All weights: those of the layers, the embedding and the output layer."""
-        return self.layer_weights + 2 * VOCABULARY * self.hidden
-
-    @property
-    def cached_bytes(self) -> int:
-        """The bytes of a position's keys and values."""
-        return 2 * self.layers * self.kv_heads * self.head * CACHED_BYTES
-
-    def weights_read(self, outputs: int = VOCABULARY) -> int:
-        """Return the weights that a step reads, with ``outputs`` rows of the output layer."""
-        return self.layer_weights + outputs * self.hidden
-
-    def operations(self, context: int, outputs: int = VOCABULARY) -> float:
-        """Return the floating-point operations of one new position after ``context`` others.
-
-        Two for each weight, and two for each number of the queries with each key and again with each value.
-        """
-        return 2.0 * self.weights_read(outputs) + 4.0 * self.layers * self.hidden * (context + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A device, by its data sheet."""
-
-    name: str
-    bandwidth: float
-    """Bytes in a second."""
-    rate: float
-    """Floating-point operations in a second, dense, in bfloat16."""
-    memory: float
-    """Bytes."""
+__all__ = ["BFLOAT16", "CODES", "DEVICES", "INT4", "INT8", "PICTURE", "PRECISIONS", "SHAPES", "VOCABULARY", "Device"]
+__all__ += ["Precision", "Shape", "memory_needed", "picture_seconds", "prefill_seconds", "step_seconds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +34,7 @@ class Precision:
     """The bytes of a weight, scales included."""
 
 
-SHAPES = (
-    Shape("7B", layers=32, hidden=4096, inner=11008, heads=32, kv_heads=32),
-    Shape("34B", layers=48, hidden=8192, inner=22016, heads=64, kv_heads=8),
-)
-DEVICES = (
-    Device("H100 SXM", bandwidth=3.35e12, rate=989e12, memory=80e9),
-    Device("H200 SXM", bandwidth=4.8e12, rate=989e12, memory=141e9),
-)
+DEVICES = (H100, H200)
 BFLOAT16 = Precision("bfloat16", 2.0)
 # A scale of two bytes for each row of int8, which is too little to count, and for each group of 128 of int4.
 INT8, INT4 = Precision("int8", 1.0), Precision("int4", 0.5 + 2 / 128)
