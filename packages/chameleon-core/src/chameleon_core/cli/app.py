@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from .. import __version__
-from . import convert, demo, doctor, generate, plugins, tokens
+from . import convert, demo, doctor, generate, plan, plugins, tokens
 from .commands import Commands
 
 
@@ -43,5 +43,6 @@ generate.register(app)
 tokens.register(app)
 plugins.register(app)
 doctor.register(app)
+plan.register(app)
 convert.register(app)
 demo.register(app)
