@@ -289,7 +289,7 @@ def performance(session: nox.Session) -> None:
 def benchmarks(session: nox.Session) -> None:
     """Speed, side by side with other implementations: the scripts in benchmarks/ that answer single questions."""
     install_workspace(session, "transformers", "diffusers", "peft")
-    of_other_sessions = {"bench.py", "performance.py", "performance_page.py", "roofline.py"}
+    of_other_sessions = {"bench.py", "performance.py", "performance_page.py", "roofline.py", "scaling_page.py"}
     for script in sorted(Path("benchmarks").glob("[!_]*.py")):
         if script.name not in of_other_sessions:
             session.run("python", str(script), *session.posargs)
