@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -41,8 +41,10 @@ class CacheQuestions:
 
     length: int
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def __len__(self) -> int:
+            """Return the number of layers."""
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the number of positions so far, padding included; it is the same for all layers."""

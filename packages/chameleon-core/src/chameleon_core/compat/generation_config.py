@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._commits import stored
 from .._files import read_json, write_json, writing
@@ -63,15 +63,16 @@ class GenerationFields:
         self._change({name: each for name, each in fields.items() if not (defaults_only and self._is_set(name))})
         return {}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields that are set, as ``generation_config.json`` has them."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
 
-    def _read(self, name: str) -> Any:
-        raise NotImplementedError
+        def to_dict(self) -> dict[str, Any]:
+            """Return the fields that are set, as ``generation_config.json`` has them."""
 
-    def _change(self, fields: Mapping[str, Any]) -> None:
-        raise NotImplementedError
+        def _read(self, name: str) -> Any:
+            """Return the value of a field."""
+
+        def _change(self, fields: Mapping[str, Any]) -> None:
+            """Set fields, all of them or none."""
 
     def _is_set(self, name: str) -> bool:
         return self._read(name) is not None
