@@ -31,7 +31,7 @@ from chameleon_backends import (
     why_quantizer_unavailable,
     why_quantizer_unsupported,
 )
-from chameleon_backends.plain_weight import ALIGNMENT, BLOCK_ROWS, aligned, multiply_dense
+from chameleon_backends.plain_weight import ALIGNMENT, BLOCK_ROWS, aligned, block_rows, multiply_dense
 from chameleon_backends.quantizers import bnb, int4_kernels
 from chameleon_backends.quantizers.cpu_rows import INT8_ROWS, product_instructions
 from chameleon_backends.quantizers.int4 import Int4Quantizer
@@ -221,8 +221,11 @@ for name, table in (("int8", INT8_ROWS), ("int4", INT4_ROWS)):
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
     @pytest.mark.parametrize("name", ["int8", "int4"])
-    def test_many_rows_never_take_the_whole_weight_in_memory(self, name: str, dtype: torch.dtype) -> None:
+    def test_many_rows_never_take_the_whole_weight_in_memory(
+        self, name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """No floating tensor is as large as the weight, whose rows are more than the input's columns."""
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # each has a block of its own
         quantizer = get_weight_quantizer(name)
         count = 4 * BLOCK_ROWS
         stored = quantizer.quantize(torch.randn(count, 256, generator=torch.Generator().manual_seed(0)))
@@ -239,6 +242,27 @@ for name, table in (("int8", INT8_ROWS), ("int4", INT4_ROWS)):
         with Watch():
             weight.multiply(torch.ones(150, 256, dtype=dtype))
         assert max(sizes) == 150 * count, "the output is the largest"
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+    @pytest.mark.parametrize("name", ["int8", "int4"])
+    def test_products_of_many_rows_are_the_same_for_any_number_of_threads(
+        self, name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However many rows a block has, the last of which is smaller."""
+        quantizer, count = get_weight_quantizer(name), 5 * BLOCK_ROWS + 16
+        generator = torch.Generator().manual_seed(0)
+        stored = quantizer.quantize(torch.randn(count, 64 if name == "int8" else 128, generator=generator))
+        weight_OI = quantizer.dequantize(stored)
+        weight = quantizer.prepare(stored, layer_spec(weight_OI.shape[1], count, dtype=dtype))
+        input_MI = torch.randn(150, weight_OI.shape[1], generator=generator).to(dtype)
+        rows = set()
+        for threads in (1, 2, 3, 64):
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            rows.add(block_rows())
+            expected_MO = input_MI.float() @ weight_OI.T
+            tolerance = {"atol": 0.3, "rtol": 0.02} if dtype == torch.bfloat16 else {}
+            torch.testing.assert_close(weight.multiply(input_MI).float(), expected_MO, **tolerance)
+        assert rows == {512, 1024, 1536, 4096}
 
     @pytest.mark.parametrize("rows", [1, 3, 40])
     def test_the_cuda_kernel_is_called_as_torch_documents_it(self, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
