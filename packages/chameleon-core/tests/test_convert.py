@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from chameleon_core.checkpoints import Checkpoint, StoredTensor, load_checkpoint, read_checkpoint, write_checkpoint
 from chameleon_core.checkpoints.convert import pool_checkpoint, pool_key_value_heads
 from chameleon_core.config import ChameleonConfig
-from chameleon_core.errors import ConfigError
+from chameleon_core.errors import ConfigError, WeightsError
 from chameleon_core.model import ChameleonForConditionalGeneration
 
 ATTENTION = "model.layers.0.self_attn."
@@ -26,12 +27,13 @@ SMALL = ChameleonConfig(
 
 
 def test_each_new_head_is_the_mean_of_its_neighbours_by_hand() -> None:
-    # Four heads of width 2 on a hidden width of 1, the rows of head h being 10 h and 10 h + 1.
+    # Four heads of width 2, the rows of head h being 10 h and 10 h + 1 for each of the 8 inputs.
     rows = torch.tensor([0.0, 1.0, 10.0, 11.0, 20.0, 21.0, 30.0, 31.0])
+    weight = rows[:, None].expand(-1, 8)
     config = ChameleonConfig(vocab_size=4, hidden_size=8, num_attention_heads=4, num_key_value_heads=4)
     state_dict = {
-        ATTENTION + "q_proj.weight": rows[:, None],
-        ATTENTION + "k_proj.weight": rows[:, None],
+        ATTENTION + "q_proj.weight": weight,
+        ATTENTION + "k_proj.weight": weight,
         ATTENTION + "v_proj.bias": rows,
         ATTENTION + "k_norm.weight": rows.reshape(4, 2),
         ATTENTION + "q_norm.weight": rows.reshape(4, 2),
@@ -39,7 +41,7 @@ def test_each_new_head_is_the_mean_of_its_neighbours_by_hand() -> None:
     converted = pool_key_value_heads(config, state_dict, 2)
     pooled = torch.tensor([5.0, 6.0, 25.0, 26.0])
     assert converted.config == config.replace(num_key_value_heads=2)
-    assert converted.state_dict[ATTENTION + "k_proj.weight"].tolist() == pooled[:, None].tolist()
+    assert converted.state_dict[ATTENTION + "k_proj.weight"].tolist() == pooled[:, None].expand(-1, 8).tolist()
     assert converted.state_dict[ATTENTION + "v_proj.bias"].tolist() == pooled.tolist()
     assert converted.state_dict[ATTENTION + "k_norm.weight"].tolist() == pooled.reshape(2, 2).tolist()
     for untouched in ("q_proj.weight", "q_norm.weight"):
@@ -94,3 +96,14 @@ def test_a_folder_is_converted_tensor_by_tensor(tmp_path: Path) -> None:
 def test_a_number_that_does_not_divide_the_heads_is_refused(heads: int) -> None:
     with pytest.raises(ConfigError, match=f"must divide that of the model, 4; got {heads}"):
         pool_key_value_heads(SMALL, {}, heads)
+
+
+@pytest.mark.parametrize("part", ["k_proj.weight", "v_proj.bias", "k_norm.weight"])
+@pytest.mark.parametrize("shape", [(), (3,), (3, 4, 5), (0, 5)])
+def test_keys_and_values_of_another_shape_are_refused_by_name(part: str, shape: tuple[int, ...]) -> None:
+    name = ATTENTION + part
+    tensor = torch.ones(shape)
+    with pytest.raises(WeightsError, match=re.escape(f"{name} has the shape {shape}, expected")):
+        pool_key_value_heads(SMALL, {name: tensor}, 2)
+    with pytest.raises(WeightsError, match=re.escape(f"{name} has the shape {shape}, expected")):
+        pool_checkpoint(Checkpoint(SMALL, {name: StoredTensor.of(tensor)}, {}), 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from chameleon_core import (
     WeightsError,
 )
 from chameleon_core.checkpoints import read_checkpoint
+from chameleon_core.checkpoints.conversion import convert_checkpoint
 from chameleon_core.testing import randomize
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
@@ -115,6 +117,19 @@ def test_heads_of_finetunes_are_named_kept_and_written_back(
         again = ChameleonForConditionalGeneration.from_pretrained(tmp_path / "b", extra_weights="keep")
     torch.testing.assert_close(again.extra_weights[name], head, rtol=0, atol=0)
     torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rotary_layout", [None, "pairs"])
+def test_a_tensor_without_axes_is_refused_by_name(
+    model: ChameleonForConditionalGeneration, tmp_path: Path, rotary_layout: str | None
+) -> None:
+    for number, name in enumerate(model.state_dict()):
+        folder = tmp_path / str(number)
+        rewritten(model, folder, lambda tensors, name=name: {**tensors, name: torch.tensor(1.0)})
+        with pytest.raises((WeightsError, ConfigError), match=re.escape(name)):
+            ChameleonForConditionalGeneration.from_pretrained(folder, rotary_layout=rotary_layout)
+        with pytest.raises((WeightsError, ConfigError), match=re.escape(name)):
+            convert_checkpoint(folder, tmp_path / "converted", checkpoint_format="meta", rotary_layout=rotary_layout)
 
 
 def test_extra_weights_has_two_values(model: ChameleonForConditionalGeneration, tmp_path: Path) -> None:

@@ -179,9 +179,11 @@ def test_a_file_that_is_no_tokenizer_is_an_error(content: str, tmp_path: Path) -
         TextTokenizer.from_file(path)
 
 
-@pytest.mark.parametrize("content", ["not json", "[1]"])
-def test_text_that_is_no_tokenizer_is_an_error(content: str) -> None:
-    with pytest.raises(FileFormatError, match="the tokenizer is"):
+@pytest.mark.parametrize(
+    ("content", "message"), [("not json", "the tokenizer is not"), ("[1]", "the tokenizer holds a JSON list")]
+)
+def test_text_that_is_no_tokenizer_is_an_error(content: str, message: str) -> None:
+    with pytest.raises(FileFormatError, match=message):
         TextTokenizer.from_json(content)
 
 

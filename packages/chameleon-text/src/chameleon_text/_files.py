@@ -10,6 +10,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,19 +38,22 @@ def parse_json(
     error: type[Exception] = FileFormatError,
     finite: bool = True,
     surrogates: bool = False,
+    an_object: bool = False,
 ) -> Any:
     """Return the value of a JSON text; ``what`` names it in errors.
 
     A byte order mark is skipped, and of the members of an object with one name the last counts, as in other readers.
     Raises ``error`` for anything that isn't JSON in UTF-8: NaN, infinities and numbers beyond the range of floats
     (unless ``finite`` is False), integers of thousands of digits, halves of surrogate pairs (unless ``surrogates`` lets
-    them stand for bytes in names of files) and values nested deeper than ``MAX_DEPTH`` are none. The message says where
-    the fault is and quotes nothing of the text.
+    them stand for bytes in names of files) and values nested deeper than ``MAX_DEPTH`` are none; where ``an_object`` is
+    True, anything but an object, too. The message says where the fault is and quotes nothing of the text.
     """
     try:
         decoded = (text.decode("utf-8") if isinstance(text, (bytes, bytearray)) else text).removeprefix("\ufeff")
         value = json.loads(decoded, **(_ONLY_FINITE if finite else {}))
-        check_depth(value)
+        refused = an_object and not isinstance(value, dict)
+        if not refused:
+            check_depth(value)
         if not surrogates and ("\\ud" in decoded or "\\uD" in decoded or isinstance(text, str)):
             json.dumps(value, ensure_ascii=False).encode()  # halves of surrogate pairs have no UTF-8
     except UnicodeDecodeError as fault:
@@ -64,6 +68,8 @@ def parse_json(
         raise error(f"{what} is a {type(text).__name__}, expected JSON text.") from fault
     except ValueError as fault:  # an integer of thousands of digits, NaN, infinity
         raise error(f"{what} is not valid JSON: it has a number that is out of range.") from fault
+    if refused:
+        raise error(f"{what} holds a JSON {type(value).__name__}, expected an object.")
     return value
 
 
@@ -73,10 +79,8 @@ def read_json(path: str | os.PathLike[str], *, finite: bool = True) -> dict[str,
     Raises ``MissingFileError``, ``FileAccessError`` where the system doesn't let it be read, and ``FileFormatError``
     where it isn't a JSON object; ``finite`` is that of ``parse_json``.
     """
-    value = parse_json(read_bytes(path), str(path), finite=finite)
-    if not isinstance(value, dict):
-        raise FileFormatError(f"{path} holds a JSON {type(value).__name__}, expected an object.")
-    return value
+    data: dict[str, Any] = parse_json(read_bytes(path), str(path), finite=finite, an_object=True)
+    return data
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -131,17 +135,12 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def check_depth(value: Any) -> None:
     """Raise ``RecursionError`` where containers are nested deeper than ``MAX_DEPTH``, or hold themselves."""
-    level = [value]
+    level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(MAX_DEPTH + 1):
-        inner: list[Any] = []
-        for each in level:
-            if isinstance(each, dict):
-                inner += [member for member in each.values() if isinstance(member, (dict, list))]
-            elif isinstance(each, list):
-                inner += [member for member in each if isinstance(member, (dict, list))]
-        if not inner:
+        if not level:
             return
-        level = inner
+        members = chain.from_iterable(each.values() if isinstance(each, dict) else each for each in level)
+        level = [member for member in members if isinstance(member, (dict, list))]
     raise RecursionError
 
 

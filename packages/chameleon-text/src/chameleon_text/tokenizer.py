@@ -137,10 +137,7 @@ class TextTokenizer(TokenizerChat, Sealed):
     @classmethod
     def from_json(cls, text: str) -> TextTokenizer:
         """Read the text of a ``tokenizer.json``. Raises ``FileFormatError`` with what is wrong."""
-        data = parse_json(text, "the tokenizer")
-        if not isinstance(data, dict):
-            raise FileFormatError(f"the tokenizer is a JSON {type(data).__name__}, expected an object.")
-        return cls(data)
+        return cls(parse_json(text, "the tokenizer", an_object=True))
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str] | None = None, **settings: Any) -> TextTokenizer:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._boundary import translates_errors
 from ..config import ChameleonConfig
-from ..errors import ConfigError
+from ..errors import ConfigError, WeightsError
 from ..formats import Checkpoint, StoredTensor
 from .quantization_plan import QUANTIZATION_RECORD
 
@@ -41,11 +41,12 @@ def pool_key_value_heads(
     or equal norms and scales. The converted model is meant to be trained further, as in the paper. Means are computed
     in float32 and rounded once.
 
-    Raises ``ConfigError`` where ``num_key_value_heads`` doesn't divide that of the model.
+    Raises ``ConfigError`` where ``num_key_value_heads`` doesn't divide that of the model, and ``WeightsError`` for keys
+    and values of another shape than the config's.
     """
     converted = _converted_config(config, num_key_value_heads)
     pooled = {
-        name: _pool(tensor, num_key_value_heads, config) if _POOLED.fullmatch(name) else tensor
+        name: _pool(tensor, num_key_value_heads, config) if _is_pooled(name, tensor, config) else tensor
         for name, tensor in state_dict.items()
     }
     return ConvertedWeights(converted, pooled)
@@ -56,7 +57,7 @@ def pool_checkpoint(checkpoint: Checkpoint, num_key_value_heads: int) -> Checkpo
     """Convert a checkpoint as ``pool_key_value_heads`` does. A tensor is pooled when it is loaded.
 
     ``write_checkpoint(pool_checkpoint(read_checkpoint(folder), 8), new_folder)`` converts a folder without loading the
-    whole model. Raises ``ConfigError`` as ``pool_key_value_heads`` does, and for a quantized checkpoint.
+    whole model. Raises errors as ``pool_key_value_heads`` does, and ``ConfigError`` for a quantized checkpoint.
     """
     config = checkpoint.config
     if QUANTIZATION_RECORD in config.extras:
@@ -65,7 +66,7 @@ def pool_checkpoint(checkpoint: Checkpoint, num_key_value_heads: int) -> Checkpo
         )
     converted = _converted_config(config, num_key_value_heads)
     tensors = {
-        name: _pool_stored(stored, num_key_value_heads, config) if _POOLED.fullmatch(name) else stored
+        name: _pool_stored(stored, num_key_value_heads, config) if _is_pooled(name, stored, config) else stored
         for name, stored in checkpoint.tensors.items()
     }
     return replace(checkpoint, config=converted, tensors=tensors)
@@ -78,6 +79,19 @@ def _converted_config(config: ChameleonConfig, num_key_value_heads: int) -> Cham
             f"got {num_key_value_heads}."
         )
     return config.replace(num_key_value_heads=num_key_value_heads)
+
+
+def _is_pooled(name: str, tensor: Tensor | StoredTensor, config: ChameleonConfig) -> bool:
+    """Whether a tensor has an axis of key/value heads. Raises ``WeightsError`` for one of another shape."""
+    match = _POOLED.fullmatch(name)
+    if match is None:
+        return False
+    rows = config.num_key_value_heads * config.head_dim
+    shapes = {"k_norm": (config.num_key_value_heads, config.head_dim), "bias": (rows,)}
+    expected = shapes.get(match[1]) or shapes.get(match[2]) or (rows, config.hidden_size)
+    if tuple(tensor.shape) != expected:
+        raise WeightsError(f"{name} has the shape {tuple(tensor.shape)}, expected {expected} of this config.")
+    return True
 
 
 def _pool(tensor: Tensor, groups: int, config: ChameleonConfig) -> Tensor:

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 from torch import Tensor
@@ -158,8 +159,9 @@ def _per_head(name: str, tensor: StoredTensor, config: ChameleonConfig) -> Store
     if match is None or not config.qk_norm:
         return tensor
     heads = config.num_attention_heads if match[1] == "q" else config.num_key_value_heads
-    rows = 1 if len(tensor.shape) == 1 else tensor.shape[0]
-    if len(tensor.shape) > 2 or tensor.shape[-1] != config.head_dim or rows == 0 or heads % rows:
+    *leading, width = tensor.shape or (0,)
+    rows = prod(leading)
+    if len(leading) > 1 or width != config.head_dim or rows == 0 or heads % rows:
         return tensor  # an error of its own, with both shapes
     if tensor.shape == (heads, config.head_dim):
         return tensor
@@ -174,8 +176,8 @@ def _per_head(name: str, tensor: StoredTensor, config: ChameleonConfig) -> Store
 def _as_halves(name: str, tensor: StoredTensor, config: ChameleonConfig) -> StoredTensor:
     """Return query and key rows, or their norms, whose adjacent pairs rotate, in the order where halves do."""
     axis = 0 if _QK_ROWS.fullmatch(name) else -1 if _QK_NORM.fullmatch(name) else None
-    if axis is None or tensor.shape[axis] % config.head_dim:
-        return tensor
+    if axis is None or not tensor.shape or tensor.shape[axis] % config.head_dim:
+        return tensor  # what doesn't fit is an error of its own
 
     def load() -> Tensor:
         stored = tensor.load()
