@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from chameleon_core import ChameleonForConditionalGeneration, ConfigError, WeightsError
+from chameleon_core.model.tensor_parallel import check_divides, parallelize
 from chameleon_core.testing import make_config, make_model
 from chameleon_core.training import TokenDocument, Trainer, TrainingOptions, read_log, train_picture_rows
 
@@ -52,14 +54,22 @@ JOBS: dict[str, dict[str, Any]] = {
         }
     },
     "rows": {"picture_rows": True},
+    # Of equal lengths, because DTensor plans each operation anew for each shape.
+    "tensor": {"length": 12, "options": {"tensor_parallel": 2, "steps": 3}},
+    "tensor variant": {
+        "length": 12,
+        "config": {**VARIANT, "mlp_bias": True},
+        "options": {"tensor_parallel": 2, "steps": 2, "rows": "packed", "picture_weight": 0.5},
+    },
 }
 DROPOUT = {"dtype": "float32", "options": {"dropout": 0.1, "steps": 9}}
 
 
-def documents(count: int = 21) -> list[TokenDocument]:
+def documents(count: int = 21, length: int | None = None) -> list[TokenDocument]:
     """Documents of all lengths, some of whose ids aren't targets, and one of whose first ids is padding."""
     random = np.random.default_rng(0)
-    plain = [TokenDocument.of(str(index), random.integers(0, 64, 3 + index).tolist()) for index in range(count - 1)]
+    lengths = [length or 3 + index for index in range(count - 1)]
+    plain = [TokenDocument.of(str(index), random.integers(0, 64, each).tolist()) for index, each in enumerate(lengths)]
     return [*plain, TokenDocument.with_answer("answer", [1, 4, 5, 6, 7, 8, 9, 10, 3, 11], separator_id=3)]
 
 
@@ -76,7 +86,8 @@ def make_trainer(
     if job.get("picture_rows"):
         train_picture_rows(model)
     options = TrainingOptions(**{**BASE, **job.get("options", {})})
-    return model, Trainer(model, documents(), options, folder, held_out=documents(5), on_step=on_step)
+    trained, held_out = documents(length=job.get("length")), documents(5, job.get("length"))
+    return model, Trainer(model, trained, options, folder, held_out=held_out, on_step=on_step)
 
 
 def train(job: Mapping[str, Any], folder: Path, on_step: Callable[[int], None] | None = None) -> dict[str, Any]:
@@ -254,6 +265,20 @@ def test_a_missing_shard_is_named(folder: Path, tmp_path: Path) -> None:
     min((checkpoint / shards.name).iterdir()).unlink()
     with pytest.raises(WeightsError, match=r"is the state of another model, or of other files: .* lacks the part"):
         train(DROPOUT, tmp_path)
+
+
+def test_what_ranks_cannot_divide_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="tensor_parallel is 2, which doesn't divide the number of ranks, 1"):
+        make_trainer({"options": {"tensor_parallel": 2}}, tmp_path)
+    with pytest.raises(ConfigError, match=r"4 ranks can't divide the layers: num_key_value_heads is 2\. Use a number"):
+        check_divides(make_config(num_key_value_heads=2), 4)
+    with pytest.raises(ConfigError, match=r"attention_dropout is 0\.1"):
+        check_divides(make_config(attention_dropout=0.1), 2)
+    model = make_model()
+    train_picture_rows(model)
+    mesh: Any = SimpleNamespace(size=lambda: 2)
+    with pytest.raises(ConfigError, match="the layer lm_head is a ParametrizedLinear, which can't be divided"):
+        parallelize(model, mesh)
 
 
 if __name__ == "__main__":

@@ -75,12 +75,14 @@ def prepare_attention(
     cache: KVCache | ForeignCache | None,
     attentions: list[Tensor] | None,
     training: bool,
+    num_head_parts: int = 1,
 ) -> AttentionContext:
     """Check the inputs of a forward pass, find each row's padding and positions, and plan its attention.
 
     ``attention_mask``, ``position_ids``, ``document_ids`` and ``cache`` are those of ``ChameleonModel.forward``; the
     padding that the mask shows is recorded in the cache. A mask that the contract of backends has no rule for is
-    applied by ``DenseAttention``, whatever the backend. Raises ``InputError`` where shapes don't match.
+    applied by ``DenseAttention``, whatever the backend. ``num_head_parts`` processes have equal parts of the heads.
+    Raises ``InputError`` where shapes don't match.
     """
     batch_size, query_length, _ = hidden_BTE.shape
     key_length = query_length + (0 if cache is None else cache.length)
@@ -90,8 +92,8 @@ def prepare_attention(
         batch_size=batch_size,
         query_length=query_length,
         key_length=key_length,
-        num_heads=config.num_attention_heads,
-        num_key_value_heads=config.num_key_value_heads,
+        num_heads=config.num_attention_heads // num_head_parts,
+        num_key_value_heads=config.num_key_value_heads // num_head_parts,
         head_dim=config.head_dim,
         dtype=computed_dtype(hidden_BTE),
         device=hidden_BTE.device,

@@ -7,7 +7,7 @@ heads, E hidden width, V vocabulary.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -82,6 +82,7 @@ class ChameleonModel(PictureInputs):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self._checkpointing = Checkpointing()
         self._packer = LayerPacker()
+        self._num_head_parts = 1  # tensor parallelism divides the heads
         self.source = None
         self.apply(self._init_weights)
         self._seal()
@@ -285,9 +286,8 @@ class ChameleonModel(PictureInputs):
 
     def decoding_step(self, ids_R1: Tensor, context: StaticContext) -> Tensor:
         """Return the final hidden states [R, 1, E] of a step over a cache ``static``."""
-        step = self.__dict__.get("_compiled_step", self._step)
-        hidden_R1E: Tensor = step(ids_R1, context)
-        return hidden_R1E
+        step: Callable[..., Tensor] = self.__dict__.get("_compiled_step", self._step)
+        return step(ids_R1, context)
 
     def compile_decoding(self, **options: Any) -> None:
         """Compile the steps of a cache ``static`` by ``torch.compile``, with its options, on first use.
@@ -380,6 +380,7 @@ class ChameleonModel(PictureInputs):
             cache=cache,
             attentions=[] if output_attentions else None,
             training=self.training,
+            num_head_parts=self._num_head_parts,
         )
 
     def _use_attention(self, name: str) -> None:

@@ -50,12 +50,12 @@ def target_loss(
     float64 input), so that M × V logits never exist together. Their gradients are computed in the forward pass, which
     saves the backward pass a second product.
     """
-    compute_dtype = _product_dtype(hidden_ME)
+    compute_dtype = product_dtype(hidden_ME)
     if not torch.is_grad_enabled():
         # Within a Function gradients are always disabled, so it couldn't see that none are needed.
         hidden_ME, weight_VE = hidden_ME.detach(), weight_VE.detach()
-    importance_M = _weights(importance_M, targets_M, compute_dtype)
-    size = chunk_size or _chunk_size(len(weight_VE), compute_dtype, hidden_ME.device)
+    importance_M = importances(importance_M, targets_M, compute_dtype)
+    size = chunk_size or chunk_size_of(len(weight_VE), compute_dtype, hidden_ME.device)
     # What is computed below has its dtype already.
     with torch.autocast(hidden_ME.device.type, enabled=False):
         return TargetLoss(
@@ -79,8 +79,8 @@ def layer_loss(
     The layer is called with ``chunk_size`` positions at a time, and again in the backward pass, so that M × V logits
     never exist together.
     """
-    compute_dtype = _product_dtype(hidden_ME)
-    importance_M = _weights(importance_M, targets_M, compute_dtype)
+    compute_dtype = product_dtype(hidden_ME)
+    importance_M = importances(importance_M, targets_M, compute_dtype)
     parts = []
     for start in range(0, max(1, len(targets_M)), chunk_size or 512):
         chunk = slice(start, start + (chunk_size or 512))
@@ -100,18 +100,18 @@ def _called(layer: nn.Module, hidden_mE: Tensor, targets_m: Tensor, importance_m
     return TargetLoss(total, cross_entropy_m, log_normalizer_m)
 
 
-def _product_dtype(hidden_ME: Tensor) -> torch.dtype:
+def product_dtype(hidden_ME: Tensor) -> torch.dtype:
     device_type = hidden_ME.device.type
     return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden_ME.dtype
 
 
-def _weights(importance_M: Tensor | None, targets_M: Tensor, compute_dtype: torch.dtype) -> Tensor:
+def importances(importance_M: Tensor | None, targets_M: Tensor, compute_dtype: torch.dtype) -> Tensor:
     """Return the weight of each target, in the dtype of the statistics."""
     given_M = torch.ones_like(targets_M) if importance_M is None else importance_M
     return given_M.to(torch.promote_types(compute_dtype, torch.float32))
 
 
-def _chunk_size(vocab_size: int, dtype: torch.dtype, device: torch.device) -> int:
+def chunk_size_of(vocab_size: int, dtype: torch.dtype, device: torch.device) -> int:
     size = CHUNK_BYTES if device.type == "cpu" else CHUNK_BYTES_OF_ACCELERATORS
     return max(1, size // (vocab_size * dtype.itemsize))
 

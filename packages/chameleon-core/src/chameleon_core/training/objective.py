@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from chameleon_backends import QuantizedLinear
 
+from ..divided import is_divided
 from ..errors import ConfigError
 from ..generation.repacked_head import reads_weight_alone
 from ..model import IGNORE_INDEX, ChameleonForConditionalGeneration
@@ -26,6 +27,7 @@ from .errors import DatasetError
 from .loss import layer_loss, target_loss
 from .options import TrainingOptions
 from .packing import Batch
+from .parallel_loss import vocabulary_parallel_loss
 
 MODALITIES = ("text", "picture")
 """The modalities of targets, by index. Special ids count as text."""
@@ -126,7 +128,12 @@ class Objective(nn.Module):
         importance_M = self.importance_J[modality_M]
         head: nn.Module = self.model.lm_head
         hidden_ME = hidden_BTE[has_target_BT]
-        if isinstance(head, nn.Linear) and reads_weight_alone(head):
+        weight_VE = dict(head.named_parameters(recurse=False)).get("weight")
+        if weight_VE is not None and is_divided(weight_VE):
+            loss = vocabulary_parallel_loss(
+                hidden_ME, weight_VE, targets_M, z_loss=self.z_loss, importance_M=importance_M
+            )
+        elif isinstance(head, nn.Linear) and reads_weight_alone(head):
             loss = target_loss(hidden_ME, head.weight, targets_M, z_loss=self.z_loss, importance_M=importance_M)
         else:
             loss = layer_loss(hidden_ME, head, targets_M, z_loss=self.z_loss, importance_M=importance_M)

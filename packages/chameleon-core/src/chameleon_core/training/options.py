@@ -66,6 +66,9 @@ class TrainingOptions(Config, frozen=True, kw_only=True):
     micro_batch_size: Count | None = None
     """Documents per forward and backward pass of a rank; 1…``batch_size``, None (the default) for the whole batch. A
     smaller number takes less memory."""
+    tensor_parallel: Count = 1
+    """Ranks that divide each layer among them, and have the same documents; a divisor of the number of ranks that
+    ``torchrun`` started, by default 1."""
     gradient_checkpointing: bool = False
     """Whether activations are recomputed in the backward pass, which saves memory for time; by default False."""
     compile: bool = False
@@ -82,6 +85,7 @@ class TrainingOptions(Config, frozen=True, kw_only=True):
     changeable: ClassVar[frozenset[str]] = frozenset(
         {
             "micro_batch_size",
+            "tensor_parallel",
             "gradient_checkpointing",
             "compile",
             "save_every",

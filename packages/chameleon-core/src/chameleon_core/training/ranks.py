@@ -16,8 +16,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from ..errors import ConfigError
+
 DATA = "data"
 """The dimension of a mesh whose ranks have different documents."""
+TENSOR = "tensor"
+"""The dimension of a mesh whose ranks have the same documents, and parts of each layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +29,26 @@ class Ranks:
     """The processes that train together, seen from one of them."""
 
     mesh: DeviceMesh | None
-    """All ranks, with the dimension ``DATA``; None of a single process."""
+    """All ranks, with the dimensions ``DATA`` and ``TENSOR``; None of a single process."""
 
     @classmethod
-    def join(cls, device: torch.device) -> Ranks:
+    def join(cls, device: torch.device, *, tensor_parallel: int = 1) -> Ranks:
         """Join the processes that ``torchrun`` started with this one, and the process group where there is none yet.
 
-        ``device`` is that of the model: tensors are exchanged by gloo on a CPU, by NCCL on GPUs.
+        ``device`` is that of the model: tensors are exchanged by gloo on a CPU, by NCCL on GPUs. Ranks that follow each
+        other, ``tensor_parallel`` of them, have the same documents. Raises ``ConfigError`` where that doesn't divide
+        the number of ranks.
         """
         count = _count()
-        return cls(init_device_mesh(device.type, (count,), mesh_dim_names=(DATA,)) if count > 1 else None)
+        if count % tensor_parallel:
+            raise ConfigError(
+                f"TrainingOptions.tensor_parallel is {tensor_parallel}, which doesn't divide the number of ranks, "
+                f"{count}. Start another number by torchrun --nproc-per-node, or change the option."
+            )
+        if count == 1:
+            return cls(None)
+        shape = (count // tensor_parallel, tensor_parallel)
+        return cls(init_device_mesh(device.type, shape, mesh_dim_names=(DATA, TENSOR)))
 
     @property
     def leads(self) -> bool:
@@ -50,6 +64,11 @@ class Ranks:
     def data_count(self) -> int:
         """How many shares a step's documents have."""
         return 1 if self.mesh is None else self.mesh[DATA].size()
+
+    @property
+    def tensor_count(self) -> int:
+        """How many ranks have parts of a layer."""
+        return 1 if self.mesh is None else self.mesh[TENSOR].size()
 
     def seed(self, seed: int, step: int) -> None:
         """Seed torch's generators for a step, where there are several ranks: each drops other activations.

@@ -129,7 +129,7 @@ class Trainer:
         self.folder = Path(folder)
         self.held_out = held_out
         self.on_step = on_step
-        self.ranks = ranks = Ranks.join(model.device)
+        self.ranks = ranks = Ranks.join(model.device, tensor_parallel=options.tensor_parallel)
         self.order = BatchOrder(
             len(documents),
             batch_size=options.batch_size,
