@@ -178,7 +178,7 @@ def package(session: nox.Session, package: str) -> None:
 def integration(session: nox.Session) -> None:
     """The packages together: boundaries, the whole path, killed saves, broken files, recipe, examples, docs' blocks."""
     install_workspace(session, "-r", "recipes/emoji/requirements.txt")
-    others = ("parity", "plugins", "typing", "gpu")
+    others = ("parity", "plugins", "typing", "gpu", "ranks")
     run_tests(session, "tests", "recipes", *(f"--ignore=tests/{name}" for name in others))
 
 
@@ -204,6 +204,16 @@ def parity(session: nox.Session) -> None:
     # Unit tests with peft and accelerate, which the session of core hasn't.
     others = ("test_checkpoints_refused.py", "test_loading.py")
     run_tests(session, "tests/parity", *(f"packages/chameleon-core/tests/{name}" for name in others))
+
+
+@nox.session(default=False, requires=["wheels", "torch"])
+def ranks(session: nox.Session) -> None:
+    """Training in two and four processes, in every layout and over 50 steps, beside one process.
+
+    ``package(package='core')`` has a short form.
+    """
+    install_workspace(session)
+    run_tests(session, "tests/ranks", workers=1)
 
 
 @nox.session(default=False, requires=["wheels", "torch"])
