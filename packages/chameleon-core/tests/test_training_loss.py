@@ -286,7 +286,7 @@ def test_a_loss_with_fewer_positions_than_a_block_or_many_blocks_is_the_same(mon
 
 
 def test_a_chunk_of_logits_takes_128_mib_on_a_cpu_and_512_elsewhere() -> None:
-    sizes = [loss_module._chunk_size(65536, dtype, torch.device("cpu")) for dtype in (torch.float32, torch.bfloat16)]
+    sizes = [loss_module.chunk_size_of(65536, dtype, torch.device("cpu")) for dtype in (torch.float32, torch.bfloat16)]
     assert sizes == [512, 1024]
-    assert loss_module._chunk_size(2**40, torch.float32, torch.device("cpu")) == 1
-    assert loss_module._chunk_size(65536, torch.bfloat16, torch.device("cuda")) == 4096
+    assert loss_module.chunk_size_of(2**40, torch.float32, torch.device("cpu")) == 1
+    assert loss_module.chunk_size_of(65536, torch.bfloat16, torch.device("cuda")) == 4096
