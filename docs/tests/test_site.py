@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 SITE = Path(__file__).parents[1] / "_build"
-PACKAGES = ("chameleon_vq", "chameleon_text", "chameleon_backends", "chameleon_core", "chameleon_emoji")
+NAMES = ("vq", "text", "backends", "core", "emoji", "vllm")
+PACKAGES = tuple(f"chameleon_{name}" for name in NAMES)
 LOADED = re.compile(
     r"""<(?:script|img|iframe|source)\b[^>]*\bsrc="(?:https?:)?//
       | <link\b(?![^>]*rel="canonical")[^>]*\bhref="(?:https?:)?//

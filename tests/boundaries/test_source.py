@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {f"chameleon_{name}": ROOT / "packages" / f"chameleon-{name}" for name in ("vq", "text", "backends", "core")}
+NAMES = ("vq", "text", "backends", "core", "vllm")
+PACKAGES = {f"chameleon_{name}": ROOT / "packages" / f"chameleon-{name}" for name in NAMES}
 # Distributions whose module has another name.
 MODULES = {"pillow": "PIL", "pyyaml": "yaml"}
 

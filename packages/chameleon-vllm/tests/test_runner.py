@@ -1,0 +1,238 @@
+"""Rows on an engine that knows requests alone write what the toolkit's engine writes, whatever falls out of step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytest
+from model_engine import ROOMY, ModelEngine
+
+from chameleon_core import (
+    ChameleonCoreError,
+    ContextLengthError,
+    Engine,
+    GenerationOptions,
+    Request,
+    Step,
+    TokenLayout,
+)
+from chameleon_core.generation import RowMachine, start_machine
+from chameleon_core.testing import make_config, make_scripted_model
+from chameleon_vllm.admission import Limits
+from chameleon_vllm.errors import EngineError
+from chameleon_vllm.row_parts import Signals
+from chameleon_vllm.runner import MAX_TRIES, Runner
+
+LAYOUT = TokenLayout.from_config(make_config())
+# After the word 41 comes a picture, and after a picture words that lead to the next.
+MODEL = make_scripted_model({41: LAYOUT.begin_image_id, LAYOUT.end_image_id: 43, 42: 43, 43: 41})
+SIGNALS = Signals.of(LAYOUT)
+CODES = LAYOUT.code_to_id_Z.tolist()
+PROMPT = (0, 40, 41, 42)
+WITH_PICTURE = (0, 40, LAYOUT.begin_image_id, *CODES[:4], LAYOUT.end_image_id, 42)
+SAMPLED = {"do_sample": True, "seed": 5, "temperature": 1.5, "top_k": 20, "image_top_k": 9}
+GUIDED = {"guidance_text": 3.0, "guidance_image": 1.2}
+CASES: list[dict[str, Any]] = [
+    {"max_new_tokens": 12, "repetition_penalty": 1.2, **SAMPLED},
+    {"max_new_tokens": 9, "guidance_scale": 2.0, **SAMPLED},
+    {"modality": "image"},
+    {"modality": "image", **GUIDED},
+    {"modality": "image", "negative_prompt_ids": (44, 45), **GUIDED, **SAMPLED},
+    {"modality": "image", "fixed_codes": (3, None, 5, None), **GUIDED},
+    {"modality": "interleaved", "max_new_tokens": 40, **SAMPLED},
+    {"modality": "interleaved", "max_new_tokens": 40, **GUIDED},
+    {"modality": "interleaved", "max_new_tokens": 40, **GUIDED, **SAMPLED},
+]
+
+
+def requests(prompts: Sequence[Sequence[int]] = (PROMPT, WITH_PICTURE)) -> list[Request]:
+    return [
+        Request(prompt=prompt, options=GenerationOptions(**case), index=index)
+        for index, (prompt, case) in enumerate((prompt, case) for prompt in prompts for case in CASES)
+    ]
+
+
+def machines(asked: Sequence[Request]) -> list[RowMachine]:
+    return [start_machine(request, MODEL.config, layout=LAYOUT) for request in asked]
+
+
+def expected(asked: Sequence[Request]) -> list[tuple[list[int], str | None]]:
+    engine = Engine(MODEL)
+    handles = [engine.submit(request) for request in asked]
+    list(engine.run())
+    return [(handle.new_ids, handle.finish_reason) for handle in handles]
+
+
+def run(engine: ModelEngine, rows: Sequence[RowMachine]) -> Runner:
+    runner = Runner(engine, SIGNALS)
+    for _ in runner.run(rows, lambda: False):
+        pass
+    return runner
+
+
+def written(rows: Sequence[RowMachine]) -> list[tuple[list[int], str | None]]:
+    return [(list(row.new_ids), row.finish_reason) for row in rows]
+
+
+ALL = requests()
+EXPECTED = expected(ALL)
+
+
+def test_the_cases_have_pictures_inside_of_documents() -> None:
+    documents = [ids for ids, _ in EXPECTED if len(ids) == 40]
+    assert documents
+    assert all(ids.count(LAYOUT.begin_image_id) > 1 for ids in documents)
+
+
+@pytest.mark.parametrize("max_requests", [64, 16, 3])
+def test_rows_write_what_the_engine_of_chameleon_core_writes(max_requests: int) -> None:
+    engine = ModelEngine(MODEL, Limits(max_requests=max_requests, max_step_ids=10_000, max_positions=100_000))
+    rows = machines(ALL)
+    run(engine, rows)
+    assert written(rows) == EXPECTED
+    assert engine.most <= max_requests
+    assert engine.requests == {}
+
+
+def test_64_guided_pictures_on_16_places_are_all_guided_and_none_is_lost() -> None:
+    asked = [
+        Request(
+            prompt=(0, 40 + index % 20), options=GenerationOptions(modality="image", **GUIDED, **SAMPLED), index=index
+        )
+        for index in range(64)
+    ]
+    engine = ModelEngine(MODEL, Limits(max_requests=16, max_step_ids=64, max_positions=400, block_size=4))
+    rows = machines(asked)
+    run(engine, rows)
+    assert written(rows) == expected(asked)
+    assert engine.added == 128  # two contexts each, and no retry
+
+
+@pytest.mark.parametrize("step_ids", [150, 300])
+def test_prompts_of_a_group_are_computed_in_one_step(step_ids: int) -> None:
+    """Few ids in a step let few groups start in one; what is written doesn't depend on it."""
+    engine = ModelEngine(MODEL, Limits(max_requests=64, max_step_ids=step_ids, max_positions=100_000))
+    rows = machines(ALL)
+    runner = run(engine, rows)
+    assert written(rows) == EXPECTED
+    assert runner.splits == 0
+
+
+HICCUPS: dict[str, Callable[[int, str], bool]] = {
+    "the row itself": lambda step, name: name.endswith("-0") and step % 5 == 2,
+    "a branch": lambda step, name: name.endswith("-1") and step % 3 == 1,
+    "each in turn": lambda step, name: (step + int(name.partition("-")[0])) % 9 == int(name.rpartition("-")[2]),
+    "all": lambda step, name: step % 2 == 0,
+}
+
+
+@pytest.mark.parametrize("who", HICCUPS)
+def test_a_group_that_falls_out_of_step_is_retried_and_writes_the_same(who: str) -> None:
+    engine = ModelEngine(MODEL, ROOMY, skips=HICCUPS[who])
+    rows = machines(ALL)
+    runner = run(engine, rows)
+    assert written(rows) == EXPECTED
+    assert runner.splits > 0 or who == "all"
+    assert engine.requests == {}
+    assert not runner._running
+    assert not runner._waiting
+
+
+def test_a_group_that_is_never_in_step_is_an_error_and_the_others_go_on() -> None:
+    engine = ModelEngine(MODEL, ROOMY, skips=lambda step, name: name.endswith("-1"))
+    runner = Runner(engine, SIGNALS)
+    asked = [ALL[0], ALL[3]]
+    text, picture = (runner.submit(row) for row in machines(asked))
+    for _ in range(100):
+        runner.step()
+    assert isinstance(picture.error, EngineError)
+    assert f"out of step {MAX_TRIES} times" in str(picture.error)
+    assert (text.machine.new_ids, text.machine.finish_reason) == EXPECTED[0]
+
+
+def test_the_error_of_a_row_is_raised_and_the_engine_is_left_empty() -> None:
+    engine = ModelEngine(MODEL, ROOMY, skips=lambda step, name: name.endswith("-1"))
+    runner = Runner(engine, SIGNALS)
+    with pytest.raises(EngineError, match="out of step"):
+        list(runner.run(machines([ALL[3], ALL[7]]), lambda: False))
+    assert engine.requests == {}
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"max_requests": 1}, "2 requests at once, and the engine has room for 1. Raise max_num_seqs"),
+        ({"max_step_ids": 6}, "7 ids in one step, and the engine has room for 6. Raise max_num_batched_tokens"),
+        ({"max_positions": 16}, "positions, and the engine has room for 16"),
+    ],
+    ids=["requests", "ids", "positions"],
+)
+def test_a_row_that_never_fits_is_refused_with_the_numbers(limits: dict[str, int], message: str) -> None:
+    room = {"max_requests": 64, "max_step_ids": 1000, "max_positions": 1000, **limits}
+    runner = Runner(ModelEngine(MODEL, Limits(**room)), SIGNALS)
+    with pytest.raises(ContextLengthError, match=message):
+        runner.submit(machines([ALL[3]])[0])
+
+
+def test_a_document_whose_pictures_would_never_fit_is_refused_before_it_begins() -> None:
+    runner = Runner(ModelEngine(MODEL, Limits(max_requests=2, max_step_ids=1000, max_positions=1000)), SIGNALS)
+    with pytest.raises(ContextLengthError, match="guided, takes 3 requests at once"):
+        runner.submit(machines([ALL[7]])[0])
+
+
+def ids_of(steps: Iterable[Step], row: int = 0) -> list[int]:
+    return [step.ids[row] for step in steps if step.ids[row] is not None]
+
+
+def test_two_streams_share_an_engine_and_each_gets_its_own() -> None:
+    runner = Runner(ModelEngine(MODEL), SIGNALS)
+    one, other = (runner.run(machines([ALL[number]]), lambda: False) for number in (3, 7))
+    first = [next(one), next(one), next(one)]
+    assert ids_of(other) == EXPECTED[7][0]
+    assert ids_of(first) + ids_of(one) == EXPECTED[3][0]
+
+
+def test_steps_have_every_id_but_those_that_are_given_and_end_with_the_reason() -> None:
+    steps = list(Runner(ModelEngine(MODEL), SIGNALS).run(machines(ALL), lambda: False))
+    for row, (ids, reason) in enumerate(EXPECTED):
+        assert ids_of(steps, row) == ids
+        last = max(number for number, step in enumerate(steps) if step.ids[row] is not None)
+        assert steps[last].finish_reasons[row] == reason
+        assert not any(step.finish_reasons[row] for step in steps[:last])
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_a_row_goes_on_after_what_it_has_written(count: int) -> None:
+    ids, _ = EXPECTED[3]
+    request = dataclasses.replace(ALL[3], written=tuple(ids[:count]))
+    steps = Runner(ModelEngine(MODEL), SIGNALS).run(machines([request]), lambda: False, given=[count])
+    assert ids_of(steps) == ids[count:]
+
+
+def test_a_stream_that_is_closed_or_stopped_leaves_the_engine() -> None:
+    engine = ModelEngine(MODEL)
+    runner = Runner(engine, SIGNALS)
+    rows = machines([ALL[7]])
+    stream = runner.run(rows, lambda: False)
+    next(stream)
+    stream.close()
+    assert engine.requests == {}
+    assert rows[0].finish_reason == "cancelled"
+    (row,) = machines([ALL[0]])
+    assert len(list(runner.run([row], lambda: len(row.new_ids) == 3))) == 3
+
+
+def test_a_row_whose_time_is_over_ends_with_what_it_has() -> None:
+    options = GenerationOptions(max_new_tokens=50, max_time=1e-6)
+    (row,) = machines([Request(prompt=PROMPT, options=options)])
+    run(ModelEngine(MODEL), [row])
+    assert (len(row.new_ids), row.finish_reason) == (1, "timeout")
+
+
+def test_a_request_that_the_engine_ends_is_an_error() -> None:
+    engine = ModelEngine(MODEL)
+    engine.batch._chooser.vocab_size = 1  # so that choosing fails
+    with pytest.raises(ChameleonCoreError, match="its log says why"):
+        run(engine, machines([ALL[0]]))
