@@ -47,7 +47,7 @@ EXTRAS = {
     "vq": "testing,cli,train",
     "text": "testing",
     "backends": "testing",
-    "core": "testing,cli,train,gguf",
+    "core": "testing,cli,train,gguf,parquet",
     "emoji": "testing",
     "vllm": "testing",
 }

@@ -73,6 +73,10 @@ class EngineFullError(ChameleonCoreError, RuntimeError):
     """As many requests wait as the engine takes; submit again later."""
 
 
+class WorkerError(ChameleonCoreError, RuntimeError):
+    """Processes that shared some work ended without doing it."""
+
+
 class ModelNotFoundError(ChameleonCoreError, FileNotFoundError):
     """A name that is neither a folder nor a known model."""
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from .. import __version__
-from . import convert, demo, doctor, generate, plan, plugins, tokens
+from . import convert, dataset, demo, doctor, generate, plan, plugins, tokens
 from .commands import Commands
 
 
@@ -41,6 +41,7 @@ def options(
 
 generate.register(app)
 tokens.register(app)
+dataset.register(app)
 plugins.register(app)
 doctor.register(app)
 plan.register(app)

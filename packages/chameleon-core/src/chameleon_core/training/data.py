@@ -31,6 +31,8 @@ from ..errors import FileFormatError
 from .errors import DatasetError
 
 META_FILE = "dataset.json"
+JOB_FILE = "tokenization.json"
+"""What a job of ``chameleon_core.tokenization`` writes first, as it writes ``META_FILE`` last."""
 SHARD_NAME = "tokens-{:05d}.safetensors"
 FORMAT = 1
 MAX_VOCABULARY = 1 << 16
@@ -181,7 +183,6 @@ class TokenDatasetWriter:
         self.folder = Path(folder)
         self.vocab_size = vocab_size
         self.shard_size = shard_size
-        meta = _Meta(format=FORMAT, tokenizer_hash=tokenizer_hash, vocab_size=vocab_size)
         if os.path.exists(self.folder / META_FILE):
             found = _read_meta(self.folder)
             _check_hash(self.folder, found.tokenizer_hash, tokenizer_hash)
@@ -190,7 +191,8 @@ class TokenDatasetWriter:
                     f"{self.folder} was written for a vocabulary of {found.vocab_size} ids, not {vocab_size}."
                 )
         else:
-            write_json(self.folder / META_FILE, msgspec.to_builtins(meta))
+            _check_complete(self.folder)
+            write_meta(self.folder, tokenizer_hash=tokenizer_hash, vocab_size=vocab_size)
         paths = _shard_paths(self.folder)
         self._num_shards = len(paths)
         self._known = {key for path in paths for key in _Shard(path, vocab_size=vocab_size).keys}
@@ -219,11 +221,7 @@ class TokenDatasetWriter:
         """Add a document. Raises ``DatasetError`` for a key that exists or an id outside the vocabulary."""
         if document.key in self._known:
             raise DatasetError(f"{self.folder} already has a document {document.key!r}; check `key in writer` first.")
-        if len(document) and not 0 <= document.ids.min() <= document.ids.max() < self.vocab_size:
-            raise DatasetError(
-                f"document {document.key!r} has ids from {document.ids.min()} to {document.ids.max()}; "
-                f"expected 0…{self.vocab_size - 1}."
-            )
+        check_ids(document, self.vocab_size)
         self._known.add(document.key)
         self._pending.append(document)
         self._pending_size += len(document)
@@ -234,23 +232,38 @@ class TokenDatasetWriter:
         """Write the documents that were added since the last shard as a shard of their own."""
         if not self._pending:
             return
-        ends = np.cumsum([0, *(len(document) for document in self._pending)], dtype=np.int64)
-        tensors = {
-            "ids": np.concatenate([document.ids for document in self._pending]).astype(np.uint16),
-            "offsets": ends,
-            "keys": np.frombuffer(json.dumps([document.key for document in self._pending]).encode(), dtype=np.uint8),
-        }
-        if any(document.trained is not None for document in self._pending):
-            trained = [
-                np.ones(len(document), dtype=np.bool_) if document.trained is None else document.trained
-                for document in self._pending
-            ]
-            tensors["trained"] = np.packbits(np.concatenate(trained))
-        with replacing(self.folder / SHARD_NAME.format(self._num_shards)) as temporary:
-            safetensors.torch.save_file({name: torch.tensor(array) for name, array in tensors.items()}, temporary)
+        write_shard(self.folder, self._num_shards, self._pending)
         self._num_shards += 1
         self._pending = []
         self._pending_size = 0
+
+
+def write_meta(folder: Path, *, tokenizer_hash: str, vocab_size: int) -> None:
+    """Write what makes a folder of shards a dataset."""
+    write_json(folder / META_FILE, {"format": FORMAT, "tokenizer_hash": tokenizer_hash, "vocab_size": vocab_size})
+
+
+def write_shard(folder: Path, number: int, documents: Sequence[TokenDocument]) -> None:
+    """Write documents as the shard of that number, counted from 0; what was there is replaced once it is whole."""
+    tensors = {
+        "ids": np.concatenate([np.empty(0, np.uint16), *(document.ids for document in documents)]).astype(np.uint16),
+        "offsets": np.cumsum([0, *map(len, documents)], dtype=np.int64),
+        "keys": np.frombuffer(json.dumps([document.key for document in documents]).encode(), dtype=np.uint8),
+    }
+    if any(document.trained is not None for document in documents):
+        masks = (np.ones(len(each), dtype=np.bool_) if each.trained is None else each.trained for each in documents)
+        tensors["trained"] = np.packbits(np.concatenate(list(masks)))
+    with replacing(folder / SHARD_NAME.format(number)) as temporary:
+        safetensors.torch.save_file({name: torch.tensor(array) for name, array in tensors.items()}, temporary)
+
+
+def check_ids(document: TokenDocument, vocab_size: int) -> None:
+    """Raise ``DatasetError`` where a document has an id outside the vocabulary."""
+    if len(document) and not 0 <= document.ids.min() <= document.ids.max() < vocab_size:
+        raise DatasetError(
+            f"document {document.key!r} has ids from {document.ids.min()} to {document.ids.max()}; "
+            f"expected 0…{vocab_size - 1}."
+        )
 
 
 def _integers(key: str, ids: Sequence[int]) -> np.ndarray:
@@ -341,7 +354,17 @@ def _keys(data: bytes, path: Path) -> list[str]:
     return keys
 
 
+def _check_complete(folder: Path) -> None:
+    """Raise ``DatasetError`` where a folder has the shards of a job that was stopped and hasn't been resumed."""
+    if os.path.exists(folder / JOB_FILE) and not os.path.exists(folder / META_FILE):
+        raise DatasetError(
+            f"{folder} isn't complete: the job that tokenizes into it was stopped. Start it again with the same "
+            "sources and options; it does what is left."
+        )
+
+
 def _read_meta(folder: Path) -> _Meta:
+    _check_complete(folder)
     path = folder / META_FILE
     try:
         meta = msgspec.convert(read_json(path), _Meta)
@@ -364,7 +387,8 @@ def _check_hash(folder: Path, found: str, expected: str) -> None:
 
 def _shard_paths(folder: Path) -> list[Path]:
     """Return the shards, which are numbered from 0. Raises ``FileFormatError`` where one is missing."""
-    paths = sorted(folder.glob("tokens-*.safetensors"))
+    # Beyond 99,999 their numbers have more digits.
+    paths = sorted(folder.glob("tokens-*.safetensors"), key=lambda path: (len(path.name), path.name))
     for number, path in enumerate(paths):
         if path.name != SHARD_NAME.format(number):
             raise FileFormatError(
