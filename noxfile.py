@@ -229,9 +229,9 @@ def parity(session: nox.Session) -> None:
 
 @nox.session(default=False, requires=["wheels", "torch"])
 def ranks(session: nox.Session) -> None:
-    """Training in two and four processes, in every layout and over 50 steps, beside one process.
+    """Training of transformer and image tokenizer in two and four processes, in every layout, beside one process.
 
-    ``package(package='core')`` has a short form.
+    ``package(package='core')`` and ``package(package='vq')`` have short forms.
     """
     install_workspace(session)
     run_tests(session, "tests/ranks", workers=1)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import shutil
 from collections.abc import Mapping
@@ -14,13 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from programs import program
 
-FILE = Path(__file__).parents[2] / "packages" / "chameleon-core" / "tests" / "test_training_ranks.py"
-SPEC = importlib.util.spec_from_file_location("ranked_training", FILE)
-assert SPEC is not None
-assert SPEC.loader is not None
-ranked: Any = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(ranked)
+ranked = program("chameleon-core")
 
 STEPS = 50
 LAYOUTS = [(2, 1), (2, 2), (4, 1), (4, 2), (4, 4)]

@@ -10,6 +10,7 @@ from .contract import Quantized, VectorQuantizer
 from .ema import EMACodebook
 from .fsq import FSQ
 from .lfq import LFQ
+from .over_ranks import OverRanks, add_over_ranks, mean_over_ranks
 from .residual import ResidualCodebooks
 
 __all__ = [
@@ -17,9 +18,12 @@ __all__ = [
     "LFQ",
     "Codebook",
     "EMACodebook",
+    "OverRanks",
     "Quantized",
     "ResidualCodebooks",
     "VectorQuantizer",
+    "add_over_ranks",
+    "mean_over_ranks",
 ]
 
 if not TYPE_CHECKING:  # or type checkers would believe that the module has every name

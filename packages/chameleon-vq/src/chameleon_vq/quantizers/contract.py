@@ -50,7 +50,8 @@ class VectorQuantizer(Protocol):
     - With one code per position, ``forward(lookup(codes))`` returns every code unchanged. With several it needn't: if
       each code refines those before it, the sum of their entries may be nearer to another first code, or equal to the
       sum of other codes.
-    - Only ``forward`` in training mode changes its state, and ``state_dict`` and the configuration hold all of it.
+    - Only ``forward`` in training mode changes its state, and ``state_dict`` and the configuration hold all of it. To
+      train in several processes, what follows the latents is an ``OverRanks``.
     """
 
     num_codes: int

@@ -19,6 +19,7 @@ from ..plugins import PluginSpec
 from .codebook import Codebook
 from .contract import Quantized, count_codes, straight_through
 from .options import QuantizerOptions
+from .over_ranks import add_over_ranks
 
 Fraction = Annotated[float, Meta(gt=0, lt=1, description="a number > 0 and < 1")]
 
@@ -39,9 +40,11 @@ class EMACodebook(Codebook):
     s chose an entry, its count becomes ``decay · count + (1 - decay) · n``, its sum ``decay · sum + (1 - decay) · s``,
     and the entry sum / count. The loss is only the commitment, ``mean((sg(q) - z)²)``, where sg stops the gradient.
 
-    ``embedding.weight`` has the entries, as in ``Codebook``, which can therefore load them.
+    ``embedding.weight`` has the entries, as in ``Codebook``, which can therefore load them. With ``over_ranks`` n and s
+    are those of all processes together; see ``OverRanks``.
     """
 
+    over_ranks = False
     count_N: Tensor
     sum_ND: Tensor
 
@@ -85,6 +88,8 @@ class EMACodebook(Codebook):
     def _move(self, latents_BDhw: Tensor, codes_Bhw: Tensor, usage_Z: Tensor) -> None:
         latents_MD = latents_BDhw.permute(0, 2, 3, 1).reshape(-1, latents_BDhw.shape[1]).to(self.sum_ND.dtype)
         sums_ZD = torch.zeros_like(self.sum_ND).index_add_(0, codes_Bhw.reshape(-1), latents_MD)
+        if self.over_ranks:
+            usage_Z, sums_ZD = add_over_ranks(usage_Z), add_over_ranks(sums_ZD)
         self.count_N.lerp_(usage_Z.to(self.count_N.dtype), 1 - self.decay)
         self.sum_ND.lerp_(sums_ZD, 1 - self.decay)
         # Smoothed so that the count of an unused code doesn't approach zero.

@@ -21,6 +21,7 @@ from ..hookspecs import HOOK_API_VERSION
 from ..plugins import PluginSpec
 from .contract import Quantized, at_least_float32, count_codes, straight_through, without_autocast
 from .options import QuantizerOptions
+from .over_ranks import mean_over_ranks
 
 LARGEST = sys.float_info.max
 Weight = Annotated[float, Meta(ge=0, le=LARGEST, description="a finite number ≥ 0")]
@@ -45,10 +46,12 @@ class LFQ(nn.Module):
     with probability sigmoid(4z / temperature). The first is small if each latent is sure of its code, the second large
     if all codes are used. The constant log Z, which the paper leaves out, makes the minimum 0.
 
-    The gradient of the quantized latents passes straight through to the input.
+    The gradient of the quantized latents passes straight through to the input. With ``over_ranks``, H(code) is that of
+    the latents of all processes together; see ``OverRanks``.
     """
 
     codes_per_position = 1
+    over_ranks = False
     place_values_D: Tensor
 
     def __init__(
@@ -71,10 +74,11 @@ class LFQ(nn.Module):
         codes_Bhw = (bits_BDhw * self.place_values_D[:, None, None]).sum(dim=1)
         commitment = torch.mean((exact_BDhw - signs_BDhw) ** 2)
         logits_MD = exact_BDhw.movedim(1, -1).flatten(0, 2) * (4 / self.temperature)
+        penalty = entropy_penalty(logits_MD, over_ranks=self.over_ranks)
         return Quantized(
             latents=straight_through(latents_BDhw, signs_BDhw),
             codes=codes_Bhw,
-            loss=self.commitment_weight * commitment + self.entropy_weight * entropy_penalty(logits_MD),
+            loss=self.commitment_weight * commitment + self.entropy_weight * penalty,
             usage=count_codes(codes_Bhw, self.num_codes),
         )
 
@@ -84,8 +88,10 @@ class LFQ(nn.Module):
         return (2 * bits_BDhw - 1).float()
 
 
-def entropy_penalty(logits_MD: Tensor) -> Tensor:
+def entropy_penalty(logits_MD: Tensor, *, over_ranks: bool = False) -> Tensor:
     """Return ``H(code | latent) + log Z − H(code)`` in nats, a scalar ≥ 0; a bit is 1 with probability sigmoid(logit).
+
+    With ``over_ranks``, H(code) is that of as many latents of each process.
 
     The entropy of the codes is exact at a small part of the cost: the bits of a latent are independent, so the table of
     its codes' probabilities is the product of one for the lower half of the bits and one for the upper, and the sum of
@@ -97,6 +103,8 @@ def entropy_penalty(logits_MD: Tensor) -> Tensor:
     lower_MX = _joint(zeros_MD[:, : bits // 2], ones_MD[:, : bits // 2])
     upper_MY = _joint(zeros_MD[:, bits // 2 :], ones_MD[:, bits // 2 :])
     mean_YX = upper_MY.T @ lower_MX / positions
+    if over_ranks:
+        mean_YX = mean_over_ranks(mean_YX)
     # Clamped only in the logarithm: a code of probability 0 adds nothing, and its gradient is finite.
     of_all = -(mean_YX * mean_YX.clamp(min=torch.finfo(mean_YX.dtype).tiny).log()).sum()
     return of_each_latent + bits * math.log(2) - of_all

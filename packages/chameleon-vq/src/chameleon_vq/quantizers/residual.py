@@ -19,6 +19,7 @@ from ..plugins import PluginSpec
 from . import codebook, ema
 from .codebook import Codebook
 from .contract import Quantized, at_least_float32, count_codes, straight_through
+from .ema import EMACodebook
 
 
 class ResidualOptions(ema.EMAOptions, frozen=True, kw_only=True):
@@ -40,7 +41,8 @@ class ResidualCodebooks(nn.Module):
 
     ``quantizer_dropout`` is the share of the pictures that, in training mode, use only their first 1…Q levels, a number
     drawn at random, so that the first levels alone carry as much as they can. The levels left out neither see those
-    pictures nor add to their latents; their codes are what they would have been.
+    pictures nor add to their latents; their codes are what they would have been. With ``over_ranks``, the levels of
+    moving averages follow the latents of all processes together; see ``OverRanks``.
     """
 
     levels: Sequence[Codebook]
@@ -51,6 +53,19 @@ class ResidualCodebooks(nn.Module):
         self.num_codes = levels[0].num_codes
         self.codes_per_position = len(levels)
         self.quantizer_dropout = quantizer_dropout
+        self._over_ranks = False
+
+    @property
+    def over_ranks(self) -> bool:
+        """Whether other processes have parts of the same batch."""
+        return self._over_ranks
+
+    @over_ranks.setter
+    def over_ranks(self, value: bool) -> None:
+        self._over_ranks = value
+        for level in self.levels:
+            if isinstance(level, EMACodebook):
+                level.over_ranks = value
 
     def forward(self, latents_BDhw: Tensor) -> Quantized:
         """Quantize latents [B, D, h, w] to sums of entries; in training mode, update levels of moving averages."""
@@ -65,6 +80,9 @@ class ResidualCodebooks(nn.Module):
             entries_BDhw = level.lookup(codes_Bhw).detach()
             if uses_B.any():
                 loss = loss + level.quantize(residual_BDhw[uses_B], codes_Bhw[uses_B]).loss
+            elif self.over_ranks:
+                # Other processes may have pictures of this level; the loss, a mean of nothing, is NaN here.
+                loss = loss + level.quantize(residual_BDhw[uses_B], codes_Bhw[uses_B]).loss.nan_to_num()
             sum_BDhw = sum_BDhw + entries_BDhw * uses_B[:, None, None, None]
             residual_BDhw = residual_BDhw - entries_BDhw
             codes.append(codes_Bhw)

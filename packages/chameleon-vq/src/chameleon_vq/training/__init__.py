@@ -17,12 +17,13 @@ from .log import TrainingLog, read_log
 from .metrics import Quality, codebook_figures, compare, measure
 from .options import TrainingOptions
 from .order import BatchOrder
-from .pictures import PictureSource, TensorPictures
+from .pictures import DividedPictureSource, PictureSource, TensorPictures
 from .trainer import VQTrainer
 
 __all__ = [
     "BatchOrder",
     "DivergenceError",
+    "DividedPictureSource",
     "PatchDiscriminator",
     "PictureSource",
     "Quality",

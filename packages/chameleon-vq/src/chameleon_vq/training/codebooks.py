@@ -18,7 +18,9 @@ from ..errors import ConfigError
 from ..model import ChameleonVQVAE
 from ..quantizers import VectorQuantizer
 from ..quantizers.codebook import nearest_entries
+from ..quantizers.contract import at_least_float32
 from .metrics import codebook_figures, effective_rank, usage_by_place
+from .ranks import ALONE, Ranks
 
 
 @runtime_checkable
@@ -66,8 +68,8 @@ def codebooks_of(quantizer: VectorQuantizer, latents_MD: Tensor) -> Iterator[tup
 
 
 def positions(latents_BDhw: Tensor) -> Tensor:
-    """Flatten latents [B, D, h, w] to float32 [M, D]."""
-    return latents_BDhw.float().permute(0, 2, 3, 1).reshape(-1, latents_BDhw.shape[1])
+    """Flatten latents [B, D, h, w] to [M, D], at least in float32."""
+    return at_least_float32(latents_BDhw).permute(0, 2, 3, 1).reshape(-1, latents_BDhw.shape[1])
 
 
 @torch.no_grad()
@@ -90,24 +92,26 @@ class CodebookCare:
     """Counts the codes that training chooses, places entries by k-means and revives those without use.
 
     A quantizer without entries (``fsq``, ``lfq``) is only counted. ``usage_QZ`` is how often each code was chosen, for
-    each of a position's codes, since the last ``revive``.
+    each of a position's codes, since the last ``revive``. Several ranks count the codes of all of them, and pass the
+    latents of all to the other methods, so that each does the same to its copy of the codebook.
     """
 
-    def __init__(self, quantizer: VectorQuantizer, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    def __init__(self, quantizer: VectorQuantizer, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
         self.quantizer = quantizer
         self.optimizer = optimizer
+        self.ranks = ranks
         shape = (quantizer.codes_per_position, quantizer.num_codes)
-        self.usage_QZ = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.usage_QZ = torch.zeros(shape, dtype=torch.int64, device=ranks.device)
 
     def count(self, codes: Tensor) -> None:
-        """Add the codes [B, h, w] or [B, h, w, Q] of a step to the usage."""
-        self.usage_QZ += usage_by_place(codes, self.quantizer)
+        """Add the codes [B, h, w] or [B, h, w, Q] of a step to the usage, each rank its own."""
+        self.usage_QZ += self.ranks.add(usage_by_place(codes, self.quantizer))
 
     @torch.no_grad()
     def place(self, latents_MD: Tensor, random: np.random.Generator) -> None:
         """Place all entries by k-means over some latents, one codebook after the other."""
         for codebook, seen_MD in codebooks_of(self.quantizer, latents_MD):
-            entries_ZD = kmeans(seen_MD, codebook.num_codes, random)
+            entries_ZD = kmeans(seen_MD, codebook.num_codes, random, ranks=self.ranks)
             restart(codebook, torch.arange(codebook.num_codes, device=seen_MD.device), entries_ZD, self.optimizer)
 
     @torch.no_grad()
@@ -142,17 +146,20 @@ def with_plain_codebook(model: ChameleonVQVAE) -> ChameleonVQVAE:
 
 
 @torch.no_grad()
-def kmeans(latents_MD: Tensor, num_codes: int, random: np.random.Generator, *, iterations: int = 10) -> Tensor:
+def kmeans(
+    latents_MD: Tensor, num_codes: int, random: np.random.Generator, *, ranks: Ranks = ALONE, iterations: int = 10
+) -> Tensor:
     """Run Lloyd's algorithm from latents chosen at random, and return the entries [Z, D].
 
     An entry that is nearest to no latent restarts at a random one. With fewer latents than entries, some entries start
-    at the same latent.
+    at the same latent. Several ranks, which pass the same latents, share the work.
     """
+    own_MD = latents_MD[ranks.share(len(latents_MD))]
     entries_ZD = latents_MD[_choose(len(latents_MD), num_codes, random)].clone()
     for _ in range(iterations):
-        nearest_M = nearest_entries(latents_MD, entries_ZD)
-        count_Z = torch.bincount(nearest_M, minlength=num_codes)
-        sum_ZD = torch.zeros_like(entries_ZD).index_add_(0, nearest_M, latents_MD)
+        nearest_M = nearest_entries(own_MD, entries_ZD)
+        count_Z = ranks.add(torch.bincount(nearest_M, minlength=num_codes))
+        sum_ZD = ranks.add(torch.zeros_like(entries_ZD).index_add_(0, nearest_M, own_MD))
         entries_ZD = sum_ZD / count_Z.clamp(min=1)[:, None]
         empty_J = (count_Z == 0).nonzero().flatten()
         if len(empty_J):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .options import TrainingOptions
+from .ranks import ALONE, Ranks
 
 MOST_CHANNELS = 8
 """The widest layer has this many times the first one's channels (pix2pix)."""
@@ -65,15 +66,17 @@ def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
-def adaptive_weight(reconstruction_loss: Tensor, generator_loss: Tensor, last_layer: Tensor) -> Tensor:
+def adaptive_weight(
+    reconstruction_loss: Tensor, generator_loss: Tensor, last_layer: Tensor, *, ranks: Ranks = ALONE
+) -> Tensor:
     """Return the factor that gives the generator loss a gradient of the same norm as the reconstruction loss's.
 
     Equation 7: the ratio of the two norms, with respect to ``last_layer``, the weights of the decoder's last layer. A
-    scalar without a gradient, at most ``LARGEST_WEIGHT``.
+    scalar without a gradient, at most ``LARGEST_WEIGHT``. The gradients are the means over ``ranks``.
     """
     (of_reconstruction,) = torch.autograd.grad(reconstruction_loss, last_layer, retain_graph=True)
     (of_generator,) = torch.autograd.grad(generator_loss, last_layer, retain_graph=True)
-    weight = of_reconstruction.norm() / (of_generator.norm() + DELTA)
+    weight = ranks.mean(of_reconstruction).norm() / (ranks.mean(of_generator).norm() + DELTA)
     return weight.clamp(max=LARGEST_WEIGHT).detach()
 
 
@@ -82,18 +85,32 @@ def clip_gradient(parameters: Iterable[nn.Parameter], options: TrainingOptions) 
     return nn.utils.clip_grad_norm_(parameters, options.clip_norm or math.inf)
 
 
+class Judging(nn.Module):
+    """The discriminator's loss, as one module."""
+
+    def __init__(self, discriminator: PatchDiscriminator) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, real_BCHW: Tensor, drawn_BCHW: Tensor) -> Tensor:
+        """Return the hinge loss of real and drawn pictures, a scalar."""
+        return hinge_loss(self.discriminator(real_BCHW).float(), self.discriminator(drawn_BCHW).float())
+
+
 class Adversary:
     """A patch discriminator with its optimizer, trained in turn with the model.
 
     ``last_layer`` are the weights of the decoder's last layer, which the adaptive weight is computed from.
     """
 
-    def __init__(self, channels: int, last_layer: Tensor, options: TrainingOptions) -> None:
+    def __init__(self, channels: int, last_layer: Tensor, options: TrainingOptions, ranks: Ranks) -> None:
         self.options = options
+        self.ranks = ranks
         self.last_layer = last_layer
         self.discriminator = PatchDiscriminator(
             channels, channels=options.discriminator_channels, layers=options.discriminator_layers
-        ).to(last_layer.device)
+        ).to(last_layer.device, last_layer.dtype)
+        self._judging = ranks.wrapped(Judging(self.discriminator))
         self.optimizer = torch.optim.AdamW(
             self.discriminator.parameters(), options.discriminator_learning_rate, betas=options.betas
         )
@@ -101,12 +118,12 @@ class Adversary:
     def generator_loss(self, drawn_BCHW: Tensor, reconstruction_loss: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss of the model that drew the pictures, and its adaptive weight: two scalars."""
         generator = -self.discriminator(drawn_BCHW).float().mean()
-        return generator, adaptive_weight(reconstruction_loss, generator, self.last_layer)
+        return generator, adaptive_weight(reconstruction_loss, generator, self.last_layer, ranks=self.ranks)
 
     def train(self, real_BCHW: Tensor, drawn_BCHW: Tensor, precision: torch.autocast) -> Tensor:
         """Update the discriminator once, and return its loss, a scalar without a gradient."""
         with precision:
-            loss = hinge_loss(self.discriminator(real_BCHW).float(), self.discriminator(drawn_BCHW).float())
+            loss: Tensor = self._judging(real_BCHW, drawn_BCHW)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         clip_gradient(self.discriminator.parameters(), self.options)

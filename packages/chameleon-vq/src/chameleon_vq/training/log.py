@@ -15,16 +15,20 @@ from ..errors import FileFormatError
 class TrainingLog:
     """Appends entries to a file. Of an earlier run's entries, those up to ``steps_done`` are kept.
 
-    ``entries`` holds what was kept and appended. With a ``path`` of None nothing is written.
+    ``entries`` holds what was kept and appended. With a ``path`` of None nothing is written, and with ``writes=False``
+    the file is only read.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, *, steps_done: int = 0) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, *, steps_done: int = 0, writes: bool = True) -> None:
         self.path = None if path is None else Path(path)
         self.entries: list[dict[str, Any]] = []
         if self.path is None:
             return
         if os.path.exists(self.path) and steps_done:
             self.entries = [entry for entry in read_log(self.path) if entry["step"] <= steps_done]
+        if not writes:
+            self.path = None
+            return
         with writing(self.path), replacing(self.path) as temporary:
             temporary.write_text("".join(map(_line, self.entries)), encoding="utf-8")
 

@@ -18,6 +18,7 @@ from ..model import ChameleonVQVAE
 from ..quantizers import VectorQuantizer
 from ..quantizers.contract import count_codes
 from ._old_names import renamed_arguments
+from .ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +46,30 @@ def to_levels(pixels_BCHW: Tensor) -> Tensor:
 
 @renamed_arguments(pixels_NCHW="pixels_BCHW")
 @torch.no_grad()
-def measure(model: ChameleonVQVAE, pixels_BCHW: Tensor, *, batch_size: int = 32) -> Quality:
+def measure(model: ChameleonVQVAE, pixels_BCHW: Tensor, *, batch_size: int = 32, ranks: Ranks = ALONE) -> Quality:
     """Encode and decode pictures and compare them with the originals.
 
-    The pixels are in −1…1, at least 7 a side. The model's training mode is restored. Raises ``ImageError`` if there are
-    no pictures.
+    The pixels are in −1…1, at least 7 a side. The model's training mode is restored. Several ranks, which pass the same
+    pictures, share the work. Raises ``ImageError`` if there are no pictures.
     """
     if not len(pixels_BCHW):
         raise ImageError("there are no pictures to measure; expected pixels [B, C, H, W] of at least one.")
     was_training = model.training
     model.eval()
-    rows = []
+    rows: list[tuple[float, float]] = []
     quantizer = model.quantize
     usage_QZ = torch.zeros(
         quantizer.codes_per_position, quantizer.num_codes, dtype=torch.int64, device=pixels_BCHW.device
     )
-    for real_BCHW in torch.split(pixels_BCHW, batch_size):
+    own_BCHW = pixels_BCHW[ranks.share(len(pixels_BCHW))]
+    for real_BCHW in torch.split(own_BCHW, batch_size) if len(own_BCHW) else ():
         drawn = model(real_BCHW)
         rows += compare(to_levels(real_BCHW), to_levels(drawn.pixels_BCHW))
         usage_QZ += usage_by_place(drawn.encoding.codes_Bhw, quantizer)
     model.train(was_training)
-    psnr, ssim = np.mean(rows, axis=0)
-    return Quality(float(psnr), float(ssim), *codebook_figures(usage_QZ))
+    sums = torch.from_numpy(np.sum(np.reshape(rows, (-1, 2)), axis=0)).to(pixels_BCHW.device)
+    psnr, ssim = (ranks.add(sums) / len(pixels_BCHW)).tolist()
+    return Quality(psnr, ssim, *codebook_figures(ranks.add(usage_QZ)))
 
 
 @renamed_arguments(real_NCHW="real_BCHW", drawn_NCHW="drawn_BCHW")

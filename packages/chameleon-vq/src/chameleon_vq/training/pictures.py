@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,26 @@ class PictureSource(Protocol):
     def pixels(self, indices: Sequence[int], random: np.random.Generator) -> Tensor:
         """Return the pictures of one batch: float32 [B, C, H, W] in −1…1."""
         ...
+
+
+@runtime_checkable
+class DividedPictureSource(PictureSource, Protocol):
+    """A set of pictures of which each of several processes reads its part of a batch alone."""
+
+    def part(self, indices: Sequence[int], random: np.random.Generator, own: slice) -> Tensor:
+        """Return ``pixels(indices, random)[own]``, without reading the others.
+
+        ``random`` must be used as for all of them, so that the number of processes doesn't change what is drawn.
+        """
+        ...
+
+
+def part_of_batch(pictures: PictureSource, indices: Sequence[int], random: np.random.Generator, own: slice) -> Tensor:
+    """Return a part of a batch, of a source without ``part`` by reading all of it."""
+    if isinstance(pictures, DividedPictureSource):
+        return pictures.part(indices, random, own)
+    pixels_BCHW = pictures.pixels(indices, random)
+    return pixels_BCHW[own] if isinstance(pixels_BCHW, Tensor) else pixels_BCHW
 
 
 _CHECKED_TOGETHER = 256  # pictures, so that the check needs little memory
@@ -93,10 +113,14 @@ class TensorPictures:
 
     def pixels(self, indices: Sequence[int], random: np.random.Generator) -> Tensor:
         """Return the pictures at ``indices``: float32 [B, C, H, W] in −1…1; see ``PictureSource``."""
-        pixels_BCHW = self._pixels_BCHW[list(indices)]
+        return self.part(indices, random, slice(None))
+
+    def part(self, indices: Sequence[int], random: np.random.Generator, own: slice) -> Tensor:
+        """Return ``pixels(indices, random)[own]``; see ``DividedPictureSource``."""
+        pixels_BCHW = self._pixels_BCHW[list(indices[own])]
         pixels_BCHW = pixels_BCHW.float() / 127.5 - 1 if pixels_BCHW.dtype == torch.uint8 else pixels_BCHW.float()
         if self._mirror:
-            mirrored_B = torch.from_numpy(random.random(len(indices)) < 0.5)
+            mirrored_B = torch.from_numpy(random.random(len(indices)) < 0.5)[own]
             pixels_BCHW = torch.where(mirrored_B[:, None, None, None], pixels_BCHW.flip(3), pixels_BCHW)
         return pixels_BCHW
 

@@ -12,8 +12,11 @@ Advance = Callable[[float, str], None]
 
 
 @contextmanager
-def progress_bar(*, total: float, completed: float) -> Iterator[Advance]:
+def progress_bar(*, total: float, completed: float, shown: bool = True) -> Iterator[Advance]:
     """Show a bar with the elapsed and the remaining time. Raises ``MissingPackageError`` without rich."""
+    if not shown:
+        yield lambda done, words: None
+        return
     try:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     except ImportError as error:

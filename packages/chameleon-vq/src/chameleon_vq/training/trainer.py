@@ -9,6 +9,7 @@ import math
 import time
 import warnings
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +23,16 @@ from ..model import ChameleonVQVAE, VQReconstruction
 from .checkpoints import CHECKPOINT_FILE, LOG_FILE, RunState, load_checkpoint, save_checkpoint
 from .codebooks import CodebookCare, has_codebooks, positions
 from .discriminator import Adversary, clip_gradient, least_side
+from .drawing import Drawing
 from .errors import DivergenceError
 from .interrupts import waiting_interrupts
 from .log import TrainingLog
 from .metrics import measure
 from .options import TrainingOptions
 from .order import BatchOrder, random_for
-from .pictures import PictureSource, check_training_batch
+from .pictures import PictureSource, check_training_batch, part_of_batch
 from .progress import progress_bar
+from .ranks import Ranks
 from .stored_state import check_tensor, check_tensors, checked_generator
 
 # Options that may differ between a checkpoint and the run that resumes it: they don't change the weights.
@@ -58,7 +61,11 @@ class VQTrainer:
     trained. A trainer whose folder has a checkpoint resumes from it, and ends with the same weights bit for bit as a
     run that was never interrupted (without ``options.minutes``, on the same machine with as many threads).
 
-    Raises ``ConfigError`` if the model has no decoder.
+    Processes that ``torchrun`` started train together: each has its share of a step's pictures, and all the same
+    weights, at first those of the first process, which alone writes. Losses, gradients and the codebook are those of a
+    single process up to rounding (with other dropout), and any number of processes resumes what another has saved.
+
+    Raises ``ConfigError`` if the model has no decoder, and where the processes can't share a batch evenly.
     """
 
     def __init__(
@@ -76,16 +83,25 @@ class VQTrainer:
         self.folder = None if folder is None else Path(folder)
         self.perceptual = None if perceptual is None else perceptual.eval().requires_grad_(False)
         self.device = model.decoder.conv_out.weight.device
+        self.ranks = Ranks.join(self.device)
+        if options.batch_size % self.ranks.count:
+            raise ConfigError(
+                f"batch_size is {options.batch_size}, which {self.ranks.count} processes can't share evenly. Use a "
+                "multiple of their number."
+            )
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, options.learning_rate, betas=options.betas, weight_decay=options.weight_decay
         )
         self.adversary: Adversary | None = None
         if options.discriminator_weight:
-            self.adversary = Adversary(model.config.picture_channels, model.decoder.conv_out.weight, options)
+            self.adversary = Adversary(
+                model.config.picture_channels, model.decoder.conv_out.weight, options, self.ranks
+            )
         self.step = 0
         self.seconds = 0.0
-        self.codebook = CodebookCare(model.quantize, self.optimizer, self.device)
+        self.codebook = CodebookCare(model.quantize, self.optimizer, self.ranks)
+        self._drawing = lru_cache(maxsize=1)(self._wrap)
 
     def __repr__(self) -> str:
         folder = None if self.folder is None else str(self.folder)
@@ -117,35 +133,47 @@ class VQTrainer:
         if validation_BCHW is not None:
             self._check_batch(validation_BCHW, "the validation pictures")
         self._resume()
-        log = TrainingLog(None if self.folder is None else self.folder / LOG_FILE, steps_done=self.step)
+        path = None if self.folder is None else self.folder / LOG_FILE
+        log = TrainingLog(path, steps_done=self.step, writes=self.ranks.leads)
         order = BatchOrder(len(pictures), batch_size=options.batch_size, seed=options.seed)
         before, started = self.seconds, time.monotonic()
         self.model.train()
-        with waiting_interrupts() as interrupts, progress_bar(total=1.0, completed=self._progress()) as show:
+        with (
+            waiting_interrupts() as interrupts,
+            self.ranks.training(self.model.quantize),
+            progress_bar(total=1.0, completed=self._progress(), shown=self.ranks.leads) as show,
+        ):
             while self._progress() < 1:
                 if self.step == options.continuous_steps and options.kmeans_pictures:
                     self._place_entries(pictures)
+                self.ranks.seed(options.seed, self.step)
                 random = random_for(options.seed, "augment", self.step)
-                pixels_BCHW = pictures.pixels(order.batch(self.step), random)
+                own = self.ranks.share(options.batch_size)
+                pixels_BCHW = part_of_batch(pictures, order.batch(self.step), random, own)
                 self._check_batch(pixels_BCHW, f"the pictures of step {self.step}")
                 self._check_patches(pixels_BCHW)
                 entry = self._step(pixels_BCHW.to(self.device))
                 self.step += 1
-                self.seconds = before + time.monotonic() - started
+                self.seconds = self.ranks.largest(before + time.monotonic() - started)
                 ends = self._progress() >= 1
                 entry = {"step": self.step, "seconds": round(self.seconds, 1), **entry}
                 if self._is_due(options.log_every, ends):
                     log.append(entry)
                     show(self._progress(), f"loss {entry['loss']:.4f}, {entry['psnr']:.2f} dB")
                 if validation_BCHW is not None and self._is_due(options.validate_every, ends):
-                    quality = measure(self.model, validation_BCHW.to(self.device), batch_size=options.batch_size)
+                    quality = measure(
+                        self.model, validation_BCHW.to(self.device), batch_size=options.batch_size, ranks=self.ranks
+                    )
                     log.append({"step": self.step, "validation": asdict(quality)})
                 saves = self._is_due(options.checkpoint_every, ends)
                 if saves:
                     self._save()
-                if interrupts.received is not None:
+                # All ranks end after the same step, whichever was told to.
+                signal = int(self.ranks.largest(interrupts.received or 0))
+                if signal:
                     if not saves:
                         self._save()
+                    interrupts.received = signal
                     interrupts.end()
         self.model.eval()
         return log.entries
@@ -171,57 +199,50 @@ class VQTrainer:
         quantizes = self.step >= options.continuous_steps
         adversary = self.adversary if self.step >= options.discriminator_start else None
         with self._precision():
-            drawn = self._reconstruct(pixels_BCHW, quantizes=quantizes)
+            drawn: VQReconstruction = self._drawing(quantizes)(pixels_BCHW)
             losses = self._losses(drawn.pixels_BCHW.float(), pixels_BCHW)
             loss = losses.reconstruction
+            values = {"l1": losses.l1, "l2": losses.l2}
+            if self.perceptual is not None:
+                values["perceptual"] = losses.perceptual
             if quantizes:
+                values["quantizer"] = drawn.encoding.loss
                 loss = loss + options.quantizer_weight * drawn.encoding.loss.float()
-            entry: dict[str, Any] = {}
             if adversary is not None:
                 generator, weight = adversary.generator_loss(drawn.pixels_BCHW, losses.reconstruction)
                 loss = loss + options.discriminator_weight * weight * generator
-                entry |= {"generator": generator.item(), "adaptive_weight": weight.item()}
-        self._check_finite(loss, "loss")
+                values |= {"generator": generator, "adaptive_weight": weight}
+        entry: dict[str, Any] = self.ranks.means({"loss": loss, **values})
+        self._check_finite(entry["loss"], "loss")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = clip_gradient(self.parameters, options)
-        self._check_finite(norm, "gradient's norm")
+        self._check_finite(norm.item(), "gradient's norm")
         self.optimizer.step()
         if adversary is not None:
             discriminator = adversary.train(pixels_BCHW, drawn.pixels_BCHW.detach(), self._precision())
-            entry["discriminator"] = discriminator.item()
+            entry |= self.ranks.means({"discriminator": discriminator})
         if quantizes:
             self.codebook.count(drawn.encoding.codes_Bhw)
             entry |= self._revive(drawn.encoding.latents_BDhw)
-        values = {
-            "loss": loss.item(),
-            "l1": losses.l1.item(),
-            "l2": losses.l2.item(),
-            "psnr": -10 * math.log10(max(losses.l2.item(), 1e-10) / 4),
-            "learning_rate": learning_rate,
-            "gradient_norm": norm.item(),
-        }
-        if self.perceptual is not None:
-            values["perceptual"] = losses.perceptual.item()
-        if quantizes:
-            values["quantizer"] = drawn.encoding.loss.item()
-        return values | entry
+            if self.step == options.continuous_steps:
+                self._check_codebook()
+        psnr = -10 * math.log10(max(entry["l2"], 1e-10) / 4)
+        return entry | {"psnr": psnr, "learning_rate": learning_rate, "gradient_norm": norm.item()}
 
-    def _check_finite(self, value: Tensor, name: str) -> None:
-        if not torch.isfinite(value):
+    def _check_finite(self, value: float, name: str) -> None:
+        if not math.isfinite(value):
             raise DivergenceError(
-                f"the {name} of step {self.step} is {value.item()}, expected a finite number. Lower learning_rate or "
+                f"the {name} of step {self.step} is {value}, expected a finite number. Lower learning_rate or "
                 "clip_norm and start again; the last checkpoint is from an earlier step."
             )
 
-    def _reconstruct(self, pixels_BCHW: Tensor, *, quantizes: bool) -> VQReconstruction:
-        if quantizes:
-            return self.model(pixels_BCHW)
-        # In training mode a quantizer would follow latents that it doesn't replace.
-        self.model.quantize.eval()  # type: ignore[attr-defined]  # every quantizer is a module
-        encoding = self.model.encode(pixels_BCHW)
-        self.model.quantize.train()  # type: ignore[attr-defined]
-        return VQReconstruction(self.model.decode_latents(encoding.latents_BDhw), encoding)
+    def _wrap(self, quantizes: bool) -> nn.Module:
+        return self.ranks.wrapped(Drawing(self.model, quantizes=quantizes))
+
+    def _check_codebook(self) -> None:
+        quantizer = self.model.quantize
+        self.ranks.check_same(quantizer, self.model.config.quantizer)  # type: ignore[arg-type]  # every one is a module
 
     def _losses(self, drawn_BCHW: Tensor, pixels_BCHW: Tensor) -> Losses:
         options = self.options
@@ -267,10 +288,10 @@ class VQTrainer:
         self.model.eval()
         for _ in range(max(1, math.ceil(options.kmeans_pictures / options.batch_size))):
             indices = random.integers(len(pictures), size=options.batch_size).tolist()
-            pixels_BCHW = pictures.pixels(indices, random)
+            pixels_BCHW = part_of_batch(pictures, indices, random, self.ranks.share(len(indices)))
             self._check_batch(pixels_BCHW, "the pictures for k-means")
             encoding = self.model.encode(pixels_BCHW.to(self.device))
-            latents.append(positions(encoding.latents_BDhw))
+            latents.append(self.ranks.gathered(positions(encoding.latents_BDhw)))
         self.model.train()
         self.codebook.place(torch.cat(latents), random)
 
@@ -279,7 +300,7 @@ class VQTrainer:
         options = self.options
         if not options.revive_every or (self.step + 1) % options.revive_every:
             return {}
-        latents_MD = positions(latents_BDhw.detach())
+        latents_MD = self.ranks.gathered(positions(latents_BDhw.detach()))
         figures = self.codebook.figures(latents_MD)
         if self._progress() <= options.revive_until and has_codebooks(self.model.quantize):
             self.codebook.revive(latents_MD, random_for(options.seed, "codebook", self.step))
@@ -290,7 +311,8 @@ class VQTrainer:
         return ends or (every > 0 and self.step % every == 0)
 
     def _save(self) -> None:
-        if self.folder is None:
+        self._check_codebook()
+        if self.folder is None or not self.ranks.leads:
             return
         state: dict[str, Any] = {
             "step": self.step,
