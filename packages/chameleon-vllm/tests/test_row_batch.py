@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from malformed import malformed_requests
 from model_engine import ModelEngine
 from torch import Tensor
 
@@ -26,59 +27,9 @@ PROMPT = [0, 40, 41]
 GOOD = {"options": {"max_new_tokens": 5}, "prompt_length": 3}
 PICTURE = {"options": {"modality": "image"}, "prompt_length": 3}
 
-MALFORMED: dict[str, tuple[object, list[int] | None]] = {
-    "a number": (5, PROMPT),
-    "no JSON": ("{", PROMPT),
-    "a list": ("[]", PROMPT),
-    "an unknown field": (json.dumps({**GOOD, "seed": 1}), PROMPT),
-    "options of another type": (json.dumps({**GOOD, "options": [1]}), PROMPT),
-    "an unknown option": (json.dumps({**GOOD, "options": {"tempo": 1}}), PROMPT),
-    "an impossible option": (json.dumps({**GOOD, "options": {"top_p": 7}}), PROMPT),
-    "an option of another type": (json.dumps({**GOOD, "options": {"max_new_tokens": "5"}}), PROMPT),
-    "a search": (json.dumps({**GOOD, "options": {"decoding": "beam"}}), PROMPT),
-    "another cache": (json.dumps({**GOOD, "options": {"cache_implementation": "int8"}}), PROMPT),
-    "a processor that isn't installed": (json.dumps({**GOOD, "options": {"logits_processors": ["nil"]}}), PROMPT),
-    "another modality": (json.dumps({**GOOD, "options": {"modality": "audio"}}), PROMPT),
+MALFORMED = {
+    **malformed_requests(LAYOUT, context_length=MODEL.config.context_length, word=40),
     "stop strings without a tokenizer": (json.dumps({**GOOD, "options": {"stop_strings": ["a"]}}), PROMPT),
-    "a signal among the stop ids": (json.dumps({**GOOD, "options": {"stop_ids": [LAYOUT.pad_id]}}), PROMPT),
-    "a signal as the end": (json.dumps({**GOOD, "options": {"eos_token_ids": [LAYOUT.bos_id]}}), PROMPT),
-    "forbidden ids beyond the vocabulary": (json.dumps({**GOOD, "options": {"forbidden_ids": [99]}}), PROMPT),
-    "all ids forbidden": (json.dumps({**GOOD, "options": {"forbidden_ids": list(range(64))}}), PROMPT),
-    "no prompt": (json.dumps(GOOD), None),
-    "an empty prompt": (json.dumps(GOOD), []),
-    "no length": (json.dumps({"options": {}}), PROMPT),
-    "a length of 0": (json.dumps({**GOOD, "prompt_length": 0}), PROMPT),
-    "a negative length": (json.dumps({**GOOD, "prompt_length": -1}), PROMPT),
-    "a fractional length": (json.dumps({**GOOD, "prompt_length": 2.5}), PROMPT),
-    "ids beyond the vocabulary": (json.dumps(GOOD), [0, 64, 40]),
-    "negative ids": (json.dumps(GOOD), [0, -1, 40]),
-    "placeholders": (json.dumps(GOOD), [0, LAYOUT.placeholder_id, 40]),
-    "a prompt as long as the context": (json.dumps({**GOOD, "prompt_length": 128}), [40] * 128),
-    "no room for a picture": (json.dumps({**PICTURE, "prompt_length": 126}), [40] * 126),
-    "too few ids for a picture": (
-        json.dumps({**PICTURE, "options": {"modality": "image", "max_new_tokens": 2}}),
-        PROMPT,
-    ),
-    "a broken picture in the prompt": (json.dumps(PICTURE), [0, BEGIN, 40]),
-    "too many codes in the prompt": (json.dumps(PICTURE), [0, BEGIN, *CODES[:5]]),
-    "an open picture in the prompt of text": (json.dumps(GOOD), [0, BEGIN, CODES[0]]),
-    "what a row can't have written": (json.dumps({**GOOD, "prompt_length": 2}), [0, 40, CODES[0]]),
-    "more written than the row may": (json.dumps({"options": {"max_new_tokens": 1}, "prompt_length": 1}), PROMPT),
-    "codes of another number": (
-        json.dumps({**PICTURE, "options": {"modality": "image", "fixed_codes": [1, 2]}}),
-        PROMPT,
-    ),
-    "codes beyond the codebook": (
-        json.dumps({**PICTURE, "options": {"modality": "image", "fixed_codes": [99, 0, 0, 0]}}),
-        PROMPT,
-    ),
-    "no weights": (json.dumps({**GOOD, "group": "g", "weights": []}), PROMPT),
-    "four members": (json.dumps({**GOOD, "group": "g", "weights": [1, 1, 1, 1]}), PROMPT),
-    "a member beyond the group": (json.dumps({"group": "g", "member": 2, "weights": [0.5, 0.5]}), PROMPT),
-    "a group without a name": (json.dumps({**GOOD, "weights": [0.5, 0.5]}), PROMPT),
-    "weights of another type": (json.dumps({**GOOD, "group": "g", "weights": ["a", 1]}), PROMPT),
-    "a branch without its row": (json.dumps({"group": "alone", "member": 1, "weights": [0.5, 0.5]}), PROMPT),
-    "a row without its branch": (json.dumps({**PICTURE, "group": "g", "weights": [0.5, 0.5]}), PROMPT),
 }
 
 

@@ -22,6 +22,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     },
     "no qk-norm": ({"qk_norm": False}, "qk_norm is False"),
     "a quantized folder": ({"extras": {"quantization_config": {"quant_method": "int8"}}}, "its layers are quantized"),
+    **{
+        name: ({"extras": {name: 2}}, f"its file has {name}, which vLLM honours")
+        for name in ("head_dim", "layer_types", "logit_scale", "partial_rotary_factor", "qkv_bias")
+    },
     "no vocabulary": ({"vocabulary_map": None}, "it has no vocabulary_map"),
 }
 SERVED: list[dict[str, Any]] = [
@@ -32,6 +36,7 @@ SERVED: list[dict[str, Any]] = [
     {"tie_word_embeddings": True},
     {"rope_scaling": {"type": "linear", "factor": 2.0}},
     {"model_parallel_size": 2, "attention_dropout": 0.1},
+    {"extras": {"head_dim": None, "note": "of no concern"}},
 ]
 
 

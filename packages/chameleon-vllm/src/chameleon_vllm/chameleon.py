@@ -11,6 +11,7 @@ import torch
 from chameleon_core import Chameleon, ConfigError, GenerationOptions, Step
 from chameleon_core.protocols import ImageTokenizerLike
 
+from .engine_arguments import check_arguments
 from .parts import Front, rows_of
 from .row_parts import Signals
 from .runner import Runner
@@ -39,12 +40,14 @@ class VLLMChameleon(Chameleon):
         """Load a folder in the layout of ``transformers``, an installed model or a Hub id into vLLM.
 
         ``dtype`` is that of the transformer, "auto" what its configuration records. ``image_tokenizer`` is another one
-        than the folder's, which is loaded on ``image_device``. ``engine_arguments`` are those of vLLM's ``EngineArgs``,
-        as ``tensor_parallel_size``, ``max_num_seqs`` and ``gpu_memory_utilization``; those that groups of requests
-        depend on can't be changed.
+        than the folder's, which is loaded on ``image_device``. ``engine_arguments`` are those of vLLM's ``EngineArgs``
+        for memory, ranks and speed, as ``tensor_parallel_size``, ``max_num_seqs`` and ``gpu_memory_utilization``; the
+        others can't be given.
 
-        Raises ``ConfigError`` with all that vLLM can't compute as chameleon-core does, and for engine arguments.
+        Raises ``ConfigError`` with all that vLLM can't compute as chameleon-core does, and for engine arguments that
+        can't be given.
         """
+        check_arguments(engine_arguments)
         from .vllm_engine import make_engine
 
         front = Front.load(name_or_folder, image_tokenizer, image_device)

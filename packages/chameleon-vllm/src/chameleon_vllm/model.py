@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
-from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM
+from vllm.model_executor.models.llama import LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM, LlamaModel
 
 from chameleon_core import ChameleonConfig
 
@@ -83,6 +83,17 @@ class ChameleonDecoderLayer(LlamaDecoderLayer):
         return self.post_attention_layernorm(self.mlp(hidden_states)), hidden_states
 
 
+class ChameleonModel(LlamaModel):
+    """Llama's layers, for which no id is outside of the vocabulary.
+
+    Without a tokenizer vLLM doesn't check the ids of a prompt, and one that has no embedding would end the engine with
+    all requests. The row of such a prompt is ended by ``RowProcessor``.
+    """
+
+    def embed_input_ids(self, input_ids: Tensor) -> Tensor:
+        return super().embed_input_ids(input_ids.clamp(0, self.vocab_size - 1))
+
+
 class ChameleonForConditionalGeneration(LlamaForCausalLM):
     """The transformer with its output layer.
 
@@ -93,6 +104,11 @@ class ChameleonForConditionalGeneration(LlamaForCausalLM):
         source = str(vllm_config.model_config.model)
         check_supported(ChameleonConfig.from_pretrained(source), source)
         super().__init__(vllm_config=vllm_config, prefix=prefix, layer_type=ChameleonDecoderLayer)
+
+    def _init_model(
+        self, vllm_config: VllmConfig, prefix: str = "", layer_type: type[nn.Module] = ChameleonDecoderLayer
+    ) -> ChameleonModel:
+        return ChameleonModel(vllm_config=vllm_config, prefix=prefix, layer_type=layer_type)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Load all weights but those of the image tokenizer."""

@@ -6,6 +6,7 @@ Shapes: R requests of the batch, V vocabulary.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,21 @@ from .row_parts import KEY, RowPart
 
 NAME = "chameleon_vllm.processor:RowProcessor"
 """What vLLM calls it, for ``--logits-processors``."""
+CHOOSING: dict[str, Any] = {
+    "temperature": 0,
+    "n": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "repetition_penalty": 1,
+    "min_tokens": 0,
+    "logit_bias": None,
+    "allowed_token_ids": None,
+    "bad_words": [],
+    "structured_outputs": None,
+    "thinking_token_budget": None,
+    "repetition_detection": None,
+}
+"""The parameters of vLLM that change what is chosen or when it ends, with the values that don't."""
 
 
 class RowProcessor(LogitsProcessor):
@@ -31,10 +47,11 @@ class RowProcessor(LogitsProcessor):
         if parameter is None:
             return
         RowPart.decode(parameter)
-        if sampling_params.temperature != 0 or sampling_params.n != 1:
+        others = [name for name, value in CHOOSING.items() if getattr(sampling_params, name) != value]
+        if others:
             raise ValueError(
-                "a request that is a part of a row takes temperature 0 and n 1; its options of sampling are in the "
-                f"parameter {KEY!r}."
+                f"a request that is a part of a row is chosen by its row, and {', '.join(others)} would choose, too. "
+                f"Set temperature to 0, leave out the others, and give options of sampling in the parameter {KEY!r}."
             )
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:

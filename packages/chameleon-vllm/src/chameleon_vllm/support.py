@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from chameleon_core import ChameleonConfig, ConfigError
 
+OF_LLAMA = (
+    "attn_logit_softcapping",
+    "bias",
+    "head_dim",
+    "is_causal",
+    "layer_types",
+    "logit_scale",
+    "partial_rotary_factor",
+    "qkv_bias",
+    "sliding_window",
+)
+"""Fields of a file that vLLM's Llama honours and ``chameleon_core`` keeps without using."""
+
 
 def why_unsupported(config: ChameleonConfig) -> list[str]:
     """Return what can't be equal in vLLM, a clause for each; none where the model is served."""
@@ -19,6 +32,9 @@ def why_unsupported(config: ChameleonConfig) -> list[str]:
         reasons.append("qk_norm is False, which is an extension of this toolkit")
     if config.extras.get("quantization_config") is not None:
         reasons.append("its layers are quantized, in a form that is this toolkit's")
+    others = [name for name in OF_LLAMA if config.extras.get(name) is not None]
+    if others:
+        reasons.append(f"its file has {', '.join(others)}, which vLLM honours and chameleon_core doesn't")
     if config.vocabulary_map is None:
         reasons.append("it has no vocabulary_map, which says which ids are those of pictures")
     return reasons

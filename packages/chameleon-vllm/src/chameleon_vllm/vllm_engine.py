@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from vllm import EngineArgs, SamplingParams
+from vllm import EngineArgs, SamplingParams, envs
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.executor import Executor
 
 from chameleon_core import ChameleonConfig, ConfigError
 
@@ -21,31 +22,21 @@ from .runner import Output
 
 MAX_REQUESTS = 64
 """How many requests run at once, unless ``max_num_seqs`` says otherwise."""
-FIXED: Mapping[str, str] = {
-    "model": "it is the folder",
-    "dtype": "it is an argument of from_pretrained",
-    "tokenizer": "ids are made in front of the engine",
-    "skip_tokenizer_init": "ids are made in front of the engine",
-    "logits_processors": "the rows of the batch need their own; those of the toolkit are the option logits_processors",
-    "max_model_len": "it is the context of the model, rope_scaling included",
-    "async_scheduling": "an id is chosen after the one before it is known",
-    "speculative_config": "vLLM takes no logits processors with it",
-    "generation_config": "the options are those of GenerationOptions",
-}
-"""Engine arguments that can't be given, and why."""
 
 
 def make_engine(
     folder: Path, config: ChameleonConfig, *, dtype: torch.dtype | str, arguments: Mapping[str, Any]
 ) -> VLLMRequests:
-    """Return an engine that has loaded a folder. Raises ``ConfigError`` for arguments that it can't have."""
-    for name in arguments:
-        if name in FIXED:
-            raise ConfigError(f"the engine argument {name!r} can't be given: {FIXED[name]}.")
-        if name not in EngineArgs.__dataclass_fields__:
-            raise ConfigError(f"vLLM has no engine argument {name!r}.")
+    """Return an engine in this process that has loaded a folder, with engine arguments that can be given.
+
+    Raises ``ConfigError`` where the environment says that another model runner is used.
+    """
     # The processor has the interface of the first model runner; this is read when the engine is configured.
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+    if envs.VLLM_USE_V2_MODEL_RUNNER:
+        raise ConfigError(
+            "VLLM_USE_V2_MODEL_RUNNER is set, and the logits processor is one of the first model runner. Unset it."
+        )
     requests = arguments.get("max_num_seqs", MAX_REQUESTS)
     whole = MAX_MEMBERS * config.context_length + requests
     own = {
@@ -64,7 +55,15 @@ def make_engine(
         generation_config="vllm",
         **own,
     )
-    return VLLMRequests(LLMEngine.from_engine_args(engine_args))
+    vllm_config = engine_args.create_engine_config()
+    # In a process of its own, which is vLLM's default, the engine could start a step between two requests of a group.
+    engine = LLMEngine(
+        vllm_config,
+        Executor.get_class(vllm_config),
+        log_stats=not engine_args.disable_log_stats,
+        multiprocess_mode=False,
+    )
+    return VLLMRequests(engine)
 
 
 class VLLMRequests:
