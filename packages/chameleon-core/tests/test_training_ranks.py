@@ -186,16 +186,16 @@ def main(folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def assert_same_run(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def assert_same_run(found: Mapping[str, Any], expected: Mapping[str, Any], *, tolerance: float = 1e-6) -> None:
     """Check that a run differs from another only by the order in which numbers were added."""
     assert found["gradients"].keys() == expected["gradients"].keys()
     for name, gradient in expected["gradients"].items():
         distance = torch.linalg.vector_norm(found["gradients"][name] - gradient) / torch.linalg.vector_norm(gradient)
-        assert distance < 1e-6, (name, distance)
+        assert distance < tolerance, (name, distance)
     for line, other in zip(found["log"], expected["log"], strict=True):
         assert line.keys() == other.keys()
         for key in line.keys() - {"tokens_per_second"}:
-            assert line[key] == pytest.approx(other[key], rel=1e-6), (line["step"], key)
+            assert line[key] == pytest.approx(other[key], rel=tolerance), (line["step"], key)
 
 
 @pytest.fixture(scope="module")
