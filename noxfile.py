@@ -199,7 +199,7 @@ def package(session: nox.Session, package: str) -> None:
 def integration(session: nox.Session) -> None:
     """The packages together: boundaries, the whole path, killed saves, broken files, recipe, examples, docs' blocks."""
     install_workspace(session, "-r", "recipes/emoji/requirements.txt")
-    others = ("parity", "plugins", "typing", "gpu", "ranks", "vllm")
+    others = ("parity", "plugins", "typing", "gpu", "ranks", "vllm", "ray")
     run_tests(session, "tests", "recipes", *(f"--ignore=tests/{name}" for name in others))
 
 
@@ -280,6 +280,20 @@ def vllm(session: nox.Session) -> None:
     session.run(*command, "-W", "default", "tests/vllm", env=environment)
     if "--speed" in session.posargs:
         session.run("python", "benchmarks/vllm_speed.py", env=environment)
+
+
+@nox.session(default=False, requires=["wheels", "torch"])
+def ray(session: nox.Session) -> None:
+    """Data sets tokenized by Ray Data while its processes are killed, and replicas on Ray Serve. (5 minutes.)
+
+    ``nox -s ray -- --speed`` also measures what two workers do in the time of one.
+    """
+    install_workspace(session, "ray[data,serve]")
+    # Ray uses what it and others deprecate.
+    run_tests(session, "-W", "default", "tests/ray", workers=1)
+    session.run("python", "examples/ray/replicas.py")
+    if "--speed" in session.posargs:
+        session.run("python", "benchmarks/tokenize_dataset.py")
 
 
 @nox.session(default=False, requires=["wheels", "torch"])

@@ -18,6 +18,7 @@ from .requests import NewIds, Request, RequestHandle
 from .row_chooser import RowChooser
 from .row_machine import RowMachine, start_machine
 from .rows import FinishReason, Row
+from .shared_engine import SharedEngine
 from .stream import Step, generate_ids
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "RowView",
     "SearchView",
     "Searcher",
+    "SharedEngine",
     "StatelessProcessor",
     "Step",
     "TextDecoder",

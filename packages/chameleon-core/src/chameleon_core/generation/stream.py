@@ -94,15 +94,15 @@ def run_steps(
         for event in events:
             if event.handle.error is not None:
                 raise event.handle.error
-        yield from _one_id_a_row(events, rows, reasons)
+        yield from one_id_a_row(events, rows, reasons)
     if not engine.is_idle:
         for handle in handles:
             handle.cancel()
         cut_off = [event for event in engine.step() if event.handle.hypotheses]
-        yield from _one_id_a_row(cut_off, rows, reasons)
+        yield from one_id_a_row(cut_off, rows, reasons)
 
 
-def _one_id_a_row(
+def one_id_a_row(
     events: Sequence[NewIds], rows: dict[RequestHandle, int], reasons: list[FinishReason | None]
 ) -> Generator[Step]:
     """Yield what a step of the engine gave, which may be several ids for a row, an id for each row at a time."""

@@ -104,12 +104,13 @@ def tokenize_dataset(
         raise ConfigError(f"workers must be an integer ≥ 1; got {workers}.")
     if isinstance(sources, str | os.PathLike):
         raise ConfigError(f"sources must be a list; got {sources!r}. Pass [{str(sources)!r}].")
-    folder = Path(output)
-    found = find_units(sources, options)
+    # Absolute, since other processes may be in other folders.
+    folder = Path(os.path.abspath(output))
+    found = find_units(list(map(os.path.abspath, sources)), options)
     tokenizers = Tokenizers(
-        os.fspath(model),
-        None if image_tokenizer is None else os.fspath(image_tokenizer),
-        None if processor is None else os.fspath(processor),
+        _absolute(model),
+        None if image_tokenizer is None else _absolute(image_tokenizer),
+        None if processor is None else _absolute(processor),
     )
     manifest = _begin(folder, found, tokenizers, options)
     if not manifest.finished:
@@ -120,6 +121,12 @@ def tokenize_dataset(
     shutil.rmtree(folder / RECORDS, ignore_errors=True)
     remove_leftovers(folder)
     return TokenizedDataset(folder, manifest.documents, manifest.ids, manifest.refused, found.skipped)
+
+
+def _absolute(name_or_folder: Source) -> str:
+    """Return the absolute path of a folder, or the name or the Hub id as it is."""
+    name = os.fspath(name_or_folder)
+    return os.path.abspath(name) if os.path.isdir(name) else name
 
 
 def _begin(folder: Path, found: Units, tokenizers: Tokenizers, options: TokenizationOptions) -> _Manifest:

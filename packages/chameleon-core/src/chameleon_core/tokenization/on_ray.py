@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -56,8 +57,13 @@ class _Actor:
     """What Ray Data makes once in each process, and calls with one unit at a time."""
 
     def __init__(self, make_work: Callable[[], Work[Numbered]], numbers: list[int]) -> None:
-        self._work = make_work()
+        self._make_work = make_work
         self._numbers = numbers
+
+    @cached_property
+    def _work(self) -> Work[Numbered]:
+        # Not when the actor is made: of errors there, Ray passes on the text alone.
+        return self._make_work()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         for place, unit in zip(batch["place"], batch["unit"], strict=True):
@@ -69,9 +75,10 @@ class _Actor:
 def _connected(address: str) -> Iterator[Any]:
     """Yield the package ray, connected to a cluster. Raises ``MissingPackageError`` and ``WorkerError``."""
     with requires_extra("the argument ray", extra="ray"):
-        import ray
         import ray.data
         import ray.exceptions
+
+        import ray
     if ray.is_initialized():
         yield ray
         return

@@ -1,0 +1,46 @@
+"""``SharedChameleon``: the pipeline whose calls, from any threads, share the batch of one engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+
+from .._boundary import translates_errors
+from ..generation import Engine, GenerationOptions, Request, SharedEngine, Step
+from ..generation.stream import with_seed
+from ..model import ChameleonForConditionalGeneration
+from ..pipeline import Chameleon
+from ..protocols import ImageTokenizerLike, ProcessorLike
+
+
+class SharedChameleon(Chameleon):
+    """``Chameleon`` for many threads: the same methods, options and events, and the same ids.
+
+    Its calls run on one engine, in one batch: a request joins while others run and leaves when it has ended. An engine
+    reads copies of weights of a small model, so make a new pipeline after the model has changed.
+    """
+
+    def __init__(
+        self,
+        model: ChameleonForConditionalGeneration,
+        processor: ProcessorLike,
+        image_tokenizer: ImageTokenizerLike | None = None,
+    ) -> None:
+        super().__init__(model, processor, image_tokenizer)
+        self.shared = SharedEngine(Engine(model, tokenizer=processor.tokenizer))
+
+    @translates_errors
+    def run_rows(
+        self,
+        rows: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        *,
+        written: Sequence[Sequence[int]],
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Generator[Step]:
+        """Run prompts of ids beside those of other calls, and yield each step."""
+        options = with_seed(options)
+        requests = [
+            Request(prompt=ids, options=options, index=index, written=earlier)
+            for index, (ids, earlier) in enumerate(zip(rows, written, strict=True))
+        ]
+        return self.shared.run(requests, should_stop or (lambda: False))

@@ -1,0 +1,111 @@
+"""An engine that threads share: each call writes what it writes alone, whatever the others do.
+
+Double precision, so that rounding, which depends on the shapes of a pass, decides nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from chameleon_core import ContextLengthError, GenerationOptions
+from chameleon_core.generation import Engine, Request, SharedEngine, Step
+from chameleon_core.testing import make_model
+
+MODEL = make_model().double()
+BOS = MODEL.layout.bos_id
+OPTIONS: list[dict[str, Any]] = [
+    {"modality": "text", "max_new_tokens": 12},
+    {"modality": "image"},
+    {"modality": "image", "guidance_text": 3.0, "do_sample": True, "seed": 3},
+    {"modality": "interleaved", "do_sample": True, "temperature": 2.0, "seed": 1, "max_new_tokens": 20},
+]
+REQUESTS = [
+    Request(prompt=[BOS, 40 + number, *range(44, 44 + number)], options=GenerationOptions(**options), index=number % 2)
+    for number in range(4)
+    for options in OPTIONS
+]
+
+
+def never() -> bool:
+    return False
+
+
+def written(steps: Iterable[Step]) -> list[int]:
+    """What one row wrote."""
+    return [token_id for step in steps for token_id in step.ids if token_id is not None]
+
+
+def alone(request: Request) -> list[int]:
+    engine = Engine(MODEL)
+    handle = engine.submit(request)
+    for _ in engine.run():
+        pass
+    return handle.new_ids
+
+
+def test_each_call_writes_what_it_writes_alone() -> None:
+    shared = SharedEngine(Engine(MODEL))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda request: written(shared.run([request], never)), REQUESTS))
+    assert found == list(map(alone, REQUESTS))
+    assert shared.engine.is_idle
+
+
+def test_rows_of_one_call_stay_apart() -> None:
+    shared = SharedEngine(Engine(MODEL))
+    rows: list[list[int]] = [[], [], []]
+    reasons: Any = ()
+    for step in shared.run(REQUESTS[:3], never):
+        reasons = step.finish_reasons
+        for row, token_id in zip(rows, step.ids, strict=True):
+            row += [] if token_id is None else [token_id]
+    assert rows == list(map(alone, REQUESTS[:3]))
+    assert None not in reasons
+
+
+def test_a_call_that_waits_for_nobody_is_served_by_the_others() -> None:
+    shared = SharedEngine(Engine(MODEL))
+    first, second = (shared.run([request], never) for request in REQUESTS[:2])
+    assert written(first) == alone(REQUESTS[0])
+    assert written(second) == alone(REQUESTS[1])
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_call_that_is_closed_frees_its_room(begun: bool) -> None:
+    shared = SharedEngine(Engine(MODEL))
+    steps = shared.run([REQUESTS[1]], never)
+    if begun:
+        next(steps)
+    steps.close()
+    assert written(shared.run([REQUESTS[0]], never)) == alone(REQUESTS[0])
+    assert shared.engine.is_idle
+    assert shared.engine.cache.positions == 0
+
+
+def test_a_call_stops_when_it_is_told_and_the_others_go_on() -> None:
+    shared = SharedEngine(Engine(MODEL))
+    stop = threading.Event()
+    ids: list[int] = []
+    other = shared.run([REQUESTS[2]], never)
+    for step in shared.run([REQUESTS[1]], stop.is_set):
+        ids += [each for each in step.ids if each is not None]
+        if len(ids) >= 3:
+            stop.set()
+    whole = alone(REQUESTS[1])
+    assert 3 <= len(ids) < len(whole)
+    assert ids == whole[: len(ids)]
+    assert written(other) == alone(REQUESTS[2])
+
+
+def test_what_can_not_be_done_is_refused_eagerly_and_leaves_nothing() -> None:
+    shared = SharedEngine(Engine(MODEL))
+    too_long = Request(prompt=[BOS] * 10_000, options=REQUESTS[0].options)
+    with pytest.raises(ContextLengthError):
+        shared.run([REQUESTS[0], too_long], never)
+    assert written(shared.run([REQUESTS[3]], never)) == alone(REQUESTS[3])
+    assert shared.engine.is_idle

@@ -1,0 +1,108 @@
+"""Replicas answer requests with the ids that the pipeline writes alone; without Ray, which ``nox -s ray`` has."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from chameleon_core import Chameleon, ChameleonCoreError, ConfigError, Finished
+from chameleon_core.serving import ReplicaOptions, SharedChameleon
+from chameleon_core.serving.replicas import answer, engine_class
+from chameleon_text import Document, Text, document_from_parts, document_to_parts
+
+PICTURE = PIL.Image.fromarray(np.full((8, 8, 3), (200, 30, 40), dtype=np.uint8))
+REQUESTS: list[dict[str, Any]] = [
+    {
+        "prompt": document_to_parts([PICTURE, Text("What is this?")]),
+        "modality": "text",
+        "template": "chat",
+        "options": {"max_new_tokens": 10},
+    },
+    {"prompt": "Draw a cat", "modality": "image", "options": {"do_sample": True, "seed": 3}},
+    {"prompt": "A story: ", "options": {"max_new_tokens": 30, "do_sample": True, "seed": 1, "modality": "interleaved"}},
+]
+
+
+@pytest.fixture(scope="module")
+def shared(folder: Path) -> Chameleon:
+    return SharedChameleon.from_pretrained(folder)
+
+
+def test_requests_at_the_same_time_are_answered_as_alone(shared: Chameleon, chameleon: Chameleon) -> None:
+    wanted = json.loads(json.dumps(REQUESTS * 4))
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda each: answer(shared, each, threading.Event()), wanted))
+    for found, each in zip(answers, wanted, strict=True):
+        options = {"modality": each["modality"]} if "modality" in each else {}
+        prompt = each["prompt"] if isinstance(each["prompt"], str) else document_from_parts(each["prompt"])
+        events = chameleon.stream(prompt, template=each.get("template", "completion"), **options, **each["options"])
+        (end,) = [event for event in events if isinstance(event, Finished)]
+        assert found["ids"] == list(end.new_ids)
+        assert found["finish_reason"] == end.reason
+        assert document_from_parts(found["document"]) == Document(
+            segment if isinstance(segment, Text) else type(segment)(codes=segment.codes) for segment in end.document
+        )
+    drawn = PIL.Image.open(io.BytesIO(base64.b64decode(answers[1]["pictures"][0])))
+    assert drawn.size == (8, 8)
+    json.dumps(answers, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({}, "has no 'prompt'; it may have prompt, modality, template, options"),
+        ({"prompt": "a", "seed": 1}, "has 'seed'"),
+        ({"prompt": "a", "options": {"max_new_token": 3}}, "max_new_tokens"),
+        ({"prompt": "a", "options": [1]}, "options of the request are a list"),
+        ({"prompt": "a", "modality": "sound"}, "sound"),
+        ({"prompt": "a", "template": "nothing"}, "nothing"),
+        ({"prompt": 3}, "int"),
+        ({"prompt": [{"type": "image", "path": "/etc/passwd"}]}, "allow_files"),
+        ({"prompt": [{"type": "image", "base64": "AAAA"}]}, "picture"),
+        ({"prompt": "a " * 400, "options": {"max_new_tokens": 10}}, "positions|context"),
+    ],
+)
+def test_a_request_that_can_not_be_met_is_an_error_that_says_why(
+    request_: dict[str, Any], words: str, shared: Chameleon
+) -> None:
+    with pytest.raises(ChameleonCoreError, match=words):
+        answer(shared, request_, threading.Event())
+
+
+def test_a_client_that_goes_away_stops_its_request(shared: Chameleon) -> None:
+    stop = threading.Event()
+    stop.set()
+    found = answer(shared, {"prompt": "A cat", "modality": "text"}, stop)
+    assert found["ids"] == []
+
+
+def test_arguments_of_the_command_are_options() -> None:
+    options = ReplicaOptions.from_texts(
+        {"model": "7", "replicas": "2", "gpus": "0.5", "engine_options": '{"dtype": "bfloat16"}'}
+    )
+    assert (options.model, options.replicas, options.gpus) == ("7", 2, 0.5)
+    assert options.engine_options == {"dtype": "bfloat16"}
+    for arguments, words in (
+        ({"model": "a", "replicas": "many"}, "replicas"),
+        ({"model": "a", "replicas": "0"}, "replicas"),
+        ({"model": "a", "replica": "2"}, "Did you mean 'replicas'"),
+        ({"replicas": "2"}, "replicas need a model"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            ReplicaOptions.from_texts(arguments)
+
+
+def test_an_engine_is_named_by_its_class() -> None:
+    assert engine_class("chameleon_core:Chameleon") is Chameleon
+    for name in ("nothing_here:Class", "chameleon_core:Nothing", "chameleon_core", ":"):
+        with pytest.raises(ConfigError, match="Expected a class as module:name"):
+            engine_class(name)
