@@ -1,3 +1,4 @@
+# Vendored. Source: packages/chameleon-core. `nox -s vendor` copies it, tests/boundaries/test_source.py compares.
 """Work in processes that may die: what one leaves undone another does again, and what ends each of them is given up.
 
 A unit of work leaves a file of a deterministic name, replaced whole, so that doing it twice is as doing it once.

@@ -55,6 +55,10 @@ class MissingPackageError(ChameleonVQError, ImportError):
     """An optional package isn't installed; the message names the install line."""
 
 
+class WorkerError(ChameleonVQError, RuntimeError):
+    """Processes that shared some work ended without doing it."""
+
+
 class UnknownPluginError(ChameleonVQError, ValueError):
     """No plugin has that name."""
 

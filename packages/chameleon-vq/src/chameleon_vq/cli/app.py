@@ -106,6 +106,12 @@ def encode(
     batch_size: BatchSize = None,
     device: Device = "cpu",
     dtype: Precision = DType.float32,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Encode in so many processes of one thread, and continue where a command was stopped."
+        ),
+    ] = None,
 ) -> None:
     """Encode pictures to one file of codes. A picture that can't be read is reported and left out."""
     import torch
@@ -119,6 +125,9 @@ def encode(
     model = _load(tokenizer, device, dtype)
     names, codes = [], []
     stopped = False
+    if workers is not None:
+        _encode_in_processes(named, model, failures, output, workers, (tokenizer, device, dtype.value, batch_size))
+        return
     with _progress("encoding", len(named)) as advance:
 
         def leave_out(_: Path, error: ChameleonVQError) -> None:
@@ -137,9 +146,7 @@ def encode(
             stopped = True  # what was encoded is kept
     if codes:
         write_codes(output, torch.stack(codes), names=names, tokenizer=model)
-        grid = [*model.latent_size, model.codes_per_position][: 2 if model.codes_per_position == 1 else 3]
-        shape = "×".join(map(str, grid))
-        out.print(f"{_pictures(len(codes))}, {shape} codes each → {escape(printable(str(output)))}", highlight=False)
+        _print_encoded(len(codes), model, output)
     _report(failures)
     if stopped:
         err.print("[bold red]stopped:[/] the other pictures were not encoded.")
@@ -248,6 +255,44 @@ def compare(
         share = differing / positions
         out.print(f"{dtype.value} changes {differing:,} of {positions:,} codes ({share:.2%}).", highlight=False)
     _report(failures)
+
+
+def _encode_in_processes(
+    named: Mapping[Path, str],
+    model: ImageTokenizer,
+    failures: list[ChameleonVQError],
+    output: Path,
+    workers: int,
+    options: tuple[str, str, str, int | None],
+) -> None:
+    from ..encoding_job import EncodingOptions, encode_in_processes
+
+    done = 0
+    with _progress("encoding", len(named)) as advance:
+
+        def add(pictures: int) -> None:
+            nonlocal done
+            done += pictures
+            for _ in range(pictures):
+                advance()
+
+        try:
+            left_out = encode_in_processes(
+                named, model, output, EncodingOptions(*options), workers=workers, on_done=add
+            )
+        except KeyboardInterrupt:
+            err.print("[bold red]stopped:[/] the same command continues.")
+            raise
+    failures += map(ImageError, left_out)
+    if done > len(left_out):
+        _print_encoded(done - len(left_out), model, output)
+    _report(failures)
+
+
+def _print_encoded(count: int, model: ImageTokenizer, output: Path) -> None:
+    grid = [*model.latent_size, model.codes_per_position][: 2 if model.codes_per_position == 1 else 3]
+    shape = "×".join(map(str, grid))
+    out.print(f"{_pictures(count)}, {shape} codes each → {escape(printable(str(output)))}", highlight=False)
 
 
 def _load(tokenizer: str, device: str, dtype: DType) -> ImageTokenizer:
