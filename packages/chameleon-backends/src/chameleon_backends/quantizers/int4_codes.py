@@ -23,13 +23,8 @@ def join_codes(codes_OI: Tensor) -> Tensor:
 
 def split_codes(packed_OJ: Tensor) -> Tensor:
     """Unpack the codes −8 … 7 of bytes: int8 [O, I]."""
-    return split_raised(packed_OJ).view(torch.int8).add_(LOWEST)
-
-
-def split_raised(packed_OJ: Tensor) -> Tensor:
-    """Unpack the codes plus 8, 0 … 15, of bytes: uint8 [O, I]."""
     byte_OJ = packed_OJ.to(torch.int16)
-    return (byte_OJ >> 4 | (byte_OJ & 15) << 8).view(torch.uint8)
+    return (byte_OJ >> 4 | (byte_OJ & 15) << 8).view(torch.int8).add_(LOWEST)
 
 
 def scale_codes(codes_OI: Tensor, scale_OG: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..plain_weight import ROWS_AT_A_TIME, aligned, block_rows, multiply_dense, product_dtype
 from ..weight_quantizer import LinearSpec
 from .cpu_rows import INT4_ROWS, product_instructions
-from .int4_codes import LOWEST, join_codes, scale_codes, split_codes, split_raised
+from .int4_codes import LOWEST, join_codes, scale_codes, split_codes
 
 CUDA_CAPABILITY = (8, 0)
 
@@ -60,7 +60,7 @@ class CPUInt4Weight:
         """Pack a stored weight, some blocks at a time."""
         packed_OJ = torch.empty_like(stored["weight_packed"], memory_format=torch.contiguous_format)
         for rows, X in _spans(len(packed_OJ)):
-            _pack_blocks(split_raised(stored["weight_packed"][rows]), X, out=packed_OJ[rows])
+            _pack_blocks(stored["weight_packed"][rows], X, out=packed_OJ[rows])
         return cls(packed_OJ, _scales_and_zeros(stored["weight_scale"]), group_size)
 
     def multiply(self, input_MI: Tensor) -> Tensor:
@@ -146,11 +146,13 @@ def _scales(scales_and_zeros_GO2: Tensor) -> Tensor:
     return scales_and_zeros_GO2[..., 0].T.contiguous()
 
 
-def _pack_blocks(raised_OI: Tensor, X: int, *, out: Tensor) -> None:
-    """Pack codes 0 … 15 as ``_pack`` does, from one byte each, where that takes four."""
-    raised_YXI = raised_OI.view(-1, X, raised_OI.shape[1])
-    low_YUI, high_YUI = (raised_YXI[:, _rows_of_half(X, half)] for half in (0, 1))
-    out.view(-1, raised_OI.shape[1], X // 2).copy_((low_YUI | high_YUI << 4).transpose(1, 2))
+def _pack_blocks(stored_OJ: Tensor, X: int, *, out: Tensor) -> None:
+    """Pack as ``_pack`` does, from bytes of two neighbouring columns to bytes of two rows, where that takes five."""
+    stored_YXJ = stored_OJ.view(-1, X, stored_OJ.shape[1])
+    low_YUJ, high_YUJ = (stored_YXJ[:, _rows_of_half(X, half)] for half in (0, 1))
+    packed_YJ2U = out.view(-1, stored_OJ.shape[1], 2, X // 2)
+    packed_YJ2U[:, :, 0].copy_((low_YUJ >> 4).bitwise_or_(high_YUJ & 0xF0).transpose(1, 2))
+    packed_YJ2U[:, :, 1].copy_((low_YUJ & 15).bitwise_or_(high_YUJ << 4).transpose(1, 2))
 
 
 def _pack(raised_OI: Tensor) -> Tensor:
