@@ -265,12 +265,13 @@ def _check_texts(value: Any) -> None:
     if isinstance(value, str):
         value.encode()
     elif isinstance(value, Mapping):
-        for name, each in value.items():
-            _check_texts(name)
-            _check_texts(each)
+        _check_texts(list(value))
+        _check_texts(list(value.values()))
     elif isinstance(value, list | tuple | set | frozenset):
+        "".join([each for each in value if isinstance(each, str)]).encode()  # a vocabulary has many
         for each in value:
-            _check_texts(each)
+            if not isinstance(each, str | int | float):
+                _check_texts(each)
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:

@@ -317,8 +317,10 @@ def _is_kind(stored: str, wanted: torch.dtype) -> bool:
 def _is_finite(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or not tensor.numel():
         return True
-    # A NaN is both the least and the greatest value.
-    least, greatest = tensor.aminmax()
+    # A sum takes a third of the time, and is finite only where all values are; a sum of finite ones may overflow.
+    if tensor.sum().isfinite():
+        return True
+    least, greatest = tensor.aminmax()  # a NaN is both
     return bool(least.isfinite() and greatest.isfinite())
 
 

@@ -91,8 +91,10 @@ def is_finite(tensor: Tensor) -> bool:
         return True
     if tensor.dtype.itemsize == 1:
         tensor = tensor.float()  # types of one byte have no comparison
-    # A NaN is both the least and the greatest value.
-    least, greatest = tensor.aminmax()
+    # A sum takes a third of the time, and is finite only where all values are; a sum of finite ones may overflow.
+    if tensor.sum().isfinite():
+        return True
+    least, greatest = tensor.aminmax()  # a NaN is both
     return bool(least.isfinite() and greatest.isfinite())
 
 
