@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from chameleon_backends import QuantizedLinear, get_weight_quantizer
 from chameleon_core.config import ChameleonConfig
 from chameleon_core.model import ChameleonForConditionalGeneration, packed_layers
 from chameleon_core.testing import make_config, make_model
@@ -112,16 +113,75 @@ def round_to_bfloat16(model: Model) -> None:
     model.bfloat16()
 
 
-CHANGES = [hook, hook_the_model, wrap, adapt, replace_forward, train, round_to_bfloat16]
+def quantize(model: Model) -> None:
+    mlp = model.model.layers[1].mlp
+    mlp.down_proj = QuantizedLinear.from_linear(mlp.down_proj, get_weight_quantizer("int8"))
+
+
+CHANGES = [hook_the_model, replace_forward, train, round_to_bfloat16]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_layers_that_do_more_than_their_weights_say_run_themselves(change: Callable[[Model], None]) -> None:
+def test_models_that_do_more_than_their_weights_say_run_themselves(change: Callable[[Model], None]) -> None:
     model = randomized(CONFIG)
     assert is_packed(model)
     change(model)
     assert not is_packed(model)
     torch.testing.assert_close(fed(model), fed(model, packs=False))
+
+
+@pytest.mark.parametrize("change", [hook, wrap, adapt, quantize], ids=lambda change: change.__name__)
+def test_a_layer_that_does_more_than_its_weights_say_runs_itself_alone(change: Callable[[Model], None]) -> None:
+    model = randomized(CONFIG)
+    before = fed(model)
+    change(model)
+    packed = model.new_lane_cache().packed
+    assert isinstance(packed, packed_layers.PackedLayers)
+    assert [type(layer).__name__ for layer in packed.layers].count("PackedLayer") == len(packed.layers) - 1
+    check_same(model)
+    assert not torch.equal(fed(model), before)
+
+
+@pytest.mark.parametrize("change", [hook, wrap, adapt], ids=lambda change: change.__name__)
+def test_a_layer_that_runs_itself_is_the_one_of_now(change: Callable[[Model], None]) -> None:
+    model = randomized(CONFIG)
+    change(model)
+    fed(model)
+    for index in (0, 1):
+        other = randomized(CONFIG).model.layers[index]
+        other.mlp.down_proj = nn.Sequential(other.mlp.down_proj, nn.Tanh())
+        model.model.layers[index] = other
+    check_same(model)
+
+
+def change_the_scale(model: Model) -> None:
+    model.model.layers[0].self_attn.scale = 2.0
+
+
+def change_the_activation(model: Model) -> None:
+    model.model.layers[0].mlp.activation = torch.tanh
+
+
+def change_an_epsilon(model: Model) -> None:
+    model.model.layers[1].input_layernorm.epsilon = 3.0
+
+
+def change_the_last_epsilon(model: Model) -> None:
+    model.model.norm.epsilon = 3.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [change_the_scale, change_the_activation, change_an_epsilon, change_the_last_epsilon],
+    ids=lambda change: change.__name__,
+)
+def test_what_layers_compute_with_counts_too(change: Callable[[Model], None]) -> None:
+    model = randomized(CONFIG)
+    before = fed(model)
+    change(model)
+    assert is_packed(model)
+    check_same(model)
+    assert not torch.allclose(fed(model), before)
 
 
 @pytest.mark.parametrize("changes", [{"attention_bias": True}, {"mlp_bias": True}, {"swin_norm": True}], ids=str)

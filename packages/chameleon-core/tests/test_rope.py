@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from chameleon_core.config import ChameleonConfig
-from chameleon_core.model.rope import apply_rotary, rotary_embedding
+from chameleon_core.model.rope import RotaryTable, apply_rotary, rotary_embedding
 from chameleon_core.testing import make_config
 
 # Two heads of width 4: pairs (0, 2) and (1, 3), of frequencies 1 and theta^(-2/4) = 1/100.
@@ -105,3 +105,20 @@ def test_angles_are_float32_whatever_the_dtype_of_the_states() -> None:
     assert rounded.cos_BT1D.dtype == torch.bfloat16
     assert torch.equal(rounded.cos_BT1D, exact.cos_BT1D.bfloat16())
     assert torch.equal(rounded.sin_BT1D, exact.sin_BT1D.bfloat16())
+
+
+@pytest.mark.parametrize("changes", [{}, {"rope_scaling": LINEAR}], ids=str)
+def test_what_is_looked_up_is_what_is_computed(changes: dict[str, object]) -> None:
+    config = NARROW.replace(**changes)
+    table = RotaryTable()
+    for positions, dtype in [
+        ((0,), torch.float32),
+        ((3, 255, 3), torch.float32),
+        ((256, 0), torch.float32),  # beyond what the table has so far
+        ((5000,), torch.bfloat16),
+        ((7, 8), torch.float32),
+    ]:
+        found = table.look_up(config, positions, dtype, torch.device("cpu"))
+        expected = rotary_embedding(config, torch.tensor([positions]), dtype)
+        assert torch.equal(found.cos_BT1D, expected.cos_BT1D)
+        assert torch.equal(found.sin_BT1D, expected.sin_BT1D)

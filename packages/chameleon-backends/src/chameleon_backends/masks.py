@@ -19,13 +19,14 @@ def visible_keys(spec: AttentionSpec) -> torch.Tensor:
     The rules are those of ``AttentionBackend``. Reads no value back from the device.
     """
     key_S = torch.arange(spec.key_length, device=spec.device)
-    query_T = torch.arange(spec.key_length - spec.query_length, spec.key_length, device=spec.device)
-    distance_TS = query_T[:, None] - key_S
-    visible_BTS = torch.ones_like(distance_TS, dtype=torch.bool)[None]
-    if spec.causal:
-        visible_BTS = visible_BTS & (distance_TS >= 0)
-    if spec.sliding_window is not None:
-        visible_BTS = visible_BTS & (distance_TS.abs() < spec.sliding_window)
+    visible_BTS = torch.ones(1, spec.query_length, spec.key_length, dtype=torch.bool, device=spec.device)
+    if spec.query_length > 1 or spec.sliding_window is not None:  # a single query comes after all keys
+        query_T = torch.arange(spec.key_length - spec.query_length, spec.key_length, device=spec.device)
+        distance_TS = query_T[:, None] - key_S
+        if spec.causal:
+            visible_BTS = visible_BTS & (distance_TS >= 0)
+        if spec.sliding_window is not None:
+            visible_BTS = visible_BTS & (distance_TS.abs() < spec.sliding_window)
     if spec.key_start_B is not None:
         visible_BTS = visible_BTS & (key_S >= spec.key_start_B[:, None, None])
     if spec.key_end_B is not None:

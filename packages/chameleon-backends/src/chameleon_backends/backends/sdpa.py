@@ -20,7 +20,7 @@ class SDPAPlan:
 
     is_causal: bool = False
     mask_B1TS: torch.Tensor | None = None
-    """bool, True where the query sees the key; for a query that sees no key, True everywhere."""
+    """bool, True where the query sees the key; for a query that sees no key, True everywhere. Or what is added."""
     empty_BT11: torch.Tensor | None = None
     """bool, True for a query that sees no key; None where there can be none."""
     doubled: bool = False
@@ -43,6 +43,8 @@ class SDPAAttention:
         if not _needs_mask(spec):
             return SDPAPlan(is_causal=bool(spec.causal and spec.query_length > 1), doubled=doubled)
         visible_BTS = visible_keys(spec)
+        if spec.query_length == 1 and spec.device.type == "cpu":
+            return _step_plan(visible_BTS[:, None], spec.dtype, doubled=doubled)
         if not spec.has_padding and spec.query_length <= spec.key_length:
             return SDPAPlan(mask_B1TS=visible_BTS[:, None], doubled=doubled)
         # Kernels differ in what they return for a query that sees no key, and a NaN would also enter the gradients.
@@ -90,6 +92,16 @@ class SDPAAttention:
 
     def __repr__(self) -> str:
         return "SDPAAttention()"
+
+
+def _step_plan(visible_B11S: torch.Tensor, dtype: torch.dtype, *, doubled: bool) -> SDPAPlan:
+    """Return the plan of a single query on a CPU, once for all layers, which would each turn bools into numbers."""
+    hidden_B11S = ~visible_B11S
+    added_B11S = torch.zeros_like(hidden_B11S, dtype=dtype).masked_fill_(hidden_B11S, -torch.inf)
+    empty_B111 = hidden_B11S.all(dim=-1, keepdim=True)
+    if not empty_B111.any():
+        return SDPAPlan(mask_B1TS=added_B11S, doubled=doubled)
+    return SDPAPlan(mask_B1TS=added_B11S.masked_fill_(empty_B111, 0.0), empty_BT11=empty_B111, doubled=doubled)
 
 
 def _needs_mask(spec: AttentionSpec) -> bool:

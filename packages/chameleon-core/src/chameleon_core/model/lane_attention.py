@@ -8,7 +8,6 @@ heads, D head width.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,15 +85,15 @@ def plan_lanes(
         group = lane_group([lane for lane, _ in feeds[start:end]], feeds[start][1], device)
         groups.append((group, backend.plan(_spec(config, group, dtype, device))))
         start = end
-    positions_1M = torch.tensor(
-        [list(itertools.chain.from_iterable(range(lane.length, lane.length + count) for lane, count in feeds))],
-        device=device,
-    )
-    lengths_1M1 = None
+    positions = [position for lane, count in feeds for position in range(lane.length, lane.length + count)]
     if config.rope_type == "dynamic":
-        lengths = [[lane.length + count] for lane, count in feeds for _ in range(count)]
-        lengths_1M1 = torch.tensor([lengths], device=device)
-    rotary = rotary_embedding(config, positions_1M, weight.dtype, lengths_BT1=lengths_1M1)
+        lengths_1M1 = torch.tensor(
+            [[[lane.length + count] for lane, count in feeds for _ in range(count)]], device=device
+        )
+        positions_1M = torch.tensor([positions], device=device)
+        rotary = rotary_embedding(config, positions_1M, weight.dtype, lengths_BT1=lengths_1M1)
+    else:
+        rotary = cache.rotary.look_up(config, positions, weight.dtype, device)
     return LaneContext(rotary, backend, cache, groups)
 
 

@@ -17,6 +17,7 @@ from chameleon_backends.plugin_calls import described, wrong
 from .._boundary import translates_errors
 from ..config import ChameleonConfig
 from ..registry import CACHES_HOOK, REGISTRY
+from .rope import RotaryTable
 
 # The smallest capacity of a lane. Capacities are this times 1, 1.5, 2, 3, 4, 6, 8, …, so that few differ and a lane
 # takes at most half as much again as it needs.
@@ -136,6 +137,7 @@ class LaneCache:
 
     def __init__(self, num_layers: int) -> None:
         self.num_layers = num_layers
+        self.rotary = RotaryTable()
         self._slabs: dict[int, Slab] = {}
         self._placed: tuple[LaneGroup, int, Tensor] | None = None
 
@@ -200,18 +202,20 @@ class LaneCache:
             slab.layers[layer] = tuple(slab._empty(key[None]) for key, _ in new)
         slab._make_room(layer)
         first, rows, end = group.first_slot, len(group.lengths), group.key_length
-        stored: list[list[Tensor]] = [[], []]
+        stored: list[tuple[Tensor, ...]] = []
         for part, pair in zip(slab.layers[layer], new, strict=True):
-            if group.slots_L is not None:
+            # narrow costs a third of an index, and this runs for every layer and token.
+            own = part.narrow(1, first, rows)
+            if group.slots_L is None:
+                target = own.narrow(3, group.lengths[0], group.count)
+                for kind, states_LKTD in enumerate(pair):
+                    target.select(0, kind).copy_(states_LKTD)
+            else:
                 # One write for both, at places that are the same in every layer.
                 part.flatten(0, 3).index_copy_(0, self._places(group, part), torch.cat(pair).flatten(0, 2))
-            for kind, states_LKTD in enumerate(pair):
-                if group.slots_L is None:
-                    # narrow costs a third of an index, and this runs for every layer and token.
-                    target = part[kind].narrow(0, first, rows).narrow(2, group.lengths[0], group.count)
-                    target.copy_(states_LKTD)
-                stored[kind].append(part[kind].narrow(0, first, rows).narrow(2, 0, end))
-        keys, values = (self.decode(tuple(parts), key_LTKD.dtype).transpose(1, 2) for parts in stored)
+            seen = own.narrow(3, 0, end)
+            stored.append((seen.select(0, 0), seen.select(0, 1)))
+        keys, values = (self.decode(parts, key_LTKD.dtype).transpose(1, 2) for parts in zip(*stored, strict=True))
         return keys, values
 
     def _places(self, group: LaneGroup, part: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import QK_NORM_EPSILON, Attention, DecoderLayer, FeedForward, HeadNorm, RMSNorm
@@ -38,6 +37,7 @@ class PackedLayer:
     num_heads: int
     num_key_value_heads: int
     head_dim: int
+    scale: float
     qk_norm: tuple[Tensor, Tensor] | None
     """The weight and the bias of queries and keys, [X, D]; None without qk-norm."""
     out_OE: Tensor
@@ -59,6 +59,7 @@ class PackedLayer:
             num_heads=heads[0],
             num_key_value_heads=heads[1],
             head_dim=attention.head_dim,
+            scale=attention.scale,
             qk_norm=(torch.cat([each.weight for each in norms]), torch.cat([each.bias for each in norms]))
             if norms
             else None,
@@ -74,40 +75,43 @@ class PackedLayer:
         queries, keys = self.num_heads, self.num_heads + self.num_key_value_heads
         qkv_MO = torch.mm(_normed(hidden_ME, self.attention_epsilon_11), self.qkv_EO)
         qkv_1MXD = qkv_MO.view(1, len(qkv_MO), -1, self.head_dim)
-        qk_1MXD = qkv_1MXD[:, :, :keys]
+        qk_1MXD = qkv_1MXD.narrow(2, 0, keys)
         if self.qk_norm is not None:
             weight_XD, bias_XD = self.qk_norm
-            normed_1MXD = F.layer_norm(qk_1MXD, qk_1MXD.shape[-1:], eps=QK_NORM_EPSILON)
+            # The values are normed, too, and left out: to copy the queries and keys first takes longer.
+            normed_1MXD = torch.layer_norm(qkv_1MXD, (self.head_dim,), None, None, QK_NORM_EPSILON).narrow(2, 0, keys)
             qk_1MXD = torch.addcmul(bias_XD, normed_1MXD, weight_XD)
         rolled_1MXD = qk_1MXD.roll(self.head_dim // 2, dims=-1)
         qk_1MXD = (qk_1MXD * context.rotary.cos_BT1D).addcmul_(rolled_1MXD, context.rotary.sin_BT1D)
         out_1MHD = context.attend(
             index,
-            qk_1MXD[:, :, :queries],
-            qk_1MXD[:, :, queries:],
-            qkv_1MXD[:, :, keys:],
-            scale=self.head_dim**-0.5,
+            qk_1MXD.narrow(2, 0, queries),
+            qk_1MXD.narrow(2, queries, self.num_key_value_heads),
+            qkv_1MXD.narrow(2, keys, self.num_key_value_heads),
+            scale=self.scale,
             dropout=0.0,
         )
         hidden_ME = torch.addmm(hidden_ME, out_1MHD.reshape(len(hidden_ME), -1), self.out_OE)
         gate_up_MO = torch.mm(_normed(hidden_ME, self.mlp_epsilon_11), self.gate_up_EO)
-        gate_MF, up_MF = gate_up_MO.chunk(2, dim=-1)
+        width = len(self.down_FE)
+        gate_MF, up_MF = gate_up_MO.narrow(1, 0, width), gate_up_MO.narrow(1, width, width)  # cheaper than chunk
         return torch.addmm(hidden_ME, self.activation(gate_MF).mul_(up_MF), self.down_FE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedLayers:
-    """Copies of all layers and of the norm after them."""
+    """Copies of layers and of the norm after them."""
 
-    layers: Sequence[PackedLayer]
+    layers: Sequence[PackedLayer | DecoderLayer]
+    """Copies, and in their order the layers that must run themselves."""
     epsilon_11: Tensor
     weight_E: Tensor
 
     @classmethod
     def of(cls, layers: Sequence[DecoderLayer], norm: RMSNorm) -> Self:
-        """Copy layers and the norm after them."""
+        """Copy the layers that are as this package makes them, and the norm after them."""
         weight_E = norm.weight * norm.weight.shape[0] ** 0.5
-        return cls([PackedLayer.of(layer) for layer in layers], _epsilon(norm), weight_E)
+        return cls([PackedLayer.of(each) if _is_plain(each) else each for each in layers], _epsilon(norm), weight_E)
 
     def takes(self, weight: Tensor) -> bool:
         """Return whether a pass of a model with this weight can run: float32 on a CPU, without gradients."""
@@ -121,7 +125,10 @@ class PackedLayers:
     def run(self, hidden_ME: Tensor, context: LaneContext) -> Tensor:
         """Return the final hidden states [M, E]."""
         for index, layer in enumerate(self.layers):
-            hidden_ME = layer.run(hidden_ME, context, index)
+            if isinstance(layer, PackedLayer):
+                hidden_ME = layer.run(hidden_ME, context, index)
+            else:
+                hidden_ME = layer(hidden_ME[None], context)[0]
         return _normed(hidden_ME, self.epsilon_11).mul_(self.weight_E)
 
 
@@ -130,7 +137,7 @@ class LayerPacker:
 
     def __init__(self) -> None:
         # One tuple, replaced as a whole, because two threads may generate at the same time.
-        self._kept: tuple[Tensor, PackedLayers] | None = None
+        self._kept: tuple[list[object], Tensor, PackedLayers] | None = None
 
     def __deepcopy__(self, memo: object) -> LayerPacker:
         return LayerPacker()
@@ -140,25 +147,28 @@ class LayerPacker:
 
     @torch.no_grad()
     def packed(self, model: nn.Module, layers: Sequence[DecoderLayer], norm: RMSNorm) -> PackedLayers | None:
-        """Return the layers of a model packed as they are now; None where they must run themselves.
+        """Return the layers of a model packed as they are now; None where all must run themselves.
 
-        That is so where packing doesn't pay, and where a layer does more than its weights say: it is trained,
-        quantized, adapted, wrapped or hooked. A weight may change in ways that leave no trace (``weight.data``), so
-        each call multiplies them with a fixed vector and compares the products with those of what was copied.
+        A layer does so where it does more than its weights say: it is quantized, adapted, wrapped or hooked. All do
+        where the model is trained, or packing doesn't pay. A weight may change in ways that leave no trace
+        (``weight.data``), so each call multiplies them with a fixed vector and compares the products with those of what
+        was copied.
         """
-        if model.training or not _runs_itself(model) or not all(_is_plain(module) for module in (*layers, norm)):
+        plain = [layer for layer in layers if _is_plain(layer)]
+        if model.training or not _runs_itself(model) or not _is_plain(norm) or not plain:
             self._kept = None
             return None
-        weights = [*norm.parameters(), *(weight for layer in layers for weight in layer.parameters())]
+        weights = [*norm.parameters(), *(weight for layer in plain for weight in layer.parameters())]
         if sum(weight.numel() for weight in weights) > MAX_ELEMENTS or not all(map(_is_copied, weights)):
             self._kept = None
             return None
         fixed = torch.arange(max(weight.shape[-1] for weight in weights)).cos()
         checksums = torch.cat([(weight @ fixed[: weight.shape[-1]]).view(-1) for weight in weights])
+        others = [*layers, norm.epsilon, *(value for layer in plain for value in _numbers(layer))]
         kept = self._kept
-        if kept is None or not torch.equal(kept[0], checksums):
-            kept = self._kept = checksums, PackedLayers.of(layers, norm)
-        return kept[1]
+        if kept is None or kept[0] != others or not torch.equal(kept[1], checksums):
+            kept = self._kept = others, checksums, PackedLayers.of(layers, norm)
+        return kept[2]
 
 
 _PLAIN = {DecoderLayer, Attention, FeedForward, RMSNorm, HeadNorm, nn.Linear, nn.Identity}
@@ -170,6 +180,12 @@ def _is_plain(module: nn.Module) -> bool:
         return False
     biased = any(each.bias is not None for each in _linears(module))
     return not biased and not (isinstance(module, DecoderLayer) and module.swin_norm)
+
+
+def _numbers(layer: DecoderLayer) -> tuple[object, ...]:
+    """Return what a layer computes with beside its weights."""
+    attention, norms = layer.self_attn, (layer.input_layernorm, layer.post_attention_layernorm)
+    return attention.head_dim, attention.scale, layer.mlp.activation, *(norm.epsilon for norm in norms)
 
 
 def _linears(module: nn.Module) -> Iterator[nn.Linear]:

@@ -1,10 +1,11 @@
 """Rotary position embedding (RoPE, arXiv 2104.09864), with the linear and dynamic scaling of ``transformers``.
 
-Shapes: B batch, T query length, H heads, D head width.
+Shapes: B batch, T query length, N positions of a table, H heads, D head width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from .._moved import moved_names
 from ..config import ChameleonConfig
+
+_LEAST_POSITIONS = 256
 
 
 class RotaryEmbedding(NamedTuple):
@@ -40,6 +43,29 @@ def rotary_embedding(
     cos_BT1D = torch.cat((cos_BTD, cos_BTD), dim=-1)[:, :, None]
     sin_BT1D = torch.cat((-sin_BTD, sin_BTD), dim=-1)[:, :, None]
     return RotaryEmbedding(cos_BT1D.to(dtype), sin_BT1D.to(dtype))
+
+
+class RotaryTable:
+    """The rotary embeddings of one model's positions, computed once and then looked up.
+
+    Not of ``dynamic`` scaling, whose angles depend on the length of the row.
+    """
+
+    def __init__(self) -> None:
+        # One tuple, replaced as a whole, because two threads may look up at the same time.
+        self._kept: tuple[RotaryEmbedding, int] | None = None
+
+    def look_up(
+        self, config: ChameleonConfig, positions: Sequence[int], dtype: torch.dtype, device: torch.device
+    ) -> RotaryEmbedding:
+        """Return the rotary embeddings of positions, with B = 1 and T of them."""
+        kept, end = self._kept, max(positions) + 1
+        if kept is None or kept[1] < end or (kept[0].cos_BT1D.dtype, kept[0].cos_BT1D.device) != (dtype, device):
+            size = max(_LEAST_POSITIONS, 1 << (end - 1).bit_length())
+            table = rotary_embedding(config, torch.arange(size, device=device)[None], dtype)
+            kept = self._kept = table, size
+        positions_T = torch.tensor(positions, device=device)
+        return RotaryEmbedding(*(each_1N1D.index_select(1, positions_T) for each_1N1D in kept[0]))
 
 
 def apply_rotary(states_BTHD: Tensor, rotary: RotaryEmbedding) -> Tensor:
