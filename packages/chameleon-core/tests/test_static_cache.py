@@ -6,6 +6,7 @@ Double precision, so that rounding, which depends on the shapes of a pass, decid
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chameleon_core import Engine, GenerationOptions, Request
+from chameleon_core import ConfigError, Engine, GenerationOptions, Request
 from chameleon_core.model.static_cache import StaticLaneCache
 from chameleon_core.testing import LaneCacheConformance, make_config, make_model
 
@@ -115,3 +116,62 @@ def test_rows_stay_where_they_are_until_the_last_lane_has_left() -> None:
     for lane in lanes:
         cache.free(lane)
     assert cache.positions == 0
+
+
+def eager(graph: torch.fx.GraphModule, example: Any) -> Any:
+    return graph.forward
+
+
+def test_compiling_says_how_long_and_chooses_the_cache() -> None:
+    torch._dynamo.reset()
+    model = copy.deepcopy(MODEL)
+    prompt_BT = torch.tensor([[LAYOUT.bos_id, 40, 41]])
+    expected = model.generate(prompt_BT, max_new_tokens=6)
+    seconds = model.compile_decoding((1, 2), backend=eager)
+    assert list(seconds) == [1, 2]
+    assert all(value > 0 for value in seconds.values())
+    assert model.compiles_steps
+    with pytest.MonkeyPatch.context() as patch:
+        steps: list[int] = []
+        inner = model.model.decoding_step
+        patch.setattr(model.model, "decoding_step", lambda *args: (steps.append(len(args[0])), inner(*args))[1])
+        assert torch.equal(model.generate(prompt_BT, max_new_tokens=6), expected)
+        assert steps == [1] * 5
+        steps.clear()
+        model.generate(prompt_BT, max_new_tokens=6, cache_implementation="int8")
+        assert steps == []
+    model.model.stop_compiling()
+    assert not model.compiles_steps
+    torch._dynamo.reset()
+
+
+def test_a_copy_of_a_model_that_compiles_steps_has_its_own_weights() -> None:
+    torch._dynamo.reset()
+    model = copy.deepcopy(MODEL)
+    model.compile_decoding((1,), backend=eager)
+    prompt_BT = torch.tensor([[LAYOUT.bos_id, 40, 41]])
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert not other.compiles_steps
+        with torch.no_grad():
+            other.lm_head.weight.zero_()
+            other.lm_head.weight[47] = 1.0
+            for weight in other.model.parameters():
+                weight.abs_()
+        expected = other.generate(prompt_BT, max_new_tokens=4)
+        assert torch.equal(other.generate(prompt_BT, max_new_tokens=4, cache_implementation="static"), expected)
+    assert torch.equal(model.generate(prompt_BT, max_new_tokens=4), MODEL.generate(prompt_BT, max_new_tokens=4))
+    torch._dynamo.reset()
+
+
+def test_where_nothing_compiles_the_steps_stay_as_they_were() -> None:
+    def broken(graph: torch.fx.GraphModule, example: Any) -> Any:
+        raise RuntimeError("no compiler is installed")
+
+    torch._dynamo.reset()
+    model = copy.deepcopy(MODEL)
+    with pytest.raises(ConfigError, match=r"torch.compile fails here: .*no compiler is installed.* C\+\+ compiler"):
+        model.compile_decoding((1,), backend=broken)
+    assert not model.compiles_steps
+    prompt_BT = torch.tensor([[LAYOUT.bos_id, 40, 41]])
+    assert torch.equal(model.generate(prompt_BT, max_new_tokens=4), MODEL.generate(prompt_BT, max_new_tokens=4))
+    torch._dynamo.reset()

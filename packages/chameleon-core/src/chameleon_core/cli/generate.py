@@ -248,6 +248,14 @@ def generate(
         str | None,
         typer.Option(help="A weight quantizer, such as int4; chameleon doctor lists them.", rich_help_panel=MODEL),
     ] = None,
+    compile: Annotated[  # noqa: A002
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the steps first, for long runs on a GPU; on a CPU rarely worth it.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
     image_tokenizer: ImageTokenizer = None,
     processor: Processor = None,
     revision: Revision = None,
@@ -273,6 +281,7 @@ def generate(
     """
     from ..generation.options import published_options
     from ..pipeline import Chameleon, load_document, save_document
+    from ..pipeline.chameleon import COMPILED_ROWS
     from ..pipeline.written import finished_part
     from .output import Writer
     from .threads import default_threads, threads_set_to
@@ -329,6 +338,10 @@ def generate(
             rotary_layout=rotary_layout,
             extra_weights=extra_weights,
         )
+    if compile:
+        with console.status("compiling the steps"):
+            seconds = sum(chameleon.model.compile_decoding(COMPILED_ROWS).values())
+        console.print(f"compiled the steps in {seconds:.1f} s", style="dim", highlight=False)
     if threads is None and (threads := default_threads(chameleon.model.get_memory_footprint(), device)):
         console.print(
             f"{threads} thread for a small model; --threads sets another number", style="dim", highlight=False

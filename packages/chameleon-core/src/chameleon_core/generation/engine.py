@@ -40,7 +40,8 @@ class Engine(Generic[LaneT]):
     requests that wait. ``prompt_chunk`` is how many ids of prompts a step feeds at most, so that a long prompt doesn't
     hold up the other rows; None feeds prompts whole. ``prefix_positions`` is the room for beginnings of prompts that
     requests share, which are computed once; 0 keeps none. ``cache_implementation`` names what stores keys and values:
-    "dynamic", "int8", which takes half the memory of bfloat16, "static", whose steps can be compiled, or a plugin's.
+    "dynamic", "int8", which takes half the memory of bfloat16, "static", whose steps can be compiled, or a plugin's;
+    "dynamic" is "static" where the model's steps are compiled.
 
     Any thread may ``submit`` and ``cancel``; steps run one at a time. An engine reads copies of weights of a small
     model, so make a new one after the model has changed.
@@ -66,6 +67,8 @@ class Engine(Generic[LaneT]):
         ):
             if value is not None and value < 1:
                 raise GenerationError(f"{name} must be at least 1, or None for no limit; got {value}.")
+        if cache_implementation == "dynamic" and getattr(model, "compiles_steps", False):
+            cache_implementation = "static"  # only its steps have one shape
         self.model = model
         self.tokenizer = tokenizer
         self.cache_implementation = cache_implementation

@@ -89,8 +89,8 @@ _ASSISTED = (
 _GONE = "transformers moved it out of its package; use top_k, typical_p or a logits processor."
 _ONE_TOWER = "it is for encoder-decoder models, and this model has no encoder; leave it out."
 _STATIC = (
-    "cache_implementation='static' has room for the whole context, and compile_decoding() of the bare model compiles "
-    "its steps; leave it out."
+    "cache_implementation='static' has room for the whole context, and model.compile_decoding() compiles its steps; "
+    "leave it out."
 )
 
 REFUSED: Mapping[str, OneValue] = {

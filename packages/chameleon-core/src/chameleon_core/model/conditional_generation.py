@@ -6,7 +6,7 @@ Shapes: B batch, T query length, S key length, H heads, E hidden width, V vocabu
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Unpack, overload
 
 import torch
@@ -355,6 +355,18 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
     def feed_lanes(self, feeds: Sequence[tuple[CachedLane, Sequence[int]]], cache: LaneCache) -> Tensor:
         """Feed lanes of an engine's cache new ids; return the final hidden states [M, E], lane after lane."""
         return self.model.feed_lanes(feeds, cache)
+
+    def compile_decoding(self, rows: Iterable[int] = (), **options: Any) -> dict[int, float]:
+        """Compile the steps of generation, those of ``rows`` at once; return the seconds of each.
+
+        Arguments and errors are those of ``ChameleonModel.compile_decoding``.
+        """
+        return self.model.compile_decoding(rows, **options)
+
+    @property
+    def compiles_steps(self) -> bool:
+        """Whether steps of generation are compiled."""
+        return self.model.compiles_steps
 
     @property
     def pad_token_id(self) -> int:

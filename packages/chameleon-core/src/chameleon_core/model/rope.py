@@ -1,6 +1,6 @@
 """Rotary position embedding (RoPE, arXiv 2104.09864), with the linear and dynamic scaling of ``transformers``.
 
-Shapes: B batch, T query length, N positions of a table, H heads, D head width.
+Shapes: B batch, T query length, P positions of a table, H heads, D head width.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class RotaryTable:
             table = rotary_embedding(config, torch.arange(size, device=device)[None], dtype)
             kept = self._kept = table, size
         positions_T = torch.tensor(positions, device=device)
-        return RotaryEmbedding(*(each_1N1D.index_select(1, positions_T) for each_1N1D in kept[0]))
+        return RotaryEmbedding(*(each_1P1D.index_select(1, positions_T) for each_1P1D in kept[0]))
 
 
 def apply_rotary(states_BTHD: Tensor, rotary: RotaryEmbedding) -> Tensor:

@@ -7,7 +7,7 @@ heads, E hidden width, V vocabulary.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -27,6 +27,7 @@ from ..config import ChameleonConfig
 from ..errors import InputError
 from .attention_context import AttentionContext, prepare_attention
 from .cache import KVCache
+from .compiled_steps import CompiledSteps
 from .inputs import check_cache_position, check_form, check_ids
 from .lane_attention import LaneContext, lane_order, plan_lanes
 from .lane_cache import CachedLane, LaneCache, make_lane_cache
@@ -55,7 +56,7 @@ FORWARD_ARGUMENTS = (
 """The arguments of ``ChameleonModel.forward`` that users pass."""
 
 
-class ChameleonModel(PictureInputs):
+class ChameleonModel(CompiledSteps, PictureInputs):
     """The bare transformer, from ids to hidden states.
 
     ``attn_implementation`` names an attention backend of chameleon-backends. The weights are random, with the standard
@@ -283,22 +284,6 @@ class ChameleonModel(PictureInputs):
             return hidden_ME
         parts = dict(zip(order, torch.split(hidden_ME, [count for _, count in counts]), strict=True))
         return torch.cat([parts[index] for index in range(len(feeds))])
-
-    def decoding_step(self, ids_R1: Tensor, context: StaticContext) -> Tensor:
-        """Return the final hidden states [R, 1, E] of a step over a cache ``static``."""
-        step: Callable[..., Tensor] = self.__dict__.get("_compiled_step", self._step)
-        return step(ids_R1, context)
-
-    def compile_decoding(self, **options: Any) -> None:
-        """Compile the steps of a cache ``static`` by ``torch.compile``, with its options, on first use.
-
-        ``mode="reduce-overhead"`` makes CUDA graphs of them. Other caches have a shape for each length, and their steps
-        stay as they are.
-        """
-        self.__dict__["_compiled_step"] = torch.compile(self._step, **options)
-
-    def _step(self, ids_R1: Tensor, context: StaticContext) -> Tensor:
-        return self(ids_R1, lanes=context).last_hidden_state
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         if (input_ids is None) == (inputs_embeds is None):

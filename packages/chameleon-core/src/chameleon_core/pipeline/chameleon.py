@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "processor_config.json", PREPROCESSOR_FILE)
 """The files of a processor, which belong to the model that they are saved with."""
+COMPILED_ROWS = (1, 2, 4)
+"""The numbers of rows for which ``compile`` compiles steps at once: a row, and one with its branches of guidance."""
 
 
 class Chameleon(ShortForms):
@@ -64,6 +66,7 @@ class Chameleon(ShortForms):
     ) -> None:
         self.model = model
         self.processor = processor
+        self.compile_seconds: dict[int, float] = {}
         check_vocabularies(model, processor)
         model.attach_tokenizer(processor.tokenizer, getattr(processor, "segment_grammars", None))
         self.layout = model.layout
@@ -87,6 +90,7 @@ class Chameleon(ShortForms):
         check_finite: bool = True,
         image_tokenizer: str | os.PathLike[str] | ImageTokenizerLike | None = None,
         processor: str | os.PathLike[str] | ProcessorLike | None = None,
+        compile: bool = False,  # noqa: A002  # the word of torch
         **unknown: object,
     ) -> Self:
         """Load the model and the processor of a folder, of an installed model's name or of a Hub id.
@@ -98,6 +102,9 @@ class Chameleon(ShortForms):
         ``vqgan.yaml`` and ``vqgan.ckpt``. It is for folders that have none, or none that draws; where the model's
         folder has one, encoder and codebook must be the same. ``processor`` is that of another folder, for folders
         without a tokenizer; one beside the image tokenizer is found without it.
+
+        ``compile`` compiles the steps of generation, as ``chameleon.model.compile_decoding(COMPILED_ROWS)`` does, which
+        takes from seconds to minutes: ``compile_seconds`` says how long. Raises ``ConfigError`` where torch can't.
         """
         if unknown.pop("output_loading_info", False):
             raise ConfigError("Chameleon.from_pretrained returns the pipeline alone: leave output_loading_info out.")
@@ -113,7 +120,10 @@ class Chameleon(ShortForms):
         reader = cast(ImageTokenizerLike, DeferredImageTokenizer(model))
         if image_tokenizer is not None:
             reader = attach_image_tokenizer(model, image_tokenizer, check_finite=check_finite)
-        return cls(model, find_processor(model, processor, reader, image_tokenizer))
+        chameleon = cls(model, find_processor(model, processor, reader, image_tokenizer))
+        if compile:
+            chameleon.compile_seconds = model.compile_decoding(COMPILED_ROWS)
+        return chameleon
 
     @translates_errors
     def save_pretrained(self, folder: str | os.PathLike[str], *, checkpoint_format: str = "hf") -> None:
