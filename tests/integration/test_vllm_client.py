@@ -96,6 +96,13 @@ def test_what_the_server_doesnt_offer_is_refused(client: CompletionsClient) -> N
         client.save_pretrained("folder")
 
 
+def test_the_client_says_where_its_transformer_is(client: CompletionsClient) -> None:
+    assert repr(client).splitlines()[:2] == [
+        "CompletionsClient(",
+        f"    model: 4.31 million parameters, at {client.address}",
+    ]
+
+
 def test_a_server_that_isnt_there_is_an_error_that_says_so() -> None:
     client = CompletionsClient.from_pretrained("emoji", address="http://127.0.0.1:1")
     with pytest.raises(EngineError, match="Is it running"):

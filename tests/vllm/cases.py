@@ -52,7 +52,7 @@ def vllm_of(folder: str | Path, **arguments: Any) -> VLLMChameleon:
     return VLLMChameleon.from_pretrained(folder, dtype="float32", **{**SMALL, **arguments})
 
 
-def written(chameleon: Chameleon, case: Case, *, template: str | None = "chat") -> list[tuple[tuple[int, ...], str]]:
+def written(chameleon: Chameleon, case: Case, *, template: str = "chat") -> list[tuple[tuple[int, ...], str]]:
     """Return what each prompt's row wrote, and why it ended."""
     prompts, options = case
     events = chameleon.stream_batch(prompts, template=template, **options)

@@ -78,6 +78,8 @@ def test_the_short_forms_and_the_events_are_those_of_the_pipeline(theirs: VLLMCh
     picture = theirs.draw("a red apple", seed=0)
     assert picture == ours.draw("a red apple", seed=0)
     assert theirs.caption(picture) == ours.caption(picture)
+    assert theirs.vary(picture, "a green apple", seed=1) == ours.vary(picture, "a green apple", seed=1)
+    assert theirs.draw("a star", num_images=2, seed=2) == ours.draw("a star", num_images=2, seed=2)
     assert theirs.generate_batch(QUESTIONS, **DRAWING) == ours.generate_batch(QUESTIONS, **DRAWING)
     events, expected = (list(each.stream("a red apple", preview_every=16, **DRAWING)) for each in (theirs, ours))
     assert [type(event) for event in events] == [type(event) for event in expected]
@@ -86,6 +88,10 @@ def test_the_short_forms_and_the_events_are_those_of_the_pipeline(theirs: VLLMCh
     said, told = (list(each.stream([PICTURE, "what is this?"], template="chat", **GREEDY)) for each in (theirs, ours))
     assert said == told
     assert any(isinstance(event, TextDelta) for event in said)
+
+
+def test_it_says_where_its_transformer_is(theirs: VLLMChameleon) -> None:
+    assert repr(theirs).splitlines()[:2] == ["VLLMChameleon(", "    model: 4.31 million parameters, in vLLM"]
 
 
 def test_two_streams_are_open_at_the_same_time(theirs: VLLMChameleon) -> None:

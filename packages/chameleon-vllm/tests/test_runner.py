@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from chameleon_core import (
     TokenLayout,
 )
 from chameleon_core.generation import RowMachine, start_machine
-from chameleon_core.testing import make_config, make_scripted_model
+from chameleon_core.picture_grammars.lumina import reserved
+from chameleon_core.testing import make_config, make_model, make_scripted_model, make_vocabulary
 from chameleon_vllm.admission import Limits
 from chameleon_vllm.errors import EngineError
 from chameleon_vllm.row_parts import Signals
@@ -222,6 +224,82 @@ def test_a_stream_that_is_closed_or_stopped_leaves_the_engine() -> None:
     assert rows[0].finish_reason == "cancelled"
     (row,) = machines([ALL[0]])
     assert len(list(runner.run([row], lambda: len(row.new_ids) == 3))) == 3
+
+
+LUMINA_NAMES = make_vocabulary(more_specials=[reserved(8799 + number) for number in range(6)])
+LUMINA = make_model(
+    make_config(
+        vocab_size=len(LUMINA_NAMES),
+        vocabulary_map=LUMINA_NAMES,
+        vq_config={"resolution": 8, "channel_multiplier": [1, 1]},
+        picture_grammar={"name": "lumina", "max_codes": 32},
+        max_position_embeddings=96,
+    )
+)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"image_size": (8, 16)}, {"temperature": 5.0, **GUIDED}, {"modality": "interleaved", "max_new_tokens": 60}],
+    ids=["its own sizes", "a size", "guided", "documents"],
+)
+def test_pictures_of_several_sizes_are_written_by_their_grammar(options: dict[str, Any]) -> None:
+    changes = {"modality": "image", **SAMPLED, **options}
+    asked = [Request(prompt=(0, 40), options=GenerationOptions(**changes), index=index) for index in range(4)]
+    engine = Engine(LUMINA)
+    handles = [engine.submit(request) for request in asked]
+    list(engine.run())
+    rows = [start_machine(request, LUMINA.config, layout=LUMINA.layout) for request in asked]
+    list(Runner(ModelEngine(LUMINA), Signals.of(LUMINA.layout)).run(rows, lambda: False))
+    assert written(rows) == [(handle.new_ids, handle.finish_reason) for handle in handles]
+
+
+NOTE_NAMES = ("<tune>", "</tune>", "<note1>", "<note2>")
+NOTES_VOCABULARY = make_vocabulary(more_specials=NOTE_NAMES)
+TUNE, TUNE_END, *NOTES = (NOTES_VOCABULARY[name] for name in NOTE_NAMES)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenTune:
+    """Two notes, then the end."""
+
+    count: int = 0
+    ids_left: int | None = None
+
+    @property
+    def next_ids(self) -> tuple[int, ...]:
+        return tuple(NOTES) if self.count < 2 else (TUNE_END,)
+
+    @property
+    def least_ids_left(self) -> int:
+        return 3 - self.count
+
+    def accept(self, token_id: int) -> OpenTune | None:
+        return None if token_id == TUNE_END else OpenTune(self.count + 1)
+
+
+class TuneGrammar:
+    begin_ids = (TUNE,)
+    ids = frozenset((TUNE, TUNE_END, *NOTES))
+
+    def open(self, begin_id: int, room: int | None) -> OpenTune:
+        return OpenTune()
+
+
+@pytest.mark.parametrize("modality", ["tune", "interleaved"])
+def test_segments_of_codecs_are_written_by_their_grammars(modality: Any) -> None:
+    model = make_model(make_config(vocab_size=len(NOTES_VOCABULARY), vocabulary_map=NOTES_VOCABULARY))
+    tokenizer: Any = SimpleNamespace(token_ids=NOTES_VOCABULARY)
+    model.attach_tokenizer(tokenizer, {"tune": TuneGrammar()})
+    options = GenerationOptions(modality=modality, max_new_tokens=30, **SAMPLED)
+    asked = [Request(prompt=(0, 40), options=options, index=index) for index in range(6)]
+    engine = Engine(model)
+    handles = [engine.submit(request) for request in asked]
+    list(engine.run())
+    rows = [start_machine(request, model.config, layout=model.layout) for request in asked]
+    list(Runner(ModelEngine(model), Signals.of(model.layout)).run(rows, lambda: False))
+    assert written(rows) == [(handle.new_ids, handle.finish_reason) for handle in handles]
+    assert any(TUNE in row.new_ids for row in rows)
 
 
 def test_a_row_whose_time_is_over_ends_with_what_it_has() -> None:

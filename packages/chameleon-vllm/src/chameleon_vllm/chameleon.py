@@ -12,7 +12,7 @@ from chameleon_core import Chameleon, ConfigError, GenerationOptions, Step
 from chameleon_core.protocols import ImageTokenizerLike
 
 from .engine_arguments import check_arguments
-from .parts import Front, rows_of
+from .parts import Front, described_at, rows_of
 from .row_parts import Signals
 from .runner import Runner
 
@@ -21,7 +21,8 @@ class VLLMChameleon(Chameleon):
     """``Chameleon`` on vLLM: the same methods, options and events, and the same ids.
 
     The transformer runs in vLLM's engine, in this process; the processor and the image tokenizer run in front of it.
-    ``from_pretrained`` makes one. Several streams may be open at the same time, and share the engine's batch.
+    ``from_pretrained`` makes one; its ``model`` has the configuration and the options, and no weights. Several streams
+    may be open at the same time, and share the engine's batch.
     """
 
     runner: Runner
@@ -79,3 +80,6 @@ class VLLMChameleon(Chameleon):
             "the weights are in vLLM's engine, in a layout of its own; save them with "
             f"Chameleon.from_pretrained({str(self.model.source)!r}).save_pretrained(...)."
         )
+
+    def __repr__(self) -> str:
+        return described_at("in vLLM", self, super().__repr__())

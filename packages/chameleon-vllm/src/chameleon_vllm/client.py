@@ -22,7 +22,7 @@ from chameleon_core.protocols import ImageTokenizerLike
 
 from .errors import EngineError
 from .following import Following
-from .parts import Front, rows_of
+from .parts import Front, described_at, rows_of
 from .row_parts import KEY, RowPart, Signals, options_of
 
 Found = tuple[int, int | Exception | None]
@@ -32,7 +32,7 @@ Found = tuple[int, int | Exception | None]
 class CompletionsClient(Chameleon):
     """``Chameleon`` whose transformer is on a server of vLLM: the same methods and events, without guidance.
 
-    ``from_pretrained`` makes one.
+    ``from_pretrained`` makes one; its ``model`` has the configuration and the options, and no weights.
     """
 
     address: str
@@ -93,6 +93,9 @@ class CompletionsClient(Chameleon):
     def save_pretrained(self, folder: str | os.PathLike[str], *, checkpoint_format: str = "hf") -> NoReturn:
         """Raise ``ConfigError``: the weights are on the server."""
         raise ConfigError("the weights are on the server; save them with chameleon_core.Chameleon.")
+
+    def __repr__(self) -> str:
+        return described_at(f"at {self.address}", self, super().__repr__())
 
     def _steps(
         self, rows: Sequence[Following], given: Sequence[int], should_stop: Callable[[], bool]

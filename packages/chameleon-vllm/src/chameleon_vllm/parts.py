@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,12 @@ class Front:
         return cls(
             model, load_processor(folder, image_tokenizer=image_tokenizer, picture_format=sizes), image_tokenizer
         )
+
+
+def described_at(place: str, chameleon: Chameleon, description: str) -> str:
+    """Return what a pipeline says of itself, with its class and where the transformer is, whose weights aren't here."""
+    named = description.replace("Chameleon(", f"{type(chameleon).__name__}(", 1)
+    return re.sub("parameters, .*", f"parameters, {place}", named, count=1)
 
 
 def rows_of(
