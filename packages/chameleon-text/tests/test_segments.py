@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,11 @@ def test_the_normal_form_has_no_empty_and_no_adjacent_texts(document: Document) 
     assert "".join(each.text for each in normal if isinstance(each, Text)) == "".join(
         each.text for each in document if isinstance(each, Text)
     )
+
+
+def test_documents_are_read_while_another_thread_imports_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Image", types.ModuleType("PIL.Image"))
+    assert as_document(["a", Path("a.png")]) == [Text("a"), Image(Path("a.png"))]
 
 
 def test_codes_are_kept_as_a_tuple_of_integers() -> None:

@@ -184,9 +184,10 @@ def is_picture(value: object) -> bool:
 
     if isinstance(value, (os.PathLike, np.ndarray)):
         return True
-    # A PIL image can only exist once PIL is imported, so there is no need to import it here.
-    pil = sys.modules.get("PIL.Image")
-    return pil is not None and isinstance(value, pil.Image)
+    # A PIL image can only exist once PIL is imported, so there is no need to import it here. Another thread may be
+    # importing it: then the module has no class yet.
+    kind = getattr(sys.modules.get("PIL.Image"), "Image", None)
+    return kind is not None and isinstance(value, kind)
 
 
 def as_document(value: object) -> Document:
