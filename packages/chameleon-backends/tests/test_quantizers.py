@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from chameleon_backends import (
@@ -420,3 +421,27 @@ class TestRegistry:
             layer_spec(dtype=torch.int8)
         assert not TensorLayout(torch.int8, (None, 2)).fits(TensorLayout(torch.int8, (3,)))
         assert TensorLayout(torch.int8, (None, 2)).fits(TensorLayout(torch.int8, (3, 2)))
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_blocks_in_one_piece_of_memory_are_right_in_any_mode_thread_and_dtype(name: str) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(256, rows, bias=False, dtype=torch.bfloat16) for rows in (96, 48, 1600)]
+    quantizer = get_weight_quantizer(name)
+    prepared = [QuantizedLinear.from_linear(layer, quantizer).prepared for layer in layers]
+    inputs = [torch.randn(rows, 256).bfloat16() for rows in (40, 3, 70)]
+
+    def products() -> list[Tensor]:
+        return [weight.multiply_blocks(input_MI) for weight in prepared for input_MI in inputs]  # type: ignore[union-attr]
+
+    with torch.inference_mode():
+        expected = products()
+    with torch.no_grad():
+        again = products()
+        wide = [weight.multiply_blocks(input_MI.float()) for weight in prepared for input_MI in inputs]  # type: ignore[union-attr]
+    with ThreadPoolExecutor(4) as pool, torch.no_grad():
+        threads = [future.result() for future in [pool.submit(products) for _ in range(8)]]
+    for each in (again, *threads):
+        assert all(map(torch.equal, each, expected))
+    for one, other in zip(wide, expected, strict=True):
+        torch.testing.assert_close(one, other.float(), rtol=0.02, atol=0.02)

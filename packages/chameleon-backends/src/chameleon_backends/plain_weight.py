@@ -5,6 +5,7 @@ Shapes: O output features, I input features, M rows of a matrix input.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -57,6 +58,23 @@ class PlainWeight:
 def block_rows() -> int:
     """Return how many rows of a weight are dequantized at a time; oneDNN gives a product with fewer to one thread."""
     return min(BLOCK_ROWS * torch.get_num_threads(), _MOST_BLOCK_ROWS)
+
+
+class Scratch(threading.local):
+    """Memory that a thread keeps for one block: the system takes longer to give it than it is used."""
+
+    def __init__(self) -> None:
+        self._kept: Tensor | None = None
+
+    def take(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """Return a contiguous tensor [rows, columns] of any values, in the memory of the one that was taken last."""
+        if self._kept is None or self._kept.dtype != dtype or self._kept.numel() < rows * columns:
+            with torch.inference_mode(False):  # what is made in it can't be written outside of it
+                self._kept = torch.empty(rows * columns, dtype=dtype)
+        return self._kept[: rows * columns].view(rows, columns)
+
+
+BLOCK_OF_WEIGHT, BLOCK_OF_PRODUCT = Scratch(), Scratch()
 
 
 def multiply_dense(input_MI: Tensor, weight_OI: Tensor) -> Tensor:

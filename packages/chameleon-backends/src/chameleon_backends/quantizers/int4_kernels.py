@@ -16,7 +16,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..plain_weight import ROWS_AT_A_TIME, aligned, block_rows, multiply_dense, product_dtype
+from ..plain_weight import (
+    BLOCK_OF_PRODUCT,
+    BLOCK_OF_WEIGHT,
+    ROWS_AT_A_TIME,
+    aligned,
+    block_rows,
+    multiply_dense,
+    product_dtype,
+)
 from ..weight_quantizer import LinearSpec
 from .cpu_rows import INT4_ROWS, product_instructions
 from .int4_codes import LOWEST, join_codes, scale_codes, split_codes
@@ -75,13 +83,14 @@ class CPUInt4Weight:
         """Dequantize some rows at a time, in the order of columns that the packed codes have, and multiply."""
         values_MI = input_MI.to(product_dtype(input_MI))
         out_MO = values_MI.new_empty(len(values_MI), len(self.packed_OJ))
-        reused = values_MI.new_empty(values_MI.shape[1] * min(block_rows(), len(self.packed_OJ)))
+        reused_IO = BLOCK_OF_WEIGHT.take(values_MI.shape[1], min(block_rows(), len(self.packed_OJ)), values_MI.dtype)
         for rows, X in _spans(len(self.packed_OJ)):
             packed_OJ, scale_GO = self.packed_OJ[rows], self.scales_and_zeros_GO2[:, rows, 0].contiguous()
-            weight_IO = reused[: values_MI.shape[1] * len(packed_OJ)].view(-1, len(packed_OJ))
+            weight_IO = reused_IO.view(-1)[: values_MI.shape[1] * len(packed_OJ)].view(-1, len(packed_OJ))
             _write_columns(packed_OJ, X, out=weight_IO)
             torch.unflatten(weight_IO, 0, (len(scale_GO), -1)).mul_(scale_GO[:, None])
-            out_MO[:, rows] = values_MI @ weight_IO
+            product_MO = BLOCK_OF_PRODUCT.take(len(values_MI), len(packed_OJ), values_MI.dtype)
+            out_MO[:, rows] = torch.mm(values_MI, weight_IO, out=product_MO)
         return out_MO.to(input_MI.dtype)
 
     def stored(self) -> dict[str, Tensor]:

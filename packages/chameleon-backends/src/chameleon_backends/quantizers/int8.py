@@ -15,9 +15,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..plain_weight import aligned, block_rows, by_rows, check_finite, multiply_dense, product_dtype
+from ..plain_weight import (
+    BLOCK_OF_PRODUCT,
+    BLOCK_OF_WEIGHT,
+    aligned,
+    block_rows,
+    by_rows,
+    check_finite,
+    multiply_dense,
+    product_dtype,
+)
 from ..weight_quantizer import LinearSpec, PreparedWeight, TensorLayout, WeightQuantizer
 from .cpu_rows import INT8_ROWS, product_instructions
 
@@ -101,11 +109,12 @@ class Int8Weight:
         values_MI = input_MI.to(product_dtype(input_MI))
         out_MO = values_MI.new_empty(len(values_MI), len(self.codes_OI))
         step = min(block_rows(), len(self.codes_OI))
-        reused_OI = values_MI.new_empty(step, self.codes_OI.shape[1])
+        reused_OI = BLOCK_OF_WEIGHT.take(step, self.codes_OI.shape[1], values_MI.dtype)
         for begin in range(0, len(self.codes_OI), step):
             rows = slice(begin, begin + step)
             codes_OI = self.codes_OI[rows]
-            product_MO = F.linear(values_MI, reused_OI[: len(codes_OI)].copy_(codes_OI))
+            product_MO = BLOCK_OF_PRODUCT.take(len(values_MI), len(codes_OI), values_MI.dtype)
+            torch.mm(values_MI, reused_OI[: len(codes_OI)].copy_(codes_OI).T, out=product_MO)
             torch.mul(product_MO, self.scale_O[rows], out=out_MO[:, rows])
         return out_MO.to(input_MI.dtype)
 

@@ -63,8 +63,8 @@ class CompiledSteps(nn.Module):
                 self.__dict__["_compiled_step"] = before
             reason = " ".join(str(error).split()).rstrip(".")
             raise ConfigError(
-                f"torch.compile fails here: {type(error).__name__}: {reason:.200}. On a CPU it needs a C++ compiler, on "
-                "a GPU Triton. Leave compile out, or install one."
+                f"torch.compile fails here: {type(error).__name__}: {reason:.200}. On a CPU it needs a C++ compiler, "
+                "on a GPU Triton. Leave compile out, or install one."
             ) from error
 
     def stop_compiling(self) -> None:
