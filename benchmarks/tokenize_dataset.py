@@ -33,6 +33,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         source = Path(name, "pictures")
         draw(source, arguments.pictures, arguments.side)
+        draw(Path(name, "few"), 2, arguments.side)
+        # What the processes are started from is started with the first job.
+        tokenize_dataset(arguments.model, [Path(name, "few")], Path(name, "warm"), workers=1, ray=arguments.ray)
         for repeat in range(arguments.repeats):
             for workers, taken in seconds.items():
                 output = Path(name, f"{workers}-{repeat}")
