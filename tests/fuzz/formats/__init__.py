@@ -30,6 +30,8 @@ compressed-tensors                    .from_pretrained``                        
 the pipeline's folder               ``Chameleon.from_pretrained``               core-pipeline, core-pipeline-words
 quantization records and tensors    ``find_quantizer``, ``from_pretrained``     backends-record, core-int8, core-int4,
                                                                                 core-bnb-nf4, core-bnb-int8
+pictures with captions: folders     ``tokenize_dataset`` (``find_units``,       core-captions, core-tar,
+with metadata.jsonl, tar, parquet     ``read_samples``)                         core-parquet
 datasets                            ``TokenDataset``, ``TokenDatasetWriter``    core-dataset, core-shard
 run.json, checkpoint.json, state,   ``Trainer.run``, ``read_log``               core-run, core-pointer, core-state,
 weights, log                                                                    core-trained, core-log
@@ -49,6 +51,7 @@ import importlib.util
 
 from ..engine import Format
 from .backends import FORMATS as BACKENDS
+from .captions import FORMATS as CAPTIONS
 from .core import FORMATS as CORE
 from .gguf import FORMATS as GGUF
 from .meta import FORMATS as META
@@ -57,7 +60,7 @@ from .text import FORMATS as TEXT
 from .training import FORMATS as TRAINING
 from .vq import FORMATS as VQ
 
-ALL: tuple[Format, ...] = (*VQ, *TEXT, *BACKENDS, *CORE, *META, *GGUF, *PACKED, *TRAINING)
+ALL: tuple[Format, ...] = (*VQ, *TEXT, *BACKENDS, *CORE, *META, *GGUF, *PACKED, *CAPTIONS, *TRAINING)
 FORMATS = tuple(each for each in ALL if not each.needs or importlib.util.find_spec(each.needs) is not None)
 """Those that can be read here."""
 LEFT_OUT = tuple(f"{each.name} (needs {each.needs})" for each in ALL if each not in FORMATS)
