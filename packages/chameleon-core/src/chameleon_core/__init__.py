@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from .hookspecs import HOOK_API_VERSION, CheckpointFormatSpec, LogitsProcessorSpec, hookimpl
     from .layout import TokenLayout
     from .model import CausalOutput, ChameleonForConditionalGeneration, ChameleonModel, KVCache, LaneCache, ModelOutput
+    from .model.leading import leading
     from .pipeline import (
         Chameleon,
         Event,
@@ -163,6 +164,7 @@ __all__ = [
     "WeightsError",
     "__version__",
     "hookimpl",
+    "leading",
     "load_checkpoint",
     "load_document",
     "pool_checkpoint",
@@ -236,6 +238,7 @@ _MODULES = {
     "VocabularyError": ".errors",
     "WeightsError": ".errors",
     "hookimpl": ".hookspecs",
+    "leading": ".model.leading",
     "load_checkpoint": ".checkpoints",
     "load_document": ".pipeline",
     "pool_checkpoint": ".checkpoints.convert",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import cast
@@ -35,6 +35,8 @@ class StoredWeights:
     """The folder, for error messages."""
     check_finite: bool = False
     """Whether NaN and infinity in weights are an error."""
+    own: Callable[[str, Tensor], Tensor] | None = None
+    """What returns this process's part of a tensor by its name, a view; None where it has all."""
     not_finite: list[str] = field(default_factory=list)
     """The names of weights that hold NaN or infinity, with why, as far as weights were loaded."""
 
@@ -60,7 +62,8 @@ class StoredWeights:
 
     def load(self, name: str) -> Tensor:
         """Return a tensor in its stored type, on the device."""
-        value = self.tensors[name].load().to(self.device)
+        value = self.tensors[name].load()
+        value = (value if self.own is None else self.own(name, value)).to(self.device)
         if self.check_finite and not is_finite(value):
             self.not_finite.append(name)
         return value

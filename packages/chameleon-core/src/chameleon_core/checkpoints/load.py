@@ -196,20 +196,26 @@ def load_contents(
     quantization: str | Quantization | None,
     check_finite: bool,
     extra_weights: str = "refuse",
+    own: Callable[[str, Tensor], Tensor] | None = None,
 ) -> LoadedCheckpoint[ModelT]:
     """Build a model and load its weights from a checkpoint that was read, which errors call ``source``.
 
-    The arguments and errors are those of ``load_checkpoint``.
+    ``own(name, tensor)`` is the part of a tensor that this process has; None where it has all. The other arguments and
+    errors are those of ``load_checkpoint``.
     """
     if extra_weights not in EXTRA_WEIGHTS:
         raise ConfigError(f"extra_weights must be 'refuse' or 'keep'; got {extra_weights!r}.")
     target = usable_device(device)
-    weights = StoredWeights(checkpoint, target_dtype(dtype, checkpoint.config), target, source, check_finite)
+    weights = StoredWeights(checkpoint, target_dtype(dtype, checkpoint.config), target, source, check_finite, own)
     check_sizes(checkpoint.config, weights.tensors, source=source)
     # Weights that are made in inference mode could never be used outside of it.
     with torch.inference_mode(False):
         model = on_meta(lambda: build(checkpoint.config))
         plan = _plan(model, weights, quantization)
+        if plan is not None and own is not None:
+            raise ConfigError(
+                f"{source} is quantized, and ranks can't divide quantized layers. Load a float checkpoint."
+            )
         found = find_extra(model, weights, plan) if extra_weights == "keep" else []
         extra = [name for name in found if not is_adapter(name)]  # the model would compute without what they change
         # Before the others are checked, which these aren't among.

@@ -157,13 +157,21 @@ class Request(Generic[ModelT]):
         return request
 
     def load(
-        self, build: Callable[[ChameleonConfig], ModelT], *, bare: bool = False, check_finite: bool = True
+        self,
+        build: Callable[[ChameleonConfig], ModelT],
+        *,
+        bare: bool = False,
+        check_finite: bool = True,
+        own_of: Callable[[ChameleonConfig], Callable[[str, Tensor], Tensor] | None] | None = None,
     ) -> LoadedCheckpoint[ModelT]:
         """Find the folder, and build and load the model that it was asked for. ``bare`` leaves the output layer out.
 
-        Raises what ``load_checkpoint`` does.
+        ``own_of`` is asked for what returns this process's part of a tensor. Raises what ``load_checkpoint`` does.
         """
         checkpoint, source = self._read(bare)
+        own = None if own_of is None else own_of(checkpoint.config)
+        if own is not None and self.placement is not None:
+            raise ConfigError("tensor_parallel divides a model among processes; pass device and no device_map.")
         if isinstance(self.placement, str):
             meta = on_meta(lambda: build(checkpoint.config))
             dtype = target_dtype(self.dtype, checkpoint.config)
@@ -178,6 +186,7 @@ class Request(Generic[ModelT]):
             quantization=self.quantization,
             check_finite=check_finite,
             extra_weights=self.extra_weights,
+            own=own,
         )
         if self.placement is not None and device is None:
             place(loaded.model, self.placement)

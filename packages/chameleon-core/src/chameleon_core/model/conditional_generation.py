@@ -6,7 +6,7 @@ Shapes: B batch, T query length, S key length, H heads, E hidden width, V vocabu
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Unpack, overload
 
 import torch
@@ -32,14 +32,15 @@ from ..generation.prompts import check_type, mask_of_padding
 from ..generation.repacked_head import RepackedHead
 from .cache import KVCache
 from .inputs import check_call, kept_positions
-from .lane_cache import CachedLane, LaneCache
+from .lane_decoding import LaneDecoding
+from .leading import Slices
 from .loss import LOSS_ARGUMENTS, next_token_loss
 from .outputs import CausalOutput
 from .picture_inputs import PictureInputs
 from .transformer import FORWARD_ARGUMENTS, ChameleonModel, init_weight
 
 
-class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
+class ChameleonForConditionalGeneration(LaneDecoding, StepInputs, PictureInputs):
     """Chameleon with its output layer: logits, loss and generation.
 
     ``image_tokenizer`` encodes ``pixel_values`` as ids. A model that was loaded from a folder loads it from there on
@@ -88,6 +89,7 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
         attn_implementation: str | None = "sdpa",
         quantization: str | Quantization | None = None,
         check_finite: bool = True,
+        tensor_parallel: int = 1,
         **arguments: Any,
     ) -> Self:
         """Load a model in eval mode from a folder, by the name of an installed model, or by a Hub id (extra ``hub``).
@@ -96,7 +98,8 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
         None keeps the stored types. Weights that need no cast stay views of the memory-mapped files.
 
         ``quantization`` is the name of a weight quantizer, or a ``Quantization`` with its options and the layers to
-        skip. A folder saved quantized needs none. ``check_finite=False`` leaves out checks for NaN. ``arguments`` are
+        skip. A folder saved quantized needs none. ``check_finite=False`` leaves out checks for NaN. With
+        ``tensor_parallel`` so many processes load slices of one model; see ``leading``. ``arguments`` are
         fields that replace those of the config; ``extra_weights`` and ``rotary_layout`` of ``load_checkpoint``; and
         those of ``transformers``, which ``compat.loading`` translates.
 
@@ -112,8 +115,12 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
             quantization=quantization,
         )
         backend = request.attn_implementation
-        loaded = request.load(lambda config: cls(config, attn_implementation=backend), check_finite=check_finite)
+        slices = Slices(tensor_parallel, request.device)
+        loaded = request.load(
+            lambda config: cls(config, attn_implementation=backend), check_finite=check_finite, own_of=slices.join
+        )
         model = loaded.model
+        model._leader = slices.leader_of(model)
         model._use_config(loaded.config)
         model.source, model.extra_weights = request.folder, loaded.extra_weights
         model.picture_reader.check_finite = check_finite
@@ -141,6 +148,8 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
         """
         if not (request := SaveRequest.of(folder, arguments)).writes:
             return
+        if self._leader is not None:
+            self._leader.refuse("save_pretrained()")
         config = self.config
         image_weights = None
         if self._image_tokenizer is not None:
@@ -347,26 +356,6 @@ class ChameleonForConditionalGeneration(StepInputs, PictureInputs):
     def new_cache(self, batch_size: int, *, capacity: int = 64) -> KVCache:
         """Return an empty cache for ``batch_size`` rows, with room for ``capacity`` positions before it must grow."""
         return self.model.new_cache(batch_size, capacity=capacity)
-
-    def new_lane_cache(self, name: str = "dynamic") -> LaneCache:
-        """Return the cache of an engine by its name, without lanes."""
-        return self.model.new_lane_cache(name)
-
-    def feed_lanes(self, feeds: Sequence[tuple[CachedLane, Sequence[int]]], cache: LaneCache) -> Tensor:
-        """Feed lanes of an engine's cache new ids; return the final hidden states [M, E], lane after lane."""
-        return self.model.feed_lanes(feeds, cache)
-
-    def compile_decoding(self, rows: Iterable[int] = (), **options: Any) -> dict[int, float]:
-        """Compile the steps of generation, those of ``rows`` at once; return the seconds of each.
-
-        Arguments and errors are those of ``ChameleonModel.compile_decoding``.
-        """
-        return self.model.compile_decoding(rows, **options)
-
-    @property
-    def compiles_steps(self) -> bool:
-        """Whether steps of generation are compiled."""
-        return self.model.compiles_steps
 
     @property
     def pad_token_id(self) -> int:

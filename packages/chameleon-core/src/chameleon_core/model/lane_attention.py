@@ -69,11 +69,13 @@ def plan_lanes(
     feeds: Sequence[tuple[CachedLane, int]],
     *,
     weight: Tensor,
+    num_head_parts: int = 1,
 ) -> LaneContext:
     """Group the lanes of a pass and plan their attention.
 
     ``feeds`` are the lanes with the number of new positions of each, sorted by ``lane_order`` and with room reserved.
-    ``weight`` is one of the model's, whose dtype and device the hidden states have.
+    ``weight`` is one of the model's, whose dtype and device the hidden states have. ``num_head_parts`` processes have
+    equal parts of the heads.
     """
     dtype, device = computed_dtype(weight), weight.device
     groups: list[tuple[LaneGroup, Any]] = []
@@ -83,7 +85,7 @@ def plan_lanes(
         while end < len(feeds) and _together(feeds[end - 1], feeds[end]):
             end += 1
         group = lane_group([lane for lane, _ in feeds[start:end]], feeds[start][1], device)
-        groups.append((group, backend.plan(_spec(config, group, dtype, device))))
+        groups.append((group, backend.plan(_spec(config, group, dtype, device, num_head_parts))))
         start = end
     positions = [position for lane, count in feeds for position in range(lane.length, lane.length + count)]
     if config.rope_type == "dynamic":
@@ -123,13 +125,15 @@ def lane_group(lanes: Sequence[CachedLane], count: int, device: torch.device) ->
     return LaneGroup(lanes[0].slab, lanes[0].slot, lengths, count, slots_L, lengths_L)
 
 
-def _spec(config: ChameleonConfig, group: LaneGroup, dtype: torch.dtype, device: torch.device) -> AttentionSpec:
+def _spec(
+    config: ChameleonConfig, group: LaneGroup, dtype: torch.dtype, device: torch.device, parts: int
+) -> AttentionSpec:
     return AttentionSpec(
         batch_size=len(group.lengths),
         query_length=group.count,
         key_length=group.key_length,
-        num_heads=config.num_attention_heads,
-        num_key_value_heads=config.num_key_value_heads,
+        num_heads=config.num_attention_heads // parts,
+        num_key_value_heads=config.num_key_value_heads // parts,
         head_dim=config.head_dim,
         dtype=dtype,
         device=device,

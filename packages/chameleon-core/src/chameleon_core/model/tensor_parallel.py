@@ -20,9 +20,9 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from ..config import ChameleonConfig
 from ..errors import ConfigError
 from .conditional_generation import ChameleonForConditionalGeneration
+from .division import check_divides
 
 _ATTENTION, _FEED_FORWARD = "model.layers.*.self_attn", "model.layers.*.mlp"
 _HEADS_OF_BTHD = 2
@@ -93,20 +93,3 @@ def _whole_input(*others: None) -> PrepareModuleInput:
     """Return the style of a module whose first input is whole on each rank, and whose ``others`` are no tensors."""
     layouts = (Replicate(), *others)
     return PrepareModuleInput(input_layouts=layouts, desired_input_layouts=layouts)
-
-
-def check_divides(config: ChameleonConfig, count: int) -> None:
-    """Raise ``ConfigError`` where ``count`` ranks can't each have an equal part of each layer."""
-    sizes = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")
-    for name in sizes:
-        size: int = getattr(config, name)
-        if size % count:
-            raise ConfigError(
-                f"{count} ranks can't divide the layers: {name} is {size}. Use a number that divides "
-                f"{', '.join(f'{each} ({getattr(config, each)})' for each in sizes)}."
-            )
-    if config.attention_dropout > 0:
-        raise ConfigError(
-            f"attention_dropout is {config.attention_dropout}: ranks that divide the heads would drop the same weights "
-            "in different heads. Set it to 0; TrainingOptions.dropout is that of the recipe."
-        )

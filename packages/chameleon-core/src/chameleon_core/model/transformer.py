@@ -267,8 +267,8 @@ class ChameleonModel(CompiledSteps, PictureInputs):
         order = sorted(range(len(feeds)), key=lambda index: lane_order(feeds[index][0]))
         sorted_feeds = [feeds[index] for index in order]
         counts = [(lane, len(ids)) for lane, ids in sorted_feeds]
-        weight = self.embed_tokens.weight
-        context = plan_lanes(self.config, self.attention_backend, cache, counts, weight=weight)
+        weight, heads = self.embed_tokens.weight, self._num_head_parts
+        context = plan_lanes(self.config, self.attention_backend, cache, counts, weight=weight, num_head_parts=heads)
         ids_1M = embeds_1ME = None
         if inputs_embeds is None:
             ids_1M = torch.tensor([[token_id for _, ids in sorted_feeds for token_id in ids]], device=weight.device)

@@ -88,6 +88,7 @@ class Chameleon(ShortForms):
         attn_implementation: str = "sdpa",
         quantization: str | Quantization | None = None,
         check_finite: bool = True,
+        tensor_parallel: int = 1,
         image_tokenizer: str | os.PathLike[str] | ImageTokenizerLike | None = None,
         processor: str | os.PathLike[str] | ProcessorLike | None = None,
         compile: bool = False,  # noqa: A002  # the word of torch
@@ -115,6 +116,7 @@ class Chameleon(ShortForms):
             attn_implementation=attn_implementation,
             quantization=quantization,
             check_finite=check_finite,
+            tensor_parallel=tensor_parallel,
             **unknown,
         )
         reader = cast(ImageTokenizerLike, DeferredImageTokenizer(model))
