@@ -13,14 +13,14 @@ from torch import Tensor
 from .._boundary import translates_errors
 from .._commits import committing
 from .._files import writing
-from ..errors import ConfigError, WeightsError
-from ..formats import IMAGE_PREFIX, Checkpoint, StoredTensor
+from ..errors import ConfigError
+from ..formats import IMAGE_PREFIX, StoredTensor
 from ..formats.contract import extra_names
 from ..formats.gguf import IMAGE_FILE, MODEL_FILE
-from ..model import ChameleonForConditionalGeneration
 from .conversion_target import check_changes, check_target
-from .load import EXTRA_WEIGHTS, format_of, misfits_of, read_checkpoint
+from .load import EXTRA_WEIGHTS, format_of, read_checkpoint
 from .save import num_loads, write_checkpoint
+from .sizes import check_shapes
 
 Progress = Callable[[int, int], None]
 """Called with the bytes of tensors that were done, and those of all."""
@@ -83,7 +83,7 @@ def convert_checkpoint(
         raise ConfigError(f"extra_weights must be 'refuse' or 'keep'; got {extra_weights!r}.")
     if extra_weights == "keep":
         checkpoint = replace(checkpoint, extra_names=checkpoint.extra_names | extra_names(checkpoint.tensors))
-    _check_shapes(checkpoint, source)
+    check_shapes(checkpoint.config, checkpoint.tensors, source=str(source))
     check_target(target, checkpoint, checkpoint_format, overwrite=overwrite)
     sizes = {name: tensor.num_bytes for name, tensor in checkpoint.tensors.items()}
     loads = num_loads(checkpoint, checkpoint_format, target_options)
@@ -108,14 +108,6 @@ def convert_checkpoint(
         has_image_decoder=any(".vqmodel.decoder." in name for name in sizes),
         beside=_beside_gguf(target, sizes) if checkpoint_format == "gguf" else None,
     )
-
-
-def _check_shapes(checkpoint: Checkpoint, source: Path) -> None:
-    """Raise ``WeightsError`` for tensors that no model of the config can load; heads of finetunes aren't its own."""
-    own = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in extra_names(checkpoint.tensors)}
-    misfits = misfits_of(replace(checkpoint, tensors=own), ChameleonForConditionalGeneration)
-    if misfits:
-        raise WeightsError(f"the weights in {source} don't match its config. {misfits}.")
 
 
 def _beside_gguf(target: Path, names: Iterable[str]) -> str:
