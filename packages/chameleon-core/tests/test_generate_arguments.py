@@ -332,6 +332,26 @@ def test_the_time_ends_rows_after_one_id() -> None:
     assert written(max_new_tokens=4, max_time=600.0) == plain(4)
 
 
+def test_a_row_whose_time_is_over_says_so() -> None:
+    *_, last = MODEL.stream_ids(PROMPT.repeat(2, 1), max_new_tokens=9, max_time=0.0)
+    assert last.ids == (None, None)
+    assert last.finish_reasons == ("timeout", "timeout")
+
+
+def test_streamers_get_nothing_for_a_row_whose_time_is_over() -> None:
+    class Streamer:
+        given: list[list[int]] = []  # noqa: RUF012
+
+        def put(self, ids: Tensor) -> None:
+            self.given.append(ids.flatten().tolist())
+
+        def end(self) -> None:
+            pass
+
+    MODEL.generate(PROMPT, max_new_tokens=9, max_time=0.0, streamer=Streamer())
+    assert Streamer.given == [PROMPT[0].tolist(), plain(1)[0][-1:]]
+
+
 def test_guidance_of_text_is_a_weighted_sum_of_two_contexts() -> None:
     negative = [5 + 20, 31]
     for scale, asked in ((2.0, None), (0.0, None), (2.5, negative)):

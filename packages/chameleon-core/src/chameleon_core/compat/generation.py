@@ -139,7 +139,7 @@ class _Run:
             for row, token_id in enumerate(step.ids):
                 if token_id is not None and not ended[row]:
                     self.written[row].append(token_id)
-            if self.streamer is not None:
+            if self.streamer is not None and any(each is not None for each in step.ids):
                 ids = [self.pad_id if each is None or ended[row] else each for row, each in enumerate(step.ids)]
                 self.streamer.put(torch.tensor(ids))
             if self.criteria.criteria:

@@ -105,10 +105,18 @@ def run_steps(
 def one_id_a_row(
     events: Sequence[NewIds], rows: dict[RequestHandle, int], reasons: list[FinishReason | None]
 ) -> Generator[Step]:
-    """Yield what a step of the engine gave, which may be several ids for a row, an id for each row at a time."""
+    """Yield what a step of the engine gave, which may be several ids for a row, an id for each row at a time.
+
+    Rows that end without an id, as those whose time is over, end in a step that may have no ids at all.
+    """
+    ended = [event for event in events if not event.ids and event.finish_reason is not None]
+    for event in ended:
+        reasons[rows[event.handle]] = event.finish_reason
     for number in itertools.count():
         found = [(rows[event.handle], event) for event in events if number < len(event.ids)]
         if not found:
+            if ended and number == 0:
+                yield Step((None,) * len(rows), tuple(reasons))
             return
         ids: list[int | None] = [None] * len(rows)
         for row, event in found:
