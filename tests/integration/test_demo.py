@@ -87,9 +87,10 @@ def test_the_first_command_of_the_readme_installs_every_package_and_runs_the_dem
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     command = readme.partition("```sh\n")[2].partition("```")[0]
     assert command.startswith("python -m pip install -c constraints.txt ")
-    assert set(re.findall(r"\./(packages/chameleon-\w+)", command)) == {
-        path.relative_to(ROOT).as_posix() for path in ROOT.glob("packages/*")
-    } - OF_OTHER_ENGINES
+    assert (
+        set(re.findall(r"\./(packages/chameleon-\w+)", command))
+        == {path.relative_to(ROOT).as_posix() for path in ROOT.glob("packages/*")} - OF_OTHER_ENGINES
+    )
     assert '"./packages/chameleon-core[cli]"' in command
     assert command.endswith(" && chameleon demo\n")
     assert (ROOT / QUICKSTART).is_file()

@@ -340,7 +340,7 @@ def test_a_row_whose_time_is_over_says_so() -> None:
 
 def test_streamers_get_nothing_for_a_row_whose_time_is_over() -> None:
     class Streamer:
-        given: list[list[int]] = []  # noqa: RUF012
+        given: list[list[int]] = []
 
         def put(self, ids: Tensor) -> None:
             self.given.append(ids.flatten().tolist())
