@@ -212,6 +212,21 @@ def test_parquet_files_are_read(folder: Path, tmp_path: Path) -> None:
         tokenize_dataset(folder, [source], tmp_path / "other", workers=1, caption_field="caption")
 
 
+def test_texts_of_parquet_files_that_are_not_utf_8_are_listed_alone(folder: Path, tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    source = tmp_path / "source"
+    source.mkdir()
+    broken = pyarrow.array([b"a red apple", b"\x80", b"a leaf"]).view(pyarrow.string())
+    names = pyarrow.array([b"1.png", b"2.png", b"\xff"]).view(pyarrow.string())
+    pictures = pyarrow.StructArray.from_arrays(
+        [pyarrow.array([png(each) for each in (1, 2, 3)]), names], ["bytes", "path"]
+    )
+    parquet.write_table(pyarrow.table({"image": pictures, "text": broken}), source / "texts.parquet")
+    tokenize_dataset(folder, [source], tmp_path / "out")
+    assert keys(tmp_path / "out") == ["texts.parquet/0", "texts.parquet/2"]
+    assert "the caption isn't UTF-8" in str(refused(tmp_path / "out")["texts.parquet/1"])
+
+
 def test_captions_come_from_metadata_too(folder: Path, chameleon: Chameleon, tmp_path: Path) -> None:
     source = tmp_path / "in"
     (source / "b").mkdir(parents=True)

@@ -46,6 +46,7 @@ def columns(options: TokenizationOptions) -> list[str]:
 def rows(path: Path, row_group: int, options: TokenizationOptions) -> Iterator[tuple[Any, Any]]:
     """Yield the picture and the caption of each row of a row group: bytes and a text, or None where it has none.
 
+    A text that isn't UTF-8 comes as its bytes.
     Raises ``FileFormatError`` where the file is damaged.
     """
     from pyarrow import ArrowException
@@ -55,10 +56,21 @@ def rows(path: Path, row_group: int, options: TokenizationOptions) -> Iterator[t
     try:
         with ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_ROWS, row_groups=[row_group], columns=names):
-                for row in batch.to_pylist():
-                    picture = row[names[0]]
-                    if isinstance(picture, dict):
-                        picture = picture.get("bytes")
-                    yield picture, row[names[1]] if len(names) > 1 else None
+                for number in range(batch.num_rows):
+                    picture = _value(batch.column(names[0])[number])
+                    yield picture, _value(batch.column(names[1])[number]) if len(names) > 1 else None
     except (ArrowException, OSError) as error:
         raise FileFormatError(str(error)) from error
+
+
+def _value(scalar: Any) -> Any:
+    """Return what a cell holds; of an object the ``bytes``, since ``datasets`` has the file's name beside them."""
+    from pyarrow.types import is_struct
+
+    if is_struct(scalar.type):
+        fields = [field.name for field in scalar.type]
+        return scalar["bytes"].as_py() if scalar.is_valid and "bytes" in fields else None
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return scalar.as_buffer().to_pybytes()
