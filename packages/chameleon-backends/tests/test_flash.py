@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from chameleon_backends import (
     AttentionBackend,
@@ -463,3 +464,33 @@ class TestWhichCall:
         assert isinstance(backend.plan(spec(key_start_B=start_B, key_end_B=end_B)), list)
         monkeypatch.setattr(torch.version, "hip", "6.4")
         assert isinstance(backend.plan(spec(key_start_B=start_B)), list)
+
+
+class Settings(TorchDispatchMode):
+    """Notes at each operation whether torch's other kernels are switched off, which would hit all threads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[tuple[bool, bool]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found.add((torch.backends.cuda.math_sdp_enabled(), torch.backends.cuda.flash_sdp_enabled()))
+        return func(*args, **(kwargs or {}))
+
+
+def test_torchs_settings_for_all_threads_are_left_alone() -> None:
+    spec = AttentionSpec(
+        batch_size=1,
+        query_length=3,
+        key_length=3,
+        num_heads=2,
+        num_key_value_heads=1,
+        head_dim=4,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
+    backend = TorchFlashAttention()
+    states = [torch.ones(1, 3, heads, 4) for heads in (2, 1, 1)]
+    with Settings() as settings:
+        backend.attend(*states, backend.plan(spec), scale=1.0)
+    assert settings.found == {(True, True)}

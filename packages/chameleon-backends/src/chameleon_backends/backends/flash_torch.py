@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..attention import AttentionSpec
 from ..errors import UnsupportedAttentionError
@@ -17,6 +16,7 @@ from .segments import Segment, has_window, is_uniform, segments, zeros_like_quer
 
 CUDA_DTYPES = (torch.float16, torch.bfloat16)
 MAX_CUDA_HEAD_DIM = 256
+CUDA_HEAD_DIM_MULTIPLE = 8
 
 
 def why_torch_unsupported(spec: AttentionSpec) -> str | None:
@@ -103,14 +103,27 @@ def _kernel(
     if missing:
         # The kernel aligns the first query with the first key. With as many queries as keys, that is the same.
         query_BTHD = F.pad(query_BTHD, (0, 0, 0, 0, missing, 0))
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        out_BHTD = F.scaled_dot_product_attention(
-            query_BTHD.transpose(1, 2),
-            key_BSKD.transpose(1, 2),
-            value_BSKD.transpose(1, 2),
-            dropout_p=dropout,
-            is_causal=causal,
-            scale=scale,
-            enable_gqa=key_BSKD.shape[2] < query_BTHD.shape[2],
-        )
+    out_BHTD = _flash(
+        query_BTHD.transpose(1, 2), key_BSKD.transpose(1, 2), value_BSKD.transpose(1, 2), causal, scale, dropout
+    )
     return out_BHTD.transpose(1, 2)[:, missing:]
+
+
+def _flash(
+    query_BHTD: torch.Tensor,
+    key_BKSD: torch.Tensor,
+    value_BKSD: torch.Tensor,
+    causal: bool,
+    scale: float,
+    dropout: float,
+) -> torch.Tensor:
+    """Call the operator itself: ``sdpa_kernel``, which chooses it, changes settings that all threads share."""
+    if query_BHTD.device.type == "cpu":
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out_BHTD: torch.Tensor = kernel(query_BHTD, key_BKSD, value_BKSD, dropout, causal, scale=scale)[0]
+        return out_BHTD
+    width = query_BHTD.shape[-1]
+    pad = -width % CUDA_HEAD_DIM_MULTIPLE
+    padded = [F.pad(tensor, (0, pad)) if pad else tensor for tensor in (query_BHTD, key_BKSD, value_BKSD)]
+    out_BHTD = torch.ops.aten._scaled_dot_product_flash_attention(*padded, dropout, causal, False, scale=scale)[0]
+    return out_BHTD[..., :width]
