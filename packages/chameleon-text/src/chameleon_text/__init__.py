@@ -49,6 +49,7 @@ from .segment_grammar import OpenSegment, SegmentGrammar
 from .segments import Document, Image, Segment, Special, Text, as_document, normalized
 from .templates import Piece, Template, Turn
 from .tokenizer import StreamDecoder, TextTokenizer
+from .tokenizer_training import train_tokenizer
 from .training import TrainingExample
 from .vocabulary import Vocabulary, picture_name
 
@@ -106,5 +107,6 @@ __all__ = [
     "messages_from_turns",
     "normalized",
     "picture_name",
+    "train_tokenizer",
     "turns_from_messages",
 ]
