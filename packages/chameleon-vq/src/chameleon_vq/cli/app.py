@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import errno
 import math
-import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -31,7 +29,9 @@ from ..errors import (
     ImageError,
     MissingFileError,
 )
+from . import train
 from .commands import Commands
+from .sources import Pictures, named_pictures
 from .terminal import printable
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ class DType(StrEnum):
     bfloat16 = "bfloat16"
 
 
-Pictures = Annotated[list[Path], typer.Argument(help="Picture files or folders of pictures.", show_default=False)]
 Tokenizer = Annotated[
     str,
     typer.Option(
@@ -120,7 +119,7 @@ def encode(
     from ..file_access import check_writable
 
     failures: list[ChameleonVQError] = []
-    named = _writable(_named(pictures), failures)
+    named = _writable(named_pictures(pictures), failures)
     check_writable(output)
     model = _load(tokenizer, device, dtype)
     names, codes = [], []
@@ -203,7 +202,7 @@ def reconstruct_command(
     from ..reconstruction import reconstruct
 
     failures: list[ChameleonVQError] = []
-    named = _writable(_named(pictures), failures)
+    named = _writable(named_pictures(pictures), failures)
     model = _load(tokenizer, device, dtype)
     ratios: dict[str, float] = {}
     with _progress("reconstructing", len(named)) as advance:
@@ -234,7 +233,7 @@ def compare(
     """Count the codes of pictures that another dtype changes, and print how near to a tie they were (0 to 0.5)."""
     from ..agreement import compare_codes
 
-    named = _named(pictures)
+    named = named_pictures(pictures)
     exact, other = (_load(tokenizer, device, each) for each in (DType.float32, dtype))
     failures: list[ChameleonVQError] = []
     table = Table("picture", Column("codes", justify="right"), Column("differ", justify="right"), "largest margin")
@@ -302,29 +301,6 @@ def _load(tokenizer: str, device: str, dtype: DType) -> ImageTokenizer:
         return ImageTokenizer.from_pretrained(tokenizer, device=device, dtype=dtype.value)
 
 
-def _named(sources: Sequence[Path]) -> dict[Path, str]:
-    """Return the picture files, each with its name in the output: relative to its folder, or its own."""
-    from ..picture_files import SUFFIXES, pictures_in
-
-    named: dict[Path, str] = {}
-    for source in sources:
-        if os.path.isdir(source):
-            found = pictures_in(source, on_skip=_note)
-            named.update((path, path.relative_to(source).as_posix()) for path in found)
-        else:
-            named[source] = source.name
-    count = Counter(named.values())
-    twice = sorted(name for name in count if count[name] > 1)
-    if twice:
-        raise CodesError(f"two pictures would have the name {twice[0]!r}; pass the folder that has both instead.")
-    if not named:
-        raise ImageError(
-            f"there are no pictures in {', '.join(str(source) for source in sources)}; expected files named "
-            f"{', '.join(f'*{suffix}' for suffix in sorted(SUFFIXES))}."
-        )
-    return named
-
-
 @contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     """Show a progress bar on the error stream; call what it yields after each picture."""
@@ -377,12 +353,6 @@ def _print_ratios(ratios: Mapping[str, float]) -> None:
     out.print(table)
 
 
-def _note(path: Path, reason: str) -> None:
-    err.print(
-        f"[yellow]not a picture:[/] {escape(printable(str(path)))} ({escape(printable(reason))})", highlight=False
-    )
-
-
 def _report(failures: Sequence[ChameleonVQError]) -> None:
     """Print which pictures couldn't be read, and exit with 1 if there are any."""
     for error in failures:
@@ -393,3 +363,6 @@ def _report(failures: Sequence[ChameleonVQError]) -> None:
 
 def _pictures(count: int) -> str:
     return "1 picture" if count == 1 else f"{count} pictures"
+
+
+train.register(app)

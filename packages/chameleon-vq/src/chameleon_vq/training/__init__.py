@@ -17,6 +17,7 @@ from .log import TrainingLog, read_log
 from .metrics import Quality, codebook_figures, compare, measure
 from .options import TrainingOptions
 from .order import BatchOrder
+from .picture_files import PictureFiles
 from .pictures import DividedPictureSource, PictureSource, TensorPictures
 from .trainer import VQTrainer
 
@@ -25,6 +26,7 @@ __all__ = [
     "DivergenceError",
     "DividedPictureSource",
     "PatchDiscriminator",
+    "PictureFiles",
     "PictureSource",
     "Quality",
     "TensorPictures",

@@ -13,11 +13,15 @@ Advance = Callable[[float, str], None]
 
 @contextmanager
 def progress_bar(*, total: float, completed: float, shown: bool = True) -> Iterator[Advance]:
-    """Show a bar with the elapsed and the remaining time. Raises ``MissingPackageError`` without rich."""
+    """Show a bar on standard error, with the elapsed and the remaining time.
+
+    Raises ``MissingPackageError`` without rich.
+    """
     if not shown:
         yield lambda done, words: None
         return
     try:
+        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     except ImportError as error:
         raise MissingPackageError(
@@ -30,7 +34,7 @@ def progress_bar(*, total: float, completed: float, shown: bool = True) -> Itera
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=total)
         bar.update(task, completed=completed)
         yield lambda done, words: bar.update(task, completed=done, description=words)
