@@ -52,6 +52,8 @@ class ImageProgress:
     """How many codes the picture will have."""
     preview: PILImage | None
     """The picture as far as it is drawn, every ``preview_every`` codes; None between them."""
+    codes: tuple[int, ...] = field(default=(), compare=False)
+    """The codes so far, in reading order, where there is a preview; none between them."""
 
     def __repr__(self) -> str:
         preview = _shown(self.preview)

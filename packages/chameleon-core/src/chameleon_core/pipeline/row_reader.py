@@ -163,7 +163,7 @@ class RowReader:
         done, total = len(self._codes), self._layout.pictures.num_codes(picture.grid)
         due = self._preview_every and done % self._preview_every == 0 and done < total
         preview = self._preview(self._codes, self._grid(picture)) if due else None
-        return ImageProgress(self._row, done, total, preview)
+        return ImageProgress(self._row, done, total, preview, tuple(self._codes) if due else ())
 
     def _finish_image(self, picture: OpenPicture) -> ImageFinished:
         image = self._draw(self._codes, self._grid(picture))
