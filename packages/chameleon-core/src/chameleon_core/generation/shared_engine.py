@@ -72,24 +72,23 @@ class SharedEngine:
                     del self._events[handle]
 
     def _next(self, handles: Sequence[RequestHandle]) -> list[NewIds]:
-        """Return what is new of some requests, after steps for all while there is nothing."""
-        while True:
+        """Return what is new of some requests, after a step for all where there is nothing; maybe still nothing."""
+        with self._changed:
+            found = [self._events[handle].popleft() for handle in handles if self._events[handle]]
+            if found:
+                return found
+            if self._is_stepping:
+                self._changed.wait()  # the caller asks again, unless it is stopped meanwhile
+                return []
+            self._is_stepping = True
+        events: list[NewIds] = []
+        try:
+            events = self.engine.step()
+        finally:
             with self._changed:
-                while True:
-                    found = [self._events[handle].popleft() for handle in handles if self._events[handle]]
-                    if found:
-                        return found
-                    if not self._is_stepping:
-                        break
-                    self._changed.wait()
-                self._is_stepping = True
-            events: list[NewIds] = []
-            try:
-                events = self.engine.step()
-            finally:
-                with self._changed:
-                    for event in events:
-                        if event.handle in self._events:  # else its caller has left
-                            self._events[event.handle].append(event)
-                    self._is_stepping = False
-                    self._changed.notify_all()
+                for event in events:
+                    if event.handle in self._events:  # else its caller has left
+                        self._events[event.handle].append(event)
+                self._is_stepping = False
+                self._changed.notify_all()
+        return []

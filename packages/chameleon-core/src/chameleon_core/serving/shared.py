@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from typing import TypedDict, Unpack
 
 from .._boundary import translates_errors
 from ..generation import Engine, GenerationOptions, Request, SharedEngine, Step
@@ -10,6 +11,16 @@ from ..generation.stream import with_seed
 from ..model import ChameleonForConditionalGeneration
 from ..pipeline import Chameleon
 from ..protocols import ImageTokenizerLike, ProcessorLike
+
+
+class EngineBounds(TypedDict, total=False):
+    """The arguments of ``Engine`` that bound what runs and waits; what each means is said there."""
+
+    max_rows: int | None
+    max_positions: int | None
+    max_waiting: int | None
+    prompt_chunk: int | None
+    prefix_positions: int
 
 
 class SharedChameleon(Chameleon):
@@ -27,6 +38,14 @@ class SharedChameleon(Chameleon):
     ) -> None:
         super().__init__(model, processor, image_tokenizer)
         self.shared = SharedEngine(Engine(model, tokenizer=processor.tokenizer))
+
+    @translates_errors
+    def limit(self, **bounds: Unpack[EngineBounds]) -> None:
+        """Run on a new engine with these bounds, arguments of ``Engine``; call it before the first request.
+
+        Raises ``GenerationError`` where one isn't at least 1.
+        """
+        self.shared = SharedEngine(Engine(self.model, tokenizer=self.processor.tokenizer, **bounds))
 
     @translates_errors
     def run_rows(
