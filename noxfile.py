@@ -30,6 +30,7 @@ nox.options.sessions = [
     "package(package='text')",
     "package(package='emoji')",
     "package(package='vllm')",
+    "package(package='serve')",
     "lint",
 ]
 nox.options.parallel = 2
@@ -38,7 +39,7 @@ nox.options.error_on_external_run = True
 ROOT = Path(__file__).parent
 # So that what is imported once is compiled once, whatever the caller's environment says.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-PACKAGES = ("vq", "text", "backends", "core", "emoji", "vllm")
+PACKAGES = ("vq", "text", "backends", "core", "emoji", "vllm", "serve")
 # Every version that CI runs is pinned there, torch's CPU-sized 2.13.0 among them. What is never imported needs no
 # bytecode: compiling all of torch takes twice as long as installing it.
 PINNED = ("--no-compile", "-c", str(ROOT / "constraints.txt"))
@@ -50,14 +51,19 @@ EXTRAS = {
     "core": "testing,cli,train,gguf,parquet",
     "emoji": "testing",
     "vllm": "testing",
+    "serve": "testing",
 }
-NEED_TORCH = {"vq", "backends", "core", "vllm"}
+NEED_TORCH = {"vq", "backends", "core", "vllm", "serve"}
 # The packages that it adapts, for the tests of the adapters.
 ADAPTED = {"vq": ",vector-quantize-pytorch", "backends": ",bitsandbytes,torchao"}
 # What its tests use where it is installed, and skip without.
 ALSO = {"text": ("jinja2",)}
 # The dependencies between the packages that aren't optional.
-SIBLINGS = {"core": ("backends",), "vllm": ("vq", "text", "backends", "core")}
+SIBLINGS = {
+    "core": ("backends",),
+    "vllm": ("vq", "text", "backends", "core"),
+    "serve": ("vq", "text", "backends", "core"),
+}
 # What vLLM's wheel for CPUs asks for and neither its import nor text and pictures need.
 NOT_NEEDED = ("torch", "torchvision", "torchaudio", "torchcodec", "triton")
 

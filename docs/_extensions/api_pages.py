@@ -25,6 +25,7 @@ PACKAGES = (
     "chameleon_core",
     "chameleon_emoji",
     "chameleon_vllm",
+    "chameleon_serve",
 )
 # Modules that are public without an ``__all__``.
 MORE = ("hookspecs", "testing")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SITE = Path(__file__).parents[1] / "_build"
-NAMES = ("vq", "text", "backends", "core", "emoji", "vllm")
+NAMES = ("vq", "text", "backends", "core", "emoji", "vllm", "serve")
 PACKAGES = tuple(f"chameleon_{name}" for name in NAMES)
 LOADED = re.compile(
     r"""<(?:script|img|iframe|source)\b[^>]*\bsrc="(?:https?:)?//

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = [f"chameleon-{name}" for name in ("vq", "text", "backends", "core", "emoji", "vllm")]
+PACKAGES = [f"chameleon-{name}" for name in ("vq", "text", "backends", "core", "emoji", "vllm", "serve")]
 HEADINGS = ["Added", "Changed", "Fixed"]
 # The rule is younger than these, which list everything as new.
 FIRST_RELEASE = "2026.11.0"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("vq", "text", "backends", "core", "vllm")
+NAMES = ("vq", "text", "backends", "core", "vllm", "serve")
 PACKAGES = {f"chameleon_{name}": ROOT / "packages" / f"chameleon-{name}" for name in NAMES}
 # Distributions whose module has another name.
 MODULES = {"pillow": "PIL", "pyyaml": "yaml"}

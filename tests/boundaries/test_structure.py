@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("vq", "text", "backends", "core", "emoji", "vllm")
+PACKAGES = ("vq", "text", "backends", "core", "emoji", "vllm", "serve")
 LONGEST, SHORTEST = 400, 25
 
 

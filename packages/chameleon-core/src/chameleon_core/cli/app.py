@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from .. import __version__
-from . import convert, dataset, demo, doctor, generate, plan, plugins, tokens
+from . import convert, dataset, demo, doctor, generate, plan, plugins, serve, tokens
 from .commands import Commands
 
 
@@ -46,4 +46,5 @@ plugins.register(app)
 doctor.register(app)
 plan.register(app)
 convert.register(app)
+serve.register(app)
 demo.register(app)

@@ -1,0 +1,119 @@
+"""Runs requests: through the gate, each in a thread of its own, on the pipeline that they share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from chameleon_core import Chameleon
+from chameleon_core.pipeline import Event
+
+from .calls import Begun, Call, begin
+from .errors import as_request_error
+from .gate import Gate, Ticket
+from .metrics import Metrics
+from .options import ServeOptions
+from .outbox import Message, Outbox
+
+LOG = logging.getLogger("chameleon_serve")
+
+
+class Presenter(Protocol):
+    """Turns the events of a request into messages of its answer, in the request's thread."""
+
+    def start(self) -> Iterable[Message]:
+        """Return the messages before the first event."""
+        ...
+
+    def push(self, event: Event, /) -> Iterable[Message]:
+        """Return the messages of an event."""
+        ...
+
+    def end(self) -> Iterable[Message]:
+        """Return the messages after the last event."""
+        ...
+
+
+class Runner:
+    """The one place where requests run.
+
+    Each has a thread while it runs, which reads its pictures, takes its share of the engine's steps and draws; the
+    engine's batch is what they share. ``Gate`` decides who runs.
+    """
+
+    def __init__(self, chameleon: Chameleon, options: ServeOptions, metrics: Metrics) -> None:
+        self.chameleon = chameleon
+        self.options = options
+        self.metrics = metrics
+        self.gate = Gate(options.max_rows, options.max_waiting)
+        self._threads = ThreadPoolExecutor(options.max_rows, thread_name_prefix="chameleon-request")
+        self._running: set[Outbox] = set()
+        metrics.watch(self.gate, chameleon)
+
+    async def start(self, call: Call, present: Callable[[Begun], Presenter], client: str) -> Outbox:
+        """Return the messages of a call once its rows have begun; ``stop`` must be called when they aren't read.
+
+        Raises ``RequestError`` where it can't wait or the model can't do what is asked.
+        """
+        arrived = time.monotonic()
+        ticket = await self.gate.enter(client, call.rows, self.options.max_seconds)
+        outbox = Outbox()
+        self._running.add(outbox)
+        loop = asyncio.get_running_loop()
+        done = loop.run_in_executor(self._threads, self._run, call, present, outbox, arrived)
+        done.add_done_callback(lambda _: self._end(outbox, ticket))
+        try:
+            await outbox.begun()
+        except BaseException:
+            outbox.stop()
+            raise
+        return outbox
+
+    def stop_all(self) -> None:
+        """Stop all that run, and let nobody in."""
+        self.gate.close()
+        for outbox in self._running:
+            outbox.stop()
+
+    def close(self) -> None:
+        """Stop all, and wait for the threads."""
+        self.stop_all()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _end(self, outbox: Outbox, ticket: Ticket) -> None:
+        self._running.discard(outbox)
+        self.gate.leave(ticket)
+
+    def _run(self, call: Call, present: Callable[[Begun], Presenter], outbox: Outbox, arrived: float) -> None:
+        """Run a call in this thread. What goes wrong becomes its error, and nobody else's."""
+        has_begun = False
+        try:
+            if outbox.stopped.is_set():
+                return
+            seconds = max(0.0, self.options.max_seconds - (time.monotonic() - arrived))
+            begun = begin(self.chameleon, call, self.options, seconds, outbox.stopped.is_set)
+            presenter = present(begun)
+            outbox.begin()
+            has_begun = True
+            watch = self.metrics.request(arrived)
+            for message in presenter.start():
+                outbox.put(message)
+            with contextlib.closing(begun.events):
+                for event in begun.events:
+                    watch(event)
+                    for message in presenter.push(event):
+                        outbox.put(message)
+            for message in presenter.end():
+                outbox.put(message)
+        except Exception as error:
+            found = as_request_error(error, has_begun=has_begun)
+            if found.status >= 500:
+                LOG.error("a request failed", exc_info=error)
+            outbox.fail(found)
+        finally:
+            outbox.close()
