@@ -157,7 +157,12 @@ def train_image_tokenizer(
     if pixels_BCHW is not None:
         figures = asdict(measure(tokenizer.model, pixels_BCHW.to(device), batch_size=options.batch_size))
     _write_sheet(folder / RECONSTRUCTIONS_FILE, tokenizer, (measured.paths or trained.paths)[:_SHOWN])
-    results: dict[str, Any] = {"pictures": len(trained), "held_out": len(measured), "refused": len(refused), "figures": figures}
+    results: dict[str, Any] = {
+        "pictures": len(trained),
+        "held_out": len(measured),
+        "refused": len(refused),
+        "figures": figures,
+    }
     write_json(folder / RESULTS_FILE, results)
     return TrainedImageTokenizer(folder / TOKENIZER_FOLDER, **results)
 
