@@ -257,3 +257,12 @@ def test_weights_without_a_decoder_are_an_error_before_a_picture_is_written(cham
 def test_saving_what_is_no_document_is_an_error_of_core(tmp_path: Path) -> None:
     with pytest.raises(ChameleonCoreError, match="segment"):
         save_document(["a", 3], tmp_path)  # type: ignore[list-item]
+
+
+def test_a_saved_array_keeps_all_of_its_pixels(tmp_path: Path) -> None:
+    pixels_HWC = np.arange(600 * 700 * 3, dtype=np.uint8).reshape(600, 700, 3)
+    save_document([Image(pixels_HWC)], tmp_path)
+    with PIL.Image.open(tmp_path / "picture-1.png") as saved:
+        assert np.array_equal(np.asarray(saved), pixels_HWC)
+    with pytest.raises(ChameleonCoreError, match="can't be written as PNG"):
+        save_document([Image(np.zeros((2, 2, 7), np.uint8))], tmp_path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import io
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -16,7 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import chameleon_text
-from chameleon_text import ChameleonProcessor, Document, Image, Segment, Special, Text, TextTokenizer, TrainingExample
+from chameleon_text import (
+    Batch,
+    ChameleonProcessor,
+    Document,
+    Image,
+    Segment,
+    Special,
+    Text,
+    TextTokenizer,
+    TrainingExample,
+)
 from chameleon_text.codecs import CodecContext, ImageCodec, TextCodec
 from chameleon_text.templates import Chat, Completion
 from chameleon_text.testing import FakeImageTokenizer, documents, make_tokenizer, texts
@@ -105,6 +117,67 @@ def test_what_has_no_pixels_to_show_is_shown_by_its_repr(image: Any) -> None:
     segment = Image(image)
     assert segment._repr_png_() is None
     assert "<code>Image(" in Document([segment])._repr_html_()
+
+
+def size_of(png: bytes) -> tuple[int, int]:
+    return PIL.Image.open(io.BytesIO(png)).size
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "L", "LA", "I;16", "RGB", "RGBA", "CMYK"])
+def test_a_large_picture_is_reduced_for_a_notebook(mode: str) -> None:
+    png = Image(PIL.Image.new(mode, (2048, 1024)))._repr_png_()
+    assert png is not None
+    assert size_of(png) == (512, 256)
+
+
+def test_a_long_thin_picture_keeps_a_pixel() -> None:
+    png = Image(np.zeros((1, 2000, 3), np.uint8))._repr_png_()
+    assert png is not None
+    assert size_of(png) == (512, 1)
+
+
+def test_a_picture_has_its_size_and_a_text_for_those_who_dont_see_it() -> None:
+    small, large = np.zeros((24, 32, 3), np.uint8), np.zeros((600, 1200, 3), np.uint8)
+    shown = Document([Image(small, codes=(1, 2)), Image(large)])._repr_html_()
+    assert '<img alt="picture of 32×24 pixels, 2 codes" width="128" height="96"' in shown
+    assert '<img alt="picture of 1200×600 pixels" width="512" height="256"' in shown
+
+
+def test_a_page_may_be_light_or_dark() -> None:
+    shown = Batch([Document([Text("a"), Image(np.zeros((2, 2, 3), np.uint8)), Image(codes=(1,))])])._repr_html_()
+    assert not re.search(r"(?<![-\w])(color|background)", shown), "text and ground have the page's own colours"
+
+
+def test_a_long_document_is_cut() -> None:
+    shown = Document([Text("a" * 15_000), Text("b" * 15_000), Text("c")])._repr_html_()
+    assert (shown.count("a" * 15_000), shown.count("b" * 5000), shown.count("b" * 5001)) == (1, 1, 0)
+    assert " … 10,000 more characters" in shown
+    assert " … 1 more character<" in shown
+    shown = Document([Image(np.zeros((2, 2, 3), np.uint8))] * 70)._repr_html_()
+    assert (shown.count("<img "), shown.count("<code>picture of 2×2 pixels<")) == (64, 6)
+
+
+def test_a_batch_is_a_list_that_a_notebook_shows() -> None:
+    picture = PIL.Image.new("RGB", (4, 4), "red")
+    batch = Batch([Document([Text("a & b"), Image(picture)]), picture, "plain"])
+    assert batch == [Document([Text("a & b"), Image(picture)]), picture, "plain"]
+    assert batch[2] == "plain"
+    shown = batch._repr_html_()
+    assert (shown.count("<figure "), shown.count("<img ")) == (3, 2)
+    assert "a &amp; b" in shown
+    assert repr(Batch([Document([Text("a")])])) == "Batch([Document([Text(text='a')])])"
+    assert repr(Batch("a" for _ in range(25))).endswith("'a', … 5 more])")
+    assert Batch()._repr_html_().count("<figure ") == 0
+
+
+def test_a_long_batch_is_cut() -> None:
+    shown = Batch([Document([Text("a")])] * 100)._repr_html_()
+    assert shown.count("<figure ") == 32
+    assert "… 68 more" in shown
+
+
+def test_what_is_no_document_is_shown_by_its_repr_in_a_batch() -> None:
+    assert "<code>{&#x27;a&#x27;: 1}</code>" in Batch([{"a": 1}])._repr_html_()
 
 
 def test_a_picture_needs_no_pillow_to_be_described(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 from .errors import MissingPackageError
 
 
-def png_of(picture: Any) -> bytes:
+def png_of(picture: Any, *, longest_side: int | None = None) -> bytes:
     """Return a PIL image, or a uint8 array of shape (H, W, C), as a PNG file.
 
-    Raises ``MissingPackageError`` without Pillow.
+    A picture that has a longer side than ``longest_side`` pixels is reduced to it. Raises ``MissingPackageError``
+    without Pillow.
     """
     import numpy as np
 
@@ -21,6 +22,11 @@ def png_of(picture: Any) -> bytes:
         picture = image_module.fromarray(picture)
     if picture.mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"):
         picture = picture.convert("RGB")  # PNG has no CMYK, YCbCr, Lab or float
+    if longest_side is not None and max(picture.size) > longest_side:
+        width, height = (max(1, side * longest_side // max(picture.size)) for side in picture.size)
+        smooth = picture.mode in ("L", "LA", "RGB", "RGBA")
+        resampling = image_module.Resampling.BOX if smooth else image_module.Resampling.NEAREST
+        picture = picture.resize((width, height), resampling)
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import difflib
 import os
 import reprlib
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from .errors import DocumentError, MissingPackageError
+from .notebook import LONGEST_SIDE, MOST_ENTRIES, HtmlWriter, grid_of
 from .png import png_of
+
+T = TypeVar("T")
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -137,12 +139,12 @@ class Image(Segment, frozen=True, eq=False):
     def _repr_png_(self) -> bytes | None:
         """Return the pixels as PNG, for a notebook. None where there are none, or none that can be written.
 
-        A path is not opened.
+        A path is not opened, and a picture of more than 512 pixels a side is reduced.
         """
         if self.image is None or isinstance(self.image, (str, os.PathLike)):
             return None
         try:
-            return png_of(self.image)
+            return png_of(self.image, longest_side=LONGEST_SIDE)
         except (MissingPackageError, OSError, TypeError, ValueError):  # an array that is no picture, for instance
             return None
 
@@ -174,8 +176,29 @@ class Document(list[Segment]):
         return f"Document([{', '.join(shown + more)}])"
 
     def _repr_html_(self) -> str:
-        """Return the document as HTML: its texts as they are, its pictures in the place where they stand."""
-        return f"<div>{''.join(map(_html, self))}</div>"
+        """Return the document as HTML: its texts as they are, its pictures in the place where they stand.
+
+        It refers to no other file. Of a long document it has the first 20,000 characters and 64 pictures.
+        """
+        return _html_of_document(self, HtmlWriter())
+
+
+class Batch(list[T]):
+    """What came of several prompts: a list of documents or of pictures, which a notebook shows beside each other.
+
+    It is equal to any list of the same values.
+    """
+
+    def __repr__(self) -> str:
+        shown = [repr(value) for value in self[:20]]
+        more = [f"… {len(self) - 20:,} more"] if len(self) > 20 else []
+        return f"Batch([{', '.join(shown + more)}])"
+
+    def _repr_html_(self) -> str:
+        """Return the first 32 values as HTML that refers to no other file; a value that is no document as its repr."""
+        writer = HtmlWriter()
+        entries = [_html_of_value(value, writer) for value in self[:MOST_ENTRIES]]
+        return grid_of(entries, left_out=max(0, len(self) - MOST_ENTRIES))
 
 
 def is_picture(value: object) -> bool:
@@ -239,13 +262,27 @@ def _same_picture(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _html(segment: Segment) -> str:
-    import html  # its tables of entities are needed by nobody else
+def _html_of_value(value: object, writer: HtmlWriter) -> str:
+    try:
+        return _html_of_document(as_document(value), writer)
+    except DocumentError:
+        return writer.name(_SHORT.repr(value))
 
+
+def _html_of_document(document: Iterable[Segment], writer: HtmlWriter) -> str:
+    return f"<div>{''.join(_html(segment, writer) for segment in document)}</div>"
+
+
+def _html(segment: Segment, writer: HtmlWriter) -> str:
     if isinstance(segment, Text):
-        return f'<span style="white-space: pre-wrap">{html.escape(segment.text)}</span>'
-    description = html.escape(repr(segment))
+        return writer.text(segment.text)
     png = segment._repr_png_() if isinstance(segment, Image) else None
-    if png is None:
-        return f"<code>{description}</code>"
-    return f'<img alt="{description}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    return writer.name(repr(segment)) if png is None else writer.picture(png, _described(segment))
+
+
+def _described(picture: Any) -> str:
+    """Return what stands for a picture where it isn't seen."""
+    pixels = picture.image
+    width, height = pixels.size if hasattr(pixels, "mode") else (pixels.shape[1], pixels.shape[0])
+    codes = "" if picture.codes is None else f", {len(picture.codes):,} codes"
+    return f"picture of {width}×{height} pixels{codes}"

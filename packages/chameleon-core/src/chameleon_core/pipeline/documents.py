@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._boundary import translates_errors
 from .._commits import committing, stored
@@ -48,10 +48,8 @@ def save_document(document: Sequence[Segment], folder: str | os.PathLike[str]) -
                     continue
                 if hasattr(segment.image, "save"):
                     segment.image.save(save / name, format="PNG")
-                elif (png := segment._repr_png_()) is not None:  # an array
-                    (save / name).write_bytes(png)
                 else:
-                    raise ConfigError(f"picture {number} of the document, {segment!r}, can't be written as PNG.")
+                    (save / name).write_bytes(_png_of_array(segment, number))
                 recorded.append(text.Image(name, segment.codes, segment.grid))
                 markdown += f"\n\n![picture {number}]({name})\n\n"
             else:
@@ -72,6 +70,15 @@ def load_document(folder: str | os.PathLike[str]) -> Document:
     """
     path = stored(folder, DOCUMENT)
     return text_package().document_from_json(read_bytes(path))
+
+
+def _png_of_array(segment: Any, number: int) -> bytes:
+    from chameleon_text.png import png_of
+
+    try:
+        return png_of(segment.image)
+    except (TypeError, ValueError) as error:  # an array that is no picture, for instance
+        raise ConfigError(f"picture {number} of the document, {segment!r}, can't be written as PNG.") from error
 
 
 def segment_as_json(segment: Segment) -> str:
