@@ -1,0 +1,63 @@
+// A picture of the conversation: its versions, of which one is chosen. It sends "change" when something is new.
+
+export class Picture extends EventTarget {
+  constructor({ prompt, alt, isDrawn }) {
+    super();
+    this.prompt = prompt; // the text that it is an answer to, for drawing it anew
+    this.alt = alt;
+    this.isDrawn = isDrawn; // by the model, not given by the reader
+    this.versions = [];
+    this.chosen = 0;
+  }
+
+  get version() {
+    return this.versions[this.chosen];
+  }
+
+  /** Add a version {src, codes, ids, grid, done, total, state, note}, and choose it unless asked not to. */
+  add(version, { choose = true } = {}) {
+    this.versions.push({ src: null, codes: [], ids: [], grid: null, done: 0, total: 0, state: "drawing", note: "", ...version });
+    if (choose) this.chosen = this.versions.length - 1;
+    this.changed();
+    return this.versions.at(-1);
+  }
+
+  choose(index) {
+    this.chosen = index;
+    this.changed();
+  }
+
+  /** Remove a version of which nothing was drawn. */
+  drop(version) {
+    this.versions = this.versions.filter((each) => each !== version);
+    this.chosen = Math.max(0, Math.min(this.chosen, this.versions.length - 1));
+    this.changed();
+  }
+
+  changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+
+  /** Return the part of a document for the chosen version, or null where it has no codes yet. */
+  asPart() {
+    const { codes, grid, src, state } = this.version ?? {};
+    if (codes?.length && state === "done") return { type: "image", codes, grid };
+    return !this.isDrawn && src ? { type: "image", url: src } : null;
+  }
+}
+
+/** Change a version by an event of the server. Return whether it was one of a picture. */
+export function follow(version, event) {
+  if (event.event === "ImageStarted") {
+    Object.assign(version, { total: event.num_codes, grid: event.grid ?? version.grid });
+  } else if (event.event === "ImageProgress") {
+    Object.assign(version, { done: event.codes_done, total: event.num_codes });
+    if (event.preview) Object.assign(version, { src: event.preview, codes: event.codes ?? version.codes });
+  } else if (event.event === "ImageFinished") {
+    const { image, codes, grid, ids } = event;
+    Object.assign(version, { src: image, codes, grid, ids, done: codes.length, total: codes.length, state: "done" });
+  } else {
+    return false;
+  }
+  return true;
+}
