@@ -205,7 +205,7 @@ def package(session: nox.Session, package: str) -> None:
 def integration(session: nox.Session) -> None:
     """The packages together: boundaries, the whole path, killed saves, broken files, recipe, examples, docs' blocks."""
     install_workspace(session, "-r", "recipes/emoji/requirements.txt")
-    others = ("parity", "plugins", "typing", "gpu", "ranks", "vllm", "ray")
+    others = ("parity", "plugins", "typing", "gpu", "ranks", "vllm", "ray", "browser")
     run_tests(session, "tests", "recipes", *(f"--ignore=tests/{name}" for name in others))
 
 
@@ -300,6 +300,21 @@ def ray(session: nox.Session) -> None:
     session.run("python", "examples/ray/replicas.py")
     if "--speed" in session.posargs:
         session.run("python", "benchmarks/tokenize_dataset.py")
+
+
+@nox.session(default=False, requires=["wheels", "torch"])
+def browser(session: nox.Session) -> None:
+    """The server's page in Chromium, wide and narrow; on Debian: apt-get install chromium chromium-driver. (2 minutes.)
+
+    ``nox -s browser -- docs/page.png`` makes the README's picture of the page instead.
+    """
+    if shutil.which("chromedriver") is None:
+        session.skip("there is no chromedriver here; this session needs Chromium and its driver")
+    install_workspace(session, "selenium")
+    if session.posargs:
+        session.run("python", "tests/browser/screenshot.py", *session.posargs)
+    else:
+        run_tests(session, "tests/browser", workers=1)
 
 
 @nox.session(default=False, requires=["wheels", "torch"])

@@ -1,0 +1,158 @@
+"""The page around the pictures: errors in plain words, the key, colours, narrow windows, the keyboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import PIL.Image
+import pytest
+
+if TYPE_CHECKING:
+    from browsing import Page
+
+NARROW = 390
+ESCAPE, ENTER, SHIFT = "\ue00c", "\ue007", "\ue008"
+REFUSE = """
+const fetch = window.fetch;
+window.fetch = (path, options) => path === "/v1/documents"
+  ? Promise.resolve(new Response(JSON.stringify({ error: { message: "8 requests wait already." } }),
+      { status: 429, headers: { "Retry-After": "3" } }))
+  : fetch(path, options);
+"""
+
+
+def test_what_the_server_refuses_is_said_in_its_words(page: Page) -> None:
+    page.write("[name=others]", '{"temprature": 1}')
+    page.ask("a red apple")
+    page.wait_for_answer()
+    assert "temprature" in page.find(".turn.model .trouble").text
+    page.write("[name=others]", '{"min_p": 0.05}')
+    page.click(".turn.model .again")
+    page.wait_for_answer()
+    assert "64 codes" in page.find(".turn.model figcaption").text
+    assert len(page.complaints()) == 1  # the browser's own, of the status 400
+
+
+def test_options_that_are_no_json_are_never_sent(page: Page) -> None:
+    page.write("[name=others]", "{min_p: 0.05}")
+    page.ask("a red apple")
+    page.wait_for_answer()
+    assert "can’t be read" in page.find("#others-trouble").text
+    assert "can’t be read" in page.find(".turn.model .trouble").text
+
+
+def test_a_full_queue_is_said_with_the_time_to_wait(page: Page) -> None:
+    page.run(REFUSE)
+    page.ask("a red apple")
+    page.wait_for_answer()
+    said = page.find(".turn.model .trouble").text
+    assert said == "The server is busy. 8 requests wait already. Try again in 3 s."
+
+
+@pytest.mark.parametrize(("name", "size"), [("bomb.png", (20_000, 20_000)), ("notes.txt", None)])
+def test_a_picture_that_can_t_be_used_is_said_to_be(
+    page: Page, tmp_path: Path, name: str, size: tuple[int, int] | None
+) -> None:
+    path = tmp_path / name
+    if size is None:
+        path.write_text("These are notes.")
+    else:
+        PIL.Image.new("1", size).save(path)
+    page.find("#file").send_keys(str(path))
+    page.until("return !document.getElementById('trouble').hidden")
+    said = page.find("#trouble").text
+    assert name in said
+    assert "no picture" in said or "pixels" in said
+    assert page.all("#attachments li") == []
+    page.complaints()
+
+
+def test_a_server_that_is_gone_is_said_to_be(browser: Page) -> None:
+    from browsing import free_port, serving
+
+    port = free_port()
+    with serving(port=port) as url:
+        browser.open(url)
+    browser.ask("a red apple")
+    browser.wait_for_answer()
+    assert "The server doesn’t answer" in browser.find(".turn.model .trouble").text
+    with serving(port=port):
+        browser.click(".turn.model .again")
+        browser.wait_for_answer()
+        assert "64 codes" in browser.find(".turn.model figcaption").text
+
+
+def test_a_server_with_a_key_is_asked_with_it(browser: Page) -> None:
+    from browsing import serving
+
+    with serving("--api-key", "open-sesame") as url:
+        browser.chrome.get(url)
+        browser.until("return document.getElementById('key-dialog').open")
+        browser.write("#key", "open-sesame")
+        browser.find("#key").send_keys(ENTER)
+        browser.until("return document.getElementById('model-facts').textContent.includes('codes')")
+        browser.ask("a red apple")
+        browser.wait_for_answer()
+        assert "64 codes" in browser.find(".turn.model figcaption").text
+        browser.run("sessionStorage.clear()")
+
+
+def test_escape_stops_and_enter_sends(page: Page) -> None:
+    page.write("[name=preview_every]", "1")
+    prompt = page.find("#prompt")
+    prompt.send_keys("a", SHIFT + ENTER)
+    assert page.all(".turn") == []
+    prompt.clear()
+    prompt.send_keys("a red apple", ENTER)
+    page.find("body").send_keys(ESCAPE)
+    page.wait_for_answer()
+    assert page.find(".turn.model .note").text == "Stopped."
+
+
+def test_colours_are_the_system_s_until_they_are_chosen(page: Page) -> None:
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    light = page.run(ground)
+    page.click("#theme")
+    assert page.run(ground) == light
+    page.click("#theme")
+    dark = page.run(ground)
+    assert dark != light
+    page.chrome.refresh()
+    page.until("return document.getElementById('theme').textContent.endsWith('Dark')")
+    assert page.run(ground) == dark
+    page.run("localStorage.clear()")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_narrow_window_holds_everything(url: str, dark: bool) -> None:
+    from browsing import looking
+
+    with looking(width=NARROW, height=844, dark=dark) as page:
+        page.open(url)
+        page.ask("a red apple")
+        page.wait_for_answer()
+        widest = "return document.scrollingElement.scrollWidth"
+        assert page.run(widest) == NARROW
+        page.click(".turn.model .show-codes")
+        page.until("return document.activeElement.id === 'tab-tokens'")
+        assert page.find("#board-cells").rect["width"] > NARROW * 0.8
+        assert page.run(widest) == NARROW
+        page.click("#close-panel")
+        page.until("return getComputedStyle(document.getElementById('panel')).visibility === 'hidden'")
+        assert page.run("return document.activeElement.className") == "show-codes"
+        assert page.find("#prompt").is_displayed()
+
+
+def test_what_has_the_focus_is_visible_in_every_place(page: Page) -> None:
+    missing = page.run(
+        """
+        const all = [...document.querySelectorAll("button, input, select, textarea, a")];
+        const usable = all.filter((each) => each.checkVisibility() && !each.disabled && each.tabIndex >= 0);
+        return usable.filter((each) => {
+          each.focus({ focusVisible: true });
+          return getComputedStyle(each).outlineStyle === "none";
+        }).map((each) => each.outerHTML);
+        """
+    )
+    assert missing == []
