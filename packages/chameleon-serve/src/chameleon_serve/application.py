@@ -135,7 +135,7 @@ class Served:
         """Return the tokens of a picture."""
         body = await read_request(request, TokensRequest, self.options)
         self._check_model(body.model)
-        return json_response(await asyncio.to_thread(tokens_of, body, self._reader(), self.chameleon))
+        return json_response(await self.runner.read(lambda: tokens_of(body, self._reader(), self.chameleon)))
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
@@ -189,7 +189,7 @@ class Served:
 
         async def begun() -> Any:
             # Pictures are decoded in a thread, and before the request waits, so that one that can't be met doesn't.
-            wanted = await asyncio.to_thread(call)
+            wanted = await self.runner.read(call)
             return await self.runner.start(wanted, present, client)
 
         if body.stream:

@@ -82,7 +82,7 @@ class ChatRequest(Body, kw_only=True):
     """The body of ``/v1/chat/completions``; what the API has besides is refused by name, see ``chat``."""
 
     messages: Annotated[list[dict[str, Any]], Meta(min_length=1)]
-    modalities: list[Modality] | None = None
+    modalities: Annotated[list[Modality], Meta(min_length=1)] | None = None
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from chameleon_core import Chameleon
 from chameleon_core.pipeline import Event
@@ -20,6 +20,9 @@ from .metrics import Metrics
 from .options import ServeOptions
 from .outbox import Message, Outbox
 
+T = TypeVar("T")
+READERS = 4
+"""How many requests have their pictures decoded at a time, because each may take as much memory as is allowed."""
 LOG = logging.getLogger("chameleon_serve")
 
 
@@ -52,8 +55,13 @@ class Runner:
         self.metrics = metrics
         self.gate = Gate(options.max_rows, options.max_waiting)
         self._threads = ThreadPoolExecutor(options.max_rows, thread_name_prefix="chameleon-request")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="chameleon-reader")
         self._running: set[Outbox] = set()
         metrics.watch(self.gate, chameleon)
+
+    async def read(self, work: Callable[[], T]) -> T:
+        """Do what comes before a request waits, or needs no engine, in another thread than the event loop's."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
     async def start(self, call: Call, present: Callable[[Begun], Presenter], client: str) -> Outbox:
         """Return the messages of a call once its rows have begun; ``stop`` must be called when they aren't read.
@@ -83,7 +91,8 @@ class Runner:
     def close(self) -> None:
         """Stop all, and wait for the threads."""
         self.stop_all()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._readers, self._threads):
+            threads.shutdown(wait=True, cancel_futures=True)
 
     def _end(self, outbox: Outbox, ticket: Ticket) -> None:
         self._running.discard(outbox)
