@@ -85,8 +85,8 @@ def make_app(chameleon: Chameleon, options: ServeOptions) -> Starlette:
         exception_handlers={
             **dict.fromkeys(OURS, _refused),
             HTTPException: _no_route,
-            ClientGoneError: lambda _request, _error: Response(status_code=CLIENT_GONE),
-            Exception: lambda _request, _error: error_response(RequestError(FAILED, status=500, code="internal_error")),
+            ClientGoneError: _unread,
+            Exception: _failed,
         },
     )
     app.state.runner = served.runner
@@ -242,6 +242,14 @@ class Counted:
 
 async def _refused(_: Request, error: Exception) -> Response:
     return error_response(as_request_error(error))
+
+
+async def _unread(_: Request, _error: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
+
+
+async def _failed(_: Request, _error: Exception) -> Response:
+    return error_response(RequestError(FAILED, status=500, code="internal_error"))
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
