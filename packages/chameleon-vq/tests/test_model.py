@@ -182,6 +182,17 @@ def test_both_memory_layouts_give_the_same_latents_and_pixels(record_gradient: b
     torch.testing.assert_close(found.pixels_BCHW, expected.pixels_BCHW, **close)
 
 
+@pytest.mark.parametrize(("dtype", "fastest"), [(torch.float32, False), (torch.bfloat16, True), (torch.float16, True)])
+def test_pixels_of_fewer_bits_are_encoded_channels_last(dtype: torch.dtype, fastest: bool) -> None:
+    model = ChameleonVQVAE(small()).eval().to(dtype)
+    given: list[torch.Tensor] = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    with torch.no_grad():
+        encoding = model.encode(torch.randn(1, 3, 8, 8).to(dtype))
+    assert given[0].is_contiguous(memory_format=torch.channels_last) is fastest
+    assert encoding.latents_BDhw.is_contiguous()
+
+
 def test_the_norm_s_gradient_is_the_same_channels_last() -> None:
     torch.manual_seed(0)
     norm = GroupNorm(64)
