@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -30,7 +31,8 @@ def run_on_ray(
 
     ``workers`` is the number of actors, None for as many as the cluster has processors or ``gpus`` for; each takes a
     processor and ``gpus`` GPUs. A cluster that this process is connected to is used; else ``address`` is, until the
-    end. Raises what the work raises, ``WorkerError`` where Ray gives up, and ``MissingPackageError``.
+    end. Raises the toolkit's and the system's errors as the work did, ``WorkerError`` for others and where Ray gives up,
+    and ``MissingPackageError``.
     """
     with _connected(address) as ray:
         if workers is None:
@@ -48,9 +50,11 @@ def run_on_ray(
         )
         try:
             for row in done.iter_rows():
+                if row["error"]:
+                    raise pickle.loads(row["error"])
                 on_done(units[row["place"]])
         except ray.exceptions.RayError as error:
-            raise _ours(error) or WorkerError(f"Ray gave the job up: {error}") from error
+            raise WorkerError(f"Ray gave the job up: {error}") from error
 
 
 class _Actor:
@@ -66,9 +70,15 @@ class _Actor:
         return self._make_work()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        errors = []
         for place, unit in zip(batch["place"], batch["unit"], strict=True):
-            self._work((self._numbers[place], msgspec.json.decode(unit, type=Unit)))
-        return {"place": batch["place"]}
+            try:
+                self._work((self._numbers[place], msgspec.json.decode(unit, type=Unit)))
+                errors.append(b"")
+            except (ChameleonCoreError, OSError) as error:
+                # As a result: of what is raised here, Ray passes on the text and not always the exception.
+                errors.append(pickle.dumps(error))
+        return {"place": batch["place"], "error": errors}
 
 
 @contextlib.contextmanager
@@ -90,10 +100,3 @@ def _connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
-
-
-def _ours(error: BaseException | None) -> ChameleonCoreError | None:
-    """Return the toolkit's own error that is behind one of Ray's."""
-    while error is not None and not isinstance(error, ChameleonCoreError):
-        error = getattr(error, "cause", None) or error.__cause__
-    return error
