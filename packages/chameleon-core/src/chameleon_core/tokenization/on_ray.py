@@ -31,7 +31,7 @@ def run_on_ray(
 
     ``workers`` is the number of actors, None for as many as the cluster has processors or ``gpus`` for; each takes a
     processor and ``gpus`` GPUs. A cluster that this process is connected to is used; else ``address`` is, until the
-    end. Raises the toolkit's and the system's errors as the work did, ``WorkerError`` for others and where Ray gives up,
+    end. Raises the toolkit's and the system's errors as the work did, ``WorkerError`` for others or where Ray gives up,
     and ``MissingPackageError``.
     """
     with _connected(address) as ray:
