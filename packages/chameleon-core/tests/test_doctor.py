@@ -95,6 +95,14 @@ def test_every_part_of_the_machine_is_named() -> None:
     assert found["model"] is None
 
 
+def test_what_several_extras_install_is_named_by_that_of_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "version_of", lambda _: "1")
+    requires = {name: ['huggingface-hub>=1; extra == "hub"'] for name in ("chameleon-vq", "chameleon-core")}
+    monkeypatch.setattr(machine.importlib.metadata, "requires", requires.get)
+    extras = {package.name: package.extra for package in machine.read_packages()}
+    assert extras["huggingface-hub"] == "chameleon-core[hub]"
+
+
 @pytest.mark.parametrize(
     ("architecture", "instructions", "ratio", "status", "said"),
     [

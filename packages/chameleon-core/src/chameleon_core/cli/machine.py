@@ -106,10 +106,10 @@ def measure(device: str) -> list[Speed]:
 
 
 def read_packages() -> list[Package]:
-    """Return the toolkit's packages, and those that their extras install, each once."""
+    """Return the toolkit's packages, and those that their extras install, each once: if several do, by core's extra."""
     packages = [Package(name, version_of(name), None) for name in PACKAGES]
     optional: dict[str, Package] = {}
-    for owner in packages:
+    for owner in reversed(packages):
         for requirement in (importlib.metadata.requires(owner.name) or ()) if owner.version else ():
             match = _REQUIREMENT.match(requirement)
             # What tests need is left out, and the toolkit's own packages are listed already.
