@@ -15,7 +15,6 @@ from browsing import Page, looking, serving
 from chameleon_emoji import pictures
 
 SIZE = (1280, 1080)
-COLOURS = 256
 ASKED_ABOUT = "whale"
 REQUEST = "a tulip"
 SEED = "0"
@@ -23,7 +22,7 @@ SELECTED = [27, 28, 35, 36]
 
 
 def make_screenshot(path: Path) -> None:
-    """Let the embedded model draw, and write the page with what it drew as a PNG of few colours."""
+    """Let the embedded model draw, and write the page with what it drew as a PNG of 256 colours."""
     with serving() as url, looking(width=SIZE[0], height=SIZE[1]) as page:
         page.open(url)
         page.write("[name=seed]", SEED)
@@ -31,7 +30,8 @@ def make_screenshot(path: Path) -> None:
         show_a_drawing(page)
         page.screenshot(path)
     with PIL.Image.open(path) as picture:
-        picture.convert("RGB").quantize(COLOURS, dither=PIL.Image.Dither.NONE).save(path, optimize=True)
+        few = picture.convert("RGB").quantize(256, kmeans=20, dither=PIL.Image.Dither.NONE)
+    few.save(path, optimize=True)
 
 
 def ask_about_a_picture(page: Page) -> None:

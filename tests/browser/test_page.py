@@ -89,6 +89,11 @@ def test_a_server_with_a_key_is_asked_with_it(browser: Page) -> None:
     with serving("--api-key", "open-sesame") as url:
         browser.chrome.get(url)
         browser.until("return document.getElementById('key-dialog').open")
+        browser.write("#key", "open-barley")
+        browser.find("#key").send_keys(ENTER)
+        browser.until(
+            "return document.getElementById('key-dialog').open && !document.getElementById('key-refused').hidden"
+        )
         browser.write("#key", "open-sesame")
         browser.find("#key").send_keys(ENTER)
         browser.until("return document.getElementById('model-facts').textContent.includes('codes')")

@@ -13,7 +13,10 @@ export class Trouble extends Error {
   }
 }
 
-/** Set what asks the reader for the API key; it resolves to the key, or to null where the reader cancels. */
+/**
+ * Set what asks the reader for the API key. It gets whether the last key was refused, and resolves to the key, or to
+ * null where the reader cancels.
+ */
 export function onKeyNeeded(ask) {
   askForKey = ask;
 }
@@ -52,7 +55,7 @@ async function request(path, { body, signal } = {}) {
     const response = await sent(path, body, signal);
     if (response.ok) return response;
     if (response.status === 401) {
-      const key = await askForKey();
+      const key = await askForKey(sessionStorage.getItem(KEY) !== null);
       if (key) {
         sessionStorage.setItem(KEY, key);
         continue;

@@ -1,12 +1,14 @@
 // The codes of a picture as a grid above it: each can be read, and selected to be drawn anew.
 
 import { byId, make } from "./dom.js";
+import { showIn } from "./picture.js";
 
 const LARGEST_WITH_CODES = 16; // columns in which a number of four digits can be read
 const cells = byId("board-cells");
 const image = byId("board-picture");
 
 let version = null;
+let written = null; // the codes that the cells show
 let size = [0, 0];
 let selected = new Set();
 let current = 0;
@@ -32,13 +34,14 @@ export function setUpBoard(changed) {
 /** Show a version of a picture; what is selected stays selected where the grid is the same. */
 export function showBoard(next, alt) {
   version = next;
-  const src = version.state === "done" ? (version.drawn ?? version.src) : version.src;
-  if (src && image.getAttribute("src") !== src) image.src = src;
+  showIn(image, version, { reconstructed: true });
   image.alt = alt;
   const [height, width] = version.grid ?? [0, 0];
   if (size[0] !== height || size[1] !== width) build(height, width);
+  if (written === version.codes) return;
+  written = version.codes;
   for (const cell of cells.querySelectorAll(".cell")) {
-    const code = version.codes[indexOf(cell)];
+    const code = written[indexOf(cell)];
     cell.textContent = code ?? "";
     cell.setAttribute("aria-label", label(indexOf(cell)));
   }
@@ -56,6 +59,7 @@ export function select(indices) {
 
 function build(height, width) {
   size = [height, width];
+  written = null;
   selected = new Set();
   current = 0;
   cells.style.gridTemplate = `repeat(${height}, minmax(0, 1fr)) / repeat(${width}, minmax(0, 1fr))`;
@@ -72,6 +76,7 @@ function build(height, width) {
   };
   cells.replaceChildren(...Array.from({ length: height }, (_, number) => row(number * width)));
   byId("show-codes").disabled = width > LARGEST_WITH_CODES;
+  cells.classList.toggle("dense", width > LARGEST_WITH_CODES);
   showCodes();
   showSelection();
 }

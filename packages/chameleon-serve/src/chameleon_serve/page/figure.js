@@ -1,6 +1,7 @@
 // How a picture is shown in the conversation.
 
 import { copyOf, make } from "./dom.js";
+import { showIn } from "./picture.js";
 
 /** Return the figure of a picture; `actions` are called with it: codes, variations, ask; canDraw says whether the model draws. */
 export function figureOf(picture, actions) {
@@ -19,7 +20,8 @@ export function figureOf(picture, actions) {
     const isDrawing = version.state === "drawing";
     figure.classList.toggle("drawing", isDrawing);
     figure.setAttribute("aria-busy", String(isDrawing));
-    showPicture(find("img"), version.src, isDrawing ? `${picture.alt}, still being drawn` : picture.alt);
+    showIn(find("img"), version);
+    find("img").alt = isDrawing ? `${picture.alt}, still being drawn` : picture.alt;
     find("progress").value = version.total ? version.done / version.total : 0;
     find("figcaption").textContent = caption(version);
     const isReady = version.state === "done" && version.codes.length > 0;
@@ -42,12 +44,6 @@ function caption(version) {
   return [version.note, codes].filter(Boolean).join(" · ");
 }
 
-function showPicture(image, src, alt) {
-  if (src) image.src = src;
-  else image.removeAttribute("src");
-  image.alt = alt;
-}
-
 function showVersions(list, picture) {
   list.hidden = picture.versions.length < 2;
   while (list.children.length > picture.versions.length) list.lastChild.remove();
@@ -56,11 +52,11 @@ function showVersions(list, picture) {
     const button = list.children[index].firstChild;
     button.setAttribute("aria-pressed", String(index === picture.chosen));
     button.setAttribute("aria-label", `Version ${index + 1}: ${version.note || "as first drawn"}`);
-    showPicture(button.firstChild, version.src, "");
+    showIn(button.firstChild, version);
   });
 }
 
 function thumbnail(picture, index) {
-  const button = make("button", { type: "button", onclick: () => picture.choose(index) }, make("img"));
+  const button = make("button", { type: "button", onclick: () => picture.choose(index) }, make("img", { alt: "" }));
   return make("li", {}, button);
 }

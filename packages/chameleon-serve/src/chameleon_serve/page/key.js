@@ -2,11 +2,12 @@
 
 import { byId } from "./dom.js";
 
-/** Ask for the key. Return it, or null where the reader cancels. */
-export function askForKey() {
+/** Ask for the key, once more where it was refused. Return it, or null where the reader cancels. */
+export function askForKey(wasRefused) {
   const dialog = byId("key-dialog");
   const field = byId("key");
   field.value = "";
+  byId("key-refused").hidden = !wasRefused;
   dialog.returnValue = "";
   byId("key-cancel").onclick = () => dialog.close("");
   byId("key-form").onsubmit = () => {

@@ -14,9 +14,13 @@ export class Picture extends EventTarget {
     return this.versions[this.chosen];
   }
 
-  /** Add a version {src, codes, ids, grid, done, total, state, note}, and choose it unless asked not to. */
+  /**
+   * Add a version {src, under, codes, ids, grid, done, total, state, note}, and choose it unless asked not to.
+   * While it is drawn, `src` is the preview of `codes`, and `under` what it is drawn over, or null.
+   */
   add(version, { choose = true } = {}) {
-    this.versions.push({ src: null, codes: [], ids: [], grid: null, done: 0, total: 0, state: "drawing", note: "", ...version });
+    const empty = { src: null, under: null, codes: [], ids: [], grid: null, done: 0, total: 0, state: "drawing", note: "" };
+    this.versions.push({ ...empty, ...version });
     if (choose) this.chosen = this.versions.length - 1;
     this.changed();
     return this.versions.at(-1);
@@ -44,6 +48,22 @@ export class Picture extends EventTarget {
     if (codes?.length && state === "done") return { type: "image", codes, grid };
     return !this.isDrawn && src ? { type: "image", url: src } : null;
   }
+}
+
+/** Show a version in an image: of a preview, only what is drawn, over what it is drawn over. */
+export function showIn(image, { src, under, state, codes, grid, drawn }, { reconstructed = false } = {}) {
+  const shown = reconstructed ? (drawn ?? src) : src;
+  if (!shown) image.removeAttribute("src");
+  else if (image.getAttribute("src") !== shown) image.src = shown;
+  const isPartial = state === "drawing" || state === "stopped";
+  image.style.clipPath = isPartial && shown && grid ? `inset(0 0 ${100 - drawnShare(codes, grid)}% 0)` : "";
+  if (grid) image.parentElement.style.aspectRatio = `${grid[1]} / ${grid[0]}`;
+  image.parentElement.style.backgroundImage = isPartial && under ? `url("${under}")` : "";
+}
+
+/** Return how much of the height is drawn, in percent: previews have whole rows of codes. */
+function drawnShare(codes, [height, width]) {
+  return (100 * Math.floor(codes.length / width)) / height;
 }
 
 /** Change a version by an event of the server. Return whether it was one of a picture. */

@@ -58,7 +58,9 @@ function show() {
   const { version } = picture;
   if (!version) return;
   showBoard(version, picture.alt);
-  byId("code-list").value = JSON.stringify({ grid: version.grid, codes: version.codes, ids: version.ids });
+  if (version.state !== "drawing") {
+    byId("code-list").value = JSON.stringify({ grid: version.grid, codes: version.codes, ids: version.ids });
+  }
   showButtons();
 }
 
@@ -86,7 +88,7 @@ async function edit(how, n, noteOf) {
   const edited = picture;
   const base = edited.version;
   const prompt = byId("redraw-prompt").value.trim();
-  const start = { src: base.drawn ?? base.src, grid: base.grid, codes: [], total: base.codes.length };
+  const start = { under: base.drawn ?? base.src, grid: base.grid, total: base.codes.length };
   let versions = [];
   await run(async (signal) => {
     const { options, ...rest } = requested({ forPicture: true });
