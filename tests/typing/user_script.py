@@ -33,7 +33,7 @@ from chameleon_core import (
     quantization_report,
     save_document,
 )
-from chameleon_text import Batch, Document, Image, Text
+from chameleon_text import Document, Image, Results, Text
 
 
 def load(folder: Path) -> Chameleon:
@@ -58,8 +58,8 @@ def generate(chameleon: Chameleon, photo: PIL.Image.Image) -> Document:
 
     modality: Modality = "interleaved"
     prompts: list[Prompt] = ["A ", photo, Path("cat.png"), Text("B"), ["C", photo, Image(codes=(1, 2))]]
-    assert_type(chameleon.generate_batch(prompts, modality=modality, top_k=5), Batch[Document])
-    assert_type(chameleon.generate_batch(["A ", "B "], modality="image"), Batch[Document])
+    assert_type(chameleon.generate_batch(prompts, modality=modality, top_k=5), Results[Document])
+    assert_type(chameleon.generate_batch(["A ", "B "], modality="image"), Results[Document])
     document = chameleon.generate(
         ["A ", photo],
         modality="interleaved",

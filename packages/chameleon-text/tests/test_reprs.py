@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 import chameleon_text
 from chameleon_text import (
-    Batch,
     ChameleonProcessor,
     Document,
     Image,
+    Results,
     Segment,
     Special,
     Text,
@@ -144,7 +144,7 @@ def test_a_picture_has_its_size_and_a_text_for_those_who_dont_see_it() -> None:
 
 
 def test_a_page_may_be_light_or_dark() -> None:
-    shown = Batch([Document([Text("a"), Image(np.zeros((2, 2, 3), np.uint8)), Image(codes=(1,))])])._repr_html_()
+    shown = Results([Document([Text("a"), Image(np.zeros((2, 2, 3), np.uint8)), Image(codes=(1,))])])._repr_html_()
     assert not re.search(r"(?<![-\w])(color|background)", shown), "text and ground have the page's own colours"
 
 
@@ -159,25 +159,25 @@ def test_a_long_document_is_cut() -> None:
 
 def test_a_batch_is_a_list_that_a_notebook_shows() -> None:
     picture = PIL.Image.new("RGB", (4, 4), "red")
-    batch = Batch([Document([Text("a & b"), Image(picture)]), picture, "plain"])
+    batch = Results([Document([Text("a & b"), Image(picture)]), picture, "plain"])
     assert batch == [Document([Text("a & b"), Image(picture)]), picture, "plain"]
     assert batch[2] == "plain"
     shown = batch._repr_html_()
     assert (shown.count("<figure "), shown.count("<img ")) == (3, 2)
     assert "a &amp; b" in shown
-    assert repr(Batch([Document([Text("a")])])) == "Batch([Document([Text(text='a')])])"
-    assert repr(Batch("a" for _ in range(25))).endswith("'a', … 5 more])")
-    assert Batch()._repr_html_().count("<figure ") == 0
+    assert repr(Results([Document([Text("a")])])) == "Results([Document([Text(text='a')])])"
+    assert repr(Results("a" for _ in range(25))).endswith("'a', … 5 more])")
+    assert Results()._repr_html_().count("<figure ") == 0
 
 
 def test_a_long_batch_is_cut() -> None:
-    shown = Batch([Document([Text("a")])] * 100)._repr_html_()
+    shown = Results([Document([Text("a")])] * 100)._repr_html_()
     assert shown.count("<figure ") == 32
     assert "… 68 more" in shown
 
 
 def test_what_is_no_document_is_shown_by_its_repr_in_a_batch() -> None:
-    assert "<code>{&#x27;a&#x27;: 1}</code>" in Batch([{"a": 1}])._repr_html_()
+    assert "<code>{&#x27;a&#x27;: 1}</code>" in Results([{"a": 1}])._repr_html_()
 
 
 def test_a_picture_needs_no_pillow_to_be_described(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ from .plugins import PluginSpec, PluginWarning
 from .processor import ChameleonProcessor
 from .registry import REGISTRY
 from .segment_grammar import OpenSegment, SegmentGrammar
-from .segments import Batch, Document, Image, Segment, Special, Text, as_document, normalized
+from .segments import Document, Image, Results, Segment, Special, Text, as_document, normalized
 from .templates import Piece, Template, Turn
 from .tokenizer import StreamDecoder, TextTokenizer
 from .tokenizer_training import train_tokenizer
@@ -59,7 +59,6 @@ __all__ = [
     "HOOK_API_VERSION",
     "IGNORE_INDEX",
     "REGISTRY",
-    "Batch",
     "BrokenPluginError",
     "ChameleonProcessor",
     "ChameleonTextError",
@@ -83,6 +82,7 @@ __all__ = [
     "PluginWarning",
     "ProcessorBatch",
     "ReadOnlyError",
+    "Results",
     "Segment",
     "SegmentCodec",
     "SegmentCodecSpec",

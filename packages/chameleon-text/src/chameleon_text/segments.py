@@ -183,7 +183,7 @@ class Document(list[Segment]):
         return _html_of_document(self, HtmlWriter())
 
 
-class Batch(list[T]):
+class Results(list[T]):
     """What came of several prompts: a list of documents or of pictures, which a notebook shows beside each other.
 
     It is equal to any list of the same values.
@@ -192,7 +192,7 @@ class Batch(list[T]):
     def __repr__(self) -> str:
         shown = [repr(value) for value in self[:20]]
         more = [f"… {len(self) - 20:,} more"] if len(self) > 20 else []
-        return f"Batch([{', '.join(shown + more)}])"
+        return f"Results([{', '.join(shown + more)}])"
 
     def _repr_html_(self) -> str:
         """Return the first 32 values as HTML that refers to no other file; a value that is no document as its repr."""

@@ -37,7 +37,7 @@ from .written import Written, written_ids
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-    from chameleon_text import Batch, Document
+    from chameleon_text import Document, Results
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "processor_config.json", PREPROCESSOR_FILE)
@@ -220,7 +220,7 @@ class Chameleon(ShortForms):
         written: Sequence[Written | None] | None = None,
         should_stop: Callable[[], bool] | None = None,
         **changes: Unpack[PipelineChanges],
-    ) -> Batch[Document]:
+    ) -> Results[Document]:
         """Continue several prompts in one batch and return a list of a document for each, in the prompts' order.
 
         A notebook shows the documents beside each other. The arguments are those of ``generate``; ``written`` has an
@@ -236,7 +236,7 @@ class Chameleon(ShortForms):
             **changes,
         )
         documents = {event.row: event.document for event in events if isinstance(event, Finished)}
-        return text_package().Batch(documents[row] for row in range(len(prompts)))
+        return text_package().Results(documents[row] for row in range(len(prompts)))
 
     @translates_errors
     def stream(

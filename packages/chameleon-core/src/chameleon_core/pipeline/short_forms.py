@@ -20,7 +20,7 @@ from .prompts import Picture, Prompt
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-    from chameleon_text import Batch, Document, Image
+    from chameleon_text import Document, Image, Results
 
 CAPTION_QUESTION = "what is this?"
 
@@ -38,7 +38,7 @@ class ShortForms:
         def image_tokenizer(self) -> ImageTokenizerLike:
             """What reads and draws pictures."""
 
-        def generate_batch(self, *args: Any, **kwargs: Any) -> Batch[Document]:
+        def generate_batch(self, *args: Any, **kwargs: Any) -> Results[Document]:
             """Continue several prompts."""
 
     @overload
@@ -48,7 +48,7 @@ class ShortForms:
     @overload
     def draw(
         self, prompt: Prompt, *, num_images: int, template: str = "chat", **changes: Unpack[PipelineChanges]
-    ) -> Batch[PILImage]: ...
+    ) -> Results[PILImage]: ...
     @translates_errors
     def draw(
         self,
@@ -57,7 +57,7 @@ class ShortForms:
         num_images: int | None = None,
         template: str = "chat",
         **changes: Unpack[PipelineChanges],
-    ) -> PILImage | Batch[PILImage]:
+    ) -> PILImage | Results[PILImage]:
         """Draw one picture of what a prompt asks for, or ``num_images`` of them, which are returned as a list.
 
         ``draw("a red apple")`` is short for ``generate`` with modality "image"; ``changes`` are its options. Several
@@ -69,7 +69,7 @@ class ShortForms:
         prompts = [prompt] * (num_images or 1)
         documents = self.generate_batch(prompts, modality="image", template=template, **changes)
         images = [each.image for document in documents for each in document if isinstance(each, text_package().Image)]
-        return text_package().Batch(images) if num_images is not None else cast("PILImage", images[0])
+        return text_package().Results(images) if num_images is not None else cast("PILImage", images[0])
 
     @translates_errors
     def inpaint(
