@@ -18,7 +18,7 @@ from chameleon_core import Chameleon
 from .compositions import is_taught
 from .finetune import FINETUNED
 from .pictures import DATA, SIDE, PictureSet, replacing
-from .prompts import STYLES
+from .prompts import GROUPS, STYLES
 from .trials import DRAWING
 
 PACKAGE = Path("packages/chameleon-emoji/src/chameleon_emoji")
@@ -56,8 +56,9 @@ def write_pictures(pictures: PictureSet, folder: Path) -> None:
         for index, (picture, pixels_HWC) in enumerate(zip(chosen.records, white_BHWC, strict=True)):
             row, column = divmod(index, COLUMNS)
             sheet.paste(Image.fromarray(np.ascontiguousarray(pixels_HWC)), (column * SIDE, row * SIDE))
-            described = {"name": picture.name, "style": style, "split": picture.split, "licence": picture.licence}
-            records.append({**described, "place": [column, row]})
+            described = {"name": picture.name, "style": style, "split": picture.split}
+            described |= {"group": GROUPS.get(picture.group or 0), "licence": picture.licence, "place": [column, row]}
+            records.append(described)
         with replacing(folder / f"{style}.webp") as temporary:
             # Three fifths of a PNG's bytes.
             sheet.save(temporary, format="webp", lossless=True, quality=90, method=6)

@@ -57,6 +57,19 @@ def test_every_picture_is_there_in_three_styles_but_for_what_a_style_lacks() -> 
     assert {picture.name for picture in withheld} <= learned
 
 
+def test_a_thing_has_its_group_in_every_style_and_a_plain_shape_has_none() -> None:
+    groups = {each.name: {other.group for other in pictures() if other.name == each.name} for each in pictures()}
+    assert all(len(found) == 1 for found in groups.values())
+    assert (groups["fox"], groups["lemon"], groups["rocket"]) == (
+        {"animals and nature"},
+        {"food and drink"},
+        {"travel and places"},
+    )
+    shapes = {name for name, found in groups.items() if found == {None}}
+    assert {name.split()[-1] for name in shapes} == {"heart", "circle", "square"}
+    assert len(shapes) == 21
+
+
 def test_pictures_are_small_and_mostly_on_white() -> None:
     chosen = pictures()[::50]
     for picture in chosen:

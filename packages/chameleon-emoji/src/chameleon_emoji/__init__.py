@@ -44,6 +44,9 @@ class Picture:
     "withheld-style": the model has seen the thing in other styles only. "withheld-shape": it has seen the colour and
     the shape, but not together.
     """
+    group: str | None
+    """Unicode's group of the emoji, in the words of the model: "animals and nature", "food and drink" or "travel and
+    places"; None for hearts, circles and squares, whose group the model wasn't taught."""
     licence: str
     """SPDX identifier of its licence; ``NOTICE.md`` has the attribution."""
     place: tuple[int, int]
