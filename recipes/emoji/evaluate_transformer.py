@@ -88,7 +88,7 @@ def shapes(subject: Subject, *, draws: int = 12) -> Iterator[Figure]:
     requested shape more than with the two others.
     """
     real = {(record.style, record.name): index for index, record in enumerate(subject.pictures.records)}
-    learned_pairs = [f"{COLOURS[(index + 4) % 7]} {shape}" for index, shape in enumerate(SHAPES)]
+    learned_pairs = [f"{COLOURS[(index + 5) % 7]} {shape}" for index, shape in enumerate(SHAPES)]  # none is withheld
     results = {}
     for kind, names in (("withheld", sorted(WITHHELD_SHAPES)), ("learned", learned_pairs)):
         wanted = [(style, name) for name in names for style in prompts.STYLES if (style, name) in real] * draws
