@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,11 +24,16 @@ def register(app: typer.Typer) -> None:
 def tokenize_dataset(
     model: Model,
     sources: Annotated[
-        list[Path], typer.Argument(help="Folders of pictures, WebDataset tar shards or parquet files.", exists=True)
+        list[Path],
+        typer.Argument(
+            help="Folders of pictures, files of captions (.jsonl, .csv), WebDataset tar shards or parquet files.",
+            exists=True,
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder of the dataset.", file_okay=False)],
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes, of one thread each; by default one for each processor.")
+        int | None,
+        typer.Option(min=0, help="Processes, of one thread each; by default one for each processor, 0 for none."),
     ] = None,
     ray: Annotated[
         str | None,
@@ -38,11 +44,16 @@ def tokenize_dataset(
     order: Annotated[
         str, typer.Option(help="What a document is: mixed, caption-first, picture-first or picture-only.")
     ] = "mixed",
-    picture_field: Annotated[str, typer.Option(help="The column of parquet files with the pictures.")] = "image",
+    template: Annotated[
+        str, typer.Option(help="The format: completion, or one of turns such as chat, of which the answer is learned.")
+    ] = "completion",
+    picture_field: Annotated[
+        str, typer.Option(help="The column of parquet files and saved datasets with the pictures.")
+    ] = "image",
     caption_field: Annotated[
         str | None,
         typer.Option(
-            help="Where captions are: a column or a field of metadata.jsonl (by default text), or a suffix (txt)."
+            help="Where captions are: a column or a field of metadata files (by default text), or a suffix (txt)."
         ),
     ] = None,
     unit_size: Annotated[int, typer.Option(min=1, help="Pictures of a folder that are one token shard.")] = 512,
@@ -65,6 +76,7 @@ def tokenize_dataset(
 
     options = TokenizationOptions(
         order=order,  # type: ignore[arg-type]  # checked there
+        template=template,
         picture_field=picture_field,
         caption_field=caption_field,
         unit_size=unit_size,
@@ -94,7 +106,12 @@ def tokenize_dataset(
     echo(f"{output}: {done.documents:,} documents, {done.ids:,} ids; samples refused: {done.refused:,}")
     if done.refused:
         print_message(f"refused.jsonl in {output} says which samples were refused, and why.", style="yellow")
-    for path, reason in done.skipped[:_MOST_LISTED]:
+    print_skipped(done.skipped)
+
+
+def print_skipped(skipped: Sequence[tuple[str, str]]) -> None:
+    """Print which files in folders were no sources, and why."""
+    for path, reason in skipped[:_MOST_LISTED]:
         print_message(f"not a source: {path} ({reason})", style="yellow")
-    if len(done.skipped) > _MOST_LISTED:
-        print_message(f"and {len(done.skipped) - _MOST_LISTED:,} more", style="yellow")
+    if len(skipped) > _MOST_LISTED:
+        print_message(f"and {len(skipped) - _MOST_LISTED:,} more", style="yellow")

@@ -1,6 +1,6 @@
 """The work of one process: the token shard of a unit, and the record that says what is in it and what was refused.
 
-Shapes: B pictures, C channels, H W pixels.
+Shapes: B pictures, C channels, H W pixels, T ids of a document.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,13 +112,25 @@ class Encoder:
         parts: list[Any] = [picture]
         if sample.caption is not None:
             parts = [sample.caption, picture] if self._caption_first(sample.key) else [picture, sample.caption]
-        ids = [*self.processor.encode(parts, template="completion"), self.layout.eos_id]
+        ids, trained_T = self._encoded(parts)
         longest = self.options.max_length or self.config.max_position_embeddings
         if len(ids) > longest:
             raise ChameleonCoreError(f"the document has {len(ids):,} ids, expected at most {longest:,}")
-        document = TokenDocument.of(sample.key, ids)
+        document = TokenDocument(sample.key, np.asarray(ids), trained_T)
         check_ids(document, self.config.vocab_size)
         return document
+
+    def _encoded(self, parts: list[Any]) -> tuple[list[int], np.ndarray | None]:
+        """Return the ids of a document, and bool [T]: which of them are targets; None for all."""
+        if self.options.template == "completion":
+            return [*self.processor.encode(parts, template="completion"), self.layout.eos_id], None
+        text = text_package()
+        turns = [
+            text.Turn(role, (part,)) for role, part in zip(("user", "assistant"), text.as_document(parts), strict=True)
+        ]
+        processor = cast(Any, self.processor)
+        example = processor.encode_for_training(turns, template=self.options.template, labels="answer")
+        return example.input_ids, np.asarray(example.labels) != text.IGNORE_INDEX
 
     def _caption_first(self, key: str) -> bool:
         if self.options.order == "mixed":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
 from .._boundary import translates_errors
 from .._commits import remove_leftovers
@@ -85,8 +86,9 @@ def tokenize_dataset(
 ) -> TokenizedDataset:
     """Write the documents of pictures and captions as a folder of token shards, which ``TokenDataset`` reads.
 
-    ``sources`` are folders of pictures, WebDataset tar shards and parquet files. They are cut into units, which
-    ``workers`` processes encode, by default one for each processor, each with one thread. A unit whose process is
+    ``sources`` are folders of pictures, files of captions, WebDataset tar shards, parquet files and folders that
+    ``save_to_disk`` of ``datasets`` wrote. They are cut into units, which ``workers`` processes encode, by default one
+    for each processor, each with one thread; with 0 this process does, without them. A unit whose process is
     killed is done again by another; a job that is stopped continues when it is started again with the same arguments.
     Every picture is in the dataset once, in an order that doesn't depend on ``workers``; those that can't be read are
     in ``refused.jsonl`` with the reason.
@@ -100,8 +102,8 @@ def tokenize_dataset(
     ``MissingPackageError``. Start it below ``if __name__ == "__main__":`` in a script, which the processes import.
     """
     options = (options or TokenizationOptions()).replace(**changes)
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers must be an integer ≥ 1; got {workers}.")
+    if workers is not None and workers < (ray is not None):
+        raise ConfigError(f"workers must be an integer ≥ {int(ray is not None)}; got {workers}.")
     if isinstance(sources, str | os.PathLike):
         raise ConfigError(f"sources must be a list; got {sources!r}. Pass [{str(sources)!r}].")
     # Absolute, since other processes may be in other folders.
@@ -148,6 +150,7 @@ def _begin(folder: Path, found: Units, tokenizers: Tokenizers, options: Tokeniza
             before = msgspec.convert(read_json(path), _Manifest)
         except msgspec.ValidationError as error:
             raise FileFormatError(f"{path} doesn't describe a job: {error}. Choose another folder.") from error
+        before.options = {"template": "completion", **before.options}  # which jobs of earlier versions don't have
         for name in ("format", "options", "tokenizer_hash", "vocab_size", "units", "sources"):
             if getattr(before, name) != getattr(manifest, name):
                 raise DatasetError(_difference(folder, name, getattr(before, name), getattr(manifest, name)))
@@ -198,7 +201,16 @@ def _do(
         progress(done, len(found.units))
     if not left:
         return
-    if ray is None:
+    if workers == 0:
+        threads = torch.get_num_threads()
+        try:
+            work = make_writer()
+            for numbered in left:
+                work(numbered)
+                advance()
+        finally:
+            torch.set_num_threads(threads)
+    elif ray is None:
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         run_units(left, make_writer, workers=workers or available, on_done=advance)
     else:

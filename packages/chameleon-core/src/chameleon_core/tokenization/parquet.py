@@ -57,13 +57,13 @@ def rows(path: Path, row_group: int, options: TokenizationOptions) -> Iterator[t
         with ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_ROWS, row_groups=[row_group], columns=names):
                 for number in range(batch.num_rows):
-                    picture = _value(batch.column(names[0])[number])
-                    yield picture, _value(batch.column(names[1])[number]) if len(names) > 1 else None
+                    picture = cell(batch.column(names[0])[number])
+                    yield picture, cell(batch.column(names[1])[number]) if len(names) > 1 else None
     except (ArrowException, OSError) as error:
         raise FileFormatError(str(error)) from error
 
 
-def _value(scalar: Any) -> Any:
+def cell(scalar: Any) -> Any:
     """Return what a cell holds; of an object the ``bytes``, since ``datasets`` has the file's name beside them."""
     from pyarrow.types import is_struct
 

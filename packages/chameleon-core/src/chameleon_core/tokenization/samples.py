@@ -13,6 +13,7 @@ from typing import Any
 from .._files import read_bytes
 from ..errors import ChameleonCoreError, FileFormatError
 from ..optional_packages import vq_package
+from . import arrow
 from .options import TokenizationOptions
 from .parquet import rows
 from .units import Unit
@@ -37,7 +38,7 @@ class Sample:
 
 def read_samples(unit: Unit, options: TokenizationOptions) -> Iterator[Sample]:
     """Yield the samples of a unit, in the order in which it has them."""
-    read = {"folder": _in_folder, "tar": _in_tar, "parquet": _in_parquet}[unit.kind]
+    read = {"folder": _in_folder, "tar": _in_tar, "parquet": _in_parquet, "arrow": _in_arrow}[unit.kind]
     seen: set[str] = set()
     for sample in read(unit, options):
         if sample.key in seen and sample.problem is None:
@@ -54,7 +55,7 @@ def _in_folder(unit: Unit, options: TokenizationOptions) -> Iterator[Sample]:
         if options.order == "picture-only":
             yield Sample(name, path)
         elif unit.captions is not None and (caption := unit.captions[number]) is not None:
-            yield Sample(name, path, caption)
+            yield _sample(name, path, caption, options)
         else:
             try:
                 yield _sample(name, path, read_bytes(path.with_suffix(suffix)), options)
@@ -137,6 +138,16 @@ def _in_parquet(unit: Unit, options: TokenizationOptions) -> Iterator[Sample]:
     except FileFormatError as error:
         reason = f"row group {unit.row_group} can't be read from row {number}: {error}"
         yield Sample(f"{unit.name}/{number}", problem=reason)
+
+
+def _in_arrow(unit: Unit, options: TokenizationOptions) -> Iterator[Sample]:
+    number = unit.first_row
+    try:
+        for picture, caption in arrow.rows(Path(unit.path), number, number + unit.rows, options):
+            yield _sample(f"{unit.name}/{number}", picture, caption, options)
+            number += 1
+    except FileFormatError as error:
+        yield Sample(f"{unit.name}/{number}", problem=f"the rows from {number} can't be read: {error}")
 
 
 def _sample(key: str, picture: Any, caption: Any, options: TokenizationOptions) -> Sample:
