@@ -257,7 +257,8 @@ def test_what_can_not_be_done_is_refused_before_any_work(folder: Path, pictures:
     fails(FileFormatError, "there are no pictures", tmp_path / "empty")
     fails(FileFormatError, "is not a source of pictures", tmp_path / "a.zip")
     fails(ConfigError, "several sources have files of one name: 00000.png", pictures, tmp_path / "other" / "pictures")
-    fails(ConfigError, "workers must be an integer ≥ 1", pictures, workers=0)
+    fails(ConfigError, "workers must be an integer ≥ 0", pictures, workers=-1)
+    fails(ConfigError, "workers must be an integer ≥ 1", pictures, workers=0, ray="local")
     fails(ConfigError, "unit_size", pictures, unit_sise=3)
     assert not (tmp_path / "out").exists()
     used = tmp_path / "used"

@@ -27,7 +27,9 @@ def test_the_package_loads_nothing_before_a_public_name_is_used() -> None:
     assert "torch" in loaded("from chameleon_core import ChameleonConfig")
 
 
-@pytest.mark.parametrize("command", ["", "generate", "tokenize", "plugins", "doctor", "plan", "demo"])
+@pytest.mark.parametrize(
+    "command", ["", "generate", "tokenize", "tokenize-dataset", "plugins", "doctor", "plan", "demo"]
+)
 def test_help_is_quick_because_it_loads_no_torch(command: str) -> None:
     code = f"""
 import sys

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from .. import __version__
-from . import convert, dataset, demo, doctor, generate, plan, plugins, serve, tokens
+from . import convert, dataset, demo, doctor, generate, plan, plugins, serve, tokens, train
 from .commands import Commands
 
 
@@ -42,6 +42,7 @@ def options(
 generate.register(app)
 tokens.register(app)
 dataset.register(app)
+train.register(app)
 plugins.register(app)
 doctor.register(app)
 plan.register(app)

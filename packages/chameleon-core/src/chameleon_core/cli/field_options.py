@@ -1,7 +1,8 @@
 # Vendored. Source: packages/chameleon-core. `nox -s vendor` copies it, tests/boundaries/test_source.py compares.
 """Options of a command that are the fields of options classes: their types, their ranges, their docstrings as help.
 
-They are made when the command runs or shows its help, because the classes are in modules that import torch.
+They are made when the command runs or shows its help, because the classes are in modules that import torch, as some of
+the package's own do.
 """
 
 from __future__ import annotations
@@ -11,18 +12,17 @@ import inspect
 import itertools
 import re
 import textwrap
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import msgspec
 import typer
 from typer.core import TyperCommand
 
-from .._config import Config, fields_of
-from .._files import parse_json
-from ..errors import ConfigError
+if TYPE_CHECKING:
+    from .._config import Config
 
 _KEY = f"{__name__}.given"
 _KINDS = {int: "INTEGER", float: "NUMBER", str: "TEXT", dict: "JSON"}
@@ -40,6 +40,8 @@ class FieldGroup:
     """The fields; None for all."""
     omitted: Collection[str] = ()
     """Fields that are no options."""
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    """What the command takes where a field isn't given, in words, if that isn't the default of the class."""
 
 
 class FieldCommand(TyperCommand):
@@ -95,39 +97,45 @@ def _made_options(groups: tuple[FieldGroup, ...]) -> list[Any]:
 
 
 def _parameters(group: FieldGroup) -> list[inspect.Parameter]:
+    from .._config import fields_of
+
     docs = field_docs(group.owner)
     return [
         inspect.Parameter(
-            field.name,
+            each.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=_annotation(group, field, docs.get(field.name, "")),
+            annotation=_annotation(group, each, docs.get(each.name, "")),
         )
-        for field in fields_of(group.owner)
-        if field.name != "extras"
-        and (group.names is None or field.name in group.names)
-        and field.name not in group.omitted
+        for each in fields_of(group.owner)
+        if each.name != "extras"
+        and (group.names is None or each.name in group.names)
+        and each.name not in group.omitted
     ]
 
 
-def _annotation(group: FieldGroup, field: msgspec.structs.FieldInfo, doc: str) -> Any:
-    flag = f"--{field.name.replace('_', '-')}"
-    is_switch = _kinds(field.type) == [bool]
+def _annotation(group: FieldGroup, info: msgspec.structs.FieldInfo, doc: str) -> Any:
+    flag = f"--{info.name.replace('_', '-')}"
+    is_switch = _kinds(info.type) == [bool]
+    if info.name in group.defaults:
+        doc += f" Here by default {group.defaults[info.name]}."
 
     def check(ctx: typer.Context, value: Any) -> Any:
+        from ..errors import ConfigError
+
         if value is not None:
-            read = value if is_switch else _value(field, value)
+            read = value if is_switch else _value(info, value)
             try:
-                checked = group.owner._checked(field, read)
+                checked = group.owner._checked(info, read)
             except ConfigError as error:
                 raise typer.BadParameter(str(error)) from error
-            ctx.meta.setdefault(_KEY, {}).setdefault(group.owner.__name__, {})[field.name] = checked
+            ctx.meta.setdefault(_KEY, {}).setdefault(group.owner.__name__, {})[info.name] = checked
         return value
 
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if is_switch else flag,
         help=re.sub(r"``(.+?)``", r"\1", doc).replace("[", r"\["),
-        metavar=None if is_switch else _metavar(field.type),
+        metavar=None if is_switch else _metavar(info.type),
         callback=check,
         expose_value=False,
         show_default=False,
@@ -136,19 +144,22 @@ def _annotation(group: FieldGroup, field: msgspec.structs.FieldInfo, doc: str) -
     return Annotated[bool | None if is_switch else str | None, option]
 
 
-def _value(field: msgspec.structs.FieldInfo, written: str) -> Any:
+def _value(info: msgspec.structs.FieldInfo, written: str) -> Any:
     """Return what a text means: JSON, numbers with commas between them, or the text itself."""
-    kinds = _kinds(field.type)
-    if written == "none" and NoneType in kinds and not _choices(field.type):
+    from .._files import parse_json
+
+    kinds = _kinds(info.type)
+    if written == "none" and NoneType in kinds and not _choices(info.type):
         return None
-    for text in (written, f"[{written}]") if any(get_origin(kind) is tuple for kind in kinds) else (written,):
+    is_list = any(get_origin(kind) is tuple for kind in kinds)
+    for text in (written, f"[{written}]") if is_list else (written,):
         try:
-            value = parse_json(text, field.name, error=ValueError)
+            value = parse_json(text, info.name, error=ValueError)
         except ValueError:
             continue
         # A name may look like a number.
         return written if isinstance(value, int | float) and kinds == [str] else value
-    return written
+    return written.split(",") if is_list else written
 
 
 def _metavar(annotation: Any) -> str:

@@ -150,7 +150,7 @@ def _begin(folder: Path, found: Units, tokenizers: Tokenizers, options: Tokeniza
             before = msgspec.convert(read_json(path), _Manifest)
         except msgspec.ValidationError as error:
             raise FileFormatError(f"{path} doesn't describe a job: {error}. Choose another folder.") from error
-        before.options = {"template": "completion", **before.options}  # which jobs of earlier versions don't have
+        before.options.setdefault("template", "completion")  # which jobs of earlier versions don't have
         for name in ("format", "options", "tokenizer_hash", "vocab_size", "units", "sources"):
             if getattr(before, name) != getattr(manifest, name):
                 raise DatasetError(_difference(folder, name, getattr(before, name), getattr(manifest, name)))
