@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from chameleon_core import Chameleon, ConfigError, MissingPackageError
@@ -37,10 +38,12 @@ def _on_vllm(options: ServeOptions) -> Chameleon:
         )
     try:
         import chameleon_vllm
+
+        importlib.import_module("chameleon_vllm.vllm_engine")  # which imports vLLM
     except ImportError as error:
         raise MissingPackageError(
-            f"the engine vllm needs chameleon-vllm, which can't be imported: {error}. From the toolkit's folder: "
-            'python -m pip install "./packages/chameleon-vllm[vllm]"'
+            f"the engine vllm needs chameleon-vllm and vLLM, which can't be imported: {error}. From the toolkit's "
+            'folder, in an environment of its own: python -m pip install "./packages/chameleon-vllm[vllm]"'
         ) from error
     arguments: dict[str, Any] = {"max_num_seqs": options.max_rows, **options.engine_options}
     loaded: Chameleon = chameleon_vllm.VLLMChameleon.from_pretrained(options.model, **arguments)
