@@ -205,7 +205,7 @@ def package(session: nox.Session, package: str) -> None:
 def integration(session: nox.Session) -> None:
     """The packages together: boundaries, the whole path, killed saves, broken files, recipe, examples, docs' blocks."""
     install_workspace(session, "-r", "recipes/emoji/requirements.txt")
-    others = ("parity", "plugins", "typing", "gpu", "ranks", "vllm", "ray", "browser")
+    others = ("parity", "plugins", "typing", "gpu", "ranks", "vllm", "ray", "browser", "evaluation")
     run_tests(session, "tests", "recipes", *(f"--ignore=tests/{name}" for name in others))
 
 
@@ -349,6 +349,13 @@ def fuzz(session: nox.Session) -> None:
     """
     install_workspace(session, "peft", "bitsandbytes", "vector-quantize-pytorch")
     session.run("python", "-m", "tests.fuzz", "run", "--json", "fuzz-report.json", *session.posargs)
+
+
+@nox.session(default=False, requires=["wheels", "torch"])
+def evaluation(session: nox.Session) -> None:
+    """The embedded model in full, whose figures are the model card's. (3 minutes; ``integration`` has a short form.)"""
+    install_workspace(session, "scikit-image")
+    run_tests(session, "tests/evaluation", workers=1)
 
 
 @nox.session

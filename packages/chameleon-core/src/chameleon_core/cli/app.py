@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from .. import __version__
-from . import convert, dataset, demo, doctor, generate, plan, plugins, serve, tokens, train
+from . import convert, dataset, demo, doctor, evaluate, generate, plan, plugins, serve, tokens, train
 from .commands import Commands
 
 
@@ -48,4 +48,5 @@ doctor.register(app)
 plan.register(app)
 convert.register(app)
 serve.register(app)
+evaluate.register(app)
 demo.register(app)

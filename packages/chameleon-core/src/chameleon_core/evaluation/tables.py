@@ -1,0 +1,125 @@
+"""An evaluation as tables of text, for a terminal and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .results import Evaluation, VariantFigures
+
+PICTURES = "Image tokenizer"
+TEXT = "Text"
+CAPTIONS = "Captions"
+DRAWINGS = "Drawings"
+VARIANTS = "Attention backends and weight quantizers"
+CARD = "The model card's figures, measured again"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table; its first columns are texts, and all after them numbers."""
+
+    title: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str
+    """What the numbers are."""
+    texts: int = 1
+    """How many columns are texts."""
+
+
+def tables(evaluation: Evaluation) -> list[Table]:
+    """Return a table for each part that was measured."""
+    return [table for table in _all(evaluation) if table.rows]
+
+
+def _all(evaluation: Evaluation) -> Iterator[Table]:
+    yield _pictures(evaluation)
+    yield Table(
+        TEXT,
+        ("file", "ids", "characters", "perplexity", "bits per byte"),
+        tuple(
+            (each.name, f"{each.ids:,}", f"{each.characters:,}", f"{each.perplexity:.2f}", f"{each.bits_per_byte:.3f}")
+            for each in evaluation.text
+        ),
+        "In windows of the model's context, each begun anew; perplexity is of an id among all of the vocabulary.",
+    )
+    yield Table(
+        CAPTIONS,
+        ("source", "pictures", "exact", "CIDEr-D"),
+        tuple(
+            (each.name, f"{each.pictures:,}", f"{each.exact:.1%}", _number(each.cider_d, ".3f"))
+            for each in evaluation.captions
+        ),
+        "The likeliest answers. Exact: one of the references, without case and a full stop at the end.",
+    )
+    yield Table(
+        DRAWINGS,
+        ("source", "drawings", "PSNR, dB", "SSIM", "above 20 dB"),
+        tuple(
+            (each.name, f"{each.drawings:,}", f"{each.psnr:.2f}", f"{each.ssim:.3f}", f"{each.near:.1%}")
+            for each in evaluation.drawings
+        ),
+        "Each drawing beside the picture of its prompt.",
+    )
+    yield _variants(evaluation)
+    yield Table(
+        CARD,
+        ("figure", "measured", "of", "card", ""),
+        tuple(
+            (
+                each.name,
+                "–" if each.value is None else f"{each.value:.1%}",
+                f"{each.count:,}",
+                f"{each.card:.1%}",
+                each.reason or ("equal" if each.equals else "differs"),
+            )
+            for each in evaluation.card
+        ),
+        "Shares of trials, with the seeds of the card.",
+    )
+
+
+def _pictures(evaluation: Evaluation) -> Table:
+    has_lpips = any(each.lpips is not None for each in evaluation.pictures)
+    has_rfid = any(each.rfid is not None for each in evaluation.pictures)
+    heads: tuple[str, ...] = ("pictures", "how many", "PSNR, dB", "worst tenth, dB", "SSIM", "codes used", "perplexity")
+    heads += (("LPIPS",) if has_lpips else ()) + (("rFID",) if has_rfid else ()) + ("encoded/s", "decoded/s")
+    rows = []
+    for each in evaluation.pictures:
+        row = [each.name, f"{each.pictures:,}", f"{each.psnr:.2f}", f"{each.psnr_lowest_tenth:.2f}"]
+        row += [f"{each.ssim:.3f}", f"{each.codes_used:.1%}", f"{each.perplexity:,.0f}"]
+        row += [_number(each.lpips, ".4f")] if has_lpips else []
+        row += [_number(each.rfid, ".3f")] if has_rfid else []
+        rows.append((*row, f"{each.encoded_per_second:,.1f}", f"{each.decoded_per_second:,.1f}"))
+    note = "Means over pictures, of 8-bit pixels, after encoding and decoding; SSIM with uniform windows of 7 pixels."
+    return Table(PICTURES, heads, tuple(rows), note)
+
+
+def _variants(evaluation: Evaluation) -> Table:
+    heads: tuple[str, ...] = ("name", "kind", "top-1 agreement", "mean KL, nats", "largest KL", "weights, MB")
+    heads += ("prompt ids/s", "new ids/s", "")
+    rows = []
+    for each in evaluation.variants:
+        row = [each.name, each.kind, _number(each.top1_agreement, ".2%")]
+        row += [_number(each.mean_divergence, ".2e"), _number(each.largest_divergence, ".2e")]
+        row += ["–" if each.weight_bytes is None else f"{each.weight_bytes / 1e6:,.1f}"]
+        row += [_number(each.prompt_ids_per_second, ",.0f"), _number(each.new_ids_per_second, ",.0f")]
+        rows.append((*row, _remark(each)))
+    note = (
+        "Beside the same model in float32 with the attention backend eager: how often both have the same likeliest id, "
+        "and the Kullback–Leibler divergence of the predictions. Speeds are of one row."
+    )
+    return Table(VARIANTS, heads, tuple(rows), note, texts=2)
+
+
+def _remark(variant: VariantFigures) -> str:
+    """Return why it wasn't measured, or how; and whose it is where it isn't built in."""
+    how = f"{variant.positions:,} positions, {variant.dtype}" if variant.positions else ""
+    changes = "".join(f", {name} {value}" for name, value in variant.options.items())
+    whose = "" if variant.distribution.startswith("chameleon-backends ") else f"; {variant.distribution}"
+    return f"{variant.reason or how + changes}{whose}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
