@@ -172,7 +172,7 @@ def test_variations_are_versions_of_the_picture(page: Page) -> None:
     page.wait_for_answer()
     assert len(page.all(".turn.model .versions button")) == 5
     document, edit = page.run("return window.sent")
-    assert [document["path"], edit["path"]] == ["/v1/documents", "/v1/pictures/edits"]
+    assert [document["path"], edit["path"]] == ["./v1/documents", "./v1/pictures/edits"]
     for body in (document["body"], edit["body"]):
         assert body["negative_prompt"] == "a green heart"
         assert body["options"]["guidance_text"] == 2.5

@@ -15,7 +15,7 @@ NARROW = 390
 ESCAPE, ENTER, SHIFT = "\ue00c", "\ue007", "\ue008"
 REFUSE = """
 const fetch = window.fetch;
-window.fetch = (path, options) => path === "/v1/documents"
+window.fetch = (path, options) => path === "./v1/documents"
   ? Promise.resolve(new Response(JSON.stringify({ error: { message: "8 requests wait already." } }),
       { status: 429, headers: { "Retry-After": "3" } }))
   : fetch(path, options);
@@ -161,3 +161,77 @@ def test_what_has_the_focus_is_visible_in_every_place(page: Page) -> None:
         """
     )
     assert missing == []
+
+
+# A server that exists on the page alone: a model with two sizes of pictures, and an answer in pieces.
+STAND_IN = """
+window.sent = [];
+const sizes = [[2, 2], [2, 4]].map(([height, width]) => (
+  { size: `${8 * width}x${8 * height}`, pixels: [8 * height, 8 * width], grid: [height, width] }));
+const model = { id: "two-sizes", chameleon: { sizes, modalities: ["text", "image", "interleaved"], templates: ["chat"],
+  reads_pictures: true, draws_pictures: true, context_length: 4096, options: {}, limits: {},
+  refused_options: { top_k: "No top-k." } } };
+const dot = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
+const event = (name, data) => `event: ${name}\\r\\ndata: ${JSON.stringify({ row: 0, ...data })}\\r\\n\\r\\n`;
+const pieces = [
+  event("Started", { seed: 5 }) + ": ping\\r\\n\\r\\n" + event("TextDelta", { text: "Here " }),
+  event("TextDelta", { text: "it is: 🦎" }),
+  event("ImageStarted", { num_codes: 8, grid: [2, 4] }),
+  event("ImageProgress", { codes_done: 4, num_codes: 8, preview: dot, codes: [1, 2, 3, 4] }),
+  event("ImageFinished", { image: dot, codes: [1, 2, 3, 4, 5, 6, 7, 8], ids: [9, 9, 9, 9, 9, 9, 9, 9], grid: [2, 4] }),
+  event("TextDelta", { text: "Done." }),
+  event("Finished", { reason: "length", document: [] }),
+  event("Done", { usage: {} }),
+];
+window.fetch = async (path, options) => {
+  if (path === "./v1/models") return Response.json({ data: [model] });
+  window.sent.push(JSON.parse(options.body));
+  const bytes = new TextEncoder().encode(pieces.join(""));
+  const body = new ReadableStream({ start(controller) {
+    for (let at = 0; at < bytes.length; at += 3) controller.enqueue(bytes.slice(at, at + 3));  // which cuts the lizard
+    controller.close();
+  } });
+  return new Response(body, { headers: { "Content-Type": "text/event-stream" } });
+};
+"""
+
+
+def test_an_interleaved_answer_of_a_model_with_several_sizes(url: str) -> None:
+    from browsing import looking
+
+    with looking() as page:
+        page.chrome.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": STAND_IN})
+        page.open(url)
+        assert page.find("#model-facts").text == "16×16 pixels, 2×2 codes, and other sizes"
+        assert page.find("#context").get_attribute("value") == "conversation"
+        assert not page.find("[name=top_k]").is_enabled()
+        assert page.find("[name=top_k]").get_attribute("title") == "No top-k."
+        page.choose("[name=image_size]", "[16,32]")
+        page.choose("#modality", "interleaved")
+        page.ask("Draw it.")
+        page.wait_for_answer()
+        (body,) = page.run("return window.sent")
+        assert body["options"]["image_size"] == [16, 32]
+        assert body["modality"] == "interleaved"
+        assert body["messages"] == [{"role": "user", "content": [{"type": "text", "text": "Draw it."}]}]
+        kinds = page.run(
+            "return [...document.querySelectorAll('.turn.model .segments > *')].map((each) => each.tagName)"
+        )
+        assert kinds == ["P", "FIGURE", "P"]
+        assert page.find(".turn.model p").text == "Here it is: 🦎"
+        assert page.find(".turn.model figcaption").text == "seed 5 · 8 codes"
+        assert page.find(".turn.model .note").text == "It ended at the most ids."
+        frame = page.find(".turn.model .frame").rect
+        assert frame["width"] == pytest.approx(2 * frame["height"], rel=0.05)
+        page.click(".turn.model .show-codes")
+        assert len(page.all("#board-cells [role=row]")) == 2
+        page.ask("And again.")
+        page.wait_for_answer()
+        second = page.run("return window.sent[1]")
+        assert [each["role"] for each in second["messages"]] == ["user", "assistant", "user"]
+        assert second["messages"][1]["content"][1] == {
+            "type": "image",
+            "codes": [1, 2, 3, 4, 5, 6, 7, 8],
+            "grid": [2, 4],
+        }
+        assert page.complaints() == []

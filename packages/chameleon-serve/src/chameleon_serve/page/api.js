@@ -65,13 +65,14 @@ async function request(path, { body, signal } = {}) {
   }
 }
 
+/** Fetch a path below the page's own, which a proxy may have put below a prefix. */
 async function sent(path, body, signal) {
   const key = sessionStorage.getItem(KEY);
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   const options = body ? { method: "POST", body: JSON.stringify(body) } : {};
   if (body) headers["Content-Type"] = "application/json";
   try {
-    return await fetch(path, { ...options, headers, signal });
+    return await fetch(`.${path}`, { ...options, headers, signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Trouble("The server doesn’t answer. Check that it is running, then try again.");

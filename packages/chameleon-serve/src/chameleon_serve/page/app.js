@@ -64,9 +64,10 @@ async function connect() {
 
 function showModel() {
   const [size] = model.sizes ?? [];
-  const codes = size ? `${size.pixels[1]}×${size.pixels[0]} pixels, ${size.grid[1]}×${size.grid[0]} codes` : "text alone";
+  const more = model.sizes?.length > 1 ? ", and other sizes" : "";
+  const pixels = size ? `${size.pixels[1]}×${size.pixels[0]} pixels, ${size.grid[1]}×${size.grid[0]} codes` : "";
   byId("model-name").textContent = model.id;
-  byId("model-facts").textContent = codes;
+  byId("model-facts").textContent = size ? pixels + more : "text alone";
   document.title = `${model.id} · Chameleon`;
   for (const option of byId("modality").options) option.disabled = !model.modalities.includes(option.value);
   byId("modality").value = model.draws_pictures ? "image" : "text";

@@ -1,9 +1,9 @@
 // The form of options, and what it asks of the server.
 
-import { byId } from "./dom.js";
+import { byId, make } from "./dom.js";
 
-// What a picture that is drawn anew hasn't: text, and pictures beside it.
-const OF_TEXT = new Set(["max_new_tokens", "max_images", "stop_strings", "repetition_penalty"]);
+// What a picture that is drawn anew hasn't: text, pictures beside it, another size.
+const OF_OTHERS = new Set(["max_new_tokens", "max_images", "image_size", "stop_strings", "repetition_penalty"]);
 const WITHOUT = { seed: "by chance", max_new_tokens: "as it fits" };
 const PREVIEWS = 16; // of a picture, where the reader doesn't say
 
@@ -25,8 +25,17 @@ export function setUpOptions(model) {
     field.disabled = Boolean(why);
     field.title = why ?? "";
   }
+  offerSizes(model.sizes ?? []);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => complain(""));
+}
+
+/** Let the reader choose among the sizes of a model's pictures, where there are several. */
+function offerSizes(sizes) {
+  const field = form.elements.image_size;
+  while (field.options.length > 1) field.remove(1);
+  for (const { size, pixels } of sizes) field.append(make("option", { value: JSON.stringify(pixels), textContent: size }));
+  byId("image-size").hidden = sizes.length < 2;
 }
 
 /** Return the fields of a request: options, preview_every, negative_prompt. It throws where a field is wrong. */
@@ -34,7 +43,7 @@ export function requested({ forPicture = false } = {}) {
   const options = others();
   for (const field of form.elements) {
     const value = field.name && field.name in READ ? READ[field.name](field) : numberOf(field);
-    if (value !== undefined && !(forPicture && OF_TEXT.has(field.name))) options[field.name] = value;
+    if (value !== undefined && !(forPicture && OF_OTHERS.has(field.name))) options[field.name] = value;
   }
   const { negative_prompt, preview_every = previewEvery, seed = anySeed(), ...rest } = options;
   return { options: { ...rest, seed }, preview_every, ...(negative_prompt ? { negative_prompt } : {}) };
@@ -42,6 +51,7 @@ export function requested({ forPicture = false } = {}) {
 
 const READ = {
   do_sample: (field) => (field.value ? field.value === "true" : undefined),
+  image_size: (field) => (field.value ? JSON.parse(field.value) : undefined),
   negative_prompt: (field) => field.value.trim() || undefined,
   stop_strings: (field) => {
     const lines = field.value.split("\n").filter(Boolean);
