@@ -66,11 +66,12 @@ def small_pipeline() -> Chameleon:
 
 
 @contextlib.contextmanager
-def serving(alone: Chameleon, **changes: Any) -> Iterator[Served]:
-    """Serve a pipeline's model with some options changed."""
+def serving(alone: Chameleon, *, shared: Chameleon | None = None, **changes: Any) -> Iterator[Served]:
+    """Serve a pipeline's model with some options changed, on the toolkit's engine unless ``shared`` has another."""
     options = ServeOptions(model="small", port=0, **changes)
-    shared = SharedChameleon(alone.model, alone.processor, alone.image_tokenizer)
-    limit_engine(shared, options)
+    if shared is None:
+        shared = own = SharedChameleon(alone.model, alone.processor, alone.image_tokenizer)
+        limit_engine(own, options)
     app = make_app(shared, options)
     listening = bind(options)
     is_ready = threading.Event()
