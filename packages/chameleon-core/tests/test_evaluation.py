@@ -196,8 +196,15 @@ def evaluation(**changes: Any) -> Evaluation:
                 ATTENTION, "eager", "chameleon-backends 1", None, {}, "float32", 40, 1.0, 0.0, 0.0, 17_000, 900.0, 80.0
             ),
             VariantFigures(QUANTIZER, "bnb", "chameleon-backends 1", reason="it needs a GPU"),
+            VariantFigures(
+                QUANTIZER, "int4", "acme 1", None, {"group_size": 64}, "float32", 40, 0.9, 0.01, 0.1, 9_000, 800.0
+            ),
         ),
-        "card": (CardFigure("names", 0.5, 40, 0.5), CardFigure("scenes", 0.1, 40, None, "no classifier")),
+        "card": (
+            CardFigure("names", 0.5, 40, 0.5),
+            CardFigure("scenes", 0.1, 40, None, "no classifier"),
+            CardFigure("grounds", 0.5, 40, 0.525),
+        ),
     }
     return Evaluation(**{**full, **changes})
 
@@ -213,7 +220,7 @@ def test_the_json_has_a_list_for_each_part(tmp_path: Path) -> None:
     assert (found["form"], found["model"], found["seconds"]) == (FORM, "a <model>", 12.3)
     assert found["pictures"][0]["psnr_of_each"] == [20.0, 30.0]
     assert found["variants"][1]["reason"] == "it needs a GPU"
-    assert [each["equals"] for each in found["card"]] == [True, None]
+    assert [each["equals"] for each in found["card"]] == [True, None, False]
 
 
 def test_a_part_that_wasnt_measured_has_no_table() -> None:
@@ -234,10 +241,16 @@ def test_a_table_says_what_was_measured_and_why_not() -> None:
     found = {table.title: table for table in tables(evaluation())}
     heads, rows = found["Image tokenizer"].heads, found["Image tokenizer"].rows
     first = dict(zip(heads, rows[0], strict=True))
-    assert (first["PSNR, dB"], first["LPIPS"], first["rFID"]) == ("25.00", "0.1200", "3.500")
+    assert (first["PSNR,\ndB"], first["LPIPS"], first["rFID"]) == ("25.00", "0.1200", "3.500")
     assert dict(zip(heads, rows[1], strict=True))["LPIPS"] == "–"
-    assert found["Attention backends and weight quantizers"].rows[1][-1] == "it needs a GPU"
-    assert [row[-1] for row in found["The model card's figures, measured again"].rows] == ["equal", "no classifier"]
+    variants, card = (
+        found["Attention backends and weight quantizers"],
+        found["The model card's figures, measured again"],
+    )
+    assert [row[0] for row in variants.rows] == ["eager", "int4"]
+    assert variants.remarks == (("bnb", "it needs a GPU"), ("int4", "group_size 64; from acme 1"))
+    assert [row[-1] for row in card.rows] == ["equal", "differs"]
+    assert card.remarks == (("no classifier", "scenes"),)
 
 
 def test_the_page_needs_no_other_file_and_escapes_what_it_shows() -> None:

@@ -18,10 +18,13 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from .prompt import ImageTokenizer, Model, Revision, Subfolder, model_folder
+from .rows import print_rows
 from .terminal import printable
 
 DATA = "Data"
 WHAT = "What is measured"
+REMARK = 16
+"""The least width of a name before a remark."""
 
 
 def register(app: typer.Typer) -> None:
@@ -139,10 +142,11 @@ def evaluate(
         shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
         for place, head in enumerate(table.heads):
             is_text = place < table.texts or not head
-            shown.add_column(head, justify="left" if is_text else "right", overflow="fold")
+            shown.add_column(head, justify="left" if is_text else "right", no_wrap=not is_text)
         for row in table.rows:
             shown.add_row(*(Text(printable(value)) for value in row))
         console.print(shown)
+        print_rows(console, [(name, text, "dim") for name, text in table.remarks], width=REMARK)
         console.print()
     for path in paths:
         typer.echo(path)

@@ -36,7 +36,8 @@ caption { caption-side: bottom; text-align: left; padding-top: 0.5rem; }
 th, td { padding: 0.3rem 0.9rem 0.3rem 0; text-align: right; vertical-align: top; }
 th { font-weight: 600; border-bottom: 1px solid var(--rule); }
 .text { text-align: left; }
-th:not(:last-child), td:not(:last-child) { white-space: nowrap; }
+td { white-space: nowrap; }
+ul { font-size: 0.9rem; padding-left: 1.2rem; }
 tr + tr td { border-top: 1px solid var(--rule); }
 figure { margin: 1.4rem 0; padding: 0.8rem; background: #ffffff; border-radius: 8px; }
 figure img { width: 100%; height: auto; display: block; }
@@ -81,6 +82,9 @@ def _section(table: Table, plot: Plot | None, evaluation: Evaluation) -> Iterato
         alternative = html.escape(plot.description)
         yield f'<figure><img alt="{alternative}" src="data:image/svg+xml;base64,{data}"></figure>'
     yield _table(table)
+    if table.remarks:
+        remarks = "".join(f"<li><b>{html.escape(name)}</b>: {html.escape(text)}</li>\n" for name, text in table.remarks)
+        yield f"<ul>\n{remarks}</ul>"
     if table.title == CAPTIONS:
         for figures in evaluation.captions:
             yield _table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .results import Evaluation, VariantFigures
+from .results import Evaluation
 
 PICTURES = "Image tokenizer"
 TEXT = "Text"
@@ -21,16 +21,19 @@ class Table:
 
     title: str
     heads: tuple[str, ...]
+    """The names of the columns; a terminal shows one that has several lines in several."""
     rows: tuple[tuple[str, ...], ...]
     note: str
     """What the numbers are."""
     texts: int = 1
     """How many columns are texts."""
+    remarks: tuple[tuple[str, str], ...] = ()
+    """What isn't in the table, and why; what is said of a row."""
 
 
 def tables(evaluation: Evaluation) -> list[Table]:
     """Return a table for each part that was measured."""
-    return [table for table in _all(evaluation) if table.rows]
+    return [table for table in _all(evaluation) if table.rows or table.remarks]
 
 
 def _all(evaluation: Evaluation) -> Iterator[Table]:
@@ -63,28 +66,28 @@ def _all(evaluation: Evaluation) -> Iterator[Table]:
         "Each drawing beside the picture of its prompt.",
     )
     yield _variants(evaluation)
-    yield Table(
-        CARD,
-        ("figure", "measured", "of", "card", ""),
-        tuple(
-            (
-                each.name,
-                "–" if each.value is None else f"{each.value:.1%}",
-                f"{each.count:,}",
-                f"{each.card:.1%}",
-                each.reason or ("equal" if each.equals else "differs"),
-            )
-            for each in evaluation.card
-        ),
-        "Shares of trials, with the seeds of the card.",
-    )
+    yield _card(evaluation)
+
+
+def _card(evaluation: Evaluation) -> Table:
+    rows: list[tuple[str, ...]] = []
+    left_out: dict[str, list[str]] = {}
+    for each in evaluation.card:
+        if each.value is None:
+            left_out.setdefault(each.reason or "", []).append(each.name)
+        else:
+            state = "equal" if each.equals else "differs"
+            rows.append((each.name, f"{each.value:.1%}", f"{each.count:,}", f"{each.card:.1%}", state))
+    remarks = ((reason, "; ".join(names)) for reason, names in left_out.items())
+    heads = ("figure", "measured", "of", "card", "")
+    return Table(CARD, heads, tuple(rows), "Shares of trials, with the seeds of the card.", remarks=tuple(remarks))
 
 
 def _pictures(evaluation: Evaluation) -> Table:
     has_lpips = any(each.lpips is not None for each in evaluation.pictures)
     has_rfid = any(each.rfid is not None for each in evaluation.pictures)
-    heads: tuple[str, ...] = ("pictures", "how many", "PSNR, dB", "worst tenth, dB", "SSIM", "codes used", "perplexity")
-    heads += (("LPIPS",) if has_lpips else ()) + (("rFID",) if has_rfid else ()) + ("encoded/s", "decoded/s")
+    heads: tuple[str, ...] = ("pictures", "how\nmany", "PSNR,\ndB", "worst\ntenth", "SSIM", "codes\nused", "perplexity")
+    heads += (("LPIPS",) if has_lpips else ()) + (("rFID",) if has_rfid else ()) + ("encoded\n/s", "decoded\n/s")
     rows = []
     for each in evaluation.pictures:
         row = [each.name, f"{each.pictures:,}", f"{each.psnr:.2f}", f"{each.psnr_lowest_tenth:.2f}"]
@@ -97,28 +100,25 @@ def _pictures(evaluation: Evaluation) -> Table:
 
 
 def _variants(evaluation: Evaluation) -> Table:
-    heads: tuple[str, ...] = ("name", "kind", "top-1 agreement", "mean KL, nats", "largest KL", "weights, MB")
-    heads += ("prompt ids/s", "new ids/s", "")
-    rows = []
+    heads = ("name", "top-1\nagreement", "mean KL,\nnats", "largest\nKL", "weights,\nMB", "prompt\nids/s", "new\nids/s")
+    rows, remarks = [], []
     for each in evaluation.variants:
-        row = [each.name, each.kind, _number(each.top1_agreement, ".2%")]
-        row += [_number(each.mean_divergence, ".2e"), _number(each.largest_divergence, ".2e")]
-        row += ["–" if each.weight_bytes is None else f"{each.weight_bytes / 1e6:,.1f}"]
-        row += [_number(each.prompt_ids_per_second, ",.0f"), _number(each.new_ids_per_second, ",.0f")]
-        rows.append((*row, _remark(each)))
+        changes = ", ".join(f"{name} {value}" for name, value in each.options.items())
+        whose = "" if each.distribution.startswith("chameleon-backends ") else f"from {each.distribution}"
+        if each.reason is not None:
+            remarks.append((each.name, "; ".join(filter(None, (each.reason, whose)))))
+            continue
+        row = [each.name, _number(each.top1_agreement, ".2%"), _number(each.mean_divergence, ".1e")]
+        row += [_number(each.largest_divergence, ".1e"), f"{(each.weight_bytes or 0) / 1e6:,.1f}"]
+        rows.append((*row, _number(each.prompt_ids_per_second, ",.0f"), _number(each.new_ids_per_second, ",.0f")))
+        remarks += [(each.name, "; ".join(filter(None, (changes, whose))))] if changes or whose else []
+    measured = [each for each in evaluation.variants if each.positions]
+    on = f", at {measured[0].positions:,} positions in {measured[0].dtype}" if measured else ""
     note = (
-        "Beside the same model in float32 with the attention backend eager: how often both have the same likeliest id, "
-        "and the Kullback–Leibler divergence of the predictions. Speeds are of one row."
+        f"Beside the same model in float32 with eager{on}: how often both have the same likeliest id, and the "
+        "Kullback–Leibler divergence of the predictions. Speeds are of one row."
     )
-    return Table(VARIANTS, heads, tuple(rows), note, texts=2)
-
-
-def _remark(variant: VariantFigures) -> str:
-    """Return why it wasn't measured, or how; and whose it is where it isn't built in."""
-    how = f"{variant.positions:,} positions, {variant.dtype}" if variant.positions else ""
-    changes = "".join(f", {name} {value}" for name, value in variant.options.items())
-    whose = "" if variant.distribution.startswith("chameleon-backends ") else f"; {variant.distribution}"
-    return f"{variant.reason or how + changes}{whose}"
+    return Table(VARIANTS, heads, tuple(rows), note, remarks=tuple(remarks))
 
 
 def _number(value: float | None, form: str) -> str:
