@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from selenium import webdriver
+from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
@@ -108,6 +109,11 @@ class Page:
         """Click on an element, once it can be used."""
         self.until("const e = document.querySelector(arguments[0]); return e && !e.disabled && !e.hidden", selector)
         self.find(selector).click()
+
+    def drag(self, start: str, end: str) -> None:
+        """Press the button of the mouse on an element, and release it on another."""
+        one, other = self.find(start), self.find(end)
+        ActionChains(self.chrome, duration=50).click_and_hold(one).move_to_element(other).release().perform()
 
     def choose(self, selector: str, value: str) -> None:
         """Choose an option of a select element by its value."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,23 @@ def code_list(page: Page) -> dict[str, Any]:
     return json.loads(str(page.run("return document.getElementById('code-list').value")))
 
 
+def selected(page: Page) -> object:
+    cells = "[...document.querySelectorAll('.cell[aria-selected=true]')]"
+    return page.run(f"return {cells}.map((cell) => Number(cell.dataset.index))")
+
+
+def metric(url: str, name: str, *, until: float) -> float:
+    """Return a number of the server's metrics once it is ``until``, or as it is when patience ends."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with urllib.request.urlopen(f"{url}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        (value,) = (float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+        if value == until or time.monotonic() > deadline:
+            return value
+        time.sleep(0.05)
+
+
 def downloaded(folder: Path, name: str) -> str:
     path = folder / name
     deadline = time.monotonic() + PATIENCE
@@ -91,7 +109,7 @@ def test_a_seed_draws_the_same_picture_again(page: Page) -> None:
     assert "seed 7" in page.all(".turn.model figcaption")[-1].text
 
 
-def test_stop_keeps_what_is_drawn_so_far(page: Page) -> None:
+def test_stop_keeps_what_is_drawn_so_far_and_ends_the_request(page: Page, url: str) -> None:
     page.write("[name=preview_every]", "1")
     watch(page, button="stop")
     page.ask("a penguin")
@@ -101,6 +119,7 @@ def test_stop_keeps_what_is_drawn_so_far(page: Page) -> None:
     assert 0 < int(caption.split()[2]) < CODES
     assert "inset(" in str(page.run("return document.querySelector('.turn.model .frame img').style.clipPath"))
     assert page.find(".turn.model .note").text == "Stopped."
+    assert metric(url, "chameleon_running_rows", until=0) == 0
     assert not page.find(".turn.model .show-codes").is_enabled()
     page.click(".turn.model .again")
     page.wait_for_answer()
@@ -130,12 +149,20 @@ def test_keys_move_over_the_codes_and_select_them(page: Page) -> None:
     page.run("document.querySelector('[data-index=\"0\"]').focus()")
     for keys in (right, down, space, shift + right, end, right, space):
         page.chrome.switch_to.active_element.send_keys(keys)
-    selected = page.run(
-        "return [...document.querySelectorAll('.cell[aria-selected=true]')].map((cell) => Number(cell.dataset.index))"
-    )
-    assert selected == [9, 10, 15]
+    assert selected(page) == [9, 10, 15]
     assert page.find("#redraw").text == "Draw the selection anew (3)"
     assert page.run("return document.querySelectorAll('.cell[tabindex=\"0\"]').length") == 1
+
+
+def test_a_drag_selects_codes_and_another_takes_them_away(page: Page) -> None:
+    page.ask("a whale")
+    page.wait_for_answer()
+    page.click(".turn.model .show-codes")
+    page.drag('[data-index="16"]', '[data-index="20"]')
+    assert selected(page) == [16, 17, 18, 19, 20]
+    page.drag('[data-index="18"]', '[data-index="20"]')
+    assert selected(page) == [16, 17]
+    assert page.find("#reading").text.startswith("row 3, column 5")
 
 
 def test_a_region_is_drawn_anew_and_the_rest_stays(page: Page) -> None:

@@ -13,6 +13,7 @@ let size = [0, 0];
 let selected = new Set();
 let current = 0;
 let painting = null; // whether a drag selects, or takes away
+let reached = 0; // the cell that the drag is at
 let onSelect = () => {};
 
 /** Connect the grid; `changed` is called when the selection is another one. */
@@ -119,6 +120,7 @@ function startPainting(event) {
   const index = indexOf(event.target);
   if (index === null || event.button) return;
   painting = !selected.has(index);
+  reached = index;
   event.target.releasePointerCapture?.(event.pointerId);
   mark(index, painting);
 }
@@ -126,14 +128,27 @@ function startPainting(event) {
 function paint(event) {
   if (painting === null) return;
   const index = indexOf(document.elementFromPoint(event.clientX, event.clientY));
-  if (index !== null) mark(index, painting);
+  if (index === null || index === reached) return;
+  for (const each of between(reached, index)) mark(each, painting);
+  reached = index;
+}
+
+/** Return the cells of a straight line: a fast pointer skips some of them. */
+function between(start, end) {
+  const place = (index) => [Math.floor(index / size[1]), index % size[1]];
+  const [[row, column], [lastRow, lastColumn]] = [place(start), place(end)];
+  const steps = Math.max(Math.abs(lastRow - row), Math.abs(lastColumn - column));
+  const at = (from, to, step) => Math.round(from + ((to - from) * step) / steps);
+  const step = (_, number) => at(row, lastRow, number + 1) * size[1] + at(column, lastColumn, number + 1);
+  return Array.from({ length: steps }, step);
 }
 
 function mark(index, isSelected) {
   if (selected.has(index) === isSelected) return;
   if (isSelected) selected.add(index);
   else selected.delete(index);
-  showSelection();
+  cellAt(index).setAttribute("aria-selected", String(isSelected));
+  onSelect(selected.size);
 }
 
 function onKey(event) {
