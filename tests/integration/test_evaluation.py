@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from chameleon_backends.registry import attention_backend_names, weight_quantizer_names
 from chameleon_core import Chameleon, ChameleonCoreError, ConfigError, FileFormatError, MissingFileError
 from chameleon_core.cli.app import app
+from chameleon_core.cli.evaluate import named_function
 from chameleon_core.demo import make_image_tokenizer
 from chameleon_core.evaluation import EvaluationOptions, evaluate
 from chameleon_core.evaluation.picture_quality import measure_pictures
@@ -141,8 +142,41 @@ def test_a_folder_without_an_image_tokenizer_is_refused(folder: Path, tmp_path: 
 def test_there_must_be_something_to_evaluate(folder: Path) -> None:
     with pytest.raises(ConfigError, match="nothing to evaluate"):
         evaluate(folder, EvaluationOptions(variants=False))
-    with pytest.raises(ConfigError, match="give pictures, too"):
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"limit": 2}, "limit"),
+        ({"max_ids": 2}, "max_ids"),
+        ({"question": "who?"}, "question"),
+        ({"template": "completion"}, "template"),
+        ({"quick": True}, "quick"),
+        ({"text": "README.md", "variants": False, "only": ("eager",)}, "only"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(folder: Path, options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{named} would have no effect"):
+        evaluate(folder, EvaluationOptions(**options))
+
+
+def test_functions_without_pictures_are_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="a perceptual distance or features would have no effect"):
         evaluate(folder, distance=lambda one, other: one)
+
+
+def test_a_function_is_found_in_the_folder_that_the_command_runs_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_own_metrics.py").write_text(
+        "def distance(one, other):\n    return (one - other).mean(dim=(1, 2, 3))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = named_function("--lpips", "my_own_metrics:distance")
+    assert found is not None
+    assert found(torch.ones(2, 3, 8, 8), torch.zeros(2, 3, 8, 8)).tolist() == [1.0, 1.0]
+    assert named_function("--lpips", None) is None
 
 
 def captioned(folder: Path, names: Sequence[str]) -> Path:

@@ -128,7 +128,10 @@ def evaluate(
         quick=quick,
     )
     folder = model_folder(model, revision, subfolder)
-    functions = {"distance": _function("--lpips", lpips), "features": _function("--fid-features", fid_features)}
+    functions = {
+        "distance": named_function("--lpips", lpips),
+        "features": named_function("--fid-features", fid_features),
+    }
     weights = read_model(model, folder, device=device, dtype=None if dtype == "auto" else dtype).num_bytes
     number = threads or default_threads(weights, device)
     with threads_set_to(number), _bar() as advance:
@@ -156,7 +159,7 @@ def _named(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _function(option: str, name: str | None) -> Callable[..., Any] | None:
+def named_function(option: str, name: str | None) -> Callable[..., Any] | None:
     """Return the function that an option names. Raises ``ConfigError`` where there is none."""
     from ..errors import ConfigError
 

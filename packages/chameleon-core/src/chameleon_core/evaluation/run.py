@@ -61,8 +61,7 @@ def evaluate(
     embedded = is_embedded(folder) and not any(sources)
     if not embedded and not any(sources) and not options.variants:
         raise ConfigError("there is nothing to evaluate: give pictures, a text, captions or drawings, or variants.")
-    if (distance or features) and not (embedded or options.pictures):
-        raise ConfigError("a perceptual distance and features are of pictures: give pictures, too.")
+    _check_used(options, embedded, distance is not None or features is not None)
     chosen_variants(options.only)
     text = None if options.text is None else read_text(options.text)
     pictures = None if options.pictures is None else read_pictures(options.pictures, options.limit)
@@ -110,6 +109,35 @@ def evaluate(
         variants=tuple(variants),
         card=tuple(card),
     )
+
+
+def _check_used(options: EvaluationOptions, embedded: bool, has_functions: bool) -> None:
+    """Raise ``ConfigError`` for what would have no effect."""
+    default = EvaluationOptions()
+    asks, draws = options.captions is not None, options.drawings is not None
+    unused = {
+        "a perceptual distance or features": has_functions and not (embedded or options.pictures),
+        "limit": options.limit is not None and not (options.pictures or asks or draws),
+        "max_ids": options.max_ids is not None and options.text is None,
+        "question": options.question != default.question and not asks,
+        "template": options.template != default.template and not (asks or draws),
+        "only": options.only is not None and not options.variants,
+        "quick": options.quick and not embedded,
+    }
+    needs = {
+        "a perceptual distance or features": "pictures",
+        "limit": "pictures, captions or drawings",
+        "max_ids": "a text",
+        "question": "captions",
+        "template": "captions or drawings",
+        "only": "variants",
+        "quick": "the embedded model without a source",
+    }
+    for name, is_unused in unused.items():
+        if is_unused:
+            raise ConfigError(
+                f"{name} would have no effect: it is of {needs[name]}. Give it with them, or leave it out."
+            )
 
 
 def is_embedded(folder: Path) -> bool:
