@@ -169,6 +169,13 @@ def test_a_new_model_is_trained_from_captioned_pictures(folder: Path, pictures: 
     assert resumed.stdout == done.stdout
 
 
+def test_a_job_that_has_not_begun_to_train_is_replaced(folder: Path, pictures: Path, tmp_path: Path) -> None:
+    start = ("finetune", folder, pictures, "-o", tmp_path, "--workers", "0", "--steps", "1", "--samples", "0")
+    assert "held_out is 12 of 12 documents" in command(*start, "--held-out", "12").stderr
+    assert command(*start, "--held-out", "2").exit_code == 0
+    assert "has a job already" in command(*start, "--held-out", "3").stderr
+
+
 def layouts(folder: Path, pictures: Path) -> Iterator[tuple[str, list[Path]]]:
     """The same pictures and captions in every layout that needs no further package, with their names."""
     data = {name: (pictures / name).read_bytes() for name in CAPTIONS}

@@ -14,7 +14,7 @@ import torch
 
 from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAEConfig, ImageTokenizer
 from chameleon_vq.training import PictureFiles, TrainingOptions, VQTrainer, read_log
-from chameleon_vq.training_job import read_job
+from chameleon_vq.training_job import read_job, train_image_tokenizer
 
 testing = pytest.importorskip("typer.testing")
 app = pytest.importorskip("chameleon_vq.cli.app").app
@@ -152,9 +152,12 @@ def test_options_replace_the_fields_of_a_file(run: Run) -> None:
     done = run("train", "pictures", "-o", "out", *shape, "--steps", "1", "--warmup-steps", "0", "--held-out", "0")
     assert done.exit_code == 0, done.output
     assert done.stdout == f"out/tokenizer: trained on {COUNT} pictures\n"
-    config, options, held_out, mirror = read_job("out")
-    assert (config.resolution, config.base_channels, config.quantizer) == (16, 32, "fsq")
-    assert (options.steps, held_out, mirror) == (1, 0, False)
+    job = read_job("out")
+    assert (job.config.resolution, job.config.base_channels, job.config.quantizer) == (16, 32, "fsq")
+    assert (job.options.steps, job.held_out, job.mirror) == (1, 0, False)
+    Path("pictures/broken.png").unlink()
+    again = train_image_tokenizer("pictures", "again", config=job.config, options=job.options, held_out=0)
+    assert (again.pictures, again.folder) == (COUNT, Path("again/tokenizer"))
 
 
 def test_every_field_is_an_option_with_its_docstring(run: Run) -> None:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -24,9 +24,13 @@ from .config import ChameleonVQVAEConfig
 from .errors import ConfigError, FileFormatError
 from .image_processor import ChameleonImageProcessor
 from .model import ChameleonVQVAE
+from .picture_files import pictures_in
 from .reconstruction import reconstruct
 from .tokenizer import ImageTokenizer
 from .training import PictureFiles, TrainingOptions, VQTrainer, initialize, measure, plot_curves, with_plain_codebook
+from .training.checkpoints import CHECKPOINT_FILE
+
+__all__ = ["JobSettings", "TrainedImageTokenizer", "read_job", "train_image_tokenizer"]
 
 JOB_FILE = "job.json"
 RESULTS_FILE = "results.json"
@@ -70,14 +74,27 @@ class _Job(msgspec.Struct, kw_only=True):
     """A hash of the names and sizes of the files."""
 
 
-def read_job(output: str | os.PathLike[str]) -> tuple[ChameleonVQVAEConfig, TrainingOptions, int, bool]:
-    """Return the configuration, options, number of held-out pictures and mirroring of the job in a folder.
+class JobSettings(NamedTuple):
+    """What was asked for in a job."""
+
+    config: ChameleonVQVAEConfig
+    """The architecture."""
+    options: TrainingOptions
+    """The options of training."""
+    held_out: int
+    """The number of pictures that are held out."""
+    mirror: bool
+    """Whether pictures are flipped half of the time."""
+
+
+def read_job(output: str | os.PathLike[str]) -> JobSettings:
+    """Return what was asked for in the job in a folder.
 
     Raises ``ConfigError`` where there is none to resume, ``FileFormatError``.
     """
     job = _read(Path(output))
     source = str(Path(output) / JOB_FILE)
-    return (
+    return JobSettings(
         ChameleonVQVAEConfig.from_dict(job.config, source=source),
         TrainingOptions.from_dict(job.options, source=source),
         job.held_out,
@@ -86,7 +103,7 @@ def read_job(output: str | os.PathLike[str]) -> tuple[ChameleonVQVAEConfig, Trai
 
 
 def train_image_tokenizer(
-    pictures: Mapping[Path, str],
+    pictures: str | os.PathLike[str] | Mapping[Path, str],
     output: str | os.PathLike[str],
     *,
     config: ChameleonVQVAEConfig,
@@ -99,8 +116,8 @@ def train_image_tokenizer(
 ) -> TrainedImageTokenizer:
     """Train an image tokenizer on picture files, and write it with its curves, reconstructions and figures.
 
-    ``pictures`` has the path of each file and its name, by which ``held_out`` of them are chosen: by default one in
-    twenty, at least one of two and at most 64. Files that can't be read are listed in ``refused.jsonl``.
+    ``pictures`` is a folder, or has the path of each file and its name, by which ``held_out`` of them are chosen: by
+    default one in twenty, at least one of two and at most 64. Files that can't be read are listed in ``refused.jsonl``.
 
     A job that was stopped continues with ``resume``, from its last checkpoint, and ends with the same weights bit for
     bit as one that wasn't. Ctrl-C and SIGTERM save the current step before they are raised.
@@ -109,6 +126,10 @@ def train_image_tokenizer(
     ``ImageError`` where no picture can be read, and what ``VQTrainer`` raises.
     """
     folder = Path(output)
+    if not isinstance(pictures, Mapping):
+        source = Path(pictures)
+        pictures = {path: path.relative_to(source).as_posix() for path in pictures_in(source)}
+    named = pictures
     if held_out is None:
         held_out = min(MOST_HELD_OUT, max(len(pictures) // 20, min(1, len(pictures) - 1)))
     if not 0 <= held_out < len(pictures):
@@ -131,7 +152,7 @@ def train_image_tokenizer(
             paths,
             processor,
             mirror=mirror,
-            on_error=lambda path, error: refused.update({pictures[path]: str(error)}),
+            on_error=lambda path, error: refused.update({named[path]: str(error)}),
             on_read=on_read,
         )
 
@@ -189,7 +210,7 @@ def _claim(folder: Path, job: _Job, *, resume: bool) -> None:
     """Write what the job is, or check that the one in the folder is the same."""
     path = folder / JOB_FILE
     if not resume:
-        if os.path.exists(path):
+        if os.path.exists(folder / RUN_FOLDER / CHECKPOINT_FILE):  # without one, nothing is lost
             raise ConfigError(
                 f"{folder} has a job already. Continue it with resume (--resume), or choose another folder."
             )

@@ -25,7 +25,7 @@ from ..tokenization import TokenizationOptions, tokenize_dataset
 from ..training import DatasetError, Trainer, TrainingOptions, add_lora, read_log
 from ..training.checks import check_documents
 from ..training.lora import LORA_TARGETS
-from ..training.trainer import CURVES_FILE, LOG_FILE
+from ..training.trainer import CURVES_FILE, LOG_FILE, RUN_FILE
 from .held_out import hold_out
 from .new_model import NewModelOptions, write_new_model
 from .options import EPOCHS, JobOptions
@@ -34,6 +34,7 @@ from .samples import write_samples
 
 RESULTS_FILE = "results.json"
 WORK_FOLDER = "work"
+INITIAL_FOLDER = "initial"
 RUN_FOLDER = "run"
 MODEL_FOLDER = "model"
 ADAPTER_FOLDER = "adapter"
@@ -150,8 +151,10 @@ def run_job(
         raise ConfigError("a job is one process; for several, use tokenize_dataset once and Trainer in each of them.")
     folder = Path(os.path.abspath(output))
     job.check()
-    claim(folder, job, resume=resume)
-    model = job.model or str(_new_model(folder / WORK_FOLDER / "initial", job, sources))
+    claim(folder, job, resume=resume, has_begun=os.path.exists(folder / RUN_FOLDER / RUN_FILE))
+    if not resume:
+        shutil.rmtree(folder / WORK_FOLDER / INITIAL_FOLDER, ignore_errors=True)
+    model = job.model or str(_new_model(folder / WORK_FOLDER / INITIAL_FOLDER, job, sources))
     tokens = tokenize_dataset(
         model,
         sources,

@@ -100,14 +100,14 @@ def read_job(output: str | os.PathLike[str]) -> Job:
     )
 
 
-def claim(folder: Path, job: Job, *, resume: bool) -> None:
+def claim(folder: Path, job: Job, *, resume: bool, has_begun: bool) -> None:
     """Write what the job is, or check that the one in the folder is the same up to what may change.
 
-    Raises ``ConfigError``, and ``FileFormatError``.
+    A job whose training hasn't begun may be replaced. Raises ``ConfigError``, and ``FileFormatError``.
     """
     path = folder / JOB_FILE
     if not resume:
-        if os.path.exists(path):
+        if has_begun:
             raise ConfigError(
                 f"{folder} has a job already. Continue it with resume (--resume), or choose another folder."
             )

@@ -70,9 +70,10 @@ def train(
 
     architecture, options = ChameleonVQVAEConfig(), TrainingOptions()
     if resume:
-        architecture, options, before, mirrored = read_job(output)
-        held_out = before if held_out is None else held_out
-        mirror = mirror or mirrored
+        before = read_job(output)
+        architecture, options = before.config, before.options
+        held_out = before.held_out if held_out is None else held_out
+        mirror = mirror or before.mirror
     if config is not None:
         fields = read_json(config)
         kind = ChameleonVQVAEConfig
