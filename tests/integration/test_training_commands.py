@@ -292,6 +292,7 @@ def test_a_damaged_file_of_captions_is_an_error(
         (("--lora", "4", "--quantization", "int8"), 1, "turn merge off (--no-merge)"),
         (("--lora", "4", "--lora-targets", "q_proj,router"), 1, "lora_targets has router"),
         (("--order", "picture-only"), 1, "template 'chat' has a turn and an answer"),
+        (("--template", "chta"), 1, "Did you mean 'chat'?"),
         (("--warmup-steps", "9", "--steps", "3"), 1, "warmup_steps must be at most steps (3)"),
         (("--steps", "3", "--epochs", "2"), 1, "steps and epochs are both given"),
         (("--held-out", "12", "--steps", "3"), 1, "held_out is 12 of 12 documents"),

@@ -31,7 +31,8 @@ the pipeline's folder               ``Chameleon.from_pretrained``               
 quantization records and tensors    ``find_quantizer``, ``from_pretrained``     backends-record, core-int8, core-int4,
                                                                                 core-bnb-nf4, core-bnb-int8
 pictures with captions: folders     ``tokenize_dataset`` (``find_units``,       core-captions, core-tar,
-with metadata.jsonl, tar, parquet     ``read_samples``)                         core-parquet
+with metadata.jsonl, metadata.csv,    ``read_samples``)                         core-captions-table, core-parquet
+tar, parquet
 datasets                            ``TokenDataset``, ``TokenDatasetWriter``    core-dataset, core-shard
 run.json, checkpoint.json, state,   ``Trainer.run``, ``read_log``               core-run, core-pointer, core-state,
 weights, log                                                                    core-trained, core-log
@@ -41,7 +42,7 @@ command line                        ``chameleon tokenize --document``
 ==================================  ==========================================  ====================================
 
 Not read, so not here: ``vocab.json``, ``merges.txt``, ``special_tokens_map.json``, ``added_tokens.json``, chat
-templates, other pickled weights (refused by name), CSV. What is read of this machine and not of others:
+templates, other pickled weights (refused by name), datasets of save_to_disk (by ``datasets``). What is read of this machine and not of others:
 /proc, metadata of distributions (``tests/plugins``), the embedded model's own files.
 """
 

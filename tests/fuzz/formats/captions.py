@@ -1,4 +1,4 @@
-"""What chameleon-core reads of pictures with captions: metadata.jsonl, tar shards and parquet files."""
+"""What chameleon-core reads of pictures with captions: files of captions, tar shards and parquet files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from random import Random
 from chameleon_core import ChameleonCoreError
 from chameleon_core.tokenization import TokenizationOptions
 from chameleon_core.tokenization.samples import read_samples
-from chameleon_core.tokenization.units import METADATA_FILE, find_units
+from chameleon_core.tokenization.units import find_units
 
 from ..engine import Files, Format, Unsound
 from ..mutations import mutate_bytes, mutate_lines
 from . import seeds
 
 CAPTIONS = ("a red apple", "two leaves", "é")
-TAR, PARQUET = "shard.tar", "shard.parquet"
+LINES, TABLE, TAR, PARQUET = "metadata.jsonl", "metadata.csv", "shard.tar", "shard.parquet"
 OPTIONS = TokenizationOptions()
 
 
@@ -43,7 +43,12 @@ def _png() -> bytes:
 
 def _folder_files() -> Files:
     lines = [json.dumps({"file_name": f"{number}.png", "text": text}) for number, text in enumerate(CAPTIONS)]
-    return {METADATA_FILE: "\n".join(lines).encode(), **{f"{number}.png": _png() for number in range(len(CAPTIONS))}}
+    return {LINES: "\n".join(lines).encode(), **{f"{number}.png": _png() for number in range(len(CAPTIONS))}}
+
+
+def _table_files() -> Files:
+    rows = ["file_name,text", *(f'{number}.png,"{text}"' for number, text in enumerate(CAPTIONS))]
+    return {**_folder_files(), LINES: b"", TABLE: "\r\n".join(rows).encode()}
 
 
 def _tar_files() -> Files:
@@ -85,9 +90,17 @@ FORMATS = (
     captions(
         "core-captions",
         _folder_files,
-        mutate_lines(METADATA_FILE, ("file_name", "text", "..", "0.png")),
+        mutate_lines(LINES, ("file_name", "text", "..", "0.png")),
         _read,
-        what=f"{METADATA_FILE} of a folder of pictures: {READ}",
+        what=f"{LINES} of a folder of pictures: {READ}",
+        share=0.5,
+    ),
+    captions(
+        "core-captions-table",
+        _table_files,
+        mutate_bytes(TABLE),
+        _read,
+        what=f"{TABLE} of a folder of pictures: {READ}",
         share=0.5,
     ),
     captions("core-tar", _tar_files, _mutate_headers, _read, what=f"a WebDataset tar shard: {READ}", share=1),

@@ -64,6 +64,8 @@ class Tokenizers:
             reader = other_image_tokenizer(self.image_tokenizer, folder, device=options.device)
         check_image_tokenizer(reader, layout)
         processor = other_processor(folder, self.processor, reader, self.image_tokenizer, layout.sized_pictures)
+        if options.template != "completion":
+            processor.encode([""], template=options.template)  # of an unknown one, an error now and not for each sample
         return Encoder(config, layout, processor, cast(SizedImageTokenizerLike, reader), options)
 
 

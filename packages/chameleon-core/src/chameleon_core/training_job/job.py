@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found"
 """A job of training: captioned pictures are tokenized, a model trains on them, and what came of it is written.
 
 The output has ``job.json``, which says what the job is; ``work/``, with the token shards; ``run/``, the folder of the
@@ -24,6 +25,7 @@ from ..pipeline import Chameleon
 from ..tokenization import TokenizationOptions, tokenize_dataset
 from ..training import DatasetError, Trainer, TrainingOptions, add_lora, read_log
 from ..training.checks import check_documents
+from ..training.errors import requires_extra
 from ..training.lora import LORA_TARGETS
 from ..training.trainer import CURVES_FILE, LOG_FILE, RUN_FILE
 from .held_out import hold_out
@@ -151,6 +153,12 @@ def run_job(
         raise ConfigError("a job is one process; for several, use tokenize_dataset once and Trainer in each of them.")
     folder = Path(os.path.abspath(output))
     job.check()
+    # A missing package is an error now, not after hours of work.
+    with requires_extra("drawing curves"):
+        import matplotlib  # noqa: F401
+    if job.options.lora is not None:
+        with requires_extra("LoRA", extra="lora"):
+            import peft  # noqa: F401
     claim(folder, job, resume=resume, has_begun=os.path.exists(folder / RUN_FOLDER / RUN_FILE))
     if not resume:
         shutil.rmtree(folder / WORK_FOLDER / INITIAL_FOLDER, ignore_errors=True)
