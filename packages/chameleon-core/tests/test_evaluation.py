@@ -223,6 +223,13 @@ def test_the_json_has_a_list_for_each_part(tmp_path: Path) -> None:
     assert [each["equals"] for each in found["card"]] == [True, None, False]
 
 
+def test_numbers_that_json_lacks_are_none(tmp_path: Path) -> None:
+    strange = TextFigures("book.txt", 1, 4, math.inf, math.nan)
+    _, data = write_report(evaluation(text=(strange,)), tmp_path)
+    (text,) = json.loads(data.read_text(encoding="utf-8"))["text"]
+    assert (text["ids"], text["perplexity"], text["bits_per_byte"]) == (1, None, None)
+
+
 def test_a_part_that_wasnt_measured_has_no_table() -> None:
     assert [table.title for table in tables(evaluation())] == [
         "Image tokenizer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -159,7 +160,7 @@ class Evaluation:
     card: tuple[CardFigure, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it as JSON: an object with a list for each part."""
+        """Return all of it as JSON: an object with a list for each part; NaN and infinities, which it lacks, as None."""
         parts = ("pictures", "text", "captions", "drawings", "variants", "card")
         data = {part: [asdict(each) for each in getattr(self, part)] for part in parts}
         for entry, figure in zip(data["card"], self.card, strict=True):
@@ -169,5 +170,14 @@ class Evaluation:
             "model": self.model,
             "machine": dict(self.machine),
             "seconds": round(self.seconds, 1),
-            **data,
+            **_finite(data),
         }
+
+
+def _finite(value: Any) -> Any:
+    """Return JSON with None for numbers that it has no form for."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
