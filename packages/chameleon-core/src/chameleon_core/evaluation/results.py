@@ -160,7 +160,7 @@ class Evaluation:
     card: tuple[CardFigure, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it as JSON: an object with a list for each part; NaN and infinities, which it lacks, as None."""
+        """Return all of it as JSON: an object with a list for each part; NaN and infinities are None."""
         parts = ("pictures", "text", "captions", "drawings", "variants", "card")
         data = {part: [asdict(each) for each in getattr(self, part)] for part in parts}
         for entry, figure in zip(data["card"], self.card, strict=True):
