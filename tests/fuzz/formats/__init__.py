@@ -42,8 +42,8 @@ command line                        ``chameleon tokenize --document``
 ==================================  ==========================================  ====================================
 
 Not read, so not here: ``vocab.json``, ``merges.txt``, ``special_tokens_map.json``, ``added_tokens.json``, chat
-templates, other pickled weights (refused by name), datasets of save_to_disk (by ``datasets``). What is read of this machine and not of others:
-/proc, metadata of distributions (``tests/plugins``), the embedded model's own files.
+templates, other pickled weights (refused by name), datasets of save_to_disk (by ``datasets``). What is read of this
+machine and not of others: /proc, metadata of distributions (``tests/plugins``), the embedded model's own files.
 """
 
 from __future__ import annotations
