@@ -147,7 +147,7 @@ class Pictures:
 
 @pytest.fixture(autouse=True)
 def chameleon_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    package = SimpleNamespace(Text=Text, Image=Image, as_document=as_document)
+    package = SimpleNamespace(Text=Text, Image=Image, Results=list, as_document=as_document)
     monkeypatch.setitem(sys.modules, "chameleon_text", package)  # type: ignore[arg-type]
 
 
