@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,8 +19,8 @@ from starlette.routing import Route
 from chameleon_core import Chameleon
 
 from .answers import Answer
-from .body import read_request
-from .calls import Begun, Call
+from .body import Bodies, Held, read_request
+from .calls import Call, Ready, prepared
 from .chat import ChatPresenter, chat_call
 from .description import described
 from .documents import PartsReader
@@ -29,12 +30,14 @@ from .images import ImagePresenter, image_call
 from .metrics import Metrics
 from .native import DocumentPresenter, document_call, tokens_of
 from .options import ServeOptions
+from .outbox import Outbox
 from .page_files import page_file
 from .requests import Body, ChatRequest, DocumentRequest, EditRequest, ImageRequest, TokensRequest
 from .responses import ClientGoneError, error_response, json_response, stream_response, unless_gone
 from .runner import Presenter, Runner
 
-B = TypeVar("B", bound=Body)
+BODIES = 8
+"""How many bodies of the largest size are held at a time, until their requests are prepared."""
 CLIENT_GONE = 499
 """The status that nobody reads, for the counters."""
 
@@ -101,6 +104,7 @@ class Served:
         self.options = options
         self.metrics = Metrics()
         self.runner = Runner(chameleon, options, self.metrics)
+        self._bodies = Bodies(BODIES * options.max_body_bytes)
         self.description = described(chameleon, options)
 
     async def health(self, _: Request) -> Response:
@@ -123,74 +127,87 @@ class Served:
 
     async def documents(self, request: Request) -> Response:
         """Continue documents."""
-        body = await read_request(request, DocumentRequest, self.options)
-        return await self._documents(request, body)
+        with self._bodies.hold() as held:
+            body = await read_request(request, DocumentRequest, self.options, held)
+            return await self._documents(request, body, held)
 
     async def edits(self, request: Request) -> Response:
         """Draw a part of a picture anew."""
-        body = await read_request(request, EditRequest, self.options)
-        return await self._documents(request, body)
+        with self._bodies.hold() as held:
+            body = await read_request(request, EditRequest, self.options, held)
+            return await self._documents(request, body, held)
 
     async def tokens(self, request: Request) -> Response:
         """Return the tokens of a picture."""
-        body = await read_request(request, TokensRequest, self.options)
-        self._check_model(body.model)
-        return json_response(await self.runner.read(lambda: tokens_of(body, self._reader(), self.chameleon)))
+        with self._bodies.hold() as held:
+            body = await read_request(request, TokensRequest, self.options, held)
+            self._check_model(body.model)
+            return json_response(await self.runner.read(lambda: tokens_of(body, self._reader(), self.chameleon)))
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
-        body = await read_request(request, ChatRequest, self.options)
-        answer = Answer(self.options.model_name, "chatcmpl")
-        return await self._answered(
-            request,
-            body,
-            lambda: chat_call(body, self._reader()),
-            lambda begun: ChatPresenter(begun, answer, body, self.chameleon.layout),
-            done="[DONE]",
-        )
+        with self._bodies.hold() as held:
+            body = await read_request(request, ChatRequest, self.options, held)
+            answer = Answer(self.options.model_name, "chatcmpl")
+            return await self._answered(
+                request,
+                body,
+                held,
+                lambda: chat_call(body, self._reader()),
+                lambda ready: ChatPresenter(ready, answer, body, self.chameleon.layout),
+                done="[DONE]",
+            )
 
     async def images(self, request: Request) -> Response:
         """Draw pictures."""
-        body = await read_request(request, ImageRequest, self.options)
-        answer = Answer(self.options.model_name, "img")
-        layout = self.chameleon.layout
-        return await self._answered(
-            request,
-            body,
-            lambda: image_call(body, self._reader(), layout),
-            lambda begun: ImagePresenter(begun, answer, body, layout),
-            done="[DONE]",
-        )
+        with self._bodies.hold() as held:
+            body = await read_request(request, ImageRequest, self.options, held)
+            answer = Answer(self.options.model_name, "img")
+            layout = self.chameleon.layout
+            return await self._answered(
+                request,
+                body,
+                held,
+                lambda: image_call(body, self._reader(), layout),
+                lambda ready: ImagePresenter(ready, answer, body, layout),
+                done="[DONE]",
+            )
 
-    async def _documents(self, request: Request, body: DocumentRequest) -> Response:
+    async def _documents(self, request: Request, body: DocumentRequest, held: Held) -> Response:
         answer = Answer(self.options.model_name, "doc")
         return await self._answered(
             request,
             body,
+            held,
             lambda: document_call(body, self._reader(), self.options),
-            lambda begun: DocumentPresenter(begun, answer, self.chameleon.layout, streams=bool(body.stream)),
+            lambda ready: DocumentPresenter(ready, answer, self.chameleon.layout, streams=bool(body.stream)),
         )
 
     async def _answered(
         self,
         request: Request,
-        body: B,
+        body: Body,
+        held: Held,
         call: Callable[[], Call],
-        present: Callable[[Begun], Presenter],
+        present: Callable[[Ready], Presenter],
         *,
         done: str | None = None,
     ) -> Response:
         """Run a request, and return its answer or the stream of it."""
+        arrived = time.monotonic()
         self._check_model(body.model)
         most = self.options.max_rows_per_request
         if (body.n or 1) > most:
             raise RequestError(f"n is {body.n}; this server writes at most {most}.", param="n", code="invalid_value")
         client = f"{request.client.host if request.client else ''} {body.user or ''}"
 
-        async def begun() -> Any:
-            # Pictures are decoded in a thread, and before the request waits, so that one that can't be met doesn't.
-            wanted = await self.runner.read(call)
-            return await self.runner.start(wanted, present, client)
+        async def begun() -> Outbox:
+            self.runner.gate.check()
+            ready = await self.runner.read(lambda: prepared(self.chameleon, call(), self.options))
+            presenter = present(ready)
+            held.release()
+            body.forget()
+            return await self.runner.start(ready, presenter, client, arrived)
 
         if body.stream:
             return stream_response(await unless_gone(request, begun()), self.options, done=done)

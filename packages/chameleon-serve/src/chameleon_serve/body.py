@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -19,28 +20,80 @@ _MISSING = re.compile(r"missing required field `(?P<name>.*?)`(?: - at `(?P<path
 _WRONG = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>.*?)`)?$", re.DOTALL)
 
 
-async def read_request(request: Request, wanted: type[T], options: ServeOptions) -> T:
+@dataclass
+class Bodies:
+    """How many bytes of bodies are held, of all requests that aren't prepared yet."""
+
+    limit: int
+    """The most bytes."""
+    held: int = 0
+    """Those that are held now."""
+
+    def take(self, count: int) -> None:
+        """Hold more. Raises ``RequestError`` where that is too much."""
+        if self.held + count > self.limit:
+            raise RequestError(
+                "too many large bodies arrive at the same time. Send this one again later.",
+                status=429,
+                code="busy",
+                retry_after=1,
+            )
+        self.held += count
+
+    def hold(self) -> Held:
+        """Return what holds one body, as a context."""
+        return Held(self)
+
+
+class Held:
+    """A request's body, which is held until it is prepared or refused."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self._held = 0
+        self.data = bytearray()
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.release()
+
+    def add(self, piece: bytes) -> None:
+        """Hold another piece. Raises ``RequestError`` where all bodies together are too large."""
+        self._bodies.take(len(piece))
+        self._held += len(piece)
+        self.data += piece
+
+    def release(self) -> None:
+        """Hold nothing any more."""
+        self._bodies.held -= self._held
+        self._held = 0
+        self.data = bytearray()
+
+
+async def read_request(request: Request, wanted: type[T], options: ServeOptions, held: Held) -> T:
     """Return the JSON body of a request as an object of ``wanted``. Raises ``RequestError`` where it isn't one."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise RequestError(
             f"the body's Content-Type is {kind or 'missing'!r:.80}, expected application/json.", status=415
         )
-    return parse_request(await read_body(request, options), wanted)
+    await read_body(request, options, held)
+    return parse_request(bytes(held.data), wanted)
 
 
-async def read_body(request: Request, options: ServeOptions) -> bytes:
-    """Return the body of a request. Raises ``RequestError`` where it is too large or too slow; the rest isn't read."""
+async def read_body(request: Request, options: ServeOptions, held: Held) -> None:
+    """Read the body of a request. Raises ``RequestError`` where it is too large or too slow; the rest isn't read."""
     limit = options.max_body_bytes
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > limit:
         raise _too_large(limit)
-    body = bytearray()
     try:
         async with asyncio.timeout(options.read_seconds):
             async for piece in request.stream():
-                body += piece
-                if len(body) > limit:
+                held.add(piece)
+                if len(held.data) > limit:
                     raise _too_large(limit)
     except TimeoutError:
         raise RequestError(
@@ -48,7 +101,6 @@ async def read_body(request: Request, options: ServeOptions) -> bytes:
         ) from None
     except ClientDisconnect:
         raise RequestError("the client went away before the body was there.") from None
-    return bytes(body)
 
 
 def parse_request(body: bytes, wanted: type[T]) -> T:

@@ -1,6 +1,6 @@
 """What a request asks of the pipeline, and its way there: pictures to codes, options checked, rows begun.
 
-This runs in the thread of the request.
+All but the last is done before a request waits, so that one that can't be met doesn't, and none that waits is large.
 """
 
 from __future__ import annotations
@@ -56,31 +56,35 @@ class Call:
     """How often a picture is shown while it is drawn, in place of ``preview_every``."""
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A call whose rows have begun."""
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A call that is known to be possible, with nothing large in it: its pictures are codes."""
 
-    events: Generator[Event]
-    """Its events."""
+    document: Document
+    """The prompt, its template included."""
     options: GenerationOptions
     """Its options, with the seed that was chosen."""
+    rows: int
+    """How many answers are written."""
+    written: Sequence[Any] | None
+    """What an earlier run wrote."""
+    preview_every: int
+    """Every how many codes a picture is shown as far as it is drawn."""
     prompt_tokens: int
     """How many ids its prompt has."""
 
 
-def begin(
-    chameleon: Chameleon, call: Call, limits: ServeOptions, seconds: float, should_stop: Callable[[], bool]
-) -> Begun:
-    """Begin the rows of a call, which have so many ``seconds``.
+def prepared(chameleon: Chameleon, call: Call, limits: ServeOptions) -> Ready:
+    """Return a call whose pictures are read and whose options are checked.
 
     Raises ``ChameleonCoreError`` where the model can't do what is asked.
     """
-    options = checked_options(chameleon, call, limits, seconds)
+    options = checked_options(chameleon, call, limits)
     document = coded(call.document, chameleon)
-    prompt = chameleon.processor.encode(document, template="completion")
-    if len(prompt) >= chameleon.model.config.context_length:
+    prompt_tokens = len(chameleon.processor.encode(document, template="completion"))
+    if prompt_tokens >= chameleon.model.config.context_length:
         raise ContextLengthError(
-            f"the prompt has {len(prompt)} ids, and the context {chameleon.model.config.context_length}. Shorten it."
+            f"the prompt has {prompt_tokens} ids, and the context {chameleon.model.config.context_length}. Shorten it."
         )
     if call.negative is not None:
         negative = chameleon.prompt_ids(coded(call.negative, chameleon), template="completion")
@@ -90,23 +94,37 @@ def begin(
     every = call.preview_every
     if call.previews:
         every = -(-chameleon.layout.tokens_per_image // (call.previews + 1))
-    events = chameleon.stream_batch(
-        [document] * call.rows,
+    return Ready(
+        document=document,
         options=options,
-        written=None if call.written is None else [call.written] * call.rows,
+        rows=call.rows,
+        written=coded(call.written, chameleon) if isinstance(call.written, Document) else call.written,
         preview_every=every,
+        prompt_tokens=prompt_tokens,
+    )
+
+
+def begin(chameleon: Chameleon, ready: Ready, seconds: float, should_stop: Callable[[], bool]) -> Generator[Event]:
+    """Begin the rows of a call, which have so many ``seconds``, and return their events.
+
+    Raises ``ChameleonCoreError`` where the model can't do what is asked.
+    """
+    asked = ready.options.max_time
+    return chameleon.stream_batch(
+        [ready.document] * ready.rows,
+        options=ready.options.replace(max_time=seconds if asked is None else min(seconds, asked)),
+        written=None if ready.written is None else [ready.written] * ready.rows,
+        preview_every=ready.preview_every,
         should_stop=should_stop,
     )
-    return Begun(events, options, len(prompt))
 
 
-def checked_options(chameleon: Chameleon, call: Call, limits: ServeOptions, seconds: float) -> GenerationOptions:
+def checked_options(chameleon: Chameleon, call: Call, limits: ServeOptions) -> GenerationOptions:
     """Return the options of a call, within the limits, with a seed where they sample.
 
     Raises ``RequestError`` for what this server doesn't take, ``ConfigError`` for impossible values.
     """
-    changes = {name: value for name, value in call.options.items() if name != "max_time" or value is not None}
-    for name, value in changes.items():
+    for name, value in call.options.items():
         if name not in GenerationOptions.__struct_fields__ or name == "extras":
             raise RequestError(
                 f"Unknown parameter: 'options.{name:.60}'. It is no field of GenerationOptions.",
@@ -115,10 +133,10 @@ def checked_options(chameleon: Chameleon, call: Call, limits: ServeOptions, seco
             )
         if (reason := refused_options(name, value, limits.engine)) is not None:
             raise RequestError(reason, param=f"options.{name}", code="unsupported_parameter")
-    options = chameleon.model.generation_options.replace(**changes)
+    options = chameleon.model.generation_options.replace(**call.options)
     most = limits.max_new_tokens
     if most is not None and options.max_new_tokens is not None and options.max_new_tokens > most:
-        if "max_new_tokens" in changes:
+        if "max_new_tokens" in call.options:
             raise RequestError(
                 f"max_new_tokens is {options.max_new_tokens}; this server writes at most {most}.",
                 param="options.max_new_tokens",
@@ -127,26 +145,25 @@ def checked_options(chameleon: Chameleon, call: Call, limits: ServeOptions, seco
         options = options.replace(max_new_tokens=most)
     elif most is not None and options.max_new_tokens is None:
         options = options.replace(max_new_tokens=most)
-    options = options.replace(max_time=seconds if options.max_time is None else min(seconds, options.max_time))
     if options.do_sample and options.seed is None:
         options = options.replace(seed=secrets.randbelow(_SEEDS))
     return options
 
 
 def coded(document: Document, chameleon: Chameleon) -> Document:
-    """Return a document whose pictures are read, so that several rows of one prompt read them once."""
+    """Return a document whose pictures are read, once for all rows."""
     return Document(
-        coded_picture(segment, chameleon) if isinstance(segment, Image) and segment.codes is None else segment
+        coded_picture(segment, chameleon) if isinstance(segment, Image) and segment.image is not None else segment
         for segment in document
     )
 
 
 def coded_picture(picture: Image, chameleon: Chameleon) -> Image:
-    """Return a picture with its codes and its grid."""
+    """Return a picture as its codes and its grid, without its pixels."""
     if picture.codes is not None:
-        return picture
+        return Image(codes=picture.codes, grid=picture.grid)
     codes, grid = read_codes(picture.image, chameleon.image_tokenizer, chameleon.layout)
-    return Image(picture.image, tuple(codes), (grid.height, grid.width))
+    return Image(codes=tuple(codes), grid=(grid.height, grid.width))
 
 
 def _fixed(edit: Edit, chameleon: Chameleon, seed: int | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from chameleon_core.layout import TokenLayout
 from chameleon_core.pipeline import Event, Finished, ImageFinished, ImageProgress, ImageStarted, TextDelta
 
 from .answers import Answer, usage
-from .calls import Begun, Call
+from .calls import Call, Ready
 from .documents import PartsReader
 from .errors import RequestError
 from .native import negative_prompt
@@ -72,14 +72,14 @@ def chat_call(body: ChatRequest, reader: PartsReader) -> Call:
 class ChatPresenter:
     """Chunks of a chat completion, or the completion at the end."""
 
-    def __init__(self, begun: Begun, answer: Answer, body: ChatRequest, layout: TokenLayout) -> None:
+    def __init__(self, ready: Ready, answer: Answer, body: ChatRequest, layout: TokenLayout) -> None:
         self._answer = answer
         self._streams = bool(body.stream)
         self._counts = bool(body.stream_options and body.stream_options.include_usage)
         self._layout = layout
-        self._prompt_tokens = begun.prompt_tokens
+        self._prompt_tokens = ready.prompt_tokens
         self._written = 0
-        self._rows = [_Row(index, StopText(begun.options.stop_strings)) for index in range(body.n or 1)]
+        self._rows = [_Row(index, StopText(ready.options.stop_strings)) for index in range(body.n or 1)]
 
     def start(self) -> Iterator[Message]:
         """Yield the chunk that says who speaks, for each row."""

@@ -65,19 +65,11 @@ class Gate:
 
         Raises ``RequestError`` where too many wait, the server stops, or there was no room within ``seconds``.
         """
-        if self.is_closed:
-            raise stopping()
+        self.check()
         ticket = Ticket(client, rows, next(self._numbers))
         if not self._num_waiting and self.rows + rows <= self.max_rows:
             self._admit(ticket)
             return ticket
-        if self._num_waiting >= self.max_waiting:
-            raise RequestError(
-                f"{self._num_waiting} requests wait already, as many as this server takes. Send this one again later.",
-                status=429,
-                code="queue_full",
-                retry_after=self.retry_after,
-            )
         self._waiting.setdefault(client, {})[ticket] = None
         self._num_waiting += 1
         try:
@@ -95,6 +87,18 @@ class Gate:
             self._give_up(ticket)
             raise
         return ticket
+
+    def check(self) -> None:
+        """Raise ``RequestError`` where another request couldn't wait: too many do, or the server stops."""
+        if self.is_closed:
+            raise stopping()
+        if self._num_waiting >= self.max_waiting:
+            raise RequestError(
+                f"{self._num_waiting} requests wait already, as many as this server takes. Send this one again later.",
+                status=429,
+                code="queue_full",
+                retry_after=self.retry_after,
+            )
 
     def leave(self, ticket: Ticket) -> None:
         """Give a place inside back."""

@@ -10,7 +10,7 @@ from chameleon_core.layout import TokenLayout
 from chameleon_core.pipeline import Event, Finished, ImageFinished, ImageProgress, ImageStarted
 
 from .answers import Answer
-from .calls import Begun, Call
+from .calls import Call, Ready
 from .documents import PartsReader
 from .errors import RequestError
 from .native import negative_prompt
@@ -71,12 +71,12 @@ def size_name(layout: TokenLayout, grid: tuple[int, int]) -> str:
 class ImagePresenter:
     """Pictures while they are drawn, or all at the end."""
 
-    def __init__(self, begun: Begun, answer: Answer, body: ImageRequest, layout: TokenLayout) -> None:
+    def __init__(self, ready: Ready, answer: Answer, body: ImageRequest, layout: TokenLayout) -> None:
         self._answer = answer
         self._streams = bool(body.stream)
         self._layout = layout
-        self._prompt_tokens = begun.prompt_tokens
-        self._seed = begun.options.seed
+        self._prompt_tokens = ready.prompt_tokens
+        self._seed = ready.options.seed
         self._written = 0
         self._partial = 0
         self._grids: dict[int, tuple[int, int]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,13 +22,16 @@ from chameleon_core.pipeline import (
 from chameleon_text import Document
 
 from .answers import Answer, usage
-from .calls import Begun, Call, Edit, coded_picture
+from .calls import Call, Edit, Ready, coded_picture
 from .documents import PartsReader, grid_of, parts_of, picture_tokens, pictures_of
 from .errors import RequestError
 from .options import ServeOptions
 from .outbox import Message
 from .pictures import data_url, read_picture
 from .requests import DocumentRequest, EditRequest, TokensRequest
+
+PROGRESS_SECONDS = 0.05
+"""How long after an event that counts the codes of a picture the next one comes."""
 
 
 def document_call(body: DocumentRequest, reader: PartsReader, limits: ServeOptions) -> Call:
@@ -84,15 +88,16 @@ def tokens_of(body: TokensRequest, reader: PartsReader, chameleon: Chameleon) ->
 class DocumentPresenter:
     """Events as they are in ``Chameleon.stream``, or the whole answer at the end."""
 
-    def __init__(self, begun: Begun, answer: Answer, layout: TokenLayout, *, streams: bool) -> None:
+    def __init__(self, ready: Ready, answer: Answer, layout: TokenLayout, *, streams: bool) -> None:
         self._answer = answer
         self._layout = layout
         self._streams = streams
-        self._prompt_tokens = begun.prompt_tokens
-        self._seed = begun.options.seed
+        self._prompt_tokens = ready.prompt_tokens
+        self._seed = ready.options.seed
         self._rows: dict[int, dict[str, Any]] = {}
         self._grids: dict[int, tuple[int, int]] = {}
         self._written = 0
+        self._counted: dict[int, float] = {}
 
     def start(self) -> Iterator[Message]:
         """Yield the first event."""
@@ -114,7 +119,7 @@ class DocumentPresenter:
             self._rows[event.row] = row
             if self._streams:
                 yield Message(row, "Finished")
-        elif self._streams:
+        elif self._streams and not self._is_too_soon(event):
             if isinstance(event, ImageStarted):
                 first = self._layout.pictures.grids[0]
                 self._grids[event.row] = event.grid or (first.height, first.width)
@@ -129,6 +134,16 @@ class DocumentPresenter:
             return
         rows = [self._rows[row] for row in sorted(self._rows)]
         yield Message({**self._answer.head("document"), "seed": self._seed, "rows": rows, "usage": counts})
+
+    def _is_too_soon(self, event: Event) -> bool:
+        """Return whether an event only counts codes, shortly after another of its row."""
+        if not isinstance(event, ImageProgress) or event.preview is not None:
+            return False
+        now = time.monotonic()
+        if event.codes_done < event.num_codes and now - self._counted.get(event.row, 0.0) < PROGRESS_SECONDS:
+            return True
+        self._counted[event.row] = now
+        return False
 
     def _fields(self, event: Event) -> dict[str, Any]:
         """Return the data of an event: its fields, pictures as data URLs."""

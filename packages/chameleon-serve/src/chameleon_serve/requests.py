@@ -27,6 +27,12 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     options: dict[str, Any] | None = None
     """Fields of ``GenerationOptions``, by name."""
 
+    def forget(self) -> None:
+        """Drop what may be large, once it was read, so that a request that waits holds little."""
+        for name in ("prompt", "messages", "negative_prompt", "written", "picture", "mask", "options"):
+            if name in self.__struct_fields__:
+                msgspec.structs.force_setattr(self, name, None)
+
 
 class DocumentRequest(Body, kw_only=True):
     """The body of ``/v1/documents``."""

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from chameleon_core import Chameleon
 from chameleon_core.pipeline import Event
 
-from .calls import Begun, Call, begin
+from .calls import Ready, begin
 from .errors import as_request_error
 from .gate import Gate, Ticket
 from .metrics import Metrics
@@ -45,8 +45,8 @@ class Presenter(Protocol):
 class Runner:
     """The one place where requests run.
 
-    Each has a thread while it runs, which reads its pictures, takes its share of the engine's steps and draws; the
-    engine's batch is what they share. ``Gate`` decides who runs.
+    Each has a thread while it runs, which takes its share of the engine's steps and draws; the engine's batch is what
+    they share. ``Gate`` decides who runs.
     """
 
     def __init__(self, chameleon: Chameleon, options: ServeOptions, metrics: Metrics) -> None:
@@ -63,17 +63,18 @@ class Runner:
         """Do what comes before a request waits, or needs no engine, in another thread than the event loop's."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
-    async def start(self, call: Call, present: Callable[[Begun], Presenter], client: str) -> Outbox:
+    async def start(self, ready: Ready, presenter: Presenter, client: str, arrived: float) -> Outbox:
         """Return the messages of a call once its rows have begun; ``stop`` must be called when they aren't read.
+
+        ``arrived`` is when it came, on the clock ``time.monotonic``.
 
         Raises ``RequestError`` where it can't wait or the model can't do what is asked.
         """
-        arrived = time.monotonic()
-        ticket = await self.gate.enter(client, call.rows, self.options.max_seconds)
+        ticket = await self.gate.enter(client, ready.rows, self._seconds_left(arrived))
         outbox = Outbox()
         self._running.add(outbox)
         loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(self._threads, self._run, call, present, outbox, arrived)
+        done = loop.run_in_executor(self._threads, self._run, ready, presenter, outbox, arrived)
         done.add_done_callback(lambda _: self._end(outbox, ticket))
         try:
             await outbox.begun()
@@ -98,22 +99,23 @@ class Runner:
         self._running.discard(outbox)
         self.gate.leave(ticket)
 
-    def _run(self, call: Call, present: Callable[[Begun], Presenter], outbox: Outbox, arrived: float) -> None:
+    def _seconds_left(self, arrived: float) -> float:
+        return max(0.0, self.options.max_seconds - (time.monotonic() - arrived))
+
+    def _run(self, ready: Ready, presenter: Presenter, outbox: Outbox, arrived: float) -> None:
         """Run a call in this thread. What goes wrong becomes its error, and nobody else's."""
         has_begun = False
         try:
             if outbox.stopped.is_set():
                 return
-            seconds = max(0.0, self.options.max_seconds - (time.monotonic() - arrived))
-            begun = begin(self.chameleon, call, self.options, seconds, outbox.stopped.is_set)
-            presenter = present(begun)
+            events = begin(self.chameleon, ready, self._seconds_left(arrived), outbox.stopped.is_set)
             outbox.begin()
             has_begun = True
             watch = self.metrics.request(arrived)
             for message in presenter.start():
                 outbox.put(message)
-            with contextlib.closing(begun.events):
-                for event in begun.events:
+            with contextlib.closing(events):
+                for event in events:
                     watch(event)
                     for message in presenter.push(event):
                         outbox.put(message)
