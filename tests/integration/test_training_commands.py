@@ -169,6 +169,26 @@ def test_a_new_model_is_trained_from_captioned_pictures(folder: Path, pictures: 
     assert resumed.stdout == done.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "a new model needs an image tokenizer"),
+        (("--image-tokenizer", "emoji", "--text-tokenizer", "emoji", "--text-size", "300"), "one is given"),
+        (("--image-tokenizer", "emoji", "--num-attention-heads", "5"), "hidden_size"),
+        (("--image-tokenizer", "emoji", "--order", "picture-only"), "no captions to train a text tokenizer on"),
+        (("--image-tokenizer", "emoji", "--config", "shape.json"), "shape.json has 'vocab_size'"),
+    ],
+)
+def test_what_a_new_model_lacks_is_said(
+    arguments: tuple[str, ...], message: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("shape.json").write_text('{"vocab_size": 4}')
+    done = command("train", pictures, "-o", tmp_path / "out", *arguments)
+    assert done.exit_code == 1, done.output
+    assert message in " ".join(done.stderr.split())
+
+
 def test_a_job_that_has_not_begun_to_train_is_replaced(folder: Path, pictures: Path, tmp_path: Path) -> None:
     start = ("finetune", folder, pictures, "-o", tmp_path, "--workers", "0", "--steps", "1", "--samples", "0")
     assert "held_out is 12 of 12 documents" in command(*start, "--held-out", "12").stderr

@@ -10,7 +10,8 @@ processor_config.json
 pictures                            ``ImageTokenizer.encode``, ``.crop``,       vq-picture, text-picture
                                     a document's base64 and data: URL
 files of codes                      ``read_codes``, ``chameleon-vq decode``     vq-codes
-state and log of training           ``VQTrainer.fit``, ``read_log``             vq-state, vq-log
+state, log and job of training      ``VQTrainer.fit``, ``read_log``,            vq-state, vq-log, vq-job
+                                    ``read_job``
 tokenizer.json                      ``TextTokenizer``, ``ChameleonProcessor``   text-tokenizer, text-names
 tokenizer_config.json,              ``ChameleonProcessor.from_pretrained``      text-config, text-processor,
 processor_config.json                                                           text-folder
@@ -36,6 +37,7 @@ tar, parquet
 datasets                            ``TokenDataset``, ``TokenDatasetWriter``    core-dataset, core-shard
 run.json, checkpoint.json, state,   ``Trainer.run``, ``read_log``               core-run, core-pointer, core-state,
 weights, log                                                                    core-trained, core-log
+job.json of a training command      ``chameleon_core.training_job``             core-job
 adapters                            ``load_lora`` (through peft)                core-lora
 files of ids, documents of the      ``chameleon detokenize``,                   core-ids, core-prompt
 command line                        ``chameleon tokenize --document``

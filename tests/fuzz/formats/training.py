@@ -9,7 +9,7 @@ from random import Random
 
 import torch
 
-from chameleon_core import ChameleonCoreError, ChameleonForConditionalGeneration
+from chameleon_core import ChameleonConfig, ChameleonCoreError, ChameleonForConditionalGeneration
 from chameleon_core.training import (
     TokenDataset,
     TokenDatasetWriter,
@@ -20,6 +20,8 @@ from chameleon_core.training import (
     load_lora,
     read_log,
 )
+from chameleon_core.training_job import JobOptions, NewModelOptions
+from chameleon_core.training_job.record import Job, read_job
 
 from ..engine import Files, Format, Unsound, check_within
 from ..mutations import mutate_json, mutate_lines, mutate_pickle, mutate_safetensors
@@ -89,6 +91,21 @@ def _read_log(folder: Path) -> None:
         check_within("the steps of a log", [entry["step"] % 2], 2)
 
 
+def _job_files() -> Files:
+    new = NewModelOptions(image_tokenizer="emoji", text_size=300)
+    options = JobOptions(lora=4, lora_targets=("q_proj",), held_out=2)
+    training = {"steps": 3, "betas": (0.9, 0.95), "precision": "float32"}
+    job = Job(new=new, config=ChameleonConfig(hidden_size=64), options=options, training=training)
+    return {"job.json": json.dumps(job.to_dict()).encode()}
+
+
+def _read_job(folder: Path) -> None:
+    job = read_job(folder)
+    job.check()
+    if job.options.held_out is not None:
+        check_within("the held-out documents", [min(job.options.held_out, 0)], 1)
+
+
 def _lora_files() -> Files:
     def save(folder: Path) -> None:
         model = seeds.model()
@@ -150,6 +167,14 @@ FORMATS = (
         _run,
         what="weights-*.safetensors of a finished run: Trainer.run",
         share=0.3,
+    ),
+    core(
+        "core-job",
+        _job_files,
+        mutate_json("job.json", ("model", "steps", "epochs", "quantization", "rope_scaling")),
+        _read_job,
+        what="job.json of a training command: chameleon_core.training_job",
+        share=0.5,
     ),
     core(
         "core-log",

@@ -21,6 +21,7 @@ from chameleon_vq import (
 )
 from chameleon_vq.codes_file import picture_names
 from chameleon_vq.training import TensorPictures, TrainingOptions, VQTrainer, read_log
+from chameleon_vq.training_job import read_job
 
 from ..engine import Files, Format, Unsound, check_finite, check_within
 from ..mutations import (
@@ -146,6 +147,19 @@ def _in_model() -> Files:
     return {name: data for name, data in seeds.pipeline_files().items() if not name.startswith(("token", "generation"))}
 
 
+def _job() -> Files:
+    config = ChameleonVQVAEConfig(resolution=64, quantizer="ema").to_dict()
+    options = TrainingOptions(steps=3, warmup_steps=1).to_dict()
+    job = {"format": 1, "config": config, "options": options, "held_out": 2, "mirror": False, "pictures": "ab"}
+    return {"job.json": json.dumps(job).encode()}
+
+
+def _read_job(folder: Path) -> None:
+    job = read_job(folder)
+    check_within("the held-out pictures", [min(job.held_out, 0)], 1)
+    job.config.to_dict()
+
+
 vq = partial(Format, error=ChameleonVQError)
 LOAD = "ImageTokenizer.from_pretrained, .encode, .decode"
 FORMATS = (
@@ -244,5 +258,6 @@ FORMATS = (
         what="checkpoint.pt of a finished run: VQTrainer.fit",
         share=0.3,
     ),
+    vq("vq-job", _job, mutate_json("job.json", ("quantizer",)), _read_job, what="job.json: read_job", share=0.5),
     vq("vq-log", _log, mutate_lines("log.jsonl", ("step",)), _read_log, what="log.jsonl: read_log", share=2),
 )

@@ -174,10 +174,6 @@ def train(
             raise typer.BadParameter(f"{output} has a job of chameleon finetune, which continues it.")
         new, shape = job.new.replace(**fields), {name: getattr(job.config, name) for name in SHAPE_FIELDS}
     else:
-        if "image_tokenizer" not in fields:
-            raise typer.BadParameter(
-                "a new model needs an image tokenizer: give its folder, name or Hub id (--image-tokenizer)."
-            )
         job, new, shape = Job(), NewModelOptions(**fields), {}
     shape |= ({} if config is None else _read_shape(config)) | given(ctx, ChameleonConfig)
     if "num_attention_heads" in shape:

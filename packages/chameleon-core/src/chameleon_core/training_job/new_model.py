@@ -46,8 +46,8 @@ SHAPE_FIELDS = (
 class NewModelOptions(Config, frozen=True, kw_only=True):
     """Where the tokenizers of a new model come from."""
 
-    image_tokenizer: Annotated[str, Meta(min_length=1)]
-    """The image tokenizer: a folder, a registered name or a Hub id."""
+    image_tokenizer: Annotated[str, Meta(min_length=1)] | None = None
+    """The image tokenizer: a folder, a registered name or a Hub id. Required."""
     text_tokenizer: Annotated[str, Meta(min_length=1)] | None = None
     """The folder of the text tokenizer; None (the default) to train one on the captions."""
     text_size: Annotated[int, Meta(ge=256)] | None = None
@@ -56,7 +56,12 @@ class NewModelOptions(Config, frozen=True, kw_only=True):
     """How often a pair of pieces of text must occur to become an id; ≥ 1, by default 2."""
 
     def check(self) -> None:
-        """Raise ``ConfigError`` for options of training a tokenizer that isn't trained."""
+        """Raise ``ConfigError`` without an image tokenizer, and for options of a tokenizer that isn't trained."""
+        if self.image_tokenizer is None:
+            raise ConfigError(
+                "a new model needs an image tokenizer: give its folder, name or Hub id as image_tokenizer "
+                "(--image-tokenizer)."
+            )
         if self.text_tokenizer is not None and (self.text_size or self.min_frequency):
             raise ConfigError("text_size and min_frequency are for a text tokenizer that is trained; one is given.")
 
