@@ -85,6 +85,24 @@ def test_a_client_that_goes_away_stops_its_request(shared: Chameleon) -> None:
     assert found["ids"] == []
 
 
+def test_a_pipeline_runs_no_more_rows_than_it_is_told(folder: Path, chameleon: Chameleon) -> None:
+    shared = SharedChameleon.from_pretrained(folder)
+    shared.limit(max_rows=2, max_positions=600)
+    most = 0
+
+    def watch() -> bool:
+        nonlocal most
+        most = max(most, shared.shared.engine.num_running)
+        return False
+
+    options: dict[str, Any] = {"modality": "text", "max_new_tokens": 12, "do_sample": True, "seed": 5}
+    found = shared.generate_batch(["A cat"] * 6, should_stop=watch, **options)
+    assert found == chameleon.generate_batch(["A cat"] * 6, **options)
+    assert most == 2
+    with pytest.raises(ChameleonCoreError, match="max_rows"):
+        shared.limit(max_rows=0)
+
+
 def test_arguments_of_the_command_are_options() -> None:
     options = ReplicaOptions.from_texts(
         {"model": "7", "replicas": "2", "gpus": "0.5", "engine_options": '{"dtype": "bfloat16"}'}

@@ -190,6 +190,7 @@ def test_a_picture_is_streamed_from_its_beginning_to_its_end() -> None:
     assert started == ImageStarted(0, 4)
     assert [event.codes_done for event in progress if isinstance(event, ImageProgress)] == [1, 2, 3, 4]
     assert [event.preview is not None for event in progress if isinstance(event, ImageProgress)] == [0, 1, 0, 0]
+    assert [len(event.codes) for event in progress if isinstance(event, ImageProgress)] == [0, 2, 0, 0]
     assert isinstance(whole, ImageFinished)
     assert whole.image == ("drawn", *whole.codes)
     assert finished == Finished(0, "stop", [Image(whole.image, whole.codes)])  # type: ignore[list-item]

@@ -102,6 +102,16 @@ def test_a_call_stops_when_it_is_told_and_the_others_go_on() -> None:
     assert written(other) == alone(REQUESTS[2])
 
 
+def test_a_call_that_waits_for_room_is_stopped_while_it_waits() -> None:
+    shared = SharedEngine(Engine(MODEL, max_rows=1))
+    first = shared.run([REQUESTS[1]], never)
+    asked = iter([False])
+    second = shared.run([REQUESTS[0]], lambda: next(asked, True))  # it stops at its second question
+    assert written(second) == []
+    assert shared.engine.num_running == 1  # the first, which has only begun
+    assert written(first) == alone(REQUESTS[1])
+
+
 def test_what_can_not_be_done_is_refused_eagerly_and_leaves_nothing() -> None:
     shared = SharedEngine(Engine(MODEL))
     too_long = Request(prompt=[BOS] * 10_000, options=REQUESTS[0].options)
