@@ -21,7 +21,7 @@ import pytest
 from chameleon_core import Chameleon, Finished
 from chameleon_serve.runner import READERS
 
-from .served import Served, serving, small_pipeline
+from .served import Served, events_of, serving, small_pipeline
 
 DOCUMENTS = "/v1/documents"
 ROWS = 8
@@ -143,7 +143,8 @@ def test_a_reader_that_stands_still_is_given_up_and_holds_nobody_up(alone: Chame
             assert impatient.settled()
 
 
-def test_what_runs_is_finished_when_the_server_is_stopped(tmp_path: Any) -> None:
+@pytest.mark.parametrize("streams", [False, True])
+def test_what_runs_is_finished_when_the_server_is_stopped(streams: bool) -> None:
     """A process of its own, because it is told by a signal."""
     code = """
 import torch
@@ -164,7 +165,7 @@ serve(options, chameleon=shared, ready=lambda address: print(address, flush=True
         address = server.stdout.readline().strip()
         body = {"prompt": "a story", "modality": "text", "options": {"max_new_tokens": 300, "forbidden_ids": [2]}}
         with httpx2.Client(base_url=address, timeout=60) as client, ThreadPoolExecutor(3) as pool:
-            first = pool.submit(client.post, DOCUMENTS, json=body)
+            first = pool.submit(client.post, DOCUMENTS, json={**body, "stream": streams})
             wait_until(client, "chameleon_running_rows 1.0")
             second = pool.submit(client.post, DOCUMENTS, json=body)
             wait_until(client, "chameleon_waiting_requests 1.0")
@@ -172,7 +173,11 @@ serve(options, chameleon=shared, ready=lambda address: print(address, flush=True
             assert second.result().status_code == 503
             answer = first.result()
         assert answer.status_code == 200
-        assert len(answer.json()["rows"][0]["ids"]) == 300
+        if streams:
+            (row,) = [json.loads(data) for name, data in events_of(answer) if name == "Finished"]
+        else:
+            (row,) = answer.json()["rows"]
+        assert len(row["ids"]) == 300
         assert server.wait(30) is not None
     finally:
         server.kill()
