@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from chameleon_core import Chameleon
 from chameleon_core.demo import make_chameleon
 
+# The same cases on every machine, however slow.
+settings.register_profile("chameleon", derandomize=True, deadline=None, max_examples=60)
+settings.load_profile("chameleon")
 # Models this small lose time to more threads than one.
 torch.set_num_threads(1)
 

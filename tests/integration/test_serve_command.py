@@ -74,9 +74,14 @@ def test_without_the_package_the_command_says_how_to_install_it(monkeypatch: pyt
     assert "pip install ./packages/chameleon-serve" in re.sub(r"\s+", " ", result.output)
 
 
+def listen_to_ctrl_c() -> None:
+    """What the tests were started from may ignore it, as jobs in the background do, and processes inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_folder_is_served_until_ctrl_c(folder: Path) -> None:
     command = [sys.executable, "-m", "chameleon_core", "serve", str(folder), "--port", "0", "--name", "mine"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_ctrl_c)
     try:
         assert server.stderr is not None
         line = server.stderr.readline()

@@ -18,7 +18,9 @@ from chameleon_text.testing import FakeImageTokenizer, make_tokenizer
 
 NEEDED = ("<s>", "</s>", "<pad>", "<racm3:break>", "<eoss>", "<reserved08706>", "<image>", "<reserved08707>")
 SPECIAL_BY_NAME = (*NEEDED, "<unk>", "<sentinel:3>", "<reserved09000>", "</", "<=>", "<>", "<1", "<div>", "<<")
-TEXT_BY_NAME = ("<", ">", "a", "a<", " </", "[MASK]", "IMGIMGZ", "IMGIMGKZ", f"IMGIMG{'J' * 5000}Z")
+TEXT_BY_NAME = ("<", ">", "a", "a<", " </", "[MASK]", "IMGIMGZ", "IMGIMGKZ", f"IMGIMG{'J' * 19}Z")
+LONG = f"IMGIMG{'J' * 5000}Z"
+"""Of more digits than Python turns into a number."""
 PICTURES = ("IMGIMGAZ", "IMGIMGBZ", "IMGIMGBBZ")
 
 NAMES = st.sampled_from([*SPECIAL_BY_NAME, *TEXT_BY_NAME, *PICTURES]) | st.text("<>/=1ab", min_size=1, max_size=5)
@@ -50,14 +52,14 @@ def text_ids(layout: TokenLayout) -> set[int]:
     return set(layout.text_allowed_V.nonzero().flatten().tolist())
 
 
-@pytest.mark.parametrize("name", [*SPECIAL_BY_NAME, *TEXT_BY_NAME, *PICTURES])
+@pytest.mark.parametrize("name", [*SPECIAL_BY_NAME, *TEXT_BY_NAME, *PICTURES, LONG])
 def test_names_alone_are_judged_by_the_rule_of_metas_release(name: str) -> None:
     token_ids = dict(make_tokenizer(16).token_ids)
     token_id = token_ids.setdefault(name, len(token_ids))
     vocabulary = Vocabulary.from_token_ids(token_ids)
     layout = TokenLayout.from_config(make_config(vocab_size=len(token_ids), vocabulary_map=token_ids))
     assert (token_id in vocabulary.special_ids) == (token_id in layout.special_ids) == (name in SPECIAL_BY_NAME)
-    assert (token_id in vocabulary.text_ids) == (token_id in text_ids(layout)) == (name in TEXT_BY_NAME)
+    assert (token_id in vocabulary.text_ids) == (token_id in text_ids(layout)) == (name in (*TEXT_BY_NAME, LONG))
 
 
 @given(st.sets(NAMES, max_size=8))

@@ -136,7 +136,7 @@ def test_a_job_that_was_stopped_ends_with_the_same_weights(
         (("--learning-rate", "1"), "learning_rate 0.005, now 1.0"),
         (("--held-out", "3"), "held_out 2, now 3"),
         (("--order", "caption-first"), "order 'mixed', now 'caption-first'"),
-        (("--lora", "4"), "lora None, now 4"),
+        (("--samples", "9"), "now 9"),
     ):
         refusal = command("finetune", folder, pictures, "-o", output, "--resume", *changes)
         assert refusal.exit_code == 1
