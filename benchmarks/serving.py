@@ -276,7 +276,7 @@ async def queue(server: Server, count: int) -> dict[str, Any]:
         "megabytes": (before, server.megabytes),
     }
     print(
-        f"{count} requests at once: {len(ids)} answered in {seconds:.1f} s, {found['different']} different answers; "
+        f"{count} requests at once: {len(ids)} answered in {seconds:.1f} s, with {found['different']} kinds of ids; "
         f"{most:.0f} seen waiting; memory {before:.0f} MB before and {found['megabytes'][1]:.0f} MB after"
     )
     return found

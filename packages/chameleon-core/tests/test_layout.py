@@ -42,6 +42,7 @@ def test_codes_and_ids_are_a_bijection_whatever_the_order_of_the_ids(seed: int |
     assert layout.code_to_id_Z.tolist() == [names[picture_name(code)] for code in range(12)]
     assert layout.id_to_code_V[layout.code_to_id_Z].tolist() == list(range(12))
     assert int((layout.id_to_code_V >= 0).sum()) == 12
+    assert layout.codes_by_id == {names[picture_name(code)]: code for code in range(12)}
     assert layout.picture_ids == set(layout.code_to_id_Z.tolist())
 
 
@@ -57,6 +58,7 @@ def test_specials_are_found_by_name(seed: int | None) -> None:
 def test_only_names_of_plain_text_may_be_generated_as_text() -> None:
     names = vocabulary(seed=3)
     layout = TokenLayout.from_vocabulary_map(names, 4, vocab_size=64)
+    assert layout.text_ids == set(layout.text_allowed_V.nonzero().flatten().tolist()) == {names[name] for name in TEXT}
     assert layout.vocab_size == 64
     assert layout.text_allowed_V.nonzero().flatten().tolist() == sorted(names[name] for name in TEXT)
 

@@ -106,6 +106,16 @@ class TokenLayout:
         return len(self.id_to_code_V)
 
     @cached_property
+    def codes_by_id(self) -> dict[int, int]:
+        """The picture code of each id that has one, for readers of single ids: a tensor takes longer to ask."""
+        return {id_: code for code, id_ in enumerate(self.code_to_id_Z.tolist())}
+
+    @cached_property
+    def text_ids(self) -> frozenset[int]:
+        """The ids that may be generated as text, those of ``text_allowed_V``."""
+        return frozenset(self.text_allowed_V.nonzero().flatten().tolist())
+
+    @cached_property
     def has_text(self) -> bool:
         """Whether any id may be generated as text."""
         return bool(self.text_allowed_V.any())

@@ -32,7 +32,7 @@ class VocabularyMapping:
     @property
     def bpe2img(self) -> dict[int, int]:
         """The code of each picture id."""
-        return {id_: int(self.layout.id_to_code_V[id_]) for id_ in self.image_tokens}
+        return {id_: self.layout.codes_by_id[id_] for id_ in self.image_tokens}
 
     @property
     def img2bpe(self) -> dict[int, int]:

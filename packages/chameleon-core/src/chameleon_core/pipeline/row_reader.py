@@ -95,7 +95,7 @@ class RowReader:
             self._codes = []
             self._picture = self._layout.pictures.open()
             yield from self._announced()
-        elif self._layout.text_allowed_V[token_id]:
+        elif token_id in self._layout.text_ids:
             yield from self._text_delta(self._decoder.push(token_id))
 
     def finish(self, reason: Reason) -> Iterator[Event]:
@@ -112,7 +112,7 @@ class RowReader:
         is_announced = picture.grid is not None
         self._picture = picture.accept(token_id)
         if is_code:
-            self._codes.append(int(self._layout.id_to_code_V[token_id]))
+            self._codes.append(self._layout.codes_by_id[token_id])
             yield self._progress(picture)
         elif self._picture is None:
             yield self._finish_image(picture)
