@@ -15,9 +15,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from chameleon_core import ChameleonForConditionalGeneration, ConfigError, leading
+from chameleon_core import ChameleonForConditionalGeneration, ConfigError, leading, quantize_model
 from chameleon_core.generation import Engine, GenerationOptions, Request
 from chameleon_core.testing import make_config, make_model
+from chameleon_core.training import add_lora, load_lora
 
 MODELS: dict[str, dict[str, Any]] = {
     "mha": {},
@@ -73,6 +74,9 @@ def main(folder: Path) -> None:
         lambda: model.model(inputs_embeds=torch.zeros(1, 2, 32)),
         lambda: model.save_pretrained(folder / "saved"),
         lambda: model.compile_decoding([1]),
+        lambda: add_lora(model),
+        lambda: load_lora(model, folder / "mha"),
+        lambda: quantize_model(model, "int8"),
         lambda: model.generate(torch.tensor(PROMPTS), cache_implementation="static"),
         lambda: ChameleonForConditionalGeneration.from_pretrained(folder / "mha", tensor_parallel=3),
         lambda: ChameleonForConditionalGeneration.from_pretrained(folder / "one head", tensor_parallel=2),
@@ -135,11 +139,16 @@ def test_a_rank_has_its_slices_alone(led: Mapping[str, Any], folder: Path) -> No
 
 
 def test_what_ranks_cannot_do_is_refused(led: Mapping[str, Any], folder: Path) -> None:
-    forward, bare, save, compiled, static, count, heads, stored, quantization, placement = led["refused"]
+    forward, bare, save, compiled, added, loaded, quantized, static, count, heads, stored, quantization, placement = (
+        led["refused"]
+    )
     assert "A forward pass of one's own isn't available with tensor_parallel" in forward
     assert bare == forward
     assert "save_pretrained() isn't available with tensor_parallel" in save
     assert "compile_decoding() isn't available with tensor_parallel" in compiled
+    assert "add_lora() isn't available with tensor_parallel" in added
+    assert "load_lora() isn't available with tensor_parallel" in loaded
+    assert "quantize_model() isn't available with tensor_parallel" in quantized
     assert "cache_implementation 'static' is for a model that one process has" in static
     assert "tensor_parallel is 3, and the number of processes 2" in count
     assert "2 ranks can't divide the layers: num_key_value_heads is 1" in heads

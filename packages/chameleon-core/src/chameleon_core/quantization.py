@@ -18,6 +18,7 @@ from ._moved import moved_names
 from .checkpoints.quantization_plan import QUANTIZATION_RECORD, Quantization, name_layer_in_errors, plan_quantization
 from .errors import ConfigError
 from .model import ChameleonForConditionalGeneration
+from .model.leading import check_whole
 
 __all__ = ["LayerReport", "Quantization", "QuantizationReport", "quantization_report", "quantize_model"]
 
@@ -28,8 +29,10 @@ def quantize_model(model: ChameleonForConditionalGeneration, quantization: str |
 
     For a large model use ``from_pretrained(..., quantization=...)`` instead, which never holds all float weights in
     memory. ``quantization`` is the name of a weight quantizer or a ``Quantization``. Raises ``ConfigError`` where the
-    model is quantized already, a pattern of ``skip`` matches no module, or the quantizer can't serve a layer.
+    model is quantized already or was loaded with ``tensor_parallel``, a pattern of ``skip`` matches no module, or the
+    quantizer can't serve a layer.
     """
+    check_whole(model, "quantize_model()")
     if QUANTIZATION_RECORD in model.config.extras:
         raise ConfigError(f"the model is quantized already: {model.config.extras[QUANTIZATION_RECORD]}.")
     plan = plan_quantization(model, Quantization.of(quantization), dtype=None, device=model.device)

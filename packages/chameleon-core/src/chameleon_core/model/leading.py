@@ -227,6 +227,13 @@ class Leader:
                 self.model.model.feed_lanes([(followed.lanes[lane], ids) for lane, ids in numbered], followed.cache)
 
 
+def check_whole(model: Any, what: str) -> None:
+    """Raise ``ConfigError`` for what isn't done to a model whose weights several processes have."""
+    leader: Leader | None = getattr(model, "_leader", None)
+    if leader is not None:
+        leader.refuse(what)
+
+
 @contextlib.contextmanager
 def leading(model: Any) -> Iterator[bool]:
     """Let the first rank generate with a model that was loaded with ``tensor_parallel``.

@@ -14,6 +14,7 @@ from chameleon_backends import QuantizedLinear
 
 from ..errors import ConfigError, FileFormatError
 from ..model import ChameleonForConditionalGeneration
+from ..model.leading import check_whole
 from .adapter_files import AdapterOptions, check_weights, read_options
 from .errors import requires_extra
 
@@ -40,8 +41,10 @@ def add_lora(
 
     Of the handle, ``save_pretrained(folder)`` writes the adapters as safetensors for ``load_lora``, and
     ``merge_and_unload()`` adds them to the weights and returns the plain model. Raises ``ConfigError`` for another
-    target or an option out of range, ``MissingPackageError`` without the extra ``[lora]``.
+    target, an option out of range or a model that was loaded with ``tensor_parallel``, ``MissingPackageError`` without
+    the extra ``[lora]``.
     """
+    check_whole(model, "add_lora()")
     unknown = sorted(set(targets) - set(LORA_TARGETS))
     if unknown or not targets:
         raise ConfigError(
@@ -64,8 +67,10 @@ def load_lora(model: ChameleonForConditionalGeneration, folder: str | os.PathLik
     ``model`` may be quantized where the model that they were trained on wasn't, and vice versa. Only adapters as
     ``add_lora`` makes them are read, and only from safetensors. Raises ``MissingFileError``, ``FileAccessError``,
     ``FileFormatError`` for a damaged file or other options of peft, ``WeightsError`` for weights that don't fit the
-    model or aren't finite, and ``MissingPackageError`` without the extra ``[lora]``.
+    model or aren't finite, ``ConfigError`` for a model that was loaded with ``tensor_parallel``, and
+    ``MissingPackageError`` without the extra ``[lora]``.
     """
+    check_whole(model, "load_lora()")
     with requires_extra("LoRA", extra="lora"):
         from peft import LoraConfig, PeftModel
     options = read_options(folder, defaults=vars(LoraConfig()), targets=LORA_TARGETS)
