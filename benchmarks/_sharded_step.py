@@ -72,6 +72,10 @@ def main() -> None:
         (folder / "measured.json").write_text(json.dumps(results), encoding="utf-8")
     dist.barrier()
     dist.destroy_process_group()
+    sys.stderr.flush()
+    # Threads of gloo may still hold Python objects: one that lets go of them while the interpreter ends is killed
+    # within C++, and the process with it.
+    os._exit(0)
 
 
 def run_case(case: dict[str, Any], folder: Path) -> dict[str, float]:
