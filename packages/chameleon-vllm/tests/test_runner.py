@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from chameleon_core.picture_grammars.lumina import reserved
 from chameleon_core.testing import make_config, make_model, make_scripted_model, make_vocabulary
 from chameleon_vllm.admission import Limits
 from chameleon_vllm.errors import EngineError
+from chameleon_vllm.following import Following
 from chameleon_vllm.row_parts import Signals
 from chameleon_vllm.runner import MAX_TRIES, Runner
 
@@ -314,3 +316,44 @@ def test_a_request_that_the_engine_ends_is_an_error() -> None:
     engine.batch._chooser.vocab_size = 1  # so that choosing fails
     with pytest.raises(ChameleonCoreError, match="its log says why"):
         run(engine, machines([ALL[0]]))
+
+
+def test_the_end_of_a_row_comes_with_its_last_id_whoever_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader of a row looks while another thread's step has ended the row and hasn't handed out its ids."""
+    runner = Runner(ModelEngine(MODEL), SIGNALS)
+    (row,) = machines([ALL[0]])
+    stream = runner.run([row], lambda: False)
+    steps = [next(stream)]
+    has_ended, was_read = threading.Event(), threading.Event()
+    take = Following.take
+
+    def taken_slowly(following: Following, token_id: int) -> list[int]:
+        ids = take(following, token_id)
+        if following.machine.finish_reason is not None:
+            has_ended.set()
+            was_read.wait(0.5)  # its reader waits for this thread, or reads nothing
+        return ids
+
+    def read() -> None:
+        steps.extend(stream)
+        was_read.set()
+
+    monkeypatch.setattr(Following, "take", taken_slowly)
+    stepping = threading.Thread(target=lambda: [runner.step() for _ in range(len(EXPECTED[0][0]))])
+    stepping.start()
+    assert has_ended.wait(10)
+    reading = threading.Thread(target=read)
+    reading.start()
+    for thread in (stepping, reading):
+        thread.join(10)
+    assert ids_of(steps) == EXPECTED[0][0]
+    assert [step.finish_reasons[0] for step in steps] == [None] * (len(steps) - 1) + [EXPECTED[0][1]]
+
+
+def test_a_row_that_ends_without_a_new_id_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time is over while the engine computes an id that the row had to write and knows."""
+    runner = Runner(ModelEngine(MODEL), SIGNALS)
+    monkeypatch.setattr(Following, "take", lambda following, token_id: [])
+    (row,) = machines([dataclasses.replace(ALL[0], options=GenerationOptions(max_time=1e-6), written=(40,))])
+    (step,) = runner.run([row], lambda: False, given=[1])
+    assert (step.ids, step.finish_reasons) == ((None,), ("timeout",))

@@ -60,8 +60,10 @@ class RowHandle:
 
     following: Following
     """What of it its stretch has written."""
-    unread: deque[int] = field(default_factory=deque)
-    """New ids that nobody has read yet."""
+    unread: deque[tuple[int | None, FinishReason | None]] = field(default_factory=deque)
+    """New ids that its reader hasn't read yet, the last of all with why the row ended; None where no id is new then.
+
+    The reader is another thread than the one that steps, and so learns of the end with the last id, not before."""
     members: list[str] = field(default_factory=list)
     """The names of the requests of its stretch; none while it waits."""
     tries: int = 0
@@ -80,6 +82,15 @@ class RowHandle:
     def is_done(self) -> bool:
         """Whether it has ended."""
         return self.error is not None or self.machine.finish_reason is not None
+
+    def publish(self, ids: Sequence[int]) -> None:
+        """Hand new ids to the reader, and why the row ended where it has."""
+        read: list[tuple[int | None, FinishReason | None]] = [(token_id, None) for token_id in ids]
+        reason = self.machine.finish_reason
+        if reason is not None:
+            last = read.pop()[0] if read else None
+            read.append((last, reason))
+        self.unread.extend(read)
 
     @property
     def is_overdue(self) -> bool:
@@ -106,7 +117,7 @@ class Runner:
 
         Raises ``ContextLengthError`` where there is never room.
         """
-        handle = RowHandle(Following(machine, self.signals), deque(machine.new_ids[given:]))
+        handle = RowHandle(Following(machine, self.signals))
         name = f"row {machine.row.index}"
         options = machine.options
         self.admission.check(self._size(machine, self._contexts(machine)), name)
@@ -117,6 +128,7 @@ class Runner:
             self.admission.check(Size(MAX_MEMBERS, MAX_MEMBERS * length, positions), f"{name}, guided,")
         if options.max_time is not None:
             handle.deadline = time.monotonic() + options.max_time
+        handle.publish(machine.new_ids[given:])
         with self._lock:
             if not handle.is_done:
                 self._waiting.append(handle)
@@ -160,19 +172,18 @@ class Runner:
         return self._steps(handles, should_stop)
 
     def _steps(self, handles: Sequence[RowHandle], should_stop: Callable[[], bool]) -> Generator[Step]:
+        reasons: list[FinishReason | None] = [None] * len(handles)
         try:
-            while not all(handle.is_done and not handle.unread for handle in handles) and not should_stop():
+            while None in reasons and not should_stop():
                 if not any(handle.unread for handle in handles):
                     self.step()
                     for handle in handles:
                         if handle.error is not None:
                             raise handle.error
-                ids = tuple(handle.unread.popleft() if handle.unread else None for handle in handles)
-                reasons: list[FinishReason | None] = [
-                    None if handle.unread else handle.machine.finish_reason for handle in handles
-                ]
-                if any(token_id is not None for token_id in ids):
-                    yield Step(ids, tuple(reasons))
+                read = [handle.unread.popleft() if handle.unread else (None, None) for handle in handles]
+                reasons = [reason or before for (_, reason), before in zip(read, reasons, strict=True)]
+                if any(each != (None, None) for each in read):
+                    yield Step(tuple(token_id for token_id, _ in read), tuple(reasons))
         finally:
             self.cancel(handles)
 
@@ -219,12 +230,14 @@ class Runner:
             self._retry(handle)
             return
         machine, was_group = handle.machine, needs_group(handle.machine)
+        new: list[int] = []
         for token_id in ids:
             if machine.finish_reason is None and token_id not in (self.signals.split, self.signals.ended):
-                handle.unread += handle.following.take(token_id)
+                new += handle.following.take(token_id)
                 handle.tries = 0
         if machine.finish_reason is None and handle.is_overdue:
             machine.row.finish_reason = "timeout"
+        handle.publish(new)
         if machine.finish_reason is not None:
             self._break_off(handle)
         elif is_finished or needs_group(machine) != was_group:
