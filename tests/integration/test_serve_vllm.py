@@ -7,11 +7,14 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from chameleon_core import Chameleon, Finished
+from chameleon_core import Chameleon, ConfigError, Finished, MissingPackageError
+from chameleon_serve import ServeOptions
+from chameleon_serve.loading import load_pipeline
 from chameleon_vllm import VLLMChameleon
 from chameleon_vllm.row_parts import Signals
 from chameleon_vllm.runner import Runner
@@ -74,3 +77,43 @@ def test_what_vllm_can_not_do_is_refused_by_name(option: str, served: Served) ->
         described = client.get("/v1/models/small").json()["chameleon"]
     assert described["engine"] == "vllm"
     assert option in described["refused_options"]
+
+
+def test_what_only_the_toolkit_s_engine_knows_is_no_metric(served: Served) -> None:
+    with served.client() as client:
+        names = {line.split()[0] for line in client.get("/metrics").text.splitlines()}
+    assert "chameleon_running_rows" in names
+    assert "chameleon_cached_positions" not in names
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_positions": 900}, "max_positions bounds the cache of the toolkit's engine"),
+        ({"prompt_chunk": 64}, "max_num_batched_tokens"),
+        ({"engine_options": {"attn_implementation": "eager"}}, "attn_implementation isn't offered on vLLM"),
+        ({"engine_options": {"device": "cuda"}}, "device isn't offered on vLLM"),
+        ({"engine_options": {"quantization": "int8"}}, "'quantization' can't be given: its numbers are others"),
+        ({"engine_options": {"speculative_config": {}}}, "'speculative_config' can't be given"),
+        ({"engine_options": {"max_num_seq": 8}}, "Did you mean 'max_num_seqs'?"),
+    ],
+)
+def test_options_that_mean_nothing_to_vllm_are_refused_before_it_is_loaded(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_pipeline(ServeOptions(model="small", engine="vllm", **options))
+    assert words in str(caught.value)
+
+
+def test_each_row_has_room_for_the_requests_of_a_guided_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[dict[str, Any]] = []
+    monkeypatch.setitem(sys.modules, "chameleon_vllm.vllm_engine", ModuleType("vllm_engine"))
+    monkeypatch.setattr(VLLMChameleon, "from_pretrained", lambda model, **given: found.append(given))
+    for options in ({}, {"max_num_seqs": 7, "dtype": "float32"}):
+        load_pipeline(ServeOptions(model="small", engine="vllm", max_rows=4, engine_options=options))
+    assert found == [{"max_num_seqs": 12}, {"max_num_seqs": 7, "dtype": "float32"}]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_without_vllm_the_server_says_what_to_install() -> None:
+    with pytest.raises(MissingPackageError, match=r"pip install \"./packages/chameleon-vllm\[vllm\]\""):
+        load_pipeline(ServeOptions(model="small", engine="vllm"))

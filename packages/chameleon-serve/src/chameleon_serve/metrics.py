@@ -39,7 +39,6 @@ class Metrics:
         )
         self._running = Gauge("chameleon_running_rows", "Rows that run.", registry=registry)
         self._waiting = Gauge("chameleon_waiting_requests", "Requests that wait.", registry=registry)
-        self._positions = Gauge("chameleon_cached_positions", "Positions of the cache in use.", registry=registry)
 
     def watch(self, gate: Gate, chameleon: Chameleon) -> None:
         """Show who runs and waits, and how full the cache is where the engine is the toolkit's own."""
@@ -47,7 +46,8 @@ class Metrics:
         self._waiting.set_function(lambda: gate.num_waiting)
         shared: Any = getattr(chameleon, "shared", None)
         if shared is not None:
-            self._positions.set_function(lambda: shared.engine.cache.positions)
+            positions = Gauge("chameleon_cached_positions", "Positions of the cache in use.", registry=self.registry)
+            positions.set_function(lambda: shared.engine.cache.positions)
 
     def request(self, arrived: float) -> Callable[[Event], None]:
         """Return what counts the events of one request."""
