@@ -265,7 +265,7 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session(default=False, requires=["wheels"])
 def vllm(session: nox.Session) -> None:
-    """The package chameleon-vllm with vLLM's build for CPUs, in an environment of 2 GB. (Two minutes of install.)
+    """The package chameleon-vllm and the server on vLLM's build for CPUs, in an environment of 2 GB. (10 minutes.)
 
     ``nox -s vllm -- --speed`` also measures ids per second beside the engine of chameleon-core.
     """
@@ -276,8 +276,9 @@ def vllm(session: nox.Session) -> None:
     needed = [each for each in requirements_of(wheel) if re.split(r"[^\w-]", each)[0] not in NOT_NEEDED]
     session.install("--no-compile", *torch_requirement(), *needed)
     session.install("--no-compile", "--no-deps", str(wheel))
-    ours = [str(find_wheel(session, f"chameleon_{package}")) for package in PACKAGES]
-    session.install("--no-compile", *torch_requirement(), *ours, "pytest", "hypothesis")
+    ours = [str(find_wheel(session, f"chameleon_{package}")) for package in PACKAGES if package != "serve"]
+    served = f"{find_wheel(session, 'chameleon_serve')}[{EXTRAS['serve']}]"  # which brings OpenAI's client
+    session.install("--no-compile", *torch_requirement(), *ours, served, "pytest", "hypothesis")
     environment = {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
     command = ("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations", "10")
     with session.chdir("packages/chameleon-vllm"):
