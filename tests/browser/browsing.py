@@ -85,8 +85,20 @@ class Page:
         self.chrome = chrome
 
     def open(self, url: str) -> None:
-        """Open the page, and wait until it knows the model."""
+        """Open the page without an earlier conversation, and wait until it knows the model."""
         self.chrome.get(url)
+        self.wait_for_model()
+        if self.run("return sessionStorage.length"):
+            self.run("sessionStorage.clear(); Storage.prototype.setItem = () => {}")
+            self.reload()
+
+    def reload(self) -> None:
+        """Load the page again, and wait until it knows the model."""
+        self.chrome.refresh()
+        self.wait_for_model()
+
+    def wait_for_model(self) -> None:
+        """Wait until the page knows the model."""
         self.until("return document.getElementById('model-facts').textContent.includes('codes')")
 
     def run(self, script: str, *arguments: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,6 +148,22 @@ def test_a_narrow_window_holds_everything(url: str, dark: bool) -> None:
         page.until("return getComputedStyle(document.getElementById('panel')).visibility === 'hidden'")
         assert page.run("return document.activeElement.className") == "show-codes"
         assert page.find("#prompt").is_displayed()
+
+
+def test_a_small_window_shows_the_end_of_what_is_opened(url: str, tmp_path: Path) -> None:
+    from browsing import looking
+
+    path = tmp_path / "long.json"
+    path.write_text(json.dumps([{"type": "text", "text": "A long story. " * 200}]), encoding="utf-8")
+    with looking(width=320, height=640) as page:
+        page.open(url)
+        page.find("#document-file").send_keys(str(path))
+        page.until("return document.getElementById('notice-text').textContent.includes('is open')")
+        distance = (
+            "const log = document.getElementById('log'); return log.scrollHeight - log.scrollTop - log.clientHeight"
+        )
+        page.until(f"{distance} < 2")
+        assert page.run("return document.scrollingElement.scrollWidth") == 320
 
 
 def test_what_has_the_focus_is_visible_in_every_place(page: Page) -> None:

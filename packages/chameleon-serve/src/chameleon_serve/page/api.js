@@ -27,10 +27,9 @@ export async function readModel() {
   return list.data[0];
 }
 
-/** Return the codes of a picture, and what the image tokenizer draws of them. */
-export async function readPicture(url, signal) {
-  const body = { picture: { type: "image", url } };
-  return (await request("/v1/pictures/tokens", { body, signal })).json();
+/** Return the codes of a document's part that is a picture, and what the image tokenizer draws of them. */
+export async function readPicture(part, signal) {
+  return (await request("/v1/pictures/tokens", { body: { picture: part }, signal })).json();
 }
 
 /** Yield the events of a document that is being written, or of a picture that is being drawn anew. */

@@ -3,9 +3,11 @@
 import { onKeyNeeded, readModel, stream } from "./api.js";
 import { attach, setLimits, setUpComposer, takeMessage, writePrompt } from "./composer.js";
 import { Turn, asDocument, asMarkdown, asRequest } from "./conversation.js";
+import { readDocument } from "./documents.js";
 import { byId, make, saveAs, say } from "./dom.js";
+import { keep, kept } from "./keeping.js";
 import { askForKey } from "./key.js";
-import { clearLog, showTurn } from "./log.js";
+import { showTurn, showTurns } from "./log.js";
 import { requested, setUpOptions } from "./options.js";
 import { setUpPanel } from "./panel.js";
 import { hideTokens, setDrawing, setUpRedraw, showTokens } from "./redraw.js";
@@ -22,6 +24,7 @@ let model = null;
 let turns = [];
 let running = null; // what aborts the job that runs
 let usual = null; // what is answered with, where a message has no picture
+let earlier = null; // the turns that were put away, until the next message
 
 const actions = {
   codes: (picture) => showTokens(picture),
@@ -38,13 +41,31 @@ setUpTheme();
 setUpPanel();
 setUpRedraw(run);
 onKeyNeeded(askForKey);
-setUpComposer({ onSend: send, onStop: () => running?.abort(), onAttach: askForText, onTrouble: showTrouble });
+setUpComposer({
+  onSend: send,
+  onStop: () => running?.abort(),
+  onAttach: askForText,
+  onDocument: openDocument,
+  onTrouble: showTrouble,
+});
 byId("new-chat").addEventListener("click", startAnew);
+byId("bring-back").addEventListener("click", () => {
+  replaceTurns(earlier);
+  byId("prompt").focus();
+});
+byId("import").addEventListener("click", () => byId("document-file").click());
+byId("document-file").addEventListener("change", (event) => {
+  const [file] = event.target.files;
+  if (file) openDocument(file);
+  event.target.value = "";
+});
+addEventListener("pagehide", keepTurns);
+document.addEventListener("visibilitychange", () => document.hidden && keepTurns());
 byId("export-json").addEventListener("click", () => {
   saveAs("document.json", `${JSON.stringify(asDocument(turns))}\n`, "application/json");
 });
 byId("export-markdown").addEventListener("click", () => {
-  saveAs("document.md", asMarkdown(turns, model?.id ?? "The model"), "text/markdown");
+  saveAs("document.md", asMarkdown(turns), "text/markdown");
 });
 connect();
 
@@ -78,6 +99,54 @@ function showModel() {
   setUpOptions(model);
   setDrawing({ draws: model.draws_pictures });
   showExamples();
+  bringBackKept();
+}
+
+/** Show the conversation that this tab had with this model before it was loaded anew. */
+function bringBackKept() {
+  const found = kept(model.id);
+  if (!found || turns.length) return;
+  ({ turns } = found);
+  const option = [...byId("context").options].find(({ value }) => value === found.context);
+  if (option && !option.disabled) byId("context").value = option.value;
+  showTurns(turns, actions);
+  showExports();
+}
+
+/** Keep the conversation until the tab is closed, as far as there is room. */
+function keepTurns() {
+  if (model) keep({ model: model.id, context: byId("context").value, turns });
+}
+
+/** Open the document of a file as the conversation. */
+async function openDocument(file) {
+  if (running || !model) {
+    showTrouble(new Error(`“${file.name}” can’t be opened while ${running ? "an answer is written" : "there is no model"}.`));
+    return;
+  }
+  let opened = null;
+  const error = await run(async (signal) => {
+    opened = await readDocument(file, { modelName: model.id, signal, onProgress: showNotice });
+  });
+  showNotice("");
+  if (error) return;
+  replaceTurns(opened);
+  // The model is to see what was opened, not the next message alone.
+  if (byId("context").value === "message") byId("context").value = "document";
+  showNotice(`“${file.name}” is open. The model sees ${byId("context").selectedOptions[0].textContent.trim()}.`);
+  keepTurns();
+  byId("prompt").focus();
+}
+
+/** Show other turns in place of those of now, which can be brought back until the next message. */
+function replaceTurns(others) {
+  [turns, earlier] = [others, turns.length ? turns : null];
+  showTurns(turns, actions);
+  hideTokens();
+  showTrouble(null);
+  showNotice("");
+  showExports();
+  keepTurns();
 }
 
 function showExamples() {
@@ -100,9 +169,11 @@ async function send() {
   if (running || !model) return;
   const segments = takeMessage();
   if (!segments) return;
-  const turn = new Turn("user", segments);
+  const turn = new Turn("user", "You", segments);
+  earlier = null;
+  showNotice("");
   turns.push(turn);
-  showTurn(turn, "You", actions);
+  showTurn(turn, actions);
   await answer();
 }
 
@@ -117,7 +188,7 @@ async function answerAgain(turn) {
   const index = turns.indexOf(turn);
   if (index !== turns.length - 1) {
     turns.push(turns[index - 1]);
-    showTurn(turns.at(-1), "You", actions);
+    showTurn(turns.at(-1), actions);
   } else {
     turns.pop();
     turn.element.remove();
@@ -127,14 +198,15 @@ async function answerAgain(turn) {
 
 async function answer() {
   const asked = turns.at(-1);
-  const turn = new Turn("assistant");
+  const turn = new Turn("assistant", model.id);
+  turn.isWriting = true;
   const context = byId("context").value;
   const modality = byId("modality").value;
   const seen = asRequest(turns, context);
   byId("modality").value = usual ?? modality;
   usual = null;
   turns.push(turn);
-  turn.element = showTurn(turn, model.id, actions);
+  showTurn(turn, actions);
   const error = await run(async (signal) => {
     const body = { ...seen, modality, ...requested() };
     for await (const event of stream("/v1/documents", body, signal)) turn.write(event, asked.text);
@@ -143,6 +215,7 @@ async function answer() {
   turn.end(error?.name === "AbortError" ? "Stopped." : turn.note);
   say(turn.trouble || turn.note || "The answer is complete.");
   showExports();
+  keepTurns();
 }
 
 /** Run a job that can be stopped, one at a time. Return its error, or null; errors are shown unless asked not to. */
@@ -184,12 +257,16 @@ function showTrouble(error) {
   byId("trouble").hidden = !error;
 }
 
+/** Say something above the message, and offer the earlier conversation where there is one. */
+function showNotice(text) {
+  byId("notice-text").textContent = text;
+  byId("bring-back").hidden = !earlier;
+  byId("notice").hidden = !text && !earlier;
+}
+
 function startAnew() {
   running?.abort();
-  turns = [];
-  clearLog();
-  hideTokens();
-  showTrouble(null);
-  showExports();
+  replaceTurns([]);
+  showNotice(earlier ? "The earlier conversation is put away until you send a message." : "");
   byId("prompt").focus();
 }

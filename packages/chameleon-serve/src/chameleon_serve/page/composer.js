@@ -1,6 +1,7 @@
 // The message that is being written: its text, and its pictures from files, the clipboard or a drag.
 
 import { Trouble, readPicture } from "./api.js";
+import { isDocument } from "./documents.js";
 import { byId, make } from "./dom.js";
 import { Picture } from "./picture.js";
 
@@ -10,11 +11,16 @@ let attached = [];
 let limits = {};
 let onTrouble = () => {};
 let onAttach = () => {};
+let onDocument = () => {};
 
-/** Connect the fields. `onSend` sends the message, `onAttach` is told of a new picture, `onTrouble` of an error. */
-export function setUpComposer({ onSend, onStop, onAttach: hear, onTrouble: tell }) {
+/**
+ * Connect the fields. `onSend` sends the message, `onAttach` is told of a new picture, `onDocument` of a document's
+ * file, `onTrouble` of an error.
+ */
+export function setUpComposer({ onSend, onStop, onAttach: hear, onDocument: open, onTrouble: tell }) {
   onTrouble = tell;
   onAttach = hear;
+  onDocument = open;
   byId("composer").addEventListener("submit", (event) => {
     event.preventDefault();
     if (!byId("send").hidden) onSend();
@@ -96,6 +102,15 @@ function setUpDrop() {
 }
 
 function addFiles(files) {
+  const document = files.find(isDocument);
+  if (document && files.length > 1) {
+    onTrouble(new Trouble("Open one document at a time, without other files.", -1));
+    return;
+  }
+  if (document) {
+    onDocument(document);
+    return;
+  }
   for (const file of files) {
     const why = refusal(file);
     if (why) onTrouble(new Trouble(why, -1));
@@ -123,7 +138,7 @@ async function addFile(file) {
   try {
     version.src = await dataUrl(file);
     picture.changed();
-    const { codes, ids, grid, url } = await readPicture(version.src);
+    const { codes, ids, grid, url } = await readPicture({ type: "image", url: version.src });
     Object.assign(version, { codes, ids, grid, drawn: url, done: codes.length, total: codes.length, state: "done" });
     picture.changed();
   } catch (error) {

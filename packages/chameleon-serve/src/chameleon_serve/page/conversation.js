@@ -8,13 +8,17 @@ const REASONS = {
   cancelled: "Stopped.",
 };
 
-/** One utterance: its segments are {type: "text", text} or {type: "image", picture}. It sends "change". */
+/**
+ * One utterance: its segments are {type: "text", text} or {type: "image", picture}. `who` is what the reader is told of
+ * who made it. It sends "change".
+ */
 export class Turn extends EventTarget {
-  constructor(role, segments = []) {
+  constructor(role, who, segments = []) {
     super();
     this.role = role;
+    this.who = who;
     this.segments = segments;
-    this.isWriting = role === "assistant";
+    this.isWriting = false;
     this.note = "";
     this.trouble = "";
   }
@@ -89,7 +93,7 @@ export function asDocument(turns) {
 }
 
 /** Return the turns as Markdown, with the pictures in it. */
-export function asMarkdown(turns, modelName) {
+export function asMarkdown(turns) {
   let number = 0;
   const shown = (segment) => {
     if (segment.type === "text") return segment.text;
@@ -97,9 +101,6 @@ export function asMarkdown(turns, modelName) {
     number += 1;
     return src ? `![${segment.picture.alt.replace(/[[\]\n]/g, " ")}](${src})` : `[picture ${number}, not drawn]`;
   };
-  const blocks = turns.map((turn) => {
-    const who = turn.role === "user" ? "You" : modelName;
-    return [`**${who}**`, ...turn.segments.map(shown)].join("\n\n");
-  });
+  const blocks = turns.map((turn) => [`**${turn.who}**`, ...turn.segments.map(shown)].join("\n\n"));
   return `${blocks.join("\n\n")}\n`;
 }

@@ -6,16 +6,23 @@ import { figureOf } from "./figure.js";
 const log = byId("log");
 let follows = true; // whether the end stays in view: until the reader scrolls away from it
 
+let height = log.clientHeight;
+
 log.addEventListener("scroll", () => {
-  follows = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+  // Where the log has become smaller, it wasn't the reader who left the end.
+  if (log.clientHeight === height) follows = log.scrollHeight - log.scrollTop - height < 80;
 });
+new ResizeObserver(() => {
+  height = log.clientHeight;
+  followEnd();
+}).observe(log);
 
 /** Show a turn below the others, and keep it up to date. `actions` are those of its pictures, and `again`. */
-export function showTurn(turn, who, actions) {
+export function showTurn(turn, actions) {
   byId("welcome").hidden = true;
   const article = copyOf("turn-template");
-  article.classList.add(turn.role === "user" ? "user" : "model");
-  article.querySelector(".who").textContent = who;
+  article.classList.add(turn.role === "assistant" ? "model" : "user");
+  article.querySelector(".who").textContent = turn.who;
   const segments = article.querySelector(".segments");
   const again = article.querySelector(".again");
   again.addEventListener("click", () => actions.again(turn));
@@ -32,16 +39,17 @@ export function showTurn(turn, who, actions) {
     followEnd();
   };
   turn.addEventListener("change", show);
+  turn.element = article;
   log.append(article);
   follows = true;
   show();
-  return article;
 }
 
-/** Take all turns away. */
-export function clearLog() {
+/** Show other turns than before, with the end in view. */
+export function showTurns(turns, actions) {
   for (const article of log.querySelectorAll(".turn")) article.remove();
-  byId("welcome").hidden = false;
+  for (const turn of turns) showTurn(turn, actions);
+  byId("welcome").hidden = turns.length > 0;
 }
 
 function followEnd() {
