@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import safetensors.torch
+import typer
 from typer.testing import CliRunner
 
 from chameleon_core import Chameleon, FileAccessError, save_document
@@ -168,6 +170,21 @@ def test_a_pipe_in_place_of_a_file_is_refused_rather_than_waited_for(
         sys.exit(result.exit_code)
 
     assert in_child(work) in (1, 2)
+
+
+@pytest.mark.parametrize("program", [app, vq_app], ids=["chameleon", "chameleon-vq"])
+def test_the_help_of_all_commands_is_in_one_style(program: Any) -> None:
+    """Arguments are upper-case words, and types of options are in angle brackets, as typer shows them."""
+    group = typer.main.get_command(program)
+    commands = group.commands.items()  # type: ignore[attr-defined]
+    assert len(commands) > 3
+    for name, command in commands:
+        shown = CliRunner().invoke(program, [name, "--help"], env={"COLUMNS": "300"}).stdout
+        (usage,) = re.findall(r"Usage: \S+ \S+ (.*\S)", shown)
+        assert re.fullmatch(r"\[OPTIONS\]( (\{[A-Z]+\}|\[[A-Z]+\])(\.\.\.)?)*", usage), (name, usage)
+        for parameter in command.get_params(typer.Context(command)):
+            if parameter.param_type_name == "option" and parameter.metavar is not None:
+                assert re.fullmatch(r"(<[^<>A-Z]+>[x=]?)+", parameter.metavar), (name, parameter.name)
 
 
 def test_check_finite_holds_for_the_image_tokenizer_too(folder: Path, picture: Path, tmp_path: Path) -> None:

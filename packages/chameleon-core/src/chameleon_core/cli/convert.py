@@ -31,9 +31,12 @@ def register(app: typer.Typer) -> None:
 
 def convert(
     source: Annotated[
-        str, typer.Argument(help="The model: a folder in any installed format, a GGUF file, a name or a Hub id.")
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="The model: a folder in any installed format, a GGUF file, a name or a Hub id."
+        ),
     ],
-    target: Annotated[Path, typer.Argument(help="The folder to write.", file_okay=False)],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The folder to write.", file_okay=False)],
     checkpoint_format: Annotated[
         str, typer.Option("--format", help="The format to write: hf, meta, gguf or a plugin's.")
     ] = "hf",
@@ -100,8 +103,10 @@ def convert(
 
 
 def verify(
-    first: Annotated[str, typer.Argument(help="A model: a folder in any installed format, a name or a Hub id.")],
-    second: Annotated[str, typer.Argument(help="Another one.")],
+    first: Annotated[
+        str, typer.Argument(metavar="FIRST", help="A model: a folder in any installed format, a name or a Hub id.")
+    ],
+    second: Annotated[str, typer.Argument(metavar="SECOND", help="Another one.")],
     tolerance: Annotated[
         float, typer.Option(min=0, help="The largest difference of a value or a logit that counts as equal.")
     ] = 0.0,

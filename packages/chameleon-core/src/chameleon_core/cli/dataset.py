@@ -26,6 +26,7 @@ def tokenize_dataset(
     sources: Annotated[
         list[Path],
         typer.Argument(
+            metavar="SOURCES",
             help="Folders of pictures, files of captions (.jsonl, .csv), WebDataset tar shards or parquet files.",
             exists=True,
         ),
@@ -38,7 +39,7 @@ def tokenize_dataset(
     ray: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS", help="Share the work on a Ray cluster: its address, auto, or local for a new one here."
+            metavar="<address>", help="Share the work on a Ray cluster: its address, auto, or local for a new one here."
         ),
     ] = None,
     order: Annotated[

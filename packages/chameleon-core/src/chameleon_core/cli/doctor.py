@@ -34,7 +34,7 @@ def floating_dtype(ctx: typer.Context, name: str | None) -> str | None:
 
 def doctor(
     model: Annotated[
-        str | None, typer.Argument(help="A model's folder, the name of an installed one, or a Hub id.")
+        str | None, typer.Argument(metavar="MODEL", help="A model's folder, the name of an installed one, or a Hub id.")
     ] = None,
     device: Annotated[
         str, typer.Option(help="Device that the model would run on: cpu, cuda, cuda:1, …", callback=usable_device)

@@ -66,7 +66,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="A function of yours that returns the perceptual distances of two batches of pixels: module:function.",
-            metavar="MODULE:NAME",
+            metavar="<module:name>",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -74,7 +74,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="A function of yours that returns features of a batch of pixels, for rFID: module:function.",
-            metavar="MODULE:NAME",
+            metavar="<module:name>",
             rich_help_panel=WHAT,
         ),
     ] = None,

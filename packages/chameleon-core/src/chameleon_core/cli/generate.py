@@ -147,7 +147,7 @@ def generate(
         str | None,
         typer.Option(
             help="Height and width of pictures in pixels, where the model has several: 512x768.",
-            metavar="HEIGHTxWIDTH",
+            metavar="<height>x<width>",
             callback=sides,
             rich_help_panel=LENGTH,
         ),

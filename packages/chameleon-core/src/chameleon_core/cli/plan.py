@@ -45,9 +45,7 @@ def plan(
     checkpointing: Annotated[
         bool, typer.Option(help="Whether activations are computed again in the backward pass.")
     ] = True,
-    ids: Annotated[
-        float | None, typer.Option(min=1, metavar="NUMBER", help="Ids to train on, as 9.2e12: prints days, too.")
-    ] = None,
+    ids: Annotated[float | None, typer.Option(min=1, help="Ids to train on, as 9.2e12: prints days, too.")] = None,
     revision: Revision = None,
     subfolder: Subfolder = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")] = False,

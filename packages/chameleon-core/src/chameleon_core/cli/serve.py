@@ -67,12 +67,12 @@ def serve(
     cors: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ORIGIN", help="Page whose scripts may use the server; may be repeated.", rich_help_panel=WHERE
+            metavar="<origin>", help="Page whose scripts may use the server; may be repeated.", rich_help_panel=WHERE
         ),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Further name of the server; may be repeated.", rich_help_panel=WHERE),
+        typer.Option(metavar="<name>", help="Further name of the server; may be repeated.", rich_help_panel=WHERE),
     ] = None,
     engine: Annotated[
         str, typer.Option(help="What runs the model: core, or vllm with chameleon-vllm.", rich_help_panel=MODEL)
@@ -93,7 +93,7 @@ def serve(
     engine_option: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=VALUE",
+            metavar="<name>=<value>",
             help="Argument of the engine's from_pretrained, its value in JSON or a text; may be repeated.",
             rich_help_panel=MODEL,
         ),

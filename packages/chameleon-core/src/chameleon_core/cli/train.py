@@ -26,7 +26,7 @@ SOURCES_HELP = (
     "Folders of pictures, files of captions (.jsonl, .csv), folders of save_to_disk, WebDataset tar shards or parquet "
     "files."
 )
-Sources = Annotated[list[Path], typer.Argument(help=SOURCES_HELP, exists=True)]
+Sources = Annotated[list[Path], typer.Argument(metavar="SOURCES", help=SOURCES_HELP, exists=True)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The folder of the job.", file_okay=False)]
 Template = Annotated[
     str | None,

@@ -154,7 +154,9 @@ def encode(
 
 @app.command()
 def decode(
-    codes: Annotated[Path, typer.Argument(help="File of codes that `encode` wrote.", show_default=False)],
+    codes: Annotated[
+        Path, typer.Argument(metavar="CODES", help="File of codes that `encode` wrote.", show_default=False)
+    ],
     tokenizer: Tokenizer,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write the pictures to.")] = Path("pictures"),
     batch_size: BatchSize = None,

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from .._config import Config
 
 _KEY = f"{__name__}.given"
-_KINDS = {int: "INTEGER", float: "NUMBER", str: "TEXT", dict: "JSON"}
+_KINDS = {int: "int", float: "float", str: "str", dict: "json"}
+"""What the help calls the types, as typer does those of other options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def _annotation(group: FieldGroup, info: msgspec.structs.FieldInfo, doc: str) ->
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if is_switch else flag,
         help=re.sub(r"``(.+?)``", r"\1", doc).replace("[", r"\["),
-        metavar=None if is_switch else _metavar(info.type),
+        metavar=None if is_switch else f"<{_type_name(info.type)}>",
         callback=check,
         expose_value=False,
         show_default=False,
@@ -162,15 +163,15 @@ def _value(info: msgspec.structs.FieldInfo, written: str) -> Any:
     return written.split(",") if is_list else written
 
 
-def _metavar(annotation: Any) -> str:
+def _type_name(annotation: Any) -> str:
     if choices := _choices(annotation):
-        return f"[{'|'.join(choices)}]"
+        return "|".join(choices)
     for kind in _kinds(annotation):
         if get_origin(kind) is tuple:
-            return f"{_metavar(get_args(kind)[0])},…"
+            return f"{_type_name(get_args(kind)[0])},…"
         if (name := _KINDS.get(get_origin(kind) or kind)) is not None:
             return name
-    return "VALUE"
+    return "value"
 
 
 def _choices(annotation: Any) -> list[str]:

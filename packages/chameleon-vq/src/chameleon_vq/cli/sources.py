@@ -13,7 +13,9 @@ import typer
 from ..errors import CodesError, ImageError
 from .terminal import print_message
 
-Pictures = Annotated[list[Path], typer.Argument(help="Picture files or folders of pictures.", show_default=False)]
+Pictures = Annotated[
+    list[Path], typer.Argument(metavar="PICTURES", help="Picture files or folders of pictures.", show_default=False)
+]
 
 
 def named_pictures(sources: Sequence[Path]) -> dict[Path, str]:
