@@ -15,22 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from .pictures import SIDE, WHITE
-from .splits import scene_is_withheld
+from chameleon_core.evaluation.embedded_requests import GROUNDS, is_withheld
 
-GROUNDS: dict[str, tuple[int, int, int]] = {
-    "white": WHITE,
-    "red": (221, 46, 68),
-    "orange": (244, 144, 12),
-    "yellow": (253, 203, 88),
-    "green": (120, 177, 89),
-    "blue": (85, 172, 238),
-    "purple": (170, 142, 214),
-    "brown": (193, 105, 79),
-    "grey": (153, 170, 181),
-    "black": (49, 55, 61),
-}
-"""Background colours that a prompt can name."""
+from .pictures import SIDE, WHITE
 
 RGBA = npt.NDArray[np.uint8]
 
@@ -208,5 +195,5 @@ def any_ground(random: np.random.Generator) -> tuple[int, int, int]:
 
 def allowed_ground(name: str, random: np.random.Generator) -> tuple[int, int, int]:
     """Return a random ground that a prompt can name and that isn't withheld together with ``name``."""
-    colours = [colour for colour in GROUNDS if colour != "white" and not scene_is_withheld(name, f"{colour} ground")]
+    colours = [colour for colour in GROUNDS if colour != "white" and not is_withheld(name, f"{colour} ground")]
     return GROUNDS[str(random.choice(colours))]

@@ -23,9 +23,11 @@ import resvg_py
 from PIL import Image
 from rich.progress import track
 
+from chameleon_core.evaluation.embedded_requests import COLOURS, SHAPES
+
 from .pictures import DATA, MANIFEST, PICTURES, SIDE, Picture, PictureSet, on_ground, replacing
 from .sources import LABELS, STYLES, Drawing, DrawingSet, Label, fetch, read_labels
-from .splits import COLOURS, SHAPES, WITHHELD_SHAPES, near_copies, share, withhold_one_style
+from .splits import WITHHELD_SHAPES, near_copies, share, withhold_one_style
 
 TRAINED_STYLES = ("noto", "twemoji", "fluent")
 UNSEEN_STYLE = "emojione"

@@ -20,26 +20,15 @@ import numpy.typing as npt
 from PIL import Image
 from rich.progress import track
 
+from chameleon_core.evaluation.embedded_requests import COLOURS, COMPOSED, GROUNDS, SHAPES, is_withheld
 from chameleon_core.training import TokenDataset, TokenDatasetWriter, TokenDocument
 from chameleon_vq import ImageTokenizer
 
-from .augment import (
-    ARRANGEMENTS,
-    GROUNDS,
-    RGBA,
-    Arrangement,
-    Placement,
-    distorted,
-    mirror,
-    on_canvas,
-    redrawn,
-    scene,
-    turn_hue,
-)
+from .augment import ARRANGEMENTS, RGBA, Arrangement, Placement, distorted, mirror, on_canvas, redrawn, scene, turn_hue
 from .pictures import Picture, PictureSet
 from .prompts import Composition
-from .splits import COLOURS, SHAPES, WITHHELD_SHAPES, scene_is_withheld
-from .things import COMPOSED, THINGS
+from .splits import WITHHELD_SHAPES
+from .things import THINGS
 
 HUES = {"red": 0.0, "orange": 0.08, "yellow": 0.14, "green": 0.33, "blue": 0.58, "purple": 0.77}
 """The hues of the colour words, as fractions of the colour circle."""
@@ -129,7 +118,7 @@ def plan(pictures: PictureSet, size: PlanSize | None = None, *, seed: int = 0) -
 
 def grounds_for(name: str) -> list[str]:
     """Return the coloured grounds on which a thing isn't withheld."""
-    return [colour for colour in GROUNDS if colour != "white" and not scene_is_withheld(name, f"{colour} ground")]
+    return [colour for colour in GROUNDS if colour != "white" and not is_withheld(name, f"{colour} ground")]
 
 
 def colours_for(record: Picture, rgba_HWC: RGBA) -> list[str]:
@@ -172,7 +161,7 @@ def plan_requests(pictures: PictureSet) -> list[Composition]:
         Composition(first.style, first.name, arrangement=arrangement, other=second.name)
         for first, second in itertools.permutations(records, 2)
         for arrangement in ARRANGEMENTS
-        if first.style == second.style and not scene_is_withheld(first.name, second.name)
+        if first.style == second.style and not is_withheld(first.name, second.name)
     ]
     return coloured + grounds + scenes
 
@@ -253,7 +242,7 @@ def _scenes(records: Sequence[Picture], count: int, random: np.random.Generator)
         drawings = of_style[styles[int(random.integers(len(styles)))]]
         first, second = (drawings[int(index)] for index in random.choice(len(drawings), 2, replace=False))
         arrangement: Arrangement = "left of" if random.random() < 0.7 else "above"
-        if first.name != second.name and not scene_is_withheld(first.name, second.name):
+        if first.name != second.name and not is_withheld(first.name, second.name):
             shown = Composition(first.style, first.name, arrangement=arrangement, other=second.name)
             planned[shown.key] = shown
     return list(planned.values())
@@ -267,6 +256,6 @@ def leaks(shown: Composition) -> bool:
     """Return whether training must never show a composition."""
     if WITHHELD_SHAPES.intersection((shown.name, shown.other, shown.subject)):
         return True
-    if shown.other is not None and scene_is_withheld(shown.name, shown.other):
+    if shown.other is not None and is_withheld(shown.name, shown.other):
         return True
-    return shown.ground is not None and scene_is_withheld(shown.name, f"{shown.ground} ground")
+    return shown.ground is not None and is_withheld(shown.name, f"{shown.ground} ground")

@@ -18,13 +18,13 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from chameleon_core.evaluation.embedded_requests import STYLES, WHAT, is_withheld
 from chameleon_core.training import TokenDataset, TokenDocument
 from chameleon_text import TextTokenizer, Vocabulary
 
 from . import prompts
 from .compositions import is_shape
 from .prompts import Composition
-from .splits import scene_is_withheld
 
 Form = Literal["pretraining", "instructions", "drawing"]
 """``drawing`` is the last stage of fine-tuning: instructions with more drawings among them."""
@@ -194,7 +194,7 @@ class EmojiDocuments:
         choices = self._of_style[first.style]
         for _ in range(10):
             second = _one_of(choices, random)
-            if second.name != first.name and not scene_is_withheld(first.name, second.name):
+            if second.name != first.name and not is_withheld(first.name, second.name):
                 return second
         return None
 
@@ -207,7 +207,7 @@ def kind_of(shown: Composition) -> str:
         return "ground"
     if shown.colour is not None:
         return "coloured"
-    if shown.style not in prompts.STYLES:
+    if shown.style not in STYLES:
         return "named"
     return "shape" if is_shape(shown.name) else "single"
 
@@ -220,7 +220,7 @@ def held_out_documents(withheld: Sequence[Composition], writer: DocumentWriter, 
             documents.append(writer.stream(f"caption {shown.key}", shown, shown.caption))
             documents.append(writer.stream(f"draw {shown.key}", shown.caption, shown))
         else:
-            documents.append(writer.answered(f"caption {shown.key}", [shown, prompts.WHAT], [shown.phrase]))
+            documents.append(writer.answered(f"caption {shown.key}", [shown, WHAT], [shown.phrase]))
             documents.append(writer.answered(f"draw {shown.key}", [shown.caption], [shown]))
     return documents
 

@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_sample_images
 
+from chameleon_core.evaluation.embedded_requests import GROUNDS, is_withheld
 from chameleon_vq import ImageTokenizer
 from chameleon_vq.training import codebook_figures, compare
 
-from .augment import GROUNDS, Placement, on_canvas, scene
+from .augment import Placement, on_canvas, scene
 from .pictures import DATA, SIDE, PictureSet, replacing
-from .splits import scene_is_withheld
 
 TOKENIZER = Path("build/emoji/tokenizer/tokenizer")
 RESULTS = Path("build/emoji/evaluation")
@@ -82,9 +82,9 @@ def withheld_scenes(pictures: PictureSet) -> Bytes:
         rgba_HWC = pictures.rgba_BHWC[first]
         if len(scenes) % 2:
             colour = str(random.choice([name for name in GROUNDS if name != "white"]))
-            if scene_is_withheld(names[0], f"{colour} ground"):
+            if is_withheld(names[0], f"{colour} ground"):
                 scenes.append(on_canvas(rgba_HWC, Placement.near_whole(random), GROUNDS[colour]))
-        elif names[0] != names[1] and scene_is_withheld(*names):
+        elif names[0] != names[1] and is_withheld(*names):
             scenes.append(scene(rgba_HWC, pictures.rgba_BHWC[second], "left of"))
     return np.stack(scenes)
 

@@ -22,16 +22,28 @@ from rich.console import Console
 from rich.table import Table
 
 from chameleon_core import Chameleon
+from chameleon_core.evaluation.embedded_requests import (
+    COLOURS,
+    COMPOSED,
+    GROUNDS,
+    ONE_WORD,
+    SHAPES,
+    STYLES,
+    WHAT,
+    WHICH_GROUP,
+    WITH_STYLE,
+    is_withheld,
+    name_in,
+    with_article,
+)
 
 from . import prompts
-from .augment import GROUNDS
 from .classifier import FOLDER, Judge
 from .compositions import Painter, only_named
 from .finetune import FINETUNED
 from .measures import ink, median_colour, nearest_indices, overlap, psnr_of
 from .pictures import DATA, SIDE, Picture, PictureSet, replacing
-from .splits import COLOURS, SHAPES, WITHHELD_SHAPES, scene_is_withheld
-from .things import COMPOSED
+from .splits import WITHHELD_SHAPES
 from .trials import DRAWING, Bytes, Figure, Subject, agreement, agreements, sample, share_of
 
 RESULTS = Path("build/emoji/evaluation")
@@ -56,25 +68,25 @@ def captions(subject: Subject, *, limit: int | None = None) -> Iterator[Figure]:
     near_exact = share_of([record.name == name for record, name in zip(near, names, strict=True)])
     near_group = share_of([record.group == group for record, group in zip(near, groups, strict=True)])
     against = "nearest training picture"
-    answers = [prompts.name_in(answer) for answer in subject.ask(list(white_BHWC), prompts.WHAT)]
+    answers = [name_in(answer) for answer in subject.ask(list(white_BHWC), WHAT)]
     exact = share_of([answer == name for answer, name in zip(answers, names, strict=True)])
     yield Figure("withheld style: exact name", exact, len(names), near_exact, against)
     grouped = share_of([group_of.get(answer) == group for answer, group in zip(answers, groups, strict=True)])
     yield Figure("withheld style: group of the name", grouped, len(names), near_group, against)
-    told = subject.ask(list(white_BHWC), prompts.WHICH_GROUP)
+    told = subject.ask(list(white_BHWC), WHICH_GROUP)
     right = [prompts.GROUPS.get(group or 0) == answer for answer, group in zip(told, groups, strict=True)]
     yield Figure("withheld style: group, when asked for it", share_of(right), len(names), near_group, against)
     words = [index for index, name in enumerate(names) if " " not in name]
-    told = subject.ask([white_BHWC[index] for index in words], prompts.ONE_WORD)
+    told = subject.ask([white_BHWC[index] for index in words], ONE_WORD)
     right = [answer == names[index] for answer, index in zip(told, words, strict=True)]
     near_word = share_of([near[index].name == names[index] for index in words])
     yield Figure("withheld style: named in one word", share_of(right), len(words), near_word, against)
-    style = subject.ask(list(white_BHWC), prompts.WITH_STYLE)
+    style = subject.ask(list(white_BHWC), WITH_STYLE)
     right = [f"a {record.style} drawing of" in answer for answer, record in zip(style, unseen.records, strict=True)]
     near_style = share_of([record.style == other.style for record, other in zip(near, unseen.records, strict=True)])
     yield Figure("withheld style: style right", share_of(right), len(names), near_style, against)
     seen = sample(known, limit or len(unseen))
-    answers = [prompts.name_in(answer) for answer in subject.ask(list(seen.on_white()), prompts.WHAT)]
+    answers = [name_in(answer) for answer in subject.ask(list(seen.on_white()), WHAT)]
     exact = share_of([answer == record.name for answer, record in zip(answers, seen.records, strict=True)])
     yield Figure("learned pictures: exact name", exact, len(seen))
 
@@ -91,7 +103,7 @@ def shapes(subject: Subject, *, draws: int = 12) -> Iterator[Figure]:
     learned_pairs = [f"{COLOURS[(index + 5) % 7]} {shape}" for index, shape in enumerate(SHAPES)]  # none is withheld
     results = {}
     for kind, names in (("withheld", sorted(WITHHELD_SHAPES)), ("learned", learned_pairs)):
-        wanted = [(style, name) for name in names for style in prompts.STYLES if (style, name) in real] * draws
+        wanted = [(style, name) for name in names for style in STYLES if (style, name) in real] * draws
         drawn_BHWC = subject.draw([f"a {style} drawing of a {name}" for style, name in wanted])
         hues, outlines, nearest = [], [], []
         for (style, name), drawn_HWC in zip(wanted, drawn_BHWC, strict=True):
@@ -161,10 +173,10 @@ def scenes(subject: Subject, *, draws: int = 100) -> Iterator[Figure]:
     for _ in range(1000 * draws):
         first, second = (records[int(index)] for index in random.integers(len(records), size=2))
         paired = first.name != second.name and (first.style, second.name) in drawings
-        if len(pairs) < draws and paired and scene_is_withheld(first.name, second.name):
+        if len(pairs) < draws and paired and is_withheld(first.name, second.name):
             pairs.append((first, second))
         colour = str(random.choice(colours))
-        if len(grounds) < draws and scene_is_withheld(first.name, f"{colour} ground"):
+        if len(grounds) < draws and is_withheld(first.name, f"{colour} ground"):
             grounds.append((first, colour))
         if len(pairs) == len(grounds) == draws:
             break
@@ -209,8 +221,8 @@ def interleaved(subject: Subject, *, draws: int = 100) -> Iterator[Figure]:
     while len(wanted) < draws:
         first, second = (int(index) for index in random.integers(len(known), size=2))
         one, other = known.records[first], known.records[second]
-        if one.style == other.style and one.name != other.name and not scene_is_withheld(one.name, other.name):
-            before, after = f"here is {prompts.with_article(one.name)}", f" and {prompts.with_article(other.name)}"
+        if one.style == other.style and one.name != other.name and not is_withheld(one.name, other.name):
+            before, after = f"here is {with_article(one.name)}", f" and {with_article(other.name)}"
             requests.append([before, white_BHWC[first], after])
             wanted.append(other)
     drawn_BHWC = subject.draw(requests, seed=3)
@@ -218,7 +230,7 @@ def interleaved(subject: Subject, *, draws: int = 100) -> Iterator[Figure]:
     yield Figure("a second picture after a first: its name", named, len(wanted))
     found = nearest_indices(drawn_BHWC, white_BHWC)
     styles = [known.records[index].style == record.style for index, record in zip(found, wanted, strict=True)]
-    by_chance = 1 / len(prompts.STYLES)
+    by_chance = 1 / len(STYLES)
     yield Figure("a second picture after a first: its style", share_of(styles), len(wanted), by_chance, "chance")
 
 
@@ -226,7 +238,7 @@ def round_trip(subject: Subject, *, draws: int = 200) -> Iterator[Figure]:
     """Measure text to picture to text: the model names its own drawings, which it reads as pixels."""
     known = sample(subject.known, draws, seed=1)
     drawn_BHWC = subject.draw([_request(record) for record in known.records], seed=2)
-    answers = [prompts.name_in(answer) for answer in subject.ask(list(drawn_BHWC), prompts.WHAT)]
+    answers = [name_in(answer) for answer in subject.ask(list(drawn_BHWC), WHAT)]
     right = [answer == record.name for answer, record in zip(answers, known.records, strict=True)]
     trained = subject.known
     found = nearest_indices(drawn_BHWC, trained.on_white())

@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 
 from chameleon_core import Chameleon
+from chameleon_core.evaluation.embedded_requests import STYLES
 
 from .compositions import is_taught
 from .finetune import FINETUNED
 from .pictures import DATA, SIDE, PictureSet, replacing
-from .prompts import GROUPS, STYLES
+from .prompts import GROUPS
 from .trials import DRAWING
 
 PACKAGE = Path("packages/chameleon-emoji/src/chameleon_emoji")

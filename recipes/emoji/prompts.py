@@ -12,11 +12,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from chameleon_core.evaluation.embedded_requests import ONE_WORD, STYLES, WHAT, WHICH_GROUP, WITH_STYLE, with_article
+
 from .augment import Arrangement
 
 T = TypeVar("T")
 
-STYLES = ("noto", "twemoji", "fluent")
 GROUPS = {
     3: "animals and nature",
     4: "food and drink",
@@ -24,10 +25,6 @@ GROUPS = {
 }
 """Unicode's groups that the transformer learns; there are no questions about the group of plain shapes."""
 
-WHAT = "what is this?"
-ONE_WORD = "name it in one word"
-WITH_STYLE = "what is this, and in which style?"
-WHICH_GROUP = "which group is it?"
 WHICH_STYLE = "which style is it?"
 
 
@@ -73,24 +70,6 @@ class Composition:
     def caption(self) -> str:
         """The content and the style: ``a twemoji drawing of a red apple``."""
         return f"a {self.style} drawing of {self.phrase}"
-
-
-def with_article(noun: str) -> str:
-    """Return a noun with its article, ``a cat`` or ``an apple``; plurals (``grapes``) and times of day have none."""
-    last = noun.rsplit(" ", 1)[-1]
-    if last.endswith("s") and not last.endswith(("ss", "us", "is")):
-        return noun
-    if noun.endswith(("o’clock", "-thirty")):
-        return noun
-    return f"{'an' if noun[0] in 'aeio' and not noun.startswith(('eu', 'ew', 'one')) else 'a'} {noun}"
-
-
-def name_in(answer: str) -> str:
-    """Return a caption without its style and article."""
-    said = answer.strip()
-    for style in STYLES:
-        said = said.removeprefix(f"a {style} drawing of ")
-    return said.removeprefix("an ").removeprefix("a ")
 
 
 def questions(shown: Composition) -> Iterator[tuple[str, str]]:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "brown")
-SHAPES = ("heart", "circle", "square")
-WITHHELD_SHAPES = frozenset({"green heart", "blue square", "purple circle"})
+from chameleon_core.evaluation import embedded_requests
+
+WITHHELD_SHAPES = frozenset(embedded_requests.WITHHELD_SHAPES)
 """Withheld in every style: a model that draws one has combined a colour and a shape that it saw only apart."""
 NEAR_COPY_DB = 30.0
 POOLED_SIDE = 16
@@ -26,11 +26,6 @@ def share(*words: str) -> float:
     """Return a number in 0…1 that depends only on the words, for choices that every stage must make equally."""
     digest = hashlib.sha256("\x1f".join(words).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def scene_is_withheld(first: str, second: str) -> bool:
-    """Return whether the pair of two things (two emoji, or an emoji and the colour of its ground) is withheld."""
-    return share("scene", *sorted((first, second))) < 0.1
 
 
 def near_copies(pictures_BHWC: npt.NDArray[np.uint8]) -> list[int]:

@@ -54,11 +54,3 @@ WITHHELD = _names(
 )
 
 THINGS = ANIMALS | FOOD | TRAVEL | WITHHELD
-
-COMPOSED = _names(
-    """
-    airplane; automobile; banana; beer mug; bird; butterfly; cat; cow; dog; evergreen tree; frog; hamburger; house;
-    lemon; lion; panda; penguin; pig; pizza; rabbit; red apple; rocket; star; sun
-    """
-)
-"""Things that requests put on coloured grounds and beside each other: few, so that each is seen often at half size."""

@@ -17,13 +17,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from chameleon_core.evaluation.embedded_requests import SHAPES, is_withheld
 from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAE, ChameleonVQVAEConfig, ImageTokenizer
 from chameleon_vq.training import TrainingOptions, VQTrainer, initialize, plot_curves, with_plain_codebook
 
 from .augment import Placement, allowed_ground, any_ground, mirror, on_canvas, scene, turn_hue
 from .grow import grow_codebook
 from .pictures import DATA, SIDE, PictureSet
-from .splits import SHAPES, scene_is_withheld
 
 RUN = Path("build/emoji/tokenizer")
 VALIDATION_PICTURES = 64
@@ -96,7 +96,7 @@ class EmojiPictures:
             ground = allowed_ground(name, random) if random.random() < 0.7 else any_ground(random)
             return on_canvas(picture_HWC, Placement.near_whole(random), ground)
         other = int(random.choice(self._core))
-        if scene_is_withheld(name, self._records[other].name):
+        if is_withheld(name, self._records[other].name):
             return on_canvas(picture_HWC)
         return scene(picture_HWC, self._variant(other, random), "left of" if random.random() < 0.7 else "above")
 

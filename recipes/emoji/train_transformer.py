@@ -26,6 +26,7 @@ import torch
 from rich.console import Console
 
 from chameleon_core import Chameleon, ChameleonConfig, ChameleonForConditionalGeneration
+from chameleon_core.evaluation.embedded_requests import ONE_WORD
 from chameleon_core.training import TokenDataset, TokenDocument, Trainer, TrainingOptions
 from chameleon_text import ChameleonProcessor, TextTokenizer
 from chameleon_vq import ChameleonImageProcessor, ChameleonVQVAE, ChameleonVQVAEConfig, ImageTokenizer
@@ -43,7 +44,7 @@ from .compositions import (
 )
 from .documents import DocumentWriter, EmojiDocuments, Form, held_out_documents
 from .pictures import DATA, SIDE, PictureSet
-from .prompts import ONE_WORD, WHICH_STYLE, Composition, every_sentence
+from .prompts import WHICH_STYLE, Composition, every_sentence
 from .vocabulary import make_vocabulary
 
 RUN = Path("build/emoji/transformer")

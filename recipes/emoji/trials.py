@@ -14,14 +14,13 @@ import numpy.typing as npt
 from rich.progress import track
 
 from chameleon_core import Chameleon, GenerationOptions
+from chameleon_core.evaluation.embedded import ROWS
 from chameleon_text import Image as ImageSegment
 from chameleon_text import Text
 
 from .classifier import Judge
 from .compositions import learned
 from .pictures import SIDE, PictureSet
-
-ROWS = 32
 
 DRAWING = GenerationOptions(do_sample=True, temperature=0.4, top_p=0.9, guidance_text=1.5)
 """How the embedded model draws by default."""

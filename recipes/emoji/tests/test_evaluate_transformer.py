@@ -20,14 +20,14 @@ from recipes.emoji.evaluate_transformer import (
 )
 from recipes.emoji.measures import ink, median_colour, nearest_indices, overlap, psnr_of
 from recipes.emoji.pictures import Picture, PictureSet
-from recipes.emoji.prompts import STYLES
-from recipes.emoji.splits import COLOURS, SHAPES, WITHHELD_SHAPES
+from recipes.emoji.splits import WITHHELD_SHAPES
 from recipes.emoji.stability import draw, run
-from recipes.emoji.things import COMPOSED, THINGS
+from recipes.emoji.things import THINGS
 from recipes.emoji.train_transformer import SMOKE_ARCHITECTURE, new_chameleon, prepare, random_image_tokenizer
 from recipes.emoji.trials import Subject
 
 from chameleon_core import GenerationOptions
+from chameleon_core.evaluation.embedded_requests import COLOURS, COMPOSED, SHAPES, STYLES
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -14,8 +14,10 @@ from recipes.emoji.augment import Placement, on_canvas, scene, turn_hue
 from recipes.emoji.evaluate import nearest, thumbnails
 from recipes.emoji.pictures import Picture, PictureSet, on_ground
 from recipes.emoji.sources import DrawingSet, Label, Package, SourceError, Style, fetch
-from recipes.emoji.splits import near_copies, scene_is_withheld, withhold_one_style
+from recipes.emoji.splits import near_copies, withhold_one_style
 from recipes.emoji.train_tokenizer import EmojiPictures
+
+from chameleon_core.evaluation.embedded_requests import is_withheld
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -50,9 +52,9 @@ def test_never_two_styles_of_one_emoji_are_withheld() -> None:
 def test_about_a_tenth_of_the_scenes_is_withheld_in_either_order() -> None:
     words = [f"word {number}" for number in range(60)]
     pairs = [(one, other) for one in words for other in words if one < other]
-    withheld = [scene_is_withheld(*pair) for pair in pairs]
+    withheld = [is_withheld(*pair) for pair in pairs]
     assert 0.07 < np.mean(withheld) < 0.13
-    assert withheld == [scene_is_withheld(other, one) for one, other in pairs]
+    assert withheld == [is_withheld(other, one) for one, other in pairs]
 
 
 def test_a_picture_that_fills_the_canvas_is_unchanged() -> None:

@@ -30,19 +30,8 @@ from recipes.emoji.compositions import (
 from recipes.emoji.documents import MIXES, DocumentWriter, EmojiDocuments, Form, kind_of
 from recipes.emoji.finetune import finetune
 from recipes.emoji.pictures import Picture, PictureSet
-from recipes.emoji.prompts import (
-    ONE_WORD,
-    STYLES,
-    WHAT,
-    Composition,
-    every_sentence,
-    name_in,
-    questions,
-    requests,
-    with_article,
-)
+from recipes.emoji.prompts import Composition, every_sentence, questions, requests
 from recipes.emoji.splits import WITHHELD_SHAPES
-from recipes.emoji.things import COMPOSED
 from recipes.emoji.train_transformer import (
     SMOKE_ARCHITECTURE,
     Data,
@@ -56,6 +45,7 @@ from recipes.emoji.train_transformer import (
 from recipes.emoji.vocabulary import make_vocabulary
 
 from chameleon_core import Chameleon
+from chameleon_core.evaluation.embedded_requests import COMPOSED, ONE_WORD, STYLES, WHAT, name_in, with_article
 from chameleon_core.training import TokenDocument
 from chameleon_text import Image, Vocabulary
 

@@ -1,4 +1,4 @@
-"""What the embedded model is asked for by its card, in the words of its training; ``recipes/emoji`` asks the same."""
+"""What the embedded model is asked for by its card, in the words of its training; ``recipes/emoji`` imports them."""
 
 from __future__ import annotations
 
