@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
+from .byte_level_file import byte_level_file
 from .errors import ConfigError, EncodingError
 from .tokenizer import TextTokenizer
 from .vocabulary import (
@@ -54,35 +54,20 @@ def train_tokenizer(
     names = [*FIRST_SPECIALS, *map(picture_name, range(num_codes)), *LAST_SPECIALS, *text]
     ids = {name: id_ for id_, name in enumerate(names)}
     bos = {"SpecialToken": {"id": BEGIN_OF_STREAM, "type_id": 0}}
-    data: dict[str, Any] = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [_added(name, ids[name]) for name in (*FIRST_SPECIALS, *LAST_SPECIALS)],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "post_processor": {
+    first, second = ({"Sequence": {"id": name, "type_id": kind}} for name, kind in (("A", 0), ("B", 1)))
+    data = byte_level_file(
+        ids,
+        merges,
+        special=(*FIRST_SPECIALS, *LAST_SPECIALS),
+        post_processor={
             "type": "TemplateProcessing",
-            "single": [bos, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [bos, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "single": [bos, first],
+            "pair": [bos, first, second],
             "special_tokens": {
                 BEGIN_OF_STREAM: {"id": BEGIN_OF_STREAM, "ids": [ids[BEGIN_OF_STREAM]], "tokens": [BEGIN_OF_STREAM]}
             },
         },
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": ids,
-            "merges": [list(pair) for pair in merges],
-        },
-    }
+    )
     return TextTokenizer(data, source="the trained tokenizer")
 
 
@@ -109,8 +94,3 @@ def _checked(texts: Iterable[str]) -> Iterator[str]:
         except UnicodeEncodeError as error:
             raise EncodingError(f"text {number} has half of a surrogate pair, which is not a character.") from error
         yield text
-
-
-def _added(name: str, id_: int) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {"id": id_, "content": name, **flags}

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..byte_level_file import byte_level_file
 from ..tokenizer import TextTokenizer
 from ..tokenizer_file import BYTE_LETTERS
 from ..vocabulary import (
@@ -53,39 +54,19 @@ def make_tokenizer(
         random.Random(seed).shuffle(names)
     ids = {name: token_id for token_id, name in enumerate(names)}
     reserved = sorted([*specials, *markers], key=ids.__getitem__)
-    return TextTokenizer(
-        {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [_added_token(name, ids[name]) for name in reserved] if added_tokens else [],
-            "normalizer": None,
-            "pre_tokenizer": {
-                "type": "Sequence",
-                "pretokenizers": [
-                    _isolate("<[a-z0-9:/]+>"),
-                    _isolate("IMGIMG[A-J]{1,4}Z"),
-                    {"type": "Digits", "individual_digits": True},
-                    {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-                ],
-            },
-            "post_processor": _template(ids[BEGIN_OF_STREAM]) if adds_bos else None,
-            "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-            "model": {
-                "type": "BPE",
-                "dropout": None,
-                "unk_token": None,
-                "continuing_subword_prefix": None,
-                "end_of_word_suffix": None,
-                "fuse_unk": False,
-                "byte_fallback": False,
-                "ignore_merges": not added_tokens,
-                "vocab": ids,
-                "merges": merges,
-            },
-        },
-        source="make_tokenizer()",
+    data = byte_level_file(
+        ids,
+        merges,
+        special=reserved if added_tokens else (),
+        before=[
+            _isolate("<[a-z0-9:/]+>"),
+            _isolate("IMGIMG[A-J]{1,4}Z"),
+            {"type": "Digits", "individual_digits": True},
+        ],
+        post_processor=_template(ids[BEGIN_OF_STREAM]) if adds_bos else None,
+        ignore_merges=not added_tokens,
     )
+    return TextTokenizer(data, source="make_tokenizer()")
 
 
 def _merges(words: Iterable[str]) -> tuple[list[list[str]], list[str]]:
@@ -97,11 +78,6 @@ def _merges(words: Iterable[str]) -> tuple[list[list[str]], list[str]]:
             merges.setdefault((whole, letter), whole + letter)
             whole += letter
     return [list(pair) for pair in merges], list(merges.values())
-
-
-def _added_token(name: str, token_id: int) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {"id": token_id, "content": name, **flags}
 
 
 def _isolate(pattern: str) -> dict[str, Any]:
