@@ -265,7 +265,7 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session(default=False, requires=["wheels"])
 def vllm(session: nox.Session) -> None:
-    """The package chameleon-vllm and the server on vLLM's build for CPUs, in an environment of 2 GB. (10 minutes.)
+    """The package chameleon-vllm and the server on vLLM's build for CPUs, in an environment of 2 GB. (5 minutes.)
 
     ``nox -s vllm -- --speed`` also measures ids per second beside the engine of chameleon-core.
     """

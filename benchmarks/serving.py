@@ -1,10 +1,11 @@
 """The server under load: requests per second, waiting times, equal ids, clients that hang up, a long queue.
 
-    python benchmarks/serving.py [--requests 96] [--hang-ups 1000] [--queued 10000] [--json FILE]
+    python benchmarks/serving.py [--requests 96] [--hang-ups 1000] [--queued 10000] [--json FILE] [-- SERVER OPTIONS]
 
 ``chameleon serve emoji`` runs in a process of its own, with one thread, and the clients in this one. Requests are
 mixed: a caption of a picture, a drawing, an interleaved document, all sampled with fixed seeds, streamed. Each number
 of clients sends the same requests, and each request's ids are compared with those that the pipeline writes alone.
+With ``-- --engine vllm --dtype float32 --engine-option enforce_eager=true`` it is the server on vLLM.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -61,13 +63,18 @@ class Server:
     """``chameleon serve emoji``, in a process of its own."""
 
     def __init__(self, *options: str) -> None:
-        command = [sys.executable, "-m", "chameleon_core", "serve", "emoji", "--port", "0", "--threads", "1", *options]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr is not None
-        line = self.process.stderr.readline()
-        found = re.search(r":(\d+)$", line.strip())
-        if found is None:
-            raise SystemExit(f"the server doesn't run: {line}{self.process.stderr.read()}")
+        command = [sys.executable, "-m", "chameleon_core", "serve", "emoji", "--port", "0", *options]
+        self.folder = tempfile.TemporaryDirectory()
+        log = Path(self.folder.name) / "log"
+        with log.open("w") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=output)
+        found = None
+        while found is None:
+            time.sleep(0.1)
+            said = log.read_text()
+            if self.process.poll() is not None:
+                raise SystemExit(f"the server doesn't run: {said[-5000:]}")
+            found = re.search(r"emoji is served at \S+:(\d+)$", said, re.MULTILINE)
         self.port = int(found[1])
 
     def __enter__(self) -> Server:
@@ -75,7 +82,8 @@ class Server:
 
     def __exit__(self, *raised: object) -> None:
         self.process.terminate()
-        self.process.communicate()
+        self.process.wait()
+        self.folder.cleanup()
 
     @property
     def megabytes(self) -> float:
@@ -108,7 +116,7 @@ class Server:
         for _ in range(600):
             counts = await self.counts()
             names = ("running_rows", "waiting_requests", "cached_positions")
-            if not any(counts[f"chameleon_{name}"] for name in names):
+            if not any(counts.get(f"chameleon_{name}") for name in names):
                 return True
             await asyncio.sleep(0.1)
         return False
@@ -235,13 +243,13 @@ async def hang_ups(server: Server, bodies: list[dict[str, Any]], count: int) -> 
         "clients": count,
         "running_rows": counts["chameleon_running_rows"],
         "waiting": counts["chameleon_waiting_requests"],
-        "positions": counts["chameleon_cached_positions"],
+        "positions": counts.get("chameleon_cached_positions"),  # of the toolkit's engine alone
         "megabytes": (first[0], last[0]),
         "files": (first[1], last[1]),
     }
     print(
         f"{count} clients that hang up: {found['running_rows']:.0f} rows run, {found['waiting']:.0f} requests wait and "
-        f"{found['positions']:.0f} positions are cached afterwards; memory {first[0]:.0f} MB after a fifth of them, "
+        f"{found['positions']} positions are cached afterwards; memory {first[0]:.0f} MB after a fifth of them, "
         f"{last[0]:.0f} MB after all; open files {first[1]} and {last[1]}"
     )
     return found
@@ -289,6 +297,7 @@ async def main() -> None:
     parser.add_argument("--hang-ups", type=int, default=1000, help="clients that go away")
     parser.add_argument("--queued", type=int, default=10_000, help="requests that wait at once")
     parser.add_argument("--json", type=Path, help="a file for the figures")
+    parser.add_argument("server", nargs="*", help="options of the server, after --; by default --threads 1")
     given = parser.parse_args()
     torch.set_num_threads(1)
     here = machine()
@@ -299,7 +308,7 @@ async def main() -> None:
     bodies = mixed(given.requests, f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}")
     alone = written_alone(bodies)
     found: dict[str, Any] = {"machine": here}
-    with Server("--max-waiting", str(given.queued + 1)) as server:
+    with Server("--max-waiting", str(given.queued + 1), *(given.server or ("--threads", "1"))) as server:
         found["throughput"] = await throughput(server, bodies, alone)
         if given.hang_ups:
             found["hang_ups"] = await hang_ups(server, bodies, given.hang_ups)
