@@ -85,7 +85,7 @@ def test_clients_that_hang_up_at_any_moment_leave_nothing_behind(served: Served)
     assert served.settled()
     gc.collect()
     assert served.chameleon.shared.engine.cache.positions == 0
-    assert not served.chameleon.shared._events
+    assert not served.chameleon.shared._stepper._calls
     assert (served.runner.gate._running, served.runner.gate._waiting) == ({}, {})
     if before:
         time.sleep(0.2)

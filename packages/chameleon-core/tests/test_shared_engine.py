@@ -5,7 +5,9 @@ Double precision, so that rounding, which depends on the shapes of a pass, decid
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from chameleon_core import ContextLengthError, GenerationOptions
-from chameleon_core.generation import Engine, Request, SharedEngine, Step
+from chameleon_core.generation import Engine, NewIds, Request, SharedEngine, Step
 from chameleon_core.testing import make_model
 
 MODEL = make_model().double()
@@ -29,6 +31,24 @@ REQUESTS = [
     for number in range(4)
     for options in OPTIONS
 ]
+
+
+class HeldEngine(Engine[Any]):
+    """An engine that makes no step before it is let go on, and notes who makes them."""
+
+    def __init__(self, *args: Any, **bounds: Any) -> None:
+        super().__init__(*args, **bounds)
+        self.goes_on = threading.Event()
+        self.threads: set[int] = set()
+        self.error: Exception | None = None
+
+    def step(self) -> list[NewIds]:
+        assert self.goes_on.wait(60)
+        self.threads.add(threading.get_ident())
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return super().step()
 
 
 def never() -> bool:
@@ -103,13 +123,68 @@ def test_a_call_stops_when_it_is_told_and_the_others_go_on() -> None:
 
 
 def test_a_call_that_waits_for_room_is_stopped_while_it_waits() -> None:
-    shared = SharedEngine(Engine(MODEL, max_rows=1))
+    engine = HeldEngine(MODEL, max_rows=1)
+    shared = SharedEngine(engine)
     first = shared.run([REQUESTS[1]], never)
-    asked = iter([False])
-    second = shared.run([REQUESTS[0]], lambda: next(asked, True))  # it stops at its second question
-    assert written(second) == []
-    assert shared.engine.num_running == 1  # the first, which has only begun
+
+    def stop_at_the_second_question() -> bool:
+        questions.append(None)
+        if len(questions) == 2:
+            engine.goes_on.set()
+        return len(questions) >= 2
+
+    questions: list[None] = []
+    assert written(shared.run([REQUESTS[0]], stop_at_the_second_question)) == []
     assert written(first) == alone(REQUESTS[1])
+
+
+def test_one_thread_makes_the_steps_of_all_calls() -> None:
+    engine = HeldEngine(MODEL)
+    engine.goes_on.set()
+    shared = SharedEngine(engine)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda request: written(shared.run([request], never)), REQUESTS))
+    assert len(engine.threads) == 1
+    assert threading.get_ident() not in engine.threads
+
+
+def test_the_thread_ends_with_the_engine() -> None:
+    def stepping() -> list[threading.Thread]:
+        return [each for each in threading.enumerate() if each.name == "chameleon-engine"]
+
+    gc.collect()
+    others = stepping()
+    shared = SharedEngine(Engine(MODEL))
+    written(shared.run([REQUESTS[0]], never))
+    assert len(stepping()) == len(others) + 1
+    del shared
+    gc.collect()
+    assert stepping() == others
+
+
+def test_the_error_of_a_step_is_that_of_all_calls_and_later_ones_run() -> None:
+    engine = HeldEngine(MODEL)
+    shared = SharedEngine(engine)
+    calls = [shared.run([request], never) for request in REQUESTS[:2]]
+    engine.error = RuntimeError("out of memory")
+    engine.goes_on.set()
+    for call in calls:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            written(call)
+    assert written(shared.run([REQUESTS[2]], never)) == alone(REQUESTS[2])
+    assert shared.engine.is_idle
+    assert shared.engine.cache.positions == 0
+
+
+def test_a_slow_reader_gets_everything_and_holds_nobody_up() -> None:
+    shared = SharedEngine(Engine(MODEL))
+    slow = shared.run([REQUESTS[2]], never)
+    assert written(shared.run([REQUESTS[1]], never)) == alone(REQUESTS[1])
+    deadline = time.monotonic() + 60
+    while not shared.engine.is_idle and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert shared.engine.is_idle  # before anything of the slow one was read
+    assert written(slow) == alone(REQUESTS[2])
 
 
 def test_what_can_not_be_done_is_refused_eagerly_and_leaves_nothing() -> None:

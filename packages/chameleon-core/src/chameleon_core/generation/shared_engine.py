@@ -1,8 +1,15 @@
-"""One engine for the calls of many threads: their requests share its steps, and whoever waits makes the next one."""
+"""One engine for the calls of many threads: a thread of its own makes the steps, which their requests share.
+
+That it is one thread, whoever calls, keeps the buffers that libraries of mathematics hold for each thread that uses
+them from growing with the number of callers.
+"""
 
 from __future__ import annotations
 
+import queue
 import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -12,15 +19,24 @@ from .requests import NewIds, Request, RequestHandle
 from .rows import FinishReason
 from .stream import Step, one_id_a_row
 
+HAND_OVER_SECONDS = 0.02
+"""How often a caller is woken for new ids while its requests run; a step of a small model is shorter."""
+ASK_SECONDS = 0.05
+"""How often a caller that gets nothing asks whether it should stop."""
+REST_SECONDS = 0.1
+"""How long the engine rests after a step that failed, unless a request comes."""
+
 
 class SharedEngine:
-    """Runs the requests of any number of callers on an engine, which nobody else may step."""
+    """Runs the requests of any number of callers on an engine, which nobody else may step.
+
+    The thread that steps begins with the first request, and ends with this object or the program.
+    """
 
     def __init__(self, engine: Engine[Any]) -> None:
         self.engine = engine
-        self._changed = threading.Condition()
-        self._is_stepping = False
-        self._events: dict[RequestHandle, deque[NewIds]] = {}
+        self._stepper = _Stepper(engine)
+        weakref.finalize(self, self._stepper.stop)
 
     def __repr__(self) -> str:
         return f"SharedEngine(<{self.engine.num_running} requests run>)"
@@ -28,26 +44,17 @@ class SharedEngine:
     def run(self, requests: Sequence[Request], should_stop: Callable[[], bool]) -> Generator[Step]:
         """Submit requests eagerly, and yield an id for each at a time until all have ended or ``should_stop()``.
 
-        Closing the generator cancels them. Raises the error of the first that ends with one, and as ``Engine.submit``.
+        Closing the generator cancels them. Raises the error of the first that ends with one, that of a step that
+        failed, and as ``Engine.submit``.
         """
-        handles: list[RequestHandle] = []
-        with self._changed:  # so that no step hands out events before somebody is there for them
-            try:
-                for request in requests:
-                    handles.append(self.engine.submit(request))
-            except Exception:
-                for handle in handles:
-                    handle.cancel()
-                raise
-            self._events.update((handle, deque()) for handle in handles)
-        steps = self._steps(handles, should_stop)
+        steps = self._steps(self._stepper.submit(requests), should_stop)
         next(steps)  # so that it has begun, and is cleaned up wherever it is closed
         return steps
 
-    def _steps(self, handles: Sequence[RequestHandle], should_stop: Callable[[], bool]) -> Generator[Step]:
-        rows = {handle: row for row, handle in enumerate(handles)}
-        reasons: list[FinishReason | None] = [None] * len(handles)
-        left = set(handles)
+    def _steps(self, call: _Call, should_stop: Callable[[], bool]) -> Generator[Step]:
+        rows = {handle: row for row, handle in enumerate(call.handles)}
+        reasons: list[FinishReason | None] = [None] * len(rows)
+        left = set(rows)
         is_stopped = False
         try:
             yield Step((), ())
@@ -56,7 +63,7 @@ class SharedEngine:
                     is_stopped = True
                     for handle in left:
                         handle.cancel()
-                events = self._next(handles)
+                events = call.next()
                 for event in events:
                     if event.handle.error is not None:
                         raise event.handle.error
@@ -65,30 +72,126 @@ class SharedEngine:
                 kept = [event for event in events if not is_stopped or event.handle.hypotheses]
                 yield from one_id_a_row(kept, rows, reasons)
         finally:
-            for handle in handles:
-                handle.cancel()
-            with self._changed:
-                for handle in handles:
-                    del self._events[handle]
+            self._stepper.leave(call)
 
-    def _next(self, handles: Sequence[RequestHandle]) -> list[NewIds]:
-        """Return what is new of some requests, after a step for all where there is nothing; maybe still nothing."""
-        with self._changed:
-            found = [self._events[handle].popleft() for handle in handles if self._events[handle]]
-            if found:
-                return found
-            if self._is_stepping:
-                self._changed.wait()  # the caller asks again, unless it is stopped meanwhile
+
+class _Call:
+    """The requests of one call, and the way on which it gets what they write."""
+
+    def __init__(self) -> None:
+        self.handles: list[RequestHandle] = []
+        self._steps: list[list[NewIds]] = []
+        self._handed_over = 0.0
+        self._given: queue.SimpleQueue[list[list[NewIds]] | Exception] = queue.SimpleQueue()
+        self._unread: deque[list[NewIds]] = deque()
+
+    def add(self, events: list[NewIds]) -> None:
+        """Take what a step gave this call. Called by the thread that steps."""
+        self._steps.append(events)
+        now = time.monotonic()
+        if now - self._handed_over >= HAND_OVER_SECONDS or any(event.finish_reason is not None for event in events):
+            self._given.put(self._steps)
+            self._steps = []
+            self._handed_over = now
+
+    def fail(self, error: Exception) -> None:
+        """End with the error of a step. Called by the thread that steps."""
+        self._given.put(error)
+
+    def next(self) -> list[NewIds]:
+        """Return what the next step gave; nothing where none comes for a while. Raises the error of a step."""
+        if not self._unread:
+            try:
+                given = self._given.get(timeout=ASK_SECONDS)
+            except queue.Empty:
                 return []
-            self._is_stepping = True
-        events: list[NewIds] = []
-        try:
-            events = self.engine.step()
-        finally:
+            if isinstance(given, Exception):
+                raise given
+            self._unread.extend(given)
+        return self._unread.popleft()
+
+
+class _Stepper:
+    """Steps an engine in a thread of its own while it has requests.
+
+    The thread knows nothing of the ``SharedEngine``, so that it doesn't keep it alive.
+    """
+
+    def __init__(self, engine: Engine[Any]) -> None:
+        self._engine = engine
+        self._changed = threading.Condition()
+        self._calls: dict[RequestHandle, _Call] = {}
+        self._thread: threading.Thread | None = None
+        self._is_stopped = False
+
+    def submit(self, requests: Sequence[Request]) -> _Call:
+        """Add the requests of a call, all or none."""
+        call = _Call()
+        with self._changed:  # so that no step hands over ids before somebody is there for them
+            try:
+                for request in requests:
+                    call.handles.append(self._engine.submit(request))
+            except Exception:
+                for handle in call.handles:
+                    handle.cancel()
+                raise
+            finally:
+                self._start()
+            self._calls.update((handle, call) for handle in call.handles)
+        return call
+
+    def leave(self, call: _Call) -> None:
+        """Cancel the requests of a call that are left."""
+        with self._changed:
+            for handle in call.handles:
+                handle.cancel()
+                self._calls.pop(handle, None)
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """End the thread, after the step that it is at."""
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify()
+        # Python ends the thread of a program that ends, too, and must not do so within a step.
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _start(self) -> None:
+        """Wake the thread, or begin one."""
+        if self._thread is None or not self._thread.is_alive():  # never begun, or lost in a process that was forked
+            self._thread = threading.Thread(target=self._run, name="chameleon-engine", daemon=True)
+            self._thread.start()
+        self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
             with self._changed:
-                for event in events:
-                    if event.handle in self._events:  # else its caller has left
-                        self._events[event.handle].append(event)
-                self._is_stepping = False
-                self._changed.notify_all()
-        return []
+                self._changed.wait_for(lambda: self._is_stopped or not self._engine.is_idle)
+                if self._is_stopped:
+                    return
+            try:
+                events = self._engine.step()
+            except Exception as error:
+                self._fail(error)
+            else:
+                self._hand_over(events)
+
+    def _hand_over(self, events: Sequence[NewIds]) -> None:
+        """Give each call what is its own of a step."""
+        by_call: dict[_Call, list[NewIds]] = {}
+        with self._changed:
+            for event in events:
+                if event.handle in self._calls:  # else its caller has left
+                    by_call.setdefault(self._calls[event.handle], []).append(event)
+        for call, own in by_call.items():
+            call.add(own)
+
+    def _fail(self, error: Exception) -> None:
+        """Let all calls end with the error of a step, which left rows nobody knows how far."""
+        with self._changed:
+            for handle, call in self._calls.items():
+                handle.cancel()
+                call.fail(error)
+            self._calls.clear()
+            self._changed.wait(REST_SECONDS)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import TypedDict, Unpack
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from .._boundary import translates_errors
 from ..generation import Engine, GenerationOptions, Request, SharedEngine, Step
 from ..generation.stream import with_seed
 from ..model import ChameleonForConditionalGeneration
+from ..picture_grammars import Grid
 from ..pipeline import Chameleon
 from ..protocols import ImageTokenizerLike, ProcessorLike
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
 
 
 class EngineBounds(TypedDict, total=False):
@@ -38,6 +43,8 @@ class SharedChameleon(Chameleon):
     ) -> None:
         super().__init__(model, processor, image_tokenizer)
         self.shared = SharedEngine(Engine(model, tokenizer=processor.tokenizer))
+        # Pictures are drawn beside the engine's steps, in one thread for all calls: several would take their cores.
+        self._drawer = ThreadPoolExecutor(1, thread_name_prefix="chameleon-drawer")
 
     @translates_errors
     def limit(self, **bounds: Unpack[EngineBounds]) -> None:
@@ -63,3 +70,9 @@ class SharedChameleon(Chameleon):
             for index, (ids, earlier) in enumerate(zip(rows, written, strict=True))
         ]
         return self.shared.run(requests, should_stop or (lambda: False))
+
+    def _draw(self, codes: Sequence[int], grid: Grid | None) -> PILImage:
+        return self._drawer.submit(super()._draw, codes, grid).result()
+
+    def _preview(self, codes: Sequence[int], grid: Grid | None) -> PILImage:
+        return self._drawer.submit(super()._preview, codes, grid).result()
