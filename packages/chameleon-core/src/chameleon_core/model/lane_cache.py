@@ -139,7 +139,8 @@ class LaneCache:
         self.num_layers = num_layers
         self.rotary = RotaryTable()
         self._slabs: dict[int, Slab] = {}
-        self._placed: tuple[LaneGroup, int, Tensor] | None = None
+        # Of the groups of the pass that runs.
+        self._placed: dict[LaneGroup, tuple[int, Tensor]] = {}
 
     def __repr__(self) -> str:
         lanes = sum(len(slab.lanes) for slab in self._slabs.values())
@@ -221,17 +222,19 @@ class LaneCache:
     def _places(self, group: LaneGroup, part: Tensor) -> Tensor:
         """Return where new positions of lanes of different lengths lie in what is stored, over its first dimensions."""
         kinds, rows, heads, capacity = part.shape[:4]
-        if self._placed is None or self._placed[0] is not group or self._placed[1] != rows:
+        placed = self._placed.get(group)
+        if placed is None or placed[0] != rows:
             assert group.slots_L is not None
             assert group.lengths_L is not None
             device = part.device
             lane_2L = torch.arange(0, kinds * rows, rows, device=device)[:, None] + group.slots_L
             head_2LK = lane_2L[..., None] * heads + torch.arange(heads, device=device)
-            self._placed = group, rows, (head_2LK * capacity + group.lengths_L[:, None]).view(-1)
-        return self._placed[2]
+            placed = self._placed[group] = rows, (head_2LK * capacity + group.lengths_L[:, None]).view(-1)
+        return placed[1]
 
     def advance(self, lanes: Sequence[tuple[CachedLane, int]]) -> None:
         """Count the new positions of lanes, once every layer has stored them."""
+        self._placed.clear()
         for lane, count in lanes:
             lane.length += count
 
