@@ -25,7 +25,7 @@ def test_messages_come_in_order_and_none_is_lost() -> None:
         thread = threading.Thread(target=work)
         thread.start()
         await outbox.begun()
-        found = [message.data async for message in outbox]
+        found = [message.data async for messages in outbox for message in messages]
         thread.join()
         return found
 
@@ -42,7 +42,7 @@ def test_a_slow_reader_gets_the_newest_of_what_merges_and_all_of_the_rest() -> N
         outbox.put(Message({"text": "b"}))
         outbox.put(Message({"row": 0, "done": 4, "preview": None}, merges=0))
         outbox.close()
-        return [message.data async for message in outbox]
+        return [message.data async for messages in outbox for message in messages]
 
     assert asyncio.run(law()) == [
         {"row": 0, "done": 3, "preview": "a"},

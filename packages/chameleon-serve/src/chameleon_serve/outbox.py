@@ -84,29 +84,28 @@ class Outbox:
             if self._is_closed:
                 return
 
-    async def __aiter__(self) -> AsyncIterator[Message]:
-        """Yield the messages as they come. Raises the error that the request ended with."""
+    async def __aiter__(self) -> AsyncIterator[list[Message]]:
+        """Yield the messages as they come, all that are there at once. Raises the error that the request ended with."""
         while True:
-            message = None
             with self._lock:
-                if self._messages:
-                    message = self._messages.popleft()
-                    if message.merges is not None and self._unsent.get(message.merges) is message:
-                        del self._unsent[message.merges]
-                elif self._is_closed:
-                    if self._error is not None:
-                        raise self._error
-                    return
-            if message is None:
-                await self._wait()
+                messages = list(self._messages)
+                self._messages.clear()
+                self._unsent.clear()
+                is_closed = self._is_closed
+            if messages:
+                yield messages
+            elif is_closed:
+                if self._error is not None:
+                    raise self._error
+                return
             else:
-                yield message
+                await self._wait()
 
     async def last(self) -> Any:
         """Return the data of the last message, which is the whole answer where nothing is streamed."""
         data = None
-        async for message in self:
-            data = message.data
+        async for messages in self:
+            data = messages[-1].data
         return data
 
     async def _wait(self) -> None:

@@ -67,18 +67,22 @@ def stream_response(outbox: Outbox, options: ServeOptions, *, done: str | None =
     )
 
 
-async def _events(outbox: Outbox, done: str | None) -> AsyncIterator[ServerSentEvent]:
+async def _events(outbox: Outbox, done: str | None) -> AsyncIterator[bytes]:
+    """Yield what is sent: all events that are there are sent at once, because each sending has its price."""
     try:
-        async for message in outbox:
-            yield ServerSentEvent(msgspec.json.encode(message.data).decode(), event=message.event, sep="\n")
+        async for messages in outbox:
+            yield b"".join(_event(message.data, message.event) for message in messages)
         if done is not None:
-            yield ServerSentEvent(done, sep="\n")
+            yield ServerSentEvent(done, sep="\n").encode()
     except RequestError as error:
         # The clients of OpenAI's API raise what has the member "error"; ours look at the name.
-        name = "Error" if done is None else None
-        yield ServerSentEvent(msgspec.json.encode(error.body()).decode(), event=name, sep="\n")
+        yield _event(error.body(), "Error" if done is None else None)
     finally:
         outbox.stop()
+
+
+def _event(data: Any, name: str | None) -> bytes:
+    return ServerSentEvent(msgspec.json.encode(data).decode(), event=name, sep="\n").encode()
 
 
 async def _gone(request: Request) -> None:

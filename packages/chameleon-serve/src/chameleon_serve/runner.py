@@ -1,4 +1,4 @@
-"""Runs requests: through the gate, each in a thread of its own, on the pipeline that they share."""
+"""Runs requests: through the gate, each in a thread of its own that waits for what the shared pipeline writes."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Presenter(Protocol):
 class Runner:
     """The one place where requests run.
 
-    Each has a thread while it runs, which takes its share of the engine's steps and draws; the engine's batch is what
-    they share. ``Gate`` decides who runs.
+    Each has a thread while it runs, which turns what the engine writes into messages. The engine, whose batch they
+    share, steps in a thread of its own. ``Gate`` decides who runs.
     """
 
     def __init__(self, chameleon: Chameleon, options: ServeOptions, metrics: Metrics) -> None:
