@@ -6,6 +6,7 @@
 mixed: a caption of a picture, a drawing, an interleaved document, all sampled with fixed seeds, streamed. Each number
 of clients sends the same requests, and each request's ids are compared with those that the pipeline writes alone.
 With ``-- --engine vllm --dtype float32 --engine-option enforce_eager=true`` it is the server on vLLM.
+"CPU" is the time on all cores that the server takes for a request, on average.
 """
 
 from __future__ import annotations
@@ -93,6 +94,15 @@ class Server:
         except OSError:
             return float("nan")
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The time that the process has had on all cores; nan where the system doesn't say."""
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return float("nan")
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def files(self) -> int:
@@ -184,9 +194,11 @@ async def throughput(server: Server, bodies: list[dict[str, Any]], alone: list[l
     await load(server.port, bodies[:6], 2)  # what is made at the first request
     rows: list[dict[str, Any]] = []
     print(
-        f"{'clients':>8}{'requests/s':>12}{'× 1 client':>12}{'first, ms':>24}{'whole, ms':>24}{'differ':>8}{'lost':>6}"
+        f"{'clients':>8}{'requests/s':>12}{'× 1 client':>12}{'CPU, ms':>9}"
+        f"{'first, ms':>24}{'whole, ms':>24}{'differ':>8}{'lost':>6}"
     )
     for clients in CLIENTS:
+        before = server.cpu_seconds
         answers, seconds = await load(server.port, bodies, clients)
         firsts = [1000 * first for _, first, _ in answers if first == first]
         ends = [1000 * end for _, _, end in answers if end == end]
@@ -195,6 +207,7 @@ async def throughput(server: Server, bodies: list[dict[str, Any]], alone: list[l
             "clients": clients,
             "requests_per_second": rate,
             "to_sequential": rate / rows[0]["requests_per_second"] if rows else 1.0,
+            "cpu_ms": 1000 * (server.cpu_seconds - before) / len(bodies),
             "first_ms": quantiles(firsts),
             "whole_ms": quantiles(ends),
             "differ": sum(ids is not None and ids != own for (ids, _, _), own in zip(answers, alone, strict=True)),
@@ -202,7 +215,10 @@ async def throughput(server: Server, bodies: list[dict[str, Any]], alone: list[l
         }
         rows.append(row)
         shown = "".join(f"{'p50 {:.0f}, p95 {:.0f}'.format(*row[name]):>24}" for name in ("first_ms", "whole_ms"))
-        print(f"{clients:>8}{rate:>12.2f}{row['to_sequential']:>12.2f}{shown}{row['differ']:>8}{row['lost']:>6}")
+        print(
+            f"{clients:>8}{rate:>12.2f}{row['to_sequential']:>12.2f}{row['cpu_ms']:>9.0f}{shown}"
+            f"{row['differ']:>8}{row['lost']:>6}"
+        )
     print(f"goal: {GOAL:g} times the sequential rate at 8 clients; found {rows[1]['to_sequential']:.2f}")
     return rows
 
