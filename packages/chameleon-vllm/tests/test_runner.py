@@ -357,3 +357,52 @@ def test_a_row_that_ends_without_a_new_id_says_so(monkeypatch: pytest.MonkeyPatc
     (row,) = machines([dataclasses.replace(ALL[0], options=GenerationOptions(max_time=1e-6), written=(40,))])
     (step,) = runner.run([row], lambda: False, given=[1])
     assert (step.ids, step.finish_reasons) == ((None,), ("timeout",))
+
+
+@pytest.mark.parametrize("can_abort", [True, False])
+def test_an_engine_that_fails_fails_all_that_run_and_nothing_later(
+    monkeypatch: pytest.MonkeyPatch, can_abort: bool
+) -> None:
+    """The other row must not go on: the engine may have computed an id of it that nobody got."""
+    engine = ModelEngine(MODEL)
+    runner = Runner(engine, SIGNALS)
+    one, other = (runner.run(machines([ALL[number]]), lambda: False) for number in (3, 7))
+    for stream in (one, other):
+        next(stream)
+        next(stream)
+
+    def failing(*_: object) -> Any:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "step", failing)
+        if not can_abort:
+            patched.setattr(engine, "abort", failing)
+        with pytest.raises(EngineError, match="out of memory"):
+            list(one)
+    with pytest.raises(EngineError, match="row 7: vLLM's engine failed: RuntimeError: out of memory"):
+        list(other)
+    engine.requests.clear()  # those that it couldn't forget
+    (row,) = machines([ALL[8]])
+    list(runner.run([row], lambda: False))
+    assert written([row]) == [EXPECTED[8]]
+
+
+def test_a_request_that_the_engine_refuses_is_its_row_s_error_and_nobody_else_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = ModelEngine(MODEL)
+    runner = Runner(engine, SIGNALS)
+    one, other = (runner.run(machines([ALL[number]]), lambda: False) for number in (3, 4))
+    add = engine.add
+
+    def refusing(name: str, ids: Sequence[int], part: Any, **limits: Any) -> None:
+        if part.member == 1 and name.startswith("1-"):  # the second row's first stretch, of which one request is there
+            raise ValueError("refused")
+        add(name, ids, part, **limits)
+
+    monkeypatch.setattr(engine, "add", refusing)
+    assert ids_of(one) == EXPECTED[3][0]
+    with pytest.raises(ValueError, match="refused"):
+        list(other)
+    assert engine.requests == {}

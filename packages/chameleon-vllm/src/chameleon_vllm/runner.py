@@ -6,6 +6,7 @@ that the row has written, so that one which was broken off begins anew where it 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -145,12 +146,20 @@ class Runner:
                     self._waiting.remove(handle)
 
     def step(self) -> None:
-        """Start what there is room for, compute an id of each running row, and let the rows take them."""
+        """Start what there is room for, compute an id of each running row, and let the rows take them.
+
+        Raises ``EngineError`` where the engine fails, with which all rows that run have failed: nobody knows which ids
+        the engine has computed for them.
+        """
         with self._lock:
             self._admit()
             if not self._running:
                 return
-            outputs = self.engine.step()
+            try:
+                outputs = self.engine.step()
+            except Exception as error:
+                self._fail_all(f"vLLM's engine failed: {type(error).__name__}: {error}")
+                raise EngineError(f"vLLM's engine failed: {error}.") from error
             self.admission.stepped()
             for handle in list(self._running):
                 try:
@@ -196,7 +205,12 @@ class Runner:
             if not self.admission.fits(size, alone=handle.tries >= MAX_TRIES // 2):
                 return
             self._waiting.popleft()
-            self._start(handle, contexts, size)
+            try:
+                self._start(handle, contexts, size)
+            except Exception as error:  # its own, and not that of whoever steps
+                handle.error = error
+                self._break_off(handle)
+                continue
             if handle.tries >= MAX_TRIES // 2:
                 return
 
@@ -256,13 +270,21 @@ class Runner:
             )
         self._waiting.appendleft(handle)
 
+    def _fail_all(self, why: str) -> None:
+        """End all rows that run with an error."""
+        for handle in list(self._running):
+            handle.error = EngineError(f"row {handle.machine.row.index}: {why}.")
+            with contextlib.suppress(Exception):  # of an engine that can't even forget them
+                self._break_off(handle)
+        self.admission.stepped()
+
     def _break_off(self, handle: RowHandle) -> None:
-        if handle.members:
-            self.engine.abort(handle.members)
-        handle.members = []
+        members, handle.members = handle.members, []
         self.admission.end(handle)
         if handle in self._running:
             self._running.remove(handle)
+        if members:
+            self.engine.abort(members)
 
     def _contexts(self, machine: RowMachine) -> list[tuple[tuple[int, ...], float]]:
         """Return the ids of each member of the next stretch with its weight, those of the row itself first."""
