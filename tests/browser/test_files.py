@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from chameleon_core import save_document
 from chameleon_emoji import pictures
+from chameleon_text import Document, Image, Text, Turn, document_to_json, messages_from_turns
+from chameleon_vq import ImageTokenizer
 
 from .test_drawing import downloaded
 
@@ -84,6 +87,37 @@ def test_a_document_is_opened_and_goes_on(page: Page, tmp_path: Path) -> None:
     expected = [*DOCUMENT[:3], {**DOCUMENT[3], "grid": [8, 8]}, text("what is this?")]
     assert body["prompt"] == expected  # type: ignore[index]
     assert page.all(".turn.model .segments")
+
+
+def test_what_the_toolkit_writes_is_opened(page: Page, tmp_path: Path) -> None:
+    (drawn,) = ImageTokenizer.from_pretrained("emoji").decode([WHOLE])
+    document = Document([Text("Once "), Image(drawn, codes=tuple(WHOLE), grid=(8, 8)), Text(" upon a time")])
+    turns = [Turn("user", tuple(document)), Turn("assistant", (Image(codes=tuple(WHOLE[::-1])),))]
+    save_document(document, tmp_path / "story")
+    messages = json.dumps(messages_from_turns(turns))
+    for name, value, expected in (
+        ("written.json", document_to_json(document), ["written.json"]),
+        ("messages.json", messages, ["You", "emoji"]),
+        ("saved.json", (tmp_path / "story" / "document.json").read_text(encoding="utf-8"), ["saved.json"]),
+    ):
+        open_file(page, tmp_path / name, value)
+        page.until(
+            "return document.getElementById('notice-text').textContent.includes(arguments[0])", f"{name}” is open"
+        )
+        shown = page.run(SHOWN)
+        assert [turn[0] for turn in shown] == expected  # type: ignore[attr-defined]
+        assert [shown[0][1], shown[0][3]] == ["Once", "upon a time"]  # type: ignore[index]
+
+
+def test_a_picture_that_was_cut_off_is_shown_as_far_as_it_is(page: Page, tmp_path: Path) -> None:
+    open_file(page, tmp_path / "cut.json", [text("Once "), image(WHOLE[:20])])
+    wait_until_open(page)
+    assert page.find(".turn figcaption").text == "Stopped after 20 of 64 codes"
+    assert page.run("return document.querySelector('.turn .frame img').style.clipPath") == "inset(0px 0px 75%)"
+    assert not page.find(".turn .show-codes").is_enabled()
+    page.reload()
+    page.until("return document.querySelector('.turn')")
+    assert page.find(".turn figcaption").text == "Stopped after 20 of 64 codes"
 
 
 def test_what_is_saved_is_opened_as_it_was(page: Page, downloads: Path) -> None:
@@ -171,7 +205,8 @@ def test_messages_are_turns_of_their_roles(page: Page, tmp_path: Path) -> None:
         ([{"role": "pope", "content": "a"}], "Message 1 has the role “pope”"),
         ([{"role": "user", "content": 5}], "The content of message 1"),
         ([text("a")] * 3000, "It has 3000 parts, more than 2000"),
-        ([image(WHOLE[:5])], "Part 1: the picture has 5 codes"),
+        ([image([1] * 65)], "Part 1: the picture has 65 codes"),
+        ([image([])], "Part 1: "),
         ([image([5000] * CODES)], "Part 1: "),
         ([text("a"), image("red")], "Part 2: "),
         ([{"type": "image", "url": "http://example.invalid/a.png"}], "Part 1: "),

@@ -334,6 +334,10 @@ def test_the_tokens_of_a_picture_and_what_is_drawn_of_them(served: Served, alone
     assert np.array_equal(np.asarray(picture_of(found["url"])), np.asarray(drawn))
     part = {"type": "image", "codes": found["codes"]}
     assert served.post("/v1/pictures/tokens", picture=part).json() == found
+    cut_off = served.post("/v1/pictures/tokens", picture={"type": "image", "codes": found["codes"][:9]}).json()
+    assert (len(cut_off["codes"]), cut_off["num_codes"]) == (9, 16)
+    preview = np.asarray(alone.image_tokenizer.preview(codes_BN[0, :9]))
+    assert np.array_equal(np.asarray(picture_of(cut_off["url"])), preview)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import torch
 
 from chameleon_core import Chameleon
 from chameleon_core.layout import TokenLayout
@@ -67,22 +69,36 @@ def negative_prompt(given: Any, reader: PartsReader, template: str) -> Document 
 
 
 def tokens_of(body: TokensRequest, reader: PartsReader, chameleon: Chameleon) -> dict[str, Any]:
-    """Return the codes of a picture, and what the image tokenizer draws of them. Raises ``ChameleonCoreError``."""
+    """Return the codes of a picture, and what the image tokenizer draws of them. Raises ``ChameleonCoreError``.
+
+    Of a picture that was cut off, complete rows of the grid are drawn.
+    """
     picture = coded_picture(reader.picture(body.picture, "picture"), chameleon)
     layout = chameleon.layout
     grid = grid_of(picture, layout)
     codes = picture.codes or ()
-    sized = layout.pictures.has_sizes
-    if grid not in layout.pictures.grids or len(codes) != layout.pictures.num_codes(grid):
+    if grid not in layout.pictures.grids or not 0 < len(codes) <= layout.pictures.num_codes(grid):
         raise RequestError(
             f"the picture has {len(codes)} codes in a grid of {grid[0]}×{grid[1]}, which isn't one of this model's.",
             param="picture",
         )
     if max(codes) >= layout.num_codes:
         raise RequestError(f"the model's codes are 0…{layout.num_codes - 1}.", param="picture.codes")
-    decode: Any = chameleon.image_tokenizer.decode
-    (drawn,) = decode([list(codes)], latent_size=grid) if sized else decode([list(codes)])
-    return {**picture_tokens(codes, grid, layout), "url": data_url(drawn)}
+    return {
+        **picture_tokens(codes, grid, layout),
+        "num_codes": layout.pictures.num_codes(grid),
+        "url": data_url(_drawn(codes, grid, chameleon)),
+    }
+
+
+def _drawn(codes: Sequence[int], grid: tuple[int, int], chameleon: Chameleon) -> Any:
+    pictures, tokenizer = chameleon.layout.pictures, chameleon.image_tokenizer
+    size: dict[str, Any] = {"latent_size": grid} if pictures.has_sizes else {}
+    codes_n = torch.tensor(codes)
+    if len(codes) < pictures.num_codes(grid):
+        return tokenizer.preview(codes_n, **size)
+    (drawn,) = tokenizer.decode(codes_n[None], **size)
+    return drawn
 
 
 class DocumentPresenter:

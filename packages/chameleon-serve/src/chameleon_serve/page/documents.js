@@ -104,9 +104,10 @@ async function draw(picture, part, where, signal) {
     if (error instanceof Trouble) throw new Trouble(`${where}: ${error.message}`, error.status);
     throw error;
   }
-  const { codes, ids, grid, url } = found;
+  const { codes, ids, grid, url, num_codes: total } = found;
   const src = typeof given === "string" && given.startsWith("data:image/") ? given : url;
-  picture.add({ src, drawn: url, codes, ids, grid, done: codes.length, total: codes.length, state: "done" });
+  const state = codes.length < total ? "stopped" : "done";
+  picture.add({ src, drawn: url, codes, ids, grid, done: codes.length, total, state });
 }
 
 function refuseOthers(object, known, where) {
