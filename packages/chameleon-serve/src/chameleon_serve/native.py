@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-
 from chameleon_core import Chameleon
 from chameleon_core.layout import TokenLayout
 from chameleon_core.pipeline import (
@@ -92,12 +90,12 @@ def tokens_of(body: TokensRequest, reader: PartsReader, chameleon: Chameleon) ->
 
 
 def _drawn(codes: Sequence[int], grid: tuple[int, int], chameleon: Chameleon) -> Any:
-    pictures, tokenizer = chameleon.layout.pictures, chameleon.image_tokenizer
-    size: dict[str, Any] = {"latent_size": grid} if pictures.has_sizes else {}
-    codes_n = torch.tensor(codes)
+    pictures = chameleon.layout.pictures
+    tokenizer: Any = chameleon.image_tokenizer
+    size = {"latent_size": grid} if pictures.has_sizes else {}
     if len(codes) < pictures.num_codes(grid):
-        return tokenizer.preview(codes_n, **size)
-    (drawn,) = tokenizer.decode(codes_n[None], **size)
+        return tokenizer.preview(list(codes), **size)
+    (drawn,) = tokenizer.decode([list(codes)], **size)
     return drawn
 
 
