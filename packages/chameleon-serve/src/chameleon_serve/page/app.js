@@ -62,7 +62,7 @@ byId("document-file").addEventListener("change", (event) => {
 addEventListener("pagehide", keepTurns);
 document.addEventListener("visibilitychange", () => document.hidden && keepTurns());
 byId("export-json").addEventListener("click", () => {
-  saveAs("document.json", `${JSON.stringify(asDocument(turns))}\n`, "application/json");
+  saveAs("document.json", `${JSON.stringify(asDocument(turns, { cutOff: true }))}\n`, "application/json");
 });
 byId("export-markdown").addEventListener("click", () => {
   saveAs("document.md", asMarkdown(turns), "text/markdown");

@@ -31,10 +31,10 @@ export class Turn extends EventTarget {
     return this.segments.filter(({ type }) => type === "text").map(({ text }) => text).join(" ");
   }
 
-  /** Return the parts of a document, without pictures that aren't complete. */
-  asParts() {
+  /** Return the parts of a document, without pictures that aren't complete unless they are asked for. */
+  asParts(which) {
     return this.segments
-      .map((segment) => (segment.type === "text" ? { type: "text", text: segment.text } : segment.picture.asPart()))
+      .map((segment) => (segment.type === "text" ? { type: "text", text: segment.text } : segment.picture.asPart(which)))
       .filter(Boolean);
   }
 
@@ -87,9 +87,9 @@ export function asRequest(turns, context) {
   return { messages: messages.filter(({ content }) => content.length) };
 }
 
-/** Return the turns as one document, as document.json has it. */
-export function asDocument(turns) {
-  return turns.flatMap((turn) => turn.asParts());
+/** Return the turns as one document; document.json also has the pictures that were cut off. */
+export function asDocument(turns, which) {
+  return turns.flatMap((turn) => turn.asParts(which));
 }
 
 /** Return the turns as Markdown, with the pictures in it. */

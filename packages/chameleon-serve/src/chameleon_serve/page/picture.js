@@ -42,11 +42,11 @@ export class Picture extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
-  /** Return the part of a document for the chosen version, or null where it has no codes yet. */
-  asPart() {
+  /** Return the part of a document for the chosen version, or null where it isn't whole, unless that is asked for. */
+  asPart({ cutOff = false } = {}) {
     const { codes, grid, src, state } = this.version ?? {};
-    if (codes?.length && state === "done") return { type: "image", codes, grid };
-    return !this.isDrawn && src ? { type: "image", url: src } : null;
+    if (codes?.length && (state === "done" || (cutOff && state === "stopped"))) return { type: "image", codes, grid };
+    return !this.isDrawn && src && !codes?.length ? { type: "image", url: src } : null;
   }
 }
 
