@@ -92,7 +92,7 @@ def test_making_the_default_backend_loads_no_kernel_library() -> None:
 
 
 def test_importing_core_loads_neither_a_kernel_library_nor_an_optional_package() -> None:
-    optional = ("chameleon_vq", "chameleon_text", "transformers", "huggingface_hub", "typer", "rich", "PIL")
+    optional = ("chameleon_vq", "chameleon_text", "transformers", "huggingface_hub", "typer", "rich", "PIL", "yaml")
     assert loaded("from chameleon_core import *", (*KERNELS, *optional)) == []
 
 

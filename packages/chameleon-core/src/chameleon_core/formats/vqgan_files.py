@@ -14,7 +14,6 @@ from typing import Any
 from .._commits import stored
 from ..errors import CheckpointWarning, ConfigError, FileFormatError
 from .contract import IMAGE_PREFIX, StoredTensor
-from .plain_yaml import read_yaml, yaml_text
 from .torch_files import open_torch_file, tensors_of, write_torch_file
 
 YAML_FILE, WEIGHTS_FILE = "vqgan.yaml", "vqgan.ckpt"
@@ -98,6 +97,8 @@ def write_vqgan(folder: Path, vq_config: Mapping[str, Any], tensors: Mapping[str
     published.setdefault("out_channels", published["in_channels"])
     network = {theirs: published[ours] for theirs, ours in _FIELDS.items()}
     params = {**{theirs: published[ours] for theirs, ours in _CODEBOOK.items()}, "ddconfig": network}
+    from .plain_yaml import yaml_text  # PyYAML is for this format alone
+
     (folder / YAML_FILE).write_text(yaml_text({"model": {"params": params}}), encoding="utf-8")
     # In one order, so that a model is the same file whatever it was read from.
     state = {name.removeprefix(IMAGE_PREFIX): tensor for name, tensor in sorted(tensors.items())}
@@ -121,6 +122,8 @@ def find_vqgan(folders: list[Path]) -> tuple[Path, Path] | None:
 
 
 def _config(path: Path) -> dict[str, Any]:
+    from .plain_yaml import read_yaml  # PyYAML is for this format alone
+
     data = read_yaml(path)
     params: Any = data
     for name in ("model", "params"):
