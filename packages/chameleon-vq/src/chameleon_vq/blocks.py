@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .bands import doubling_convolution, halving_convolution, has_bands, swish_convolution
+from .bands import doubling_convolution, halving_convolution, has_bands, is_channels_last, swish_convolution
 from .config import GROUPS, ChameleonVQVAEConfig
 
 
@@ -48,21 +48,17 @@ class GroupNorm(nn.GroupNorm):
         return torch.addcmul(shift_BGX.float().view(per_channel), hidden_BChw, scale_BGX.float().view(per_channel))
 
 
-def is_channels_last(hidden_BChw: Tensor) -> bool:
-    """Return whether the channels of a position are adjacent in memory."""
-    return hidden_BChw.is_contiguous(memory_format=torch.channels_last) and not hidden_BChw.is_contiguous()
-
-
 def swish(hidden_BChw: Tensor) -> Tensor:
     """Apply the activation used throughout, x · sigmoid(x), to a norm's output.
 
     It is computed in two steps, as in Meta's code, so that latents agree to the last digits. With channels last they
-    don't anyway, because convolutions sum in another order; there it is fused, and overwrites its input if no gradient
-    is recorded.
+    don't anyway, because convolutions sum in another order; there it is fused. Without gradients no memory is taken
+    that can be reused.
     """
     if is_channels_last(hidden_BChw):
         return F.silu(hidden_BChw, inplace=not torch.is_grad_enabled())
-    return hidden_BChw * torch.sigmoid(hidden_BChw)
+    gate_BChw = torch.sigmoid(hidden_BChw)
+    return hidden_BChw * gate_BChw if torch.is_grad_enabled() else gate_BChw.mul_(hidden_BChw)
 
 
 def convolved_swish(hidden_BChw: Tensor, norm: GroupNorm, conv: nn.Conv2d) -> Tensor:
@@ -169,7 +165,7 @@ class Upsample(nn.Module):
 
     def forward(self, hidden_BChw: Tensor) -> Tensor:
         """Map [B, C, h, w] to [B, C, 2h, 2w]."""
-        if has_bands(hidden_BChw, self.conv):
+        if is_channels_last(hidden_BChw) and has_bands(hidden_BChw, self.conv):
             return doubling_convolution(hidden_BChw, self.conv)
         return self.conv(F.interpolate(hidden_BChw, scale_factor=2.0, mode="nearest"))
 
