@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 
-from chameleon_vq import ChameleonVQVAE, ChameleonVQVAEConfig, MissingDecoderError
+from chameleon_vq import ChameleonVQVAE, ChameleonVQVAEConfig, ImageTokenizer, MissingDecoderError
 from chameleon_vq.blocks import AttentionBlock, Downsample, GroupNorm, ResnetBlock, Upsample
 from chameleon_vq.testing import configs
 
@@ -182,15 +182,51 @@ def test_both_memory_layouts_give_the_same_latents_and_pixels(record_gradient: b
     torch.testing.assert_close(found.pixels_BCHW, expected.pixels_BCHW, **close)
 
 
-@pytest.mark.parametrize(("dtype", "fastest"), [(torch.float32, False), (torch.bfloat16, True), (torch.float16, True)])
-def test_pixels_of_fewer_bits_are_encoded_channels_last(dtype: torch.dtype, fastest: bool) -> None:
-    model = ChameleonVQVAE(small()).eval().to(dtype)
+@pytest.mark.parametrize(
+    ("dtype", "channels", "layout"),
+    [
+        (torch.float32, 144, torch.contiguous_format),
+        (torch.float32, 32, torch.channels_last),
+        (torch.bfloat16, 144, torch.channels_last),
+        (torch.float16, 32, torch.channels_last),
+    ],
+)
+def test_encoding_chooses_the_layout_whatever_the_pixels_have(
+    dtype: torch.dtype, channels: int, layout: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    model = ChameleonVQVAE(small(base_channels=channels, norm_num_groups=8)).eval().to(dtype)
     given: list[torch.Tensor] = []
     model.encoder.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    pixels_BCHW = (torch.rand(2, 3, 8, 8) * 2 - 1).to(dtype)
     with torch.no_grad():
-        encoding = model.encode(torch.randn(1, 3, 8, 8).to(dtype))
-    assert given[0].is_contiguous(memory_format=torch.channels_last) is fastest
-    assert encoding.latents_BDhw.is_contiguous()
+        first = model.encode(pixels_BCHW)
+        last = model.encode(pixels_BCHW.contiguous(memory_format=torch.channels_last))
+    codes_BN = ImageTokenizer(model).encode_pixels(pixels_BCHW)
+    assert len(given) == 3
+    assert all(each.is_contiguous(memory_format=layout) for each in given)
+    assert first.latents_BDhw.is_contiguous()
+    assert torch.equal(first.latents_BDhw, last.latents_BDhw)
+    assert torch.equal(first.codes_Bhw, last.codes_Bhw)
+    assert torch.equal(first.codes_Bhw.flatten(1), codes_BN)
+
+
+def test_latents_are_as_near_to_float64_as_their_layout_promises() -> None:
+    """Relative to the latents; a rounding is 6e-8, and there are some thirty layers with up to 2304 products each."""
+    torch.manual_seed(0)
+    model = ChameleonVQVAE(small(base_channels=128, channel_multiplier=(1, 2), norm_num_groups=32)).eval()
+    pixels_BCHW = torch.rand(1, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        found = {
+            "chosen": model.encode(pixels_BCHW).hidden_BDhw,
+            "first": model.encoder(pixels_BCHW),
+            "last": model.encoder(pixels_BCHW.contiguous(memory_format=torch.channels_last)),
+        }
+        exact_BDhw = model.double().encoder(pixels_BCHW.double())
+    errors = {name: float((each.double() - exact_BDhw).norm() / exact_BDhw.norm()) for name, each in found.items()}
+    assert errors["chosen"] == errors["first"]
+    assert errors["first"] < 3e-6
+    assert errors["last"] < 1e-5
 
 
 def test_the_norm_s_gradient_is_the_same_channels_last() -> None:

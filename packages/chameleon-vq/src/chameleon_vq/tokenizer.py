@@ -274,8 +274,7 @@ class ImageTokenizer:
         check_sides(*pixels_BCHW.shape[2:], stride=self.model.config.stride)
         check_pixel_range(pixels_BCHW, largest=self.image_processor.largest_pixel)
         weight = self.model.quant_conv.weight
-        pixels_BCHW = pixels_BCHW.to(weight.device, weight.dtype, memory_format=_fastest_layout(weight.device))
-        return self.model.encode(pixels_BCHW)
+        return self.model.encode(pixels_BCHW.to(weight.device, weight.dtype))
 
     @torch.no_grad()
     def decode(
@@ -392,7 +391,3 @@ class ImageTokenizer:
         per_position = self.codes_per_position
         shape = (-1, height, width) if per_position == 1 else (-1, height, width, per_position)
         return codes_BN.view(shape)
-
-
-def _fastest_layout(device: torch.device) -> torch.memory_format:
-    return torch.channels_last if device.type == "cpu" else torch.preserve_format
