@@ -105,7 +105,10 @@ def choose_among(
 
 def _weighted_sums(values_LX: Tensor, weights: Sequence[float], owners: Sequence[int]) -> Tensor:
     """Return the weighted sum of each point's lanes, [P, X]; ``owners`` are the lanes' points, in ascending order."""
-    weighted_LX = values_LX * values_LX.new_tensor(weights)[:, None]
+    weights_L = values_LX.new_tensor(weights)
+    if not owners[-1]:  # the lanes of one row, as nearly always: one call in the place of four
+        return torch.mm(weights_L[None], values_LX)
+    weighted_LX = values_LX * weights_L[:, None]
     sums_PX = values_LX.new_zeros(owners[-1] + 1, values_LX.shape[1])
     return sums_PX.index_add_(0, torch.tensor(owners, device=values_LX.device), weighted_LX)
 

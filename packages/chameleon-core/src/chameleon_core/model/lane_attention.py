@@ -3,7 +3,7 @@
 All new positions of a pass lie in one row, lane after lane, so that no layer computes padding.
 
 Shapes: M flattened positions of all lanes, L lanes of a group, T query length, S key length, H heads, K key/value
-heads, D head width.
+heads, X either heads, D head width.
 """
 
 from __future__ import annotations
@@ -47,19 +47,33 @@ class LaneContext:
         dropout: float,
     ) -> Tensor:
         """Store a layer's new keys and values and return the attention of its new positions, [1, M, H, D]."""
+        if len(self.groups) == 1:  # a step of few calls for each layer
+            ((group, prepared),) = self.groups
+            return self._attend_group(layer, group, prepared, (query_1MHD, key_1MKD, value_1MKD), scale, dropout)
         outputs = []
         start = 0
         for group, prepared in self.groups:
-            rows, count = len(group.lengths), group.count
-            query_LTHD, key_LTKD, value_LTKD = (
-                states.narrow(1, start, rows * count).view(rows, count, *states.shape[2:])
-                for states in (query_1MHD, key_1MKD, value_1MKD)
-            )
-            key_LSKD, value_LSKD = self.cache.append(layer, group, key_LTKD, value_LTKD)
-            out_LTHD = self.backend.attend(query_LTHD, key_LSKD, value_LSKD, prepared, scale=scale, dropout=dropout)
-            outputs.append(out_LTHD.reshape(1, rows * count, *out_LTHD.shape[2:]))
-            start += rows * count
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+            positions = len(group.lengths) * group.count
+            own = [states.narrow(1, start, positions) for states in (query_1MHD, key_1MKD, value_1MKD)]
+            outputs.append(self._attend_group(layer, group, prepared, own, scale, dropout))
+            start += positions
+        return torch.cat(outputs, dim=1)
+
+    def _attend_group(
+        self,
+        layer: int,
+        group: LaneGroup,
+        prepared: Any,
+        states: Sequence[Tensor],
+        scale: float,
+        dropout: float,
+    ) -> Tensor:
+        """Do what ``attend`` does for one group, whose queries, keys and values are ``states``."""
+        rows, count = len(group.lengths), group.count
+        query_LTHD, key_LTKD, value_LTKD = (each_1MXD.view(rows, count, *each_1MXD.shape[2:]) for each_1MXD in states)
+        key_LSKD, value_LSKD = self.cache.append(layer, group, key_LTKD, value_LTKD)
+        out_LTHD = self.backend.attend(query_LTHD, key_LSKD, value_LSKD, prepared, scale=scale, dropout=dropout)
+        return out_LTHD.reshape(1, rows * count, *out_LTHD.shape[2:])
 
 
 def plan_lanes(

@@ -131,7 +131,7 @@ class LaneCache:
     """
 
     packed: PackedPass | None = None
-    """Copies of the model's layers that passes over the lanes run instead, where that is faster."""
+    """The model's layers in fewer kernels, which passes over the lanes run instead where that is faster."""
 
     _slab_type = Slab
 
@@ -206,7 +206,7 @@ class LaneCache:
         stored: list[tuple[Tensor, ...]] = []
         for part, pair in zip(slab.layers[layer], new, strict=True):
             # narrow costs a third of an index, and this runs for every layer and token.
-            own = part.narrow(1, first, rows)
+            own = part if rows == part.shape[1] else part.narrow(1, first, rows)
             if group.slots_L is None:
                 target = own.narrow(3, group.lengths[0], group.count)
                 for kind, states_LKTD in enumerate(pair):
@@ -214,8 +214,7 @@ class LaneCache:
             else:
                 # One write for both, at places that are the same in every layer.
                 part.flatten(0, 3).index_copy_(0, self._places(group, part), torch.cat(pair).flatten(0, 2))
-            seen = own.narrow(3, 0, end)
-            stored.append((seen.select(0, 0), seen.select(0, 1)))
+            stored.append(own.narrow(3, 0, end).unbind(0))
         keys, values = (self.decode(parts, key_LTKD.dtype).transpose(1, 2) for parts in zip(*stored, strict=True))
         return keys, values
 
