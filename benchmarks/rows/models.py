@@ -75,9 +75,10 @@ def random_model(config: ChameleonConfig, dtype: torch.dtype) -> ChameleonForCon
     """Return a model of random weights, which are made once, in their dtype."""
     torch.manual_seed(0)
     with torch.device("meta"):
-        model = ChameleonForConditionalGeneration(config)
-    weights = {name: random_weight(name, tensor.shape).to(dtype) for name, tensor in model.state_dict().items()}
-    model.load_state_dict(weights, assign=True)
+        model = ChameleonForConditionalGeneration(config).to(dtype)
+    # Memory that the model lays out itself, as that of one that is loaded.
+    for name, tensor in model.to_empty(device="cpu").state_dict().items():
+        tensor.copy_(random_weight(name, tensor.shape))
     return model.eval()
 
 
