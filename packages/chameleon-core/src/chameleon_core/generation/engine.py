@@ -43,8 +43,8 @@ class Engine(Generic[LaneT]):
     "dynamic", "int8", which takes half the memory of bfloat16, "static", whose steps can be compiled, or a plugin's;
     "dynamic" is "static" where the model's steps are compiled.
 
-    Any thread may ``submit`` and ``cancel``; steps run one at a time. An engine reads copies of weights of a small
-    model, so make a new one after the model has changed.
+    Any thread may ``submit`` and ``cancel``; steps run one at a time. An engine keeps copies of rows of the
+    output layer, and which layers to run, so make a new one after the model has changed.
     """
 
     def __init__(

@@ -32,6 +32,7 @@ from ..generation.prompts import check_type, mask_of_padding
 from ..generation.repacked_head import RepackedHead
 from .cache import KVCache
 from .inputs import check_call, kept_positions
+from .joined_weights import join_weights
 from .lane_decoding import LaneDecoding
 from .leading import Slices
 from .loss import LOSS_ARGUMENTS, next_token_loss
@@ -120,6 +121,7 @@ class ChameleonForConditionalGeneration(LaneDecoding, StepInputs, PictureInputs)
             lambda config: cls(config, attn_implementation=backend), check_finite=check_finite, own_of=slices.join
         )
         model = loaded.model
+        join_weights(model)
         model._leader = slices.leader_of(model)
         model._use_config(loaded.config)
         model.source, model.extra_weights = request.folder, loaded.extra_weights

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .._moved import moved_names
 from ..config import ChameleonConfig
 from .attention_context import AttentionContext
+from .joined_weights import JoinsWeights, joining_pays
 from .lane_attention import LaneContext
 from .rope import apply_rotary
 
@@ -63,8 +64,13 @@ class HeadNorm(nn.Module):
         return F.layer_norm(states_BTHD, states_BTHD.shape[-1:], eps=QK_NORM_EPSILON) * self.weight + self.bias
 
 
-class Attention(nn.Module):
+class Attention(JoinsWeights):
     """Self-attention with grouped key/value heads, qk-norm and RoPE."""
+
+    QKV: ClassVar = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
+    NORM_WEIGHTS: ClassVar = ("q_norm.weight", "k_norm.weight")
+    NORM_BIASES: ClassVar = ("q_norm.bias", "k_norm.bias")
+    groups: ClassVar = (QKV, NORM_WEIGHTS, NORM_BIASES)
 
     def __init__(self, config: ChameleonConfig, layer_index: int) -> None:
         super().__init__()
@@ -80,6 +86,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(query_width, config.hidden_size, bias=config.attention_bias)
         self.q_norm = HeadNorm(config.num_attention_heads, config.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = HeadNorm(config.num_key_value_heads, config.head_dim) if config.qk_norm else nn.Identity()
+        self.join_weights(pays=joining_pays(config))
 
     @property
     def layer_idx(self) -> int:
@@ -102,8 +109,11 @@ class Attention(nn.Module):
         return states_BTE.view(*states_BTE.shape[:-1], -1, self.head_dim)
 
 
-class FeedForward(nn.Module):
+class FeedForward(JoinsWeights):
     """SwiGLU: ``down(activation(gate(x)) * up(x))``."""
+
+    GATE_UP: ClassVar = ("gate_proj.weight", "up_proj.weight")
+    groups: ClassVar = (GATE_UP,)
 
     def __init__(self, config: ChameleonConfig) -> None:
         super().__init__()
@@ -111,6 +121,7 @@ class FeedForward(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self.activation = activation(config.hidden_act)
+        self.join_weights(pays=joining_pays(config))
 
     def forward(self, hidden_BTE: Tensor) -> Tensor:
         return self.down_proj(self.activation(self.gate_proj(hidden_BTE)) * self.up_proj(hidden_BTE))

@@ -1,11 +1,10 @@
-"""The layers of a small float32 model on a CPU as generation runs them: few kernels, over packed copies of the weights.
+"""The layers of a small float32 model on a CPU as generation runs them: few kernels, over the weights as they are.
 
 A step of a small model takes as long as its kernels take to call. So layers that read the same hidden states are one
-product, the weights of norms are multiplied into those of the products after them, and residuals are added by the
-products. The copies are column-major, which suits the few rows of hidden states that a step has.
+product over their joined weights, residuals are added in place by the products, and norms are three kernels.
 
 Shapes: M flattened positions of all lanes, H heads, K key/value heads, X query and key heads together, D head width, E
-hidden width, F width of the feed-forward, O outputs of a product.
+hidden width, Y hidden width with the columns of the norms, F width of the feed-forward, O outputs of a product.
 """
 
 from __future__ import annotations
@@ -15,103 +14,122 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .joined_weights import MAX_ELEMENTS
 from .layers import QK_NORM_EPSILON, Attention, DecoderLayer, FeedForward, HeadNorm, RMSNorm
 
 if TYPE_CHECKING:
     from .lane_attention import LaneContext
 
-MAX_ELEMENTS = 2**24
-"""The most that is copied of a model: beyond 64 MiB the time goes into reading weights, in whichever order."""
+_COLUMNS = 16
+"""How many columns hold what norms add to the squares of hidden states: rows begin where vectors of numbers may."""
+_FEW = 3
+"""The most positions for which the weight is the first factor of products."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedLayer:
-    """Copies of a layer's weights."""
+    """A layer's weights, of which the products that read the same hidden states are one."""
 
-    attention_epsilon_11: Tensor
-    """What ``_normed`` adds before the attention."""
-    qkv_EO: Tensor
-    """Queries, keys and values."""
-    num_heads: int
-    num_key_value_heads: int
+    attention_norm_E: Tensor
+    """The weight of the norm before the attention, times √E."""
+    qkv: tuple[Tensor, ...]
+    """Queries, keys and values, [O, E] of all or of each."""
     head_dim: int
+    heads: tuple[int, int]
+    """X of queries and keys, K of values."""
+    qk_heads: tuple[int, int]
+    """H of queries, K of keys."""
     scale: float
-    qk_norm: tuple[Tensor, Tensor] | None
-    """The weight and the bias of queries and keys, [X, D]; None without qk-norm."""
+    qk_norm: tuple[tuple[Tensor, ...], tuple[Tensor, ...]] | None
+    """The weight and the bias of queries and keys, [X, D] of all or of each; None without qk-norm."""
     out_OE: Tensor
-    mlp_epsilon_11: Tensor
-    """What ``_normed`` adds before the feed-forward."""
-    gate_up_EO: Tensor
+    mlp_norm_E: Tensor
+    """The weight of the norm before the feed-forward, times √E."""
+    gate_up: tuple[Tensor, ...]
+    """[O, E] of both or of each."""
+    widths: tuple[int, int]
+    """F of gate and of up."""
     activation: Callable[[Tensor], Tensor]
     down_FE: Tensor
 
     @classmethod
     def of(cls, layer: DecoderLayer) -> Self:
-        """Copy a layer."""
+        """Return a layer over the memory of its weights."""
         attention, mlp = layer.self_attn, layer.mlp
-        norms = [each for each in (attention.q_norm, attention.k_norm) if isinstance(each, HeadNorm)]
-        heads = [each.out_features // attention.head_dim for each in (attention.q_proj, attention.k_proj)]
+        has_norms = isinstance(attention.q_norm, HeadNorm)
+        queries, keys = (each.out_features // attention.head_dim for each in (attention.q_proj, attention.k_proj))
+        width = mlp.up_proj.out_features
         return cls(
-            attention_epsilon_11=_epsilon(layer.input_layernorm),
-            qkv_EO=_packed((attention.q_proj, attention.k_proj, attention.v_proj), layer.input_layernorm),
-            num_heads=heads[0],
-            num_key_value_heads=heads[1],
+            attention_norm_E=_norm_weight(layer.input_layernorm),
+            qkv=attention.in_order(Attention.QKV),
             head_dim=attention.head_dim,
+            heads=(queries + keys, keys),
+            qk_heads=(queries, keys),
             scale=attention.scale,
-            qk_norm=(torch.cat([each.weight for each in norms]), torch.cat([each.bias for each in norms]))
-            if norms
+            qk_norm=(attention.in_order(Attention.NORM_WEIGHTS), attention.in_order(Attention.NORM_BIASES))
+            if has_norms
             else None,
-            out_OE=_packed((attention.o_proj,)),
-            mlp_epsilon_11=_epsilon(layer.post_attention_layernorm),
-            gate_up_EO=_packed((mlp.gate_proj, mlp.up_proj), layer.post_attention_layernorm),
+            out_OE=attention.o_proj.weight.detach().t(),
+            mlp_norm_E=_norm_weight(layer.post_attention_layernorm),
+            gate_up=mlp.in_order(FeedForward.GATE_UP),
+            widths=(width, width),
             activation=mlp.activation,
-            down_FE=_packed((mlp.down_proj,)),
+            down_FE=mlp.down_proj.weight.detach().t(),
         )
 
-    def run(self, hidden_ME: Tensor, context: LaneContext, index: int) -> Tensor:
-        """Return what the layer, the one of this index, makes of hidden states."""
-        queries, keys = self.num_heads, self.num_heads + self.num_key_value_heads
-        qkv_MO = torch.mm(_normed(hidden_ME, self.attention_epsilon_11), self.qkv_EO)
+    def run_(self, states_MY: Tensor, context: LaneContext, index: int) -> None:
+        """Run the layer, the one of this index, on hidden states in place."""
+        hidden_ME = states_MY.narrow(1, 0, states_MY.shape[1] - _COLUMNS)
+        qkv_MO = _product(_normed(states_MY, hidden_ME, self.attention_norm_E), self.qkv)
         qkv_1MXD = qkv_MO.view(1, len(qkv_MO), -1, self.head_dim)
-        qk_1MXD = qkv_1MXD.narrow(2, 0, keys)
+        # split_with_sizes is one call, and cheaper than chunk and split.
+        qk_1MXD, value_1MKD = qkv_1MXD.split_with_sizes(self.heads, 2)
         if self.qk_norm is not None:
-            weight_XD, bias_XD = self.qk_norm
+            weight_XD, bias_XD = map(_whole, self.qk_norm)
             # The values are normed, too, and left out: to copy the queries and keys first takes longer.
-            normed_1MXD = torch.layer_norm(qkv_1MXD, (self.head_dim,), None, None, QK_NORM_EPSILON).narrow(2, 0, keys)
-            qk_1MXD = torch.addcmul(bias_XD, normed_1MXD, weight_XD)
+            normed_1MXD = torch.layer_norm(qkv_1MXD, (self.head_dim,), None, None, QK_NORM_EPSILON)
+            qk_1MXD = torch.addcmul(bias_XD, normed_1MXD.narrow(2, 0, self.heads[0]), weight_XD)
         rolled_1MXD = qk_1MXD.roll(self.head_dim // 2, dims=-1)
         qk_1MXD = (qk_1MXD * context.rotary.cos_BT1D).addcmul_(rolled_1MXD, context.rotary.sin_BT1D)
-        out_1MHD = context.attend(
-            index,
-            qk_1MXD.narrow(2, 0, queries),
-            qk_1MXD.narrow(2, queries, self.num_key_value_heads),
-            qkv_1MXD.narrow(2, keys, self.num_key_value_heads),
-            scale=self.scale,
-            dropout=0.0,
-        )
-        hidden_ME = torch.addmm(hidden_ME, out_1MHD.reshape(len(hidden_ME), -1), self.out_OE)
-        gate_up_MO = torch.mm(_normed(hidden_ME, self.mlp_epsilon_11), self.gate_up_EO)
-        width = len(self.down_FE)
-        gate_MF, up_MF = gate_up_MO.narrow(1, 0, width), gate_up_MO.narrow(1, width, width)  # cheaper than chunk
-        return torch.addmm(hidden_ME, self.activation(gate_MF).mul_(up_MF), self.down_FE)
+        query_1MHD, key_1MKD = qk_1MXD.split_with_sizes(self.qk_heads, 2)
+        out_1MHD = context.attend(index, query_1MHD, key_1MKD, value_1MKD, scale=self.scale, dropout=0.0)
+        hidden_ME.addmm_(out_1MHD.reshape(len(hidden_ME), -1), self.out_OE)
+        gate_up_MO = _product(_normed(states_MY, hidden_ME, self.mlp_norm_E), self.gate_up)
+        gate_MF, up_MF = gate_up_MO.split_with_sizes(self.widths, 1)
+        hidden_ME.addmm_(self.activation(gate_MF).mul_(up_MF), self.down_FE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedLayers:
-    """Copies of layers and of the norm after them."""
+    """Layers as passes over lanes run them, and the norm after them."""
 
     layers: Sequence[PackedLayer | DecoderLayer]
-    """Copies, and in their order the layers that must run themselves."""
-    epsilon_11: Tensor
+    """What is packed, and in their order the layers that must run themselves."""
+    epsilon: float
+    """What all norms add to the mean of the squares."""
     weight_E: Tensor
+    """The weight of the norm after the layers, times √E."""
 
     @classmethod
-    def of(cls, layers: Sequence[DecoderLayer], norm: RMSNorm) -> Self:
-        """Copy the layers that are as this package makes them, and the norm after them."""
-        weight_E = norm.weight * norm.weight.shape[0] ** 0.5
-        return cls([PackedLayer.of(each) if _is_plain(each) else each for each in layers], _epsilon(norm), weight_E)
+    @torch.no_grad()
+    def of(cls, model: nn.Module, layers: Sequence[DecoderLayer], norm: RMSNorm) -> Self | None:
+        """Return the layers of a model as they are now; None where all must run themselves.
+
+        A layer does so where it does more than its weights say: it is quantized, adapted, wrapped or hooked. All do
+        where the model is trained, or too large for that to pay.
+        """
+        if model.training or not _runs_itself(model) or not _is_plain(norm):
+            return None
+        plain = [_is_plain(layer) and _epsilons(layer) == {norm.epsilon} for layer in layers]
+        known = [norm, *(layer for layer, packs in zip(layers, plain, strict=True) if packs)]
+        weights = [weight for each in known for weight in each.parameters()]
+        if not any(plain) or sum(weight.numel() for weight in weights) > MAX_ELEMENTS or not all(map(_packs, weights)):
+            return None
+        packed = [PackedLayer.of(layer) if packs else layer for layer, packs in zip(layers, plain, strict=True)]
+        return cls(packed, norm.epsilon, _norm_weight(norm))
 
     def takes(self, weight: Tensor) -> bool:
         """Return whether a pass of a model with this weight can run: float32 on a CPU, without gradients."""
@@ -124,51 +142,16 @@ class PackedLayers:
 
     def run(self, hidden_ME: Tensor, context: LaneContext) -> Tensor:
         """Return the final hidden states [M, E]."""
+        width = hidden_ME.shape[1]
+        # The squares of the columns are what a norm adds, so that the length of a row is the norm's divisor.
+        states_MY = F.pad(hidden_ME, (0, _COLUMNS), value=(width * self.epsilon / _COLUMNS) ** 0.5)
+        hidden_ME = states_MY.narrow(1, 0, width)
         for index, layer in enumerate(self.layers):
             if isinstance(layer, PackedLayer):
-                hidden_ME = layer.run(hidden_ME, context, index)
-            else:
-                hidden_ME = layer(hidden_ME[None], context)[0]
-        return _normed(hidden_ME, self.epsilon_11).mul_(self.weight_E)
-
-
-class LayerPacker:
-    """Packs the layers of one model, and keeps the copies from one generation to the next while nothing changes."""
-
-    def __init__(self) -> None:
-        # One tuple, replaced as a whole, because two threads may generate at the same time.
-        self._kept: tuple[list[object], Tensor, PackedLayers] | None = None
-
-    def __deepcopy__(self, memo: object) -> LayerPacker:
-        return LayerPacker()
-
-    def __reduce__(self) -> tuple[type[LayerPacker], tuple[()]]:
-        return LayerPacker, ()
-
-    @torch.no_grad()
-    def packed(self, model: nn.Module, layers: Sequence[DecoderLayer], norm: RMSNorm) -> PackedLayers | None:
-        """Return the layers of a model packed as they are now; None where all must run themselves.
-
-        A layer does so where it does more than its weights say: it is quantized, adapted, wrapped or hooked. All do
-        where the model is trained, or packing doesn't pay. A weight may change in ways that leave no trace
-        (``weight.data``), so each call multiplies them with a fixed vector and compares the products with those of what
-        was copied.
-        """
-        plain = [layer for layer in layers if _is_plain(layer)]
-        if model.training or not _runs_itself(model) or not _is_plain(norm) or not plain:
-            self._kept = None
-            return None
-        weights = [*norm.parameters(), *(weight for layer in plain for weight in layer.parameters())]
-        if sum(weight.numel() for weight in weights) > MAX_ELEMENTS or not all(map(_is_copied, weights)):
-            self._kept = None
-            return None
-        fixed = torch.arange(max(weight.shape[-1] for weight in weights)).cos()
-        checksums = torch.cat([(weight @ fixed[: weight.shape[-1]]).view(-1) for weight in weights])
-        others = [*layers, norm.epsilon, *(value for layer in plain for value in _numbers(layer))]
-        kept = self._kept
-        if kept is None or kept[0] != others or not torch.equal(kept[1], checksums):
-            kept = self._kept = others, checksums, PackedLayers.of(layers, norm)
-        return kept[2]
+                layer.run_(states_MY, context, index)
+            else:  # which may keep what it is given
+                hidden_ME.copy_(layer(hidden_ME.clone()[None], context)[0])
+        return _normed(states_MY, hidden_ME, self.weight_E)
 
 
 _PLAIN = {DecoderLayer, Attention, FeedForward, RMSNorm, HeadNorm, nn.Linear, nn.Identity}
@@ -182,10 +165,8 @@ def _is_plain(module: nn.Module) -> bool:
     return not biased and not (isinstance(module, DecoderLayer) and module.swin_norm)
 
 
-def _numbers(layer: DecoderLayer) -> tuple[object, ...]:
-    """Return what a layer computes with beside its weights."""
-    attention, norms = layer.self_attn, (layer.input_layernorm, layer.post_attention_layernorm)
-    return attention.head_dim, attention.scale, layer.mlp.activation, *(norm.epsilon for norm in norms)
+def _epsilons(layer: DecoderLayer) -> set[float]:
+    return {layer.input_layernorm.epsilon, layer.post_attention_layernorm.epsilon}
 
 
 def _linears(module: nn.Module) -> Iterator[nn.Linear]:
@@ -200,24 +181,35 @@ def _runs_itself(module: nn.Module) -> bool:
     return not (any(hooks) or replaced or has_global_hooks)
 
 
-def _is_copied(weight: nn.Parameter) -> bool:
-    """Return whether a copy of a weight has all that it says: plain numbers in memory."""
+def _packs(weight: nn.Parameter) -> bool:
+    """Return whether products can read a weight as it is: plain numbers in memory."""
     return type(weight) is nn.Parameter and weight.dtype == torch.float32 and weight.device.type == "cpu"
 
 
-def _epsilon(norm: RMSNorm) -> Tensor:
-    """Return what ``_normed`` adds for a norm."""
-    return torch.full((1, 1), (norm.weight.shape[0] * norm.epsilon) ** 0.5)
+def _norm_weight(norm: RMSNorm) -> Tensor:
+    return norm.weight * norm.weight.shape[0] ** 0.5
 
 
-def _packed(layers: Sequence[nn.Linear], norm: RMSNorm | None = None) -> Tensor:
-    """Return the weights of layers side by side in column-major order, [inputs, outputs], times those of a norm."""
-    weight_OE = torch.cat([layer.weight for layer in layers])
-    if norm is not None:
-        weight_OE = weight_OE * (norm.weight * norm.weight.shape[0] ** 0.5)
-    return weight_OE.t().contiguous()
+def _product(hidden_ME: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+    """Return the products with weights, [M, O] of all of them."""
+    products = [_one_product(hidden_ME, weight_OE) for weight_OE in weights]
+    return products[0] if len(products) == 1 else torch.cat(products, dim=1)
 
 
-def _normed(hidden_ME: Tensor, epsilon_11: Tensor) -> Tensor:
-    """Return hidden states by their root of the sum of squares; the mean of them and the weight are in the products."""
-    return hidden_ME / torch.hypot(torch.linalg.vector_norm(hidden_ME, dim=-1, keepdim=True), epsilon_11)
+def _one_product(hidden_ME: Tensor, weight_OE: Tensor) -> Tensor:
+    count = len(hidden_ME)
+    if count > _FEW:
+        return torch.mm(hidden_ME, weight_OE.t())
+    # BLAS reads the weight row after row if it is the first factor and there are two columns at least; as the second
+    # factor several rows at a time, which takes two thirds longer where they come from memory.
+    few_ME = torch.cat((hidden_ME, hidden_ME)) if count == 1 else hidden_ME
+    return torch.mm(weight_OE, few_ME.t()).t().narrow(0, 0, count).contiguous()
+
+
+def _whole(weights: tuple[Tensor, ...]) -> Tensor:
+    return weights[0] if len(weights) == 1 else torch.cat(weights)
+
+
+def _normed(states_MY: Tensor, hidden_ME: Tensor, weight_E: Tensor) -> Tensor:
+    """Return hidden states by the lengths of their rows, times a weight."""
+    return (hidden_ME / torch.linalg.vector_norm(states_MY, dim=-1, keepdim=True)).mul_(weight_E)

@@ -29,11 +29,12 @@ from .attention_context import AttentionContext, prepare_attention
 from .cache import KVCache
 from .compiled_steps import CompiledSteps
 from .inputs import check_cache_position, check_form, check_ids
+from .joined_weights import join_weights
 from .lane_attention import LaneContext, lane_order, plan_lanes
 from .lane_cache import CachedLane, LaneCache, make_lane_cache
 from .layers import DecoderLayer, RMSNorm
 from .outputs import ModelOutput
-from .packed_layers import LayerPacker
+from .packed_layers import PackedLayers
 from .picture_inputs import PictureInputs, PictureReader
 from .static_cache import StaticContext, StaticLaneCache
 
@@ -82,7 +83,6 @@ class ChameleonModel(CompiledSteps, PictureInputs):
         self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self._checkpointing = Checkpointing()
-        self._packer = LayerPacker()
         self._num_head_parts = 1  # tensor parallelism divides the heads
         self.source = None
         self.apply(self._init_weights)
@@ -119,6 +119,7 @@ class ChameleonModel(CompiledSteps, PictureInputs):
 
         loaded = request.load(build, bare=True, check_finite=check_finite)
         model: Any = loaded.model.model
+        join_weights(model)
         model._use_config(loaded.config)
         model.source = request.folder
         return request.returned(model)
@@ -239,11 +240,11 @@ class ChameleonModel(CompiledSteps, PictureInputs):
     def new_lane_cache(self, name: str = "dynamic") -> LaneCache:
         """Return the cache of an engine by its name, without lanes.
 
-        Where the model is small, passes over its lanes read copies of the layers' weights as they are now.
+        Where the model is small, passes over its lanes run the layers as they are now, with fewer kernels.
         """
         cache = make_lane_cache(name, self.config)
         layers: Any = self.layers
-        cache.packed = self._packer.packed(self, layers, self.norm)
+        cache.packed = PackedLayers.of(self, layers, self.norm)
         return cache
 
     def feed_lanes(

@@ -32,7 +32,7 @@ class SharedChameleon(Chameleon):
     """``Chameleon`` for many threads: the same methods, options and events, and the same ids.
 
     Its calls run on one engine, in one batch: a request joins while others run and leaves when it has ended. An engine
-    reads copies of weights of a small model, so make a new pipeline after the model has changed.
+    keeps copies of rows of the output layer, so make a new pipeline after the model has changed.
     """
 
     def __init__(
