@@ -169,7 +169,7 @@ def test_every_field_is_an_option_with_its_docstring(run: Run) -> None:
             assert f"--{name.replace('_', '-')}" in words
             assert docs[name]
     assert "Pictures per step; ≥ 1, by default 16." in words
-    assert "[float32|bfloat16]" in words
+    assert "<float32|bfloat16>" in words
 
 
 def test_pictures_beyond_the_memory_are_read_again(run: Run) -> None:
