@@ -13,7 +13,7 @@ from chameleon_emoji import pictures
 from chameleon_text import Document, Image, Text, Turn, document_to_json, messages_from_turns
 from chameleon_vq import ImageTokenizer
 
-from .test_drawing import downloaded
+from .test_drawing import RECORD, downloaded
 
 if TYPE_CHECKING:
     from browsing import Page
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
 CODES = 64
 SHIFT, TAB, ENTER = "\ue008", "\ue004", "\ue007"
 KEPT = "chameleon-conversation"
-RECORD = """
-window.sent = [];
-const fetch = window.fetch;
-window.fetch = (path, options) => {
-  if (options?.body) window.sent.push({ path, body: JSON.parse(options.body) });
-  return fetch(path, options);
-};
-"""
 DROP = """
 const data = new DataTransfer();
 for (const [name, text] of arguments[0]) data.items.add(new File([text], name));
