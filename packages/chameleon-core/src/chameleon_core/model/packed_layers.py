@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _COLUMNS = 16
 """How many columns hold what norms add to the squares of hidden states: rows begin where vectors of numbers may."""
-_FEW = 3
-"""The most positions for which the weight is the first factor of products."""
+MAX_READ_FIRST = 2**20
+"""The largest weight that is read before a product with it: what caches hold."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,10 +96,10 @@ class PackedLayer:
         qk_1MXD = (qk_1MXD * context.rotary.cos_BT1D).addcmul_(rolled_1MXD, context.rotary.sin_BT1D)
         query_1MHD, key_1MKD = qk_1MXD.split_with_sizes(self.qk_heads, 2)
         out_1MHD = context.attend(index, query_1MHD, key_1MKD, value_1MKD, scale=self.scale, dropout=0.0)
-        hidden_ME.addmm_(out_1MHD.reshape(len(hidden_ME), -1), self.out_OE)
+        _add_product_(hidden_ME, out_1MHD.reshape(len(hidden_ME), -1), self.out_OE)
         gate_up_MO = _product(_normed(states_MY, hidden_ME, self.mlp_norm_E), self.gate_up)
         gate_MF, up_MF = gate_up_MO.split_with_sizes(self.widths, 1)
-        hidden_ME.addmm_(self.activation(gate_MF).mul_(up_MF), self.down_FE)
+        _add_product_(hidden_ME, self.activation(gate_MF).mul_(up_MF), self.down_FE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,13 +197,24 @@ def _product(hidden_ME: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
 
 
 def _one_product(hidden_ME: Tensor, weight_OE: Tensor) -> Tensor:
-    count = len(hidden_ME)
-    if count > _FEW:
-        return torch.mm(hidden_ME, weight_OE.t())
-    # BLAS reads the weight row after row if it is the first factor and there are two columns at least; as the second
-    # factor several rows at a time, which takes two thirds longer where they come from memory.
-    few_ME = torch.cat((hidden_ME, hidden_ME)) if count == 1 else hidden_ME
-    return torch.mm(weight_OE, few_ME.t()).t().narrow(0, 0, count).contiguous()
+    read_first(weight_OE)
+    return torch.mm(hidden_ME, weight_OE.t())
+
+
+def _add_product_(hidden_ME: Tensor, inner_MF: Tensor, weight_FE: Tensor) -> None:
+    """Add a product to hidden states, in place."""
+    read_first(weight_FE)
+    hidden_ME.addmm_(inner_MF, weight_FE)
+
+
+def read_first(weight: Tensor) -> None:
+    """Bring a weight into the caches of a CPU, address after address.
+
+    From one step to the next it leaves them. BLAS reads several rows at a time, which takes up to three times as long
+    where they come from memory.
+    """
+    if weight.numel() <= MAX_READ_FIRST:
+        weight.sum()
 
 
 def _whole(weights: tuple[Tensor, ...]) -> Tensor:
