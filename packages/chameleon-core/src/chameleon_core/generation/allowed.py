@@ -72,7 +72,8 @@ class AllowedTable(Generic[AllowedT]):
         if ends not in self._text:
             allowed_V = layout.text_allowed_V.clone()
             allowed_V[[*ends]] = True
-            self._text[ends] = self._make(allowed_V.nonzero()[:, 0], True)
+            ids_A = allowed_V.nonzero()[:, 0]
+            self._text[ends] = self._make(ids_A, 2 * len(ids_A) > self.vocab_size)
         return self._text[ends]
 
     def _of_few(self, ids: tuple[int, ...]) -> AllowedT:

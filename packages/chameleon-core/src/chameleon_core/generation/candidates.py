@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._cpu_caches import read_first
 from .allowed import AllowedIds, AllowedTable
 from .repacked_head import MAX_ROWS, RepackedRows, reads_weight_alone
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .decoder import Decoder
+
+_FEW = 3
+"""The most hidden states whose product reads a column-major weight in order."""
 
 
 class Candidates(AllowedIds):
@@ -30,7 +34,7 @@ class Candidates(AllowedIds):
     def __init__(self, model: Decoder[Any], ids_A: Tensor, *, many: bool) -> None:
         super().__init__(ids_A.to(model.device))
         self.model = model
-        # Text is nearly the whole vocabulary, of which a copy wouldn't pay.
+        # A copy of most of the vocabulary wouldn't pay.
         self.many = many
 
     @property
@@ -43,6 +47,8 @@ class Candidates(AllowedIds):
         if self.many and len(hidden_RE) <= MAX_ROWS and self._repacked is not None:
             return self._repacked.logits(hidden_RE)
         if not self.many and self._weight_AE is not None:
+            if len(hidden_RE) > _FEW:
+                read_first(self._weight_AE)
             return F.linear(hidden_RE, self._weight_AE).float()
         return self.model.lm_head(hidden_RE).index_select(1, self.ids_A).float()
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._cpu_caches import read_first
 from .joined_weights import MAX_ELEMENTS
 from .layers import QK_NORM_EPSILON, Attention, DecoderLayer, FeedForward, HeadNorm, RMSNorm
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = 16
 """How many columns hold what norms add to the squares of hidden states: rows begin where vectors of numbers may."""
-MAX_READ_FIRST = 2**20
-"""The largest weight that is read before a product with it: what caches hold."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -205,16 +204,6 @@ def _add_product_(hidden_ME: Tensor, inner_MF: Tensor, weight_FE: Tensor) -> Non
     """Add a product to hidden states, in place."""
     read_first(weight_FE)
     hidden_ME.addmm_(inner_MF, weight_FE)
-
-
-def read_first(weight: Tensor) -> None:
-    """Bring a weight into the caches of a CPU, address after address.
-
-    From one step to the next it leaves them. BLAS reads several rows at a time, which takes up to three times as long
-    where they come from memory.
-    """
-    if weight.numel() <= MAX_READ_FIRST:
-        weight.sum()
 
 
 def _whole(weights: tuple[Tensor, ...]) -> Tensor:
