@@ -168,7 +168,7 @@ PROMPT = torch.tensor([[0, 40, 41, 42, 43, 44]])
 def test_eight_bit_keys_and_values_take_the_memory_that_they_promise() -> None:
     stored: dict[str, int] = {}
     for name in ("dynamic", "int8"):
-        engine = Engine(MODEL, cache_implementation=name)
+        engine = Engine(MODEL, cache_implementation=name, max_positions=64)
         engine.submit(Request(prompt=PROMPT[0].tolist(), options=GenerationOptions(max_new_tokens=4)))
         engine.step()
         (slab,) = engine.cache._slabs.values()  # type: ignore[attr-defined]

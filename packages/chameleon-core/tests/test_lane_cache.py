@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from chameleon_core import ChameleonForConditionalGeneration
+from chameleon_core import ChameleonForConditionalGeneration, Engine
 from chameleon_core.model.lane_cache import MIN_CAPACITY, CachedLane, LaneCache
 from chameleon_core.testing import make_config, make_model
 
@@ -111,7 +111,7 @@ TestCache.settings = settings(max_examples=30, stateful_step_count=20, deadline=
 
 @pytest.mark.parametrize("length", [0, 1, 64, 65, 96, 97, 128, 129, 1000, 4096, 100_000])
 def test_a_capacity_holds_the_length_and_half_as_much_at_most(length: int) -> None:
-    capacity = LaneCache.capacity_for(length)
+    capacity = LaneCache(2).capacity_for(length)
     assert capacity >= length
     assert capacity == MIN_CAPACITY or capacity < 1.5 * length
 
@@ -136,6 +136,38 @@ def test_memory_is_given_back_when_lanes_leave() -> None:
     for lane in lanes[4:]:
         cache.free(lane)
     assert slab.layers == [(), ()]
+
+
+def test_lanes_of_a_small_model_share_a_slab_where_room_is_unbounded() -> None:
+    capacities = {}
+    for max_positions in (None, 512):
+        cache = Engine(MODEL, max_positions=max_positions).cache
+        assert isinstance(cache, LaneCache)
+        fed: list[Fed] = [(cache.add(length), []) for length in (10, 70, 200)]
+        feed(MODEL, cache, fed, [[40 + place % 20 for place in range(length)] for length in (3, 20, 40)])
+        cache.free(fed.pop(0)[0])
+        feed(MODEL, cache, fed, [[41], [42]])
+        capacities[max_positions] = {lane.capacity for lane, _ in fed}
+    assert capacities == {None: {256}, 512: {96, 256}}
+
+
+def test_a_wide_slab_stays_where_it_is_until_the_last_lane_leaves() -> None:
+    cache = MODEL.new_lane_cache()
+    cache.widen()
+    lanes = [cache.add() for _ in range(5)]
+    with torch.no_grad():
+        MODEL.feed_lanes([(lane, [40]) for lane in lanes], cache)
+    memory = lanes[0].slab.layers[0][0]
+    for lane in lanes[:4]:
+        cache.free(lane)
+    lanes += [cache.add() for _ in range(7)]
+    with torch.no_grad():
+        MODEL.feed_lanes([(lane, [41]) for lane in lanes[4:]], cache)
+    assert lanes[4].slab.layers[0][0] is memory
+    assert memory.shape[1] == 8
+    for lane in lanes[4:]:
+        cache.free(lane)
+    assert lanes[4].slab.layers == [(), ()]
 
 
 @pytest.mark.parametrize("rope_type", ["linear", "dynamic"])

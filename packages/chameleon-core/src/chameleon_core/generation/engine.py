@@ -35,13 +35,14 @@ class Engine(Generic[LaneT]):
     """Runs requests on one model, as many at a time as fit.
 
     ``max_rows`` is the largest number of requests that run at the same time, ``max_positions`` the room for keys and
-    values of all lanes together, in positions; None for no limit. Where the room isn't enough, the request of the
-    lowest priority waits and is computed again later; its ids are the same. ``max_waiting`` is the largest number of
-    requests that wait. ``prompt_chunk`` is how many ids of prompts a step feeds at most, so that a long prompt doesn't
-    hold up the other rows; None feeds prompts whole. ``prefix_positions`` is the room for beginnings of prompts that
-    requests share, which are computed once; 0 keeps none. ``cache_implementation`` names what stores keys and values:
-    "dynamic", "int8", which takes half the memory of bfloat16, "static", whose steps can be compiled, or a plugin's;
-    "dynamic" is "static" where the model's steps are compiled.
+    values of all lanes together, in positions; None for no limit, where lanes of small models take more than they need
+    to save time. Where the room isn't enough, the request of the lowest priority waits and is computed again later; its
+    ids are the same. ``max_waiting`` is the largest number of requests that wait. ``prompt_chunk`` is how many ids of
+    prompts a step feeds at most, so that a long prompt doesn't hold up the other rows; None feeds prompts whole.
+    ``prefix_positions`` is the room for beginnings of prompts that requests share, which are computed once; 0 keeps
+    none. ``cache_implementation`` names what stores keys and values: "dynamic", "int8", which takes half the memory of
+    bfloat16, "static", whose steps can be compiled, or a plugin's; "dynamic" is "static" where the model's steps are
+    compiled.
 
     Any thread may ``submit`` and ``cancel``; steps run one at a time. An engine keeps copies of rows of the
     output layer, and which layers to run, so make a new one after the model has changed.
@@ -77,6 +78,8 @@ class Engine(Generic[LaneT]):
         self.max_waiting = max_waiting
         self.prompt_chunk = prompt_chunk
         self.cache = model.new_lane_cache(cache_implementation)
+        if max_positions is None and hasattr(self.cache, "widen"):
+            self.cache.widen()
         self.prefixes = PrefixCache(self.cache, prefix_positions)
         self._chooser = Chooser(model)
         self._waiting: WaitingRows[LaneT] = WaitingRows()

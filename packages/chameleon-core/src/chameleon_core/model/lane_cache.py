@@ -22,6 +22,10 @@ from .rope import RotaryTable
 # The smallest capacity of a lane. Capacities are this times 1, 1.5, 2, 3, 4, 6, 8, …, so that few differ and a lane
 # takes at most half as much again as it needs.
 MIN_CAPACITY = 64
+# What a lane of a small model takes at least where room isn't bounded, and the most numbers that this may be: 2 MiB of
+# float32.
+WIDE_CAPACITY = 256
+MAX_WIDE_NUMBERS = 2**19
 
 
 @dataclass(slots=True, eq=False)
@@ -87,6 +91,21 @@ class Slab:
                 self.layers[layer] = tuple(part[:, : len(self.lanes)].clone() for part in parts)
 
 
+class RoomySlab(Slab):
+    """Rows for a power of two of lanes, which stay where they are until the last lane has left."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are memory for, or are to be."""
+        allocated = max((parts[0].shape[1] for parts in self.layers if parts), default=1)
+        return max(1 << max(len(self.lanes) - 1, 0).bit_length(), allocated)
+
+    def shrink(self) -> None:
+        """Give memory back once no lane is left."""
+        if not self.lanes:
+            super().shrink()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LaneGroup:
     """Neighbouring lanes of a slab that one call of a kernel serves: each gets T new positions."""
@@ -132,8 +151,11 @@ class LaneCache:
 
     packed: PackedPass | None = None
     """The model's layers in fewer kernels, which passes over the lanes run instead where that is faster."""
+    min_capacity = MIN_CAPACITY
+    """The capacity of the smallest lanes."""
 
     _slab_type = Slab
+    _wide_capacity = MIN_CAPACITY
 
     def __init__(self, num_layers: int) -> None:
         self.num_layers = num_layers
@@ -151,10 +173,17 @@ class LaneCache:
         """How many positions the lanes have room for, together."""
         return sum(len(slab.lanes) * slab.capacity for slab in self._slabs.values())
 
-    @staticmethod
-    def capacity_for(length: int) -> int:
+    def widen(self) -> None:
+        """Give lanes more room than they need, before there is one, where that is little and saves time.
+
+        Lanes of a small model then lie in one slab, which a call of each kernel serves, and which is rarely moved.
+        """
+        if self._wide_capacity > self.min_capacity:
+            self.min_capacity, self._slab_type = self._wide_capacity, RoomySlab
+
+    def capacity_for(self, length: int) -> int:
         """Return the capacity of a lane that is to hold ``length`` positions."""
-        capacity = MIN_CAPACITY
+        capacity = self.min_capacity
         while capacity < length:
             capacity = capacity * 3 // 2 if capacity & (capacity - 1) == 0 else capacity * 4 // 3
         return capacity
@@ -282,7 +311,12 @@ class LaneCache:
 
 def dynamic_cache(config: ChameleonConfig) -> LaneCache:
     """Return the cache ``dynamic`` for a model of this configuration."""
-    return LaneCache(config.num_hidden_layers)
+    cache = LaneCache(config.num_hidden_layers)
+    capacity = min(WIDE_CAPACITY, cache.capacity_for(config.context_length))
+    numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * capacity
+    if numbers <= MAX_WIDE_NUMBERS:
+        cache._wide_capacity = capacity
+    return cache
 
 
 @translates_errors

@@ -21,7 +21,7 @@ from chameleon_backends import AttentionBackend, AttentionSpec
 
 from ..config import ChameleonConfig
 from .attention_context import computed_dtype
-from .lane_cache import CachedLane, LaneCache, Slab
+from .lane_cache import CachedLane, LaneCache, RoomySlab, Slab
 from .rope import RotaryEmbedding, rotary_embedding
 
 
@@ -37,32 +37,17 @@ class SteppingModel(Protocol):
         ...
 
 
-class StaticSlab(Slab):
-    """Rows for a power of two of lanes, which stay where they are until the last lane has left."""
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are memory for, or are to be."""
-        allocated = max((parts[0].shape[1] for parts in self.layers if parts), default=1)
-        return max(1 << max(len(self.lanes) - 1, 0).bit_length(), allocated)
-
-    def shrink(self) -> None:
-        """Give memory back once no lane is left."""
-        if not self.lanes:
-            super().shrink()
-
-
 class StaticLaneCache(LaneCache):
     """Keys and values as the model computes them, in lanes of ``context_length`` positions."""
 
-    _slab_type = StaticSlab
+    _slab_type = RoomySlab
 
     def __init__(self, num_layers: int, context_length: int) -> None:
         super().__init__(num_layers)
         self.context_length = context_length
 
-    def capacity_for(self, length: int) -> int:  # type: ignore[override]  # one for all, whatever the length
-        """Return the capacity of every lane."""
+    def capacity_for(self, length: int) -> int:
+        """Return the capacity of every lane: one for all, whatever the length."""
         return max(self.context_length, length)
 
     def step(self, model: SteppingModel, feeds: Sequence[tuple[CachedLane, Sequence[int]]]) -> Tensor | None:
