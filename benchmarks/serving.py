@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import contextlib
 import io
 import json
 import os
@@ -87,28 +88,38 @@ class Server:
         self.folder.cleanup()
 
     @property
+    def processes(self) -> list[int]:
+        """The server's process and those that it has started."""
+        found = [self.process.pid]
+        for each in found:
+            for tasks in Path(f"/proc/{each}/task").glob("*/children"):
+                with contextlib.suppress(OSError):  # a thread that has just ended
+                    found += map(int, tasks.read_text().split())
+        return found
+
+    @property
     def megabytes(self) -> float:
-        """The memory of the process, in MB; nan where the system doesn't say."""
+        """The memory of the processes, in MB; nan where the system doesn't say."""
         try:
-            pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+            pages = sum(int(Path(f"/proc/{each}/statm").read_text().split()[1]) for each in self.processes)
         except OSError:
             return float("nan")
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     @property
     def cpu_seconds(self) -> float:
-        """The time that the process has had on all cores; nan where the system doesn't say."""
+        """The time that the processes have had on all cores; nan where the system doesn't say."""
         try:
-            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+            stats = [Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split() for each in self.processes]
         except OSError:
             return float("nan")
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
 
     @property
     def files(self) -> int:
-        """The open files of the process; 0 where the system doesn't say."""
+        """The open files of the processes; 0 where the system doesn't say."""
         try:
-            return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+            return sum(len(os.listdir(f"/proc/{each}/fd")) for each in self.processes)
         except OSError:
             return 0
 

@@ -50,11 +50,17 @@ class Served:
 
     def settled(self, seconds: float = 20) -> bool:
         """Wait until nothing runs or waits, and say whether it came to that."""
-        engine = self.chameleon.shared.engine
+        engine = self.chameleon.shared
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             gate = self.runner.gate
-            if engine.is_idle and not gate.rows and not gate.num_waiting and not self.runner._running:
+            if (
+                not engine.num_running
+                and not engine.positions
+                and not gate.rows
+                and not gate.num_waiting
+                and not self.runner._running
+            ):
                 return True
             time.sleep(0.02)
         return False

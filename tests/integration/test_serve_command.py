@@ -46,8 +46,12 @@ def test_the_command_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> N
         max_new_tokens=50,
         max_seconds=9.0,
         threads=2,
+        engine_process=True,
     )
     assert "warning" not in result.output
+    for more, expected in (("--no-engine-process", False), ("--engine vllm", False), ("--engine-process", True)):
+        CliRunner().invoke(app, f"{line} {more}".split())
+        assert found.pop().engine_process is expected
     result = CliRunner().invoke(app, ["serve", "emoji", "--host", "0.0.0.0"])
     assert "no key is asked for" in result.output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -19,6 +20,8 @@ import httpx2
 import pytest
 
 from chameleon_core import Chameleon, Finished
+from chameleon_core.serving import FrontChameleon
+from chameleon_core.serving.engine_process import EngineProcess
 from chameleon_serve.runner import READERS
 
 from .served import Served, events_of, serving, small_pipeline
@@ -32,10 +35,25 @@ def alone() -> Chameleon:
     return small_pipeline()
 
 
-@pytest.fixture(scope="module")
-def served(alone: Chameleon) -> Iterator[Served]:
-    with serving(alone, max_rows=ROWS, max_waiting=500, max_positions=1200) as found:
-        yield found
+@pytest.fixture(scope="module", params=[False, True], ids=["one process", "two processes"])
+def served(
+    alone: Chameleon, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    bounds: Any = {"max_rows": ROWS, "max_positions": 1200}
+    with contextlib.ExitStack() as stack:
+        shared = None
+        if request.param:
+            folder = tmp_path_factory.mktemp("model")
+            alone.save_pretrained(folder)
+            shared = FrontChameleon.from_pretrained(folder, dtype="float64", bounds=bounds)
+            stack.callback(shared.close)
+        yield stack.enter_context(serving(alone, shared=shared, max_waiting=500, **bounds))
+
+
+def calls_of(served: Served) -> Any:
+    """The calls that the engine has not done with."""
+    shared = served.chameleon.shared
+    return shared._link._calls if isinstance(shared, EngineProcess) else shared._stepper._calls
 
 
 def mixed(number: int) -> dict[str, Any]:
@@ -58,7 +76,7 @@ def test_many_at_once_write_what_each_writes_alone_and_none_is_lost(served: Serv
         ]
         assert answer.json()["rows"][0]["ids"] == list(end.new_ids)
     assert served.settled()
-    assert served.chameleon.shared.engine.cache.positions == 0
+    assert served.chameleon.shared.positions == 0
 
 
 def hang_up(served: Served, number: int, seconds: float) -> None:
@@ -84,8 +102,8 @@ def test_clients_that_hang_up_at_any_moment_leave_nothing_behind(served: Served)
         list(pool.map(lambda number: hang_up(served, number, chance.random() * 0.3), range(200)))
     assert served.settled()
     gc.collect()
-    assert served.chameleon.shared.engine.cache.positions == 0
-    assert not served.chameleon.shared._stepper._calls
+    assert served.chameleon.shared.positions == 0
+    assert not calls_of(served)
     assert (served.runner.gate._running, served.runner.gate._waiting) == ({}, {})
     if before:
         time.sleep(0.2)

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import PIL.Image
 import pytest
 
 from chameleon_core import Chameleon, ChameleonCoreError, ConfigError, Finished
-from chameleon_core.serving import ReplicaOptions, SharedChameleon
+from chameleon_core.errors import WorkerError
+from chameleon_core.serving import FrontChameleon, ReplicaOptions, SharedChameleon
 from chameleon_core.serving.replicas import answer, engine_class
 from chameleon_text import Document, Text, document_from_parts, document_to_parts
 
@@ -32,9 +34,12 @@ REQUESTS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def shared(folder: Path) -> Chameleon:
-    return SharedChameleon.from_pretrained(folder)
+@pytest.fixture(scope="module", params=[SharedChameleon, FrontChameleon])
+def shared(folder: Path, request: pytest.FixtureRequest) -> Iterator[Chameleon]:
+    found = request.param.from_pretrained(folder)
+    yield found
+    if isinstance(found, FrontChameleon):
+        found.close()
 
 
 def test_requests_at_the_same_time_are_answered_as_alone(shared: Chameleon, chameleon: Chameleon) -> None:
@@ -101,6 +106,41 @@ def test_a_pipeline_runs_no_more_rows_than_it_is_told(folder: Path, chameleon: C
     assert most == 2
     with pytest.raises(ChameleonCoreError, match="max_rows"):
         shared.limit(max_rows=0)
+
+
+def test_what_is_in_front_of_an_engine_has_everything_but_the_weights(folder: Path, chameleon: Chameleon) -> None:
+    front = FrontChameleon.from_pretrained(folder, bounds={"max_rows": 2}, threads=1, compile=False)
+    try:
+        assert (front.layout.num_codes, front.model.config) == (chameleon.layout.num_codes, front.shared.facts.config)
+        assert front.model.generation_options == front.shared.facts.generation_options
+        assert "in a process of its own" in repr(front)
+        assert repr(front).startswith("FrontChameleon(")
+        options: dict[str, Any] = {"modality": "text", "max_new_tokens": 12, "do_sample": True, "seed": 5}
+        assert front.generate_batch([[PICTURE, "A cat"]] * 4, **options) == chameleon.generate_batch(
+            [[PICTURE, "A cat"]] * 4, **options
+        )
+        for call in (lambda: front.to("cpu"), lambda: front.save_pretrained(folder / "copy")):
+            with pytest.raises(ConfigError, match="the engine's process"):
+                call()
+    finally:
+        front.close()
+    assert not front.is_alive
+    with pytest.raises(WorkerError, match="has ended, with exit code 0"):
+        front.draw("A cat")
+
+
+def test_what_is_in_front_may_be_given(folder: Path, chameleon: Chameleon) -> None:
+    front = FrontChameleon.from_pretrained(
+        folder, image_tokenizer=chameleon.image_tokenizer, processor=chameleon.processor
+    )
+    try:
+        assert front.image_tokenizer is chameleon.image_tokenizer
+        assert front.processor is chameleon.processor
+        assert front.draw("A cat", seed=2) == chameleon.draw("A cat", seed=2)
+    finally:
+        front.close()
+    with pytest.raises(ConfigError, match="leave output_loading_info out"):
+        FrontChameleon.from_pretrained(folder, output_loading_info=True)
 
 
 def test_arguments_of_the_command_are_options() -> None:

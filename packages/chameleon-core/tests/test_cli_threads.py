@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from chameleon_core.cli.app import app
-from chameleon_core.cli.threads import SMALL_MODEL, VARIABLES, default_threads, threads_set_to
+from chameleon_core.threads import SMALL_MODEL, VARIABLES, default_threads, threads_set_to
 
 
 @pytest.fixture(autouse=True)

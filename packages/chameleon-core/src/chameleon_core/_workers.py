@@ -168,7 +168,7 @@ def _serve(connection: Connection, make_work: Callable[[], Work[Any]]) -> None:
             connection.send(None)
     except BaseException as error:
         error.add_note(f"In a worker process:\n{traceback.format_exc()}")
-        connection.send(_picklable(error))
+        connection.send(picklable(error))
 
 
 def _receive(connection: Connection, units: queue.SimpleQueue[Any]) -> None:
@@ -180,7 +180,8 @@ def _receive(connection: Connection, units: queue.SimpleQueue[Any]) -> None:
             os._exit(0)
 
 
-def _picklable(error: BaseException) -> BaseException:
+def picklable(error: BaseException) -> BaseException:
+    """Return an error as another process can get it: itself where it can be sent."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

@@ -45,7 +45,8 @@ CLIENT_GONE = 499
 def make_app(chameleon: Chameleon, options: ServeOptions) -> Starlette:
     """Return the ASGI application that serves a pipeline.
 
-    ``chameleon`` is one that threads may share: ``chameleon_core.serving.SharedChameleon``, or that of chameleon-vllm.
+    ``chameleon`` is one that threads may share: ``SharedChameleon`` or ``FrontChameleon`` of chameleon_core.serving, or
+    that of chameleon-vllm.
     Its ``state.runner`` runs the requests; closing the application's lifespan stops them.
     """
     served = Served(chameleon, options)
@@ -108,9 +109,11 @@ class Served:
         self.description = described(chameleon, options)
 
     async def health(self, _: Request) -> Response:
-        """Say whether requests are taken."""
-        closed = self.runner.gate.is_closed
-        return json_response({"status": "stopping" if closed else "ok"}, 503 if closed else 200)
+        """Say whether requests are taken, and can be answered."""
+        status = "stopping" if self.runner.gate.is_closed else "ok"
+        if not getattr(self.chameleon, "is_alive", True):
+            status = "failed"
+        return json_response({"status": status}, 200 if status == "ok" else 503)
 
     async def metrics_text(self, _: Request) -> Response:
         """Return the counters."""

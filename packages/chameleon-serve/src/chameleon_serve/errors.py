@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from chameleon_core import ChameleonCoreError, ContextLengthError
-from chameleon_core.errors import EngineFullError
+from chameleon_core.errors import EngineFullError, WorkerError
 from chameleon_text import ChameleonTextError
 from chameleon_vq import ChameleonVQError
 
@@ -63,6 +63,8 @@ def as_request_error(error: Exception, *, has_begun: bool = False) -> RequestErr
         return error
     if isinstance(error, EngineFullError):
         return RequestError(str(error), status=429, code="queue_full", retry_after=1)
+    if isinstance(error, WorkerError):
+        return RequestError("the model doesn't run any more; see the server's log.", status=503, code="engine_ended")
     if isinstance(error, OURS) and not has_begun:
         code = "context_length_exceeded" if isinstance(error, ContextLengthError) else None
         return RequestError(str(error), code=code)

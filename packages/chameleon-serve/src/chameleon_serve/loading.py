@@ -6,7 +6,8 @@ import importlib
 from typing import Any
 
 from chameleon_core import Chameleon, ConfigError, MissingPackageError
-from chameleon_core.serving import SharedChameleon
+from chameleon_core.serving import FrontChameleon, SharedChameleon
+from chameleon_core.serving.shared import EngineBounds
 
 from .options import ServeOptions
 
@@ -29,13 +30,28 @@ def load_pipeline(options: ServeOptions) -> Chameleon:
 
 def limit_engine(chameleon: SharedChameleon, options: ServeOptions) -> None:
     """Give a pipeline an engine with the bounds of the options."""
-    chameleon.limit(max_rows=options.max_rows, max_positions=options.max_positions, prompt_chunk=options.prompt_chunk)
+    chameleon.limit(**_bounds(options))
 
 
 def _on_core(options: ServeOptions) -> Chameleon:
-    chameleon = SharedChameleon.from_pretrained(options.model, **options.engine_options)
-    limit_engine(chameleon, options)
-    return chameleon
+    if not options.engine_process:
+        chameleon = SharedChameleon.from_pretrained(options.model, **options.engine_options)
+        limit_engine(chameleon, options)
+        return chameleon
+    for name in ("bounds", "threads"):
+        if name in options.engine_options:
+            raise ConfigError(f"{name} is no argument of a model; give the option of the server in its place.")
+    return FrontChameleon.from_pretrained(
+        options.model, bounds=_bounds(options), threads=options.threads, **options.engine_options
+    )
+
+
+def _bounds(options: ServeOptions) -> EngineBounds:
+    return {
+        "max_rows": options.max_rows,
+        "max_positions": options.max_positions,
+        "prompt_chunk": options.prompt_chunk,
+    }
 
 
 def _on_vllm(options: ServeOptions) -> Chameleon:
@@ -65,6 +81,10 @@ def _on_vllm(options: ServeOptions) -> Chameleon:
 
 def _refuse_what_is_core_s(options: ServeOptions) -> None:
     """Raise ``ConfigError`` for options of the toolkit's engine that mean nothing to vLLM's."""
+    if options.engine_process:
+        raise ConfigError(
+            "engine_process is an option of the toolkit's engine; vLLM's runs in the server's process. Leave it out."
+        )
     if options.max_positions is not None:
         raise ConfigError(
             "max_positions bounds the cache of the toolkit's engine. vLLM's has gpu_memory_utilization and "

@@ -47,7 +47,7 @@ class Metrics:
         shared: Any = getattr(chameleon, "shared", None)
         if shared is not None:
             positions = Gauge("chameleon_cached_positions", "Positions of the cache in use.", registry=self.registry)
-            positions.set_function(lambda: shared.engine.cache.positions)
+            positions.set_function(lambda: shared.positions)
 
     def request(self, arrived: float) -> Callable[[Event], None]:
         """Return what counts the events of one request."""

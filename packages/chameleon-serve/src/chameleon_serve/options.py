@@ -26,6 +26,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What runs the model: "core", the default, is the toolkit's own engine; "vllm" needs chameleon-vllm."""
     engine_options: dict[str, Any] = {}
     """Further arguments of the engine's ``from_pretrained``; {} by default."""
+    engine_process: bool = False
+    """Whether the toolkit's engine has a process of its own, so that its steps have a core to themselves; False by
+    default, because a program then needs ``if __name__ == "__main__":``. The command sets it."""
     threads: Count | None = None
     """Threads on the CPU, ≥ 1; None, the default, is 1 for a small model and torch's own number for others."""
     host: str = "127.0.0.1"

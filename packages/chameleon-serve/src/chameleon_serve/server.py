@@ -15,7 +15,8 @@ import uvicorn
 from sse_starlette.sse import AppStatus
 
 from chameleon_core import Chameleon, ConfigError
-from chameleon_core.cli.threads import default_threads, threads_set_to
+from chameleon_core.serving import FrontChameleon
+from chameleon_core.threads import default_threads, threads_set_to
 
 from .application import make_app
 from .loading import load_pipeline
@@ -36,14 +37,26 @@ def serve(
     """
     listening = bind(options)  # first, because loading takes long
     try:
-        pipeline = load_pipeline(options) if chameleon is None else chameleon
-        app = make_app(pipeline, options)
-        server = Server(uvicorn_config(app, options), app.state.runner, lambda: _tell(ready, options, listening))
-        with threads_set_to(options.threads or default_threads(_size(pipeline), str(pipeline.model.device))):
-            with frozen_garbage():
-                server.run(sockets=[listening])
+        with contextlib.ExitStack() as stack:
+            pipeline = stack.enter_context(_loaded(options)) if chameleon is None else chameleon
+            app = make_app(pipeline, options)
+            server = Server(uvicorn_config(app, options), app.state.runner, lambda: _tell(ready, options, listening))
+            stack.enter_context(threads_set_to(options.threads or default_threads(*_size(pipeline))))
+            stack.enter_context(frozen_garbage())
+            server.run(sockets=[listening])
     finally:
         listening.close()
+
+
+@contextlib.contextmanager
+def _loaded(options: ServeOptions) -> Iterator[Chameleon]:
+    """Load a pipeline, and end what it has outside of this process."""
+    pipeline = load_pipeline(options)
+    try:
+        yield pipeline
+    finally:
+        if isinstance(pipeline, FrontChameleon):
+            pipeline.close()
 
 
 @contextlib.contextmanager
@@ -121,10 +134,12 @@ class Server(uvicorn.Server):
         AppStatus.original_handler(self, sig, frame)
 
 
-def _size(chameleon: Chameleon) -> int:
-    """Return the bytes of the weights; none where they are in another engine."""
+def _size(chameleon: Chameleon) -> tuple[int, str]:
+    """Return the bytes of the weights, and the device that they are on."""
+    if isinstance(chameleon, FrontChameleon):
+        return chameleon.shared.facts.num_bytes, chameleon.shared.facts.device
     footprint = getattr(chameleon.model, "get_memory_footprint", None)
-    return footprint() if callable(footprint) else 2**62
+    return (footprint() if callable(footprint) else 2**62), str(chameleon.model.device)
 
 
 def _tell(ready: Callable[[str], None] | None, options: ServeOptions, listening: socket.socket) -> None:

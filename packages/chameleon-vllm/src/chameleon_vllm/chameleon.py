@@ -9,10 +9,11 @@ from typing import Any, NoReturn, Self
 import torch
 
 from chameleon_core import Chameleon, ConfigError, GenerationOptions, Step
+from chameleon_core.pipeline.description import described_at
 from chameleon_core.protocols import ImageTokenizerLike
 
 from .engine_arguments import check_arguments
-from .parts import Front, described_at, rows_of
+from .parts import Front, rows_of
 from .row_parts import Signals
 from .runner import Runner
 

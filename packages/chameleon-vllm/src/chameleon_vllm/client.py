@@ -18,11 +18,12 @@ from typing import Any, NoReturn, Self
 import torch
 
 from chameleon_core import Chameleon, ConfigError, GenerationError, GenerationOptions, Step
+from chameleon_core.pipeline.description import described_at
 from chameleon_core.protocols import ImageTokenizerLike
 
 from .errors import EngineError
 from .following import Following
-from .parts import Front, described_at, rows_of
+from .parts import Front, rows_of
 from .row_parts import KEY, RowPart, Signals, options_of
 
 Found = tuple[int, int | Exception | None]

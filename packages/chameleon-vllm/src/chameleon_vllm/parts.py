@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from chameleon_core import (
 from chameleon_core.checkpoints import resolve_folder
 from chameleon_core.folder_parts import load_image_tokenizer, load_processor
 from chameleon_core.generation import RowMachine, start_machine
+from chameleon_core.pipeline.parts import weightless_model
 from chameleon_core.protocols import ImageTokenizerLike, ProcessorLike
 
 from .row_parts import check_options, check_signals
@@ -49,20 +49,17 @@ def find_folder(name: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def weightless_model(folder: Path) -> ChameleonForConditionalGeneration:
+def model_of(folder: Path) -> ChameleonForConditionalGeneration:
     """Return the model of a folder on the meta device: its configuration and options, and no weights.
 
     Raises ``ConfigError`` where vLLM can't compute what it computes.
     """
     checkpoint = read_checkpoint(folder)
     check_supported(checkpoint.config, str(folder))
-    with torch.device("meta"):
-        model = ChameleonForConditionalGeneration(checkpoint.config)
-    model.source = folder
-    model.generation_options = GenerationOptions.from_file_dict(
+    options = GenerationOptions.from_file_dict(
         checkpoint.generation_config, checkpoint.config, source=f"{folder}/generation_config.json"
     )
-    return model.eval()
+    return weightless_model(checkpoint.config, folder, options)
 
 
 def find_image_tokenizer(folder: Path, device: torch.device | str) -> ImageTokenizerLike | None:
@@ -90,19 +87,13 @@ class Front:
     ) -> Front:
         """Load it from a model's folder, with another image tokenizer where one is given."""
         folder = find_folder(name)
-        model = weightless_model(folder)
+        model = model_of(folder)
         if image_tokenizer is None:
             image_tokenizer = find_image_tokenizer(folder, image_device)
         sizes = model.layout.sized_pictures
         return cls(
             model, load_processor(folder, image_tokenizer=image_tokenizer, picture_format=sizes), image_tokenizer
         )
-
-
-def described_at(place: str, chameleon: Chameleon, description: str) -> str:
-    """Return what a pipeline says of itself, with its class and where the transformer is, whose weights aren't here."""
-    named = description.replace("Chameleon(", f"{type(chameleon).__name__}(", 1)
-    return re.sub("parameters, .*", f"parameters, {place}", named, count=1)
 
 
 def rows_of(
@@ -125,7 +116,7 @@ def rows_of(
 
 def read_words(folder: Path) -> Words:
     """Return what a worker needs of a folder. The layout is that of the pipeline in front of it."""
-    model = weightless_model(folder)
+    model = model_of(folder)
     processor = load_processor(folder, picture_format=model.layout.sized_pictures)
     model.attach_tokenizer(processor.tokenizer, getattr(processor, "segment_grammars", None))
     return Words(model.config, model.layout, processor)

@@ -31,7 +31,7 @@ def demo(output: Output = Path("demo-output"), threads: Threads = None) -> None:
     for package in (text_package, vq_package, emoji_package):
         package()
     from ..demo import QUICKSTART, STEPS, run_demo  # imports the first two
-    from .threads import default_threads, threads_set_to
+    from ..threads import default_threads, threads_set_to
 
     console = Console(stderr=True)
     # The model is small, as the rule counts.

@@ -109,8 +109,8 @@ def evaluate(
     from ..evaluation import EvaluationOptions, write_report
     from ..evaluation import evaluate as evaluate_model
     from ..evaluation.tables import tables
+    from ..threads import default_threads, threads_set_to
     from .choices import read_model
-    from .threads import default_threads, threads_set_to
 
     options = EvaluationOptions(
         pictures=_named(pictures),

@@ -283,8 +283,8 @@ def generate(
     from ..pipeline import Chameleon, load_document, save_document
     from ..pipeline.chameleon import COMPILED_ROWS
     from ..pipeline.written import finished_part
+    from ..threads import default_threads, threads_set_to
     from .output import Writer
-    from .threads import default_threads, threads_set_to
 
     parts = read_prompt(ctx, prompt, text, image)
     if modality in ("image", "interleaved") and output is None:

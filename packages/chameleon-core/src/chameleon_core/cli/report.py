@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ..checkpoints.folder_kinds import part_in
 from ..errors import ChameleonCoreError
+from ..threads import default_threads
 from .choices import (
     CHOSEN,
     QUARANTINED,
@@ -37,7 +38,6 @@ from .machine import (
 from .prompt import model_folder
 from .publishers import missing_parts, publisher_of
 from .rows import print_rows, size
-from .threads import default_threads
 
 STYLES = {CHOSEN: "bold", REFUSED: "yellow", UNSUPPORTED: "yellow", QUARANTINED: "red"}
 SLOW = (EMULATED, SLOWER, UNUSABLE)

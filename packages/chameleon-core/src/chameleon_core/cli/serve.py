@@ -98,6 +98,15 @@ def serve(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    engine_process: Annotated[
+        bool | None,
+        typer.Option(
+            "--engine-process/--no-engine-process",
+            help="Whether the engine has a process of its own, with a core for its steps; by default it has.",
+            rich_help_panel=MODEL,
+            show_default=False,
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -137,6 +146,7 @@ def serve(
         name=name,
         engine=engine,
         engine_options=arguments,
+        engine_process=engine == "core" if engine_process is None else engine_process,
         threads=threads,
         host=host,
         port=port,

@@ -6,23 +6,19 @@ them from growing with the number of callers.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+from .calls import Call, run_call
 from .engine import Engine
 from .requests import NewIds, Request, RequestHandle
-from .rows import FinishReason
-from .stream import Step, one_id_a_row
+from .stream import Step
 
 HAND_OVER_SECONDS = 0.02
 """How often a caller is woken for new ids while its requests run; a step of a small model is shorter."""
-ASK_SECONDS = 0.05
-"""How often a caller that gets nothing asks whether it should stop."""
 REST_SECONDS = 0.1
 """How long the engine rests after a step that failed, unless a request comes."""
 
@@ -39,7 +35,17 @@ class SharedEngine:
         weakref.finalize(self, self._stepper.stop)
 
     def __repr__(self) -> str:
-        return f"SharedEngine(<{self.engine.num_running} requests run>)"
+        return f"SharedEngine(<{self.num_running} requests run>)"
+
+    @property
+    def num_running(self) -> int:
+        """How many requests run."""
+        return self.engine.num_running
+
+    @property
+    def positions(self) -> int:
+        """How many positions the cache has room for."""
+        return self.engine.cache.positions
 
     def run(self, requests: Sequence[Request], should_stop: Callable[[], bool]) -> Generator[Step]:
         """Submit requests eagerly, and yield an id for each at a time until all have ended or ``should_stop()``.
@@ -47,68 +53,25 @@ class SharedEngine:
         Closing the generator cancels them. Raises the error of the first that ends with one, that of a step that
         failed, and as ``Engine.submit``.
         """
-        steps = self._steps(self._stepper.submit(requests), should_stop)
-        next(steps)  # so that it has begun, and is cleaned up wherever it is closed
-        return steps
-
-    def _steps(self, call: _Call, should_stop: Callable[[], bool]) -> Generator[Step]:
-        rows = {handle: row for row, handle in enumerate(call.handles)}
-        reasons: list[FinishReason | None] = [None] * len(rows)
-        left = set(rows)
-        is_stopped = False
-        try:
-            yield Step((), ())
-            while left:
-                if not is_stopped and should_stop():
-                    is_stopped = True
-                    for handle in left:
-                        handle.cancel()
-                events = call.next()
-                for event in events:
-                    if event.handle.error is not None:
-                        raise event.handle.error
-                left -= {event.handle for event in events if event.finish_reason is not None}
-                # What was cancelled writes nothing more, except the best text that a search has.
-                kept = [event for event in events if not is_stopped or event.handle.hypotheses]
-                yield from one_id_a_row(kept, rows, reasons)
-        finally:
-            self._stepper.leave(call)
+        return run_call(self._stepper, requests, should_stop)
 
 
-class _Call:
-    """The requests of one call, and the way on which it gets what they write."""
+class _Stepped(Call):
+    """A call that gets what several steps gave it at a time."""
 
     def __init__(self) -> None:
-        self.handles: list[RequestHandle] = []
+        super().__init__()
         self._steps: list[list[NewIds]] = []
         self._handed_over = 0.0
-        self._given: queue.SimpleQueue[list[list[NewIds]] | Exception] = queue.SimpleQueue()
-        self._unread: deque[list[NewIds]] = deque()
 
     def add(self, events: list[NewIds]) -> None:
         """Take what a step gave this call. Called by the thread that steps."""
         self._steps.append(events)
         now = time.monotonic()
         if now - self._handed_over >= HAND_OVER_SECONDS or any(event.finish_reason is not None for event in events):
-            self._given.put(self._steps)
+            self.give(self._steps)
             self._steps = []
             self._handed_over = now
-
-    def fail(self, error: Exception) -> None:
-        """End with the error of a step. Called by the thread that steps."""
-        self._given.put(error)
-
-    def next(self) -> list[NewIds]:
-        """Return what the next step gave; nothing where none comes for a while. Raises the error of a step."""
-        if not self._unread:
-            try:
-                given = self._given.get(timeout=ASK_SECONDS)
-            except queue.Empty:
-                return []
-            if isinstance(given, Exception):
-                raise given
-            self._unread.extend(given)
-        return self._unread.popleft()
 
 
 class _Stepper:
@@ -120,31 +83,35 @@ class _Stepper:
     def __init__(self, engine: Engine[Any]) -> None:
         self._engine = engine
         self._changed = threading.Condition()
-        self._calls: dict[RequestHandle, _Call] = {}
+        self._calls: dict[RequestHandle, _Stepped] = {}
         self._thread: threading.Thread | None = None
         self._is_stopped = False
 
-    def submit(self, requests: Sequence[Request]) -> _Call:
+    def submit(self, requests: Sequence[Request]) -> Call:
         """Add the requests of a call, all or none."""
-        call = _Call()
+        call = _Stepped()
         with self._changed:  # so that no step hands over ids before somebody is there for them
             try:
                 for request in requests:
                     call.handles.append(self._engine.submit(request))
             except Exception:
-                for handle in call.handles:
-                    handle.cancel()
+                self.cancel(call)
                 raise
             finally:
                 self._start()
             self._calls.update((handle, call) for handle in call.handles)
         return call
 
-    def leave(self, call: _Call) -> None:
+    def cancel(self, call: Call) -> None:
+        """End the requests of a call with what they have."""
+        for handle in call.handles:
+            handle.cancel()
+
+    def leave(self, call: Call) -> None:
         """Cancel the requests of a call that are left."""
         with self._changed:
+            self.cancel(call)
             for handle in call.handles:
-                handle.cancel()
                 self._calls.pop(handle, None)
             self._changed.notify()
 
@@ -179,7 +146,7 @@ class _Stepper:
 
     def _hand_over(self, events: Sequence[NewIds]) -> None:
         """Give each call what is its own of a step."""
-        by_call: dict[_Call, list[NewIds]] = {}
+        by_call: dict[_Stepped, list[NewIds]] = {}
         with self._changed:
             for event in events:
                 if event.handle in self._calls:  # else its caller has left

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "processor_config.json", PREPROCESSOR_FILE)
 """The files of a processor, which belong to the model that they are saved with."""
+NO_LOADING_INFO = "from_pretrained of a pipeline returns it alone: leave output_loading_info out."
 COMPILED_ROWS = (1, 2, 4)
 """The numbers of rows for which ``compile`` compiles steps at once: a row, and one with its branches of guidance."""
 
@@ -108,7 +109,7 @@ class Chameleon(ShortForms):
         takes from seconds to minutes: ``compile_seconds`` says how long. Raises ``ConfigError`` where torch can't.
         """
         if unknown.pop("output_loading_info", False):
-            raise ConfigError("Chameleon.from_pretrained returns the pipeline alone: leave output_loading_info out.")
+            raise ConfigError(NO_LOADING_INFO)
         model = ChameleonForConditionalGeneration.from_pretrained(
             name_or_folder,
             dtype=dtype,

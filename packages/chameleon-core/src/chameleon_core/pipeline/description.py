@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from chameleon_backends import QuantizedLinear
 
 from ..layout import TokenLayout
@@ -48,3 +50,9 @@ def _count(parameters: int) -> str:
         if parameters >= unit:
             return f"{parameters / unit:.3g} {name}"
     return str(parameters)
+
+
+def described_at(place: str, pipeline: object, description: str) -> str:
+    """Return what a pipeline says of itself, with its class and where the transformer is, whose weights aren't here."""
+    named = description.replace("Chameleon(", f"{type(pipeline).__name__}(", 1)
+    return re.sub("parameters, .*", f"parameters, {place}", named, count=1)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
+import torch
+
+from ..config import ChameleonConfig
 from ..errors import ConfigError, VocabularyError
+from ..generation import GenerationOptions
 from ..layout import PLACEHOLDERS, TokenLayout, added_name
 from ..model import ChameleonForConditionalGeneration
 from ..protocols import ImageTokenizerLike, ProcessorLike, SizedImageTokenizerLike
@@ -46,6 +51,17 @@ class DeferredImageTokenizer:
 
     def __repr__(self) -> str:
         return f"<the image tokenizer of {self._model.source}, loaded when a picture needs it>"
+
+
+def weightless_model(
+    config: ChameleonConfig, source: Path | None, generation_options: GenerationOptions
+) -> ChameleonForConditionalGeneration:
+    """Return a model on the meta device: its configuration and options, and no weights."""
+    with torch.device("meta"):
+        model = ChameleonForConditionalGeneration(config)
+    model.source = source
+    model.generation_options = generation_options
+    return model.eval()
 
 
 def check_image_tokenizer(image_tokenizer: ImageTokenizerLike, layout: TokenLayout) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .front import FrontChameleon
 from .options import ReplicaOptions
 from .replicas import app
 from .shared import SharedChameleon
 
-__all__ = ["ReplicaOptions", "SharedChameleon", "app"]
+__all__ = ["FrontChameleon", "ReplicaOptions", "SharedChameleon", "app"]

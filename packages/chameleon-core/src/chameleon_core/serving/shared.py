@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Protocol, TypedDict, Unpack
 
 from .._boundary import translates_errors
 from ..generation import Engine, GenerationOptions, Request, SharedEngine, Step
@@ -28,12 +28,29 @@ class EngineBounds(TypedDict, total=False):
     prefix_positions: int
 
 
-class SharedChameleon(Chameleon):
-    """``Chameleon`` for many threads: the same methods, options and events, and the same ids.
+class RunsRequests(Protocol):
+    """An engine for the calls of many threads: ``SharedEngine``, or ``EngineProcess``."""
 
-    Its calls run on one engine, in one batch: a request joins while others run and leaves when it has ended. An engine
-    keeps copies of rows of the output layer, so make a new pipeline after the model has changed.
-    """
+    def run(self, requests: Sequence[Request], should_stop: Callable[[], bool], /) -> Generator[Step]:
+        """Submit requests eagerly, and yield an id for each at a time until all have ended or ``should_stop()``."""
+        ...
+
+    @property
+    def num_running(self) -> int:
+        """How many requests run."""
+        ...
+
+    @property
+    def positions(self) -> int:
+        """How many positions the cache has room for."""
+        ...
+
+
+class OneEngineChameleon(Chameleon):
+    """``Chameleon`` whose calls, from any threads, run on one engine, in one batch."""
+
+    shared: RunsRequests
+    """The engine."""
 
     def __init__(
         self,
@@ -42,17 +59,8 @@ class SharedChameleon(Chameleon):
         image_tokenizer: ImageTokenizerLike | None = None,
     ) -> None:
         super().__init__(model, processor, image_tokenizer)
-        self.shared = SharedEngine(Engine(model, tokenizer=processor.tokenizer))
         # Pictures are drawn beside the engine's steps, in one thread for all calls: several would take their cores.
         self._drawer = ThreadPoolExecutor(1, thread_name_prefix="chameleon-drawer")
-
-    @translates_errors
-    def limit(self, **bounds: Unpack[EngineBounds]) -> None:
-        """Run on a new engine with these bounds, arguments of ``Engine``; call it before the first request.
-
-        Raises ``GenerationError`` where one isn't at least 1.
-        """
-        self.shared = SharedEngine(Engine(self.model, tokenizer=self.processor.tokenizer, **bounds))
 
     @translates_errors
     def run_rows(
@@ -76,3 +84,30 @@ class SharedChameleon(Chameleon):
 
     def _preview(self, codes: Sequence[int], grid: Grid | None) -> PILImage:
         return self._drawer.submit(super()._preview, codes, grid).result()
+
+
+class SharedChameleon(OneEngineChameleon):
+    """``Chameleon`` for many threads: the same methods, options and events, and the same ids.
+
+    Its calls run on one engine, in one batch: a request joins while others run and leaves when it has ended. An engine
+    keeps copies of rows of the output layer, so make a new pipeline after the model has changed.
+    """
+
+    shared: SharedEngine
+
+    def __init__(
+        self,
+        model: ChameleonForConditionalGeneration,
+        processor: ProcessorLike,
+        image_tokenizer: ImageTokenizerLike | None = None,
+    ) -> None:
+        super().__init__(model, processor, image_tokenizer)
+        self.shared = SharedEngine(Engine(model, tokenizer=processor.tokenizer))
+
+    @translates_errors
+    def limit(self, **bounds: Unpack[EngineBounds]) -> None:
+        """Run on a new engine with these bounds, arguments of ``Engine``; call it before the first request.
+
+        Raises ``GenerationError`` where one isn't at least 1.
+        """
+        self.shared = SharedEngine(Engine(self.model, tokenizer=self.processor.tokenizer, **bounds))
