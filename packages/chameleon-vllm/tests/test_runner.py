@@ -24,10 +24,11 @@ from chameleon_core.generation import RowMachine, start_machine
 from chameleon_core.picture_grammars.lumina import reserved
 from chameleon_core.testing import make_config, make_model, make_scripted_model, make_vocabulary
 from chameleon_vllm.admission import Limits
+from chameleon_vllm.chameleon import VLLMChameleon
 from chameleon_vllm.errors import EngineError
 from chameleon_vllm.following import Following
 from chameleon_vllm.row_parts import Signals
-from chameleon_vllm.runner import MAX_TRIES, Runner
+from chameleon_vllm.runner import MAX_FAILURES, MAX_TRIES, Runner
 
 LAYOUT = TokenLayout.from_config(make_config())
 # After the word 41 comes a picture, and after a picture words that lead to the next.
@@ -357,6 +358,27 @@ def test_a_row_that_ends_without_a_new_id_says_so(monkeypatch: pytest.MonkeyPatc
     (row,) = machines([dataclasses.replace(ALL[0], options=GenerationOptions(max_time=1e-6), written=(40,))])
     (step,) = runner.run([row], lambda: False, given=[1])
     assert (step.ids, step.finish_reasons) == ((None,), ("timeout",))
+
+
+def test_failed_steps_are_counted_until_one_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = ModelEngine(MODEL)
+    runner = Runner(engine, SIGNALS)
+    pipeline = VLLMChameleon.__new__(VLLMChameleon)
+    pipeline.runner = runner
+
+    def failing() -> Any:
+        raise RuntimeError("the engine is dead")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "step", failing)
+        for failures in range(1, MAX_FAILURES + 1):
+            assert pipeline.is_alive
+            with pytest.raises(EngineError, match="the engine is dead"):
+                list(runner.run(machines([ALL[3]]), lambda: False))
+            assert runner.failures == failures
+    assert not pipeline.is_alive
+    assert list(runner.run(machines([ALL[3]]), lambda: False))
+    assert pipeline.is_alive
 
 
 @pytest.mark.parametrize("can_abort", [True, False])

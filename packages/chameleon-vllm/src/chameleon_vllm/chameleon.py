@@ -15,7 +15,7 @@ from chameleon_core.protocols import ImageTokenizerLike
 from .engine_arguments import check_arguments
 from .parts import Front, rows_of
 from .row_parts import Signals
-from .runner import Runner
+from .runner import MAX_FAILURES, Runner
 
 
 class VLLMChameleon(Chameleon):
@@ -58,6 +58,11 @@ class VLLMChameleon(Chameleon):
         engine = make_engine(front.model.source, front.model.config, dtype=dtype, arguments=engine_arguments)
         chameleon.runner = Runner(engine, Signals.of(chameleon.layout))
         return chameleon
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine can be expected to answer: its last steps haven't all failed."""
+        return self.runner.failures < MAX_FAILURES
 
     def run_rows(
         self,

@@ -24,6 +24,8 @@ from .following import Following
 from .row_batch import needs_group
 from .row_parts import MAX_MEMBERS, RowPart, Signals, options_of
 
+MAX_FAILURES = 3
+"""After how many failed steps in a row an engine is given up; before, a step may have lacked memory."""
 MAX_TRIES = 8
 """How often a stretch may be broken off without an id before its row fails; from half of that on it runs alone."""
 
@@ -108,6 +110,8 @@ class Runner:
         self.admission = Admission(engine.limits)
         self.splits = 0
         """How many stretches were broken off because their members weren't in step."""
+        self.failures = 0
+        """How many steps have failed since the last that didn't."""
         self._waiting: deque[RowHandle] = deque()
         self._running: list[RowHandle] = []
         self._numbers = itertools.count()
@@ -158,8 +162,10 @@ class Runner:
             try:
                 outputs = self.engine.step()
             except Exception as error:
+                self.failures += 1
                 self._fail_all(f"vLLM's engine failed: {type(error).__name__}: {error}")
                 raise EngineError(f"vLLM's engine failed: {error}.") from error
+            self.failures = 0
             self.admission.stepped()
             for handle in list(self._running):
                 try:
