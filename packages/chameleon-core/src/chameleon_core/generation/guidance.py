@@ -44,6 +44,8 @@ def guidance_branches(
 
     ``negative_ids``, those of a negative prompt, begin the two contexts that leave out the text.
     """
+    if guidance_text == guidance_image == 1:  # weights of 0
+        return {}
     begin = len(ids) - 1 - list(reversed(ids)).index(layout.begin_image_id)
     kept = {layout.bos_id, layout.begin_image_id, layout.end_image_id} | layout.pictures.marker_ids
     images_only = tuple(token_id for token_id in ids if token_id in kept or token_id in layout.picture_ids)
