@@ -53,7 +53,10 @@ def gumbel_noise(keys_R: Tensor, ids_A: Tensor) -> Tensor:
     some changes nothing for others. The likeliest id of ``logits + noise`` is a sample of the logits' softmax.
     """
     steps_A = ids_A * _signed(_STEP)
-    parts = torch.split(keys_R, _rows_at_once(keys_R, ids_A))
+    rows = _rows_at_once(keys_R, ids_A)
+    if len(keys_R) <= rows:
+        return _noise_of(_random_bits(keys_R[:, None] + steps_A))
+    parts = torch.split(keys_R, rows)
     return torch.cat([_noise_of(_random_bits(part_R[:, None] + steps_A)) for part_R in parts])
 
 

@@ -25,7 +25,7 @@ def choose_sampled(logits_RA: Tensor, ids_A: Tensor, keys_R: Tensor) -> Tensor:
     After truncation that is nearly everything, and the noise is most of the work.
     """
     is_allowed_A = (logits_RA[0] if len(logits_RA) == 1 else logits_RA.amax(dim=0)) > FORBIDDEN
-    if 2 * int(is_allowed_A.count_nonzero()) > len(ids_A):
-        return argmax_with_noise(logits_RA, keys_R, ids_A)
     allowed_X = is_allowed_A.nonzero()[:, 0]
+    if 2 * len(allowed_X) > len(ids_A):
+        return argmax_with_noise(logits_RA, keys_R, ids_A)
     return allowed_X[argmax_with_noise(logits_RA[:, allowed_X], keys_R, ids_A[allowed_X])]

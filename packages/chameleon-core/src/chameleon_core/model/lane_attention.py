@@ -132,11 +132,8 @@ def _together(one: tuple[CachedLane, int], other: tuple[CachedLane, int]) -> boo
 def lane_group(lanes: Sequence[CachedLane], count: int, device: torch.device) -> LaneGroup:
     """Return neighbouring lanes of a slab as a group; each gets ``count`` new positions."""
     lengths = tuple(lane.length for lane in lanes)
-    slots_L = lengths_L = None
-    if len(set(lengths)) > 1:
-        slots_L = torch.arange(lanes[0].slot, lanes[0].slot + len(lanes), device=device)
-        lengths_L = torch.tensor(lengths, device=device)
-    return LaneGroup(lanes[0].slab, lanes[0].slot, lengths, count, slots_L, lengths_L)
+    lengths_L = torch.tensor(lengths, device=device) if len(set(lengths)) > 1 else None
+    return LaneGroup(lanes[0].slab, lanes[0].slot, lengths, count, lengths_L)
 
 
 def _spec(

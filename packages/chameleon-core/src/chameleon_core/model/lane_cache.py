@@ -117,8 +117,6 @@ class LaneGroup:
     """How many positions each lane has stored before this pass: all the same unless T is 1."""
     count: int
     """T, the new positions of each lane."""
-    slots_L: Tensor | None
-    """int64, the lanes' slots; None where the lengths are all the same."""
     lengths_L: Tensor | None
     """int64, ``lengths`` as a tensor; None where they are all the same."""
 
@@ -230,13 +228,14 @@ class LaneCache:
         new = tuple(zip(self.encode(key_LTKD.transpose(1, 2)), self.encode(value_LTKD.transpose(1, 2)), strict=True))
         if not slab.layers[layer]:
             slab.layers[layer] = tuple(slab._empty(key[None]) for key, _ in new)
-        slab._make_room(layer)
+        if slab.layers[layer][0].size(1) < len(slab.lanes):
+            slab._make_room(layer)
         first, rows, end = group.first_slot, len(group.lengths), group.key_length
         stored: list[tuple[Tensor, ...]] = []
         for part, pair in zip(slab.layers[layer], new, strict=True):
             # narrow costs a third of an index, and this runs for every layer and token.
             own = part if rows == part.shape[1] else part.narrow(1, first, rows)
-            if group.slots_L is None:
+            if group.lengths_L is None:
                 target = own.narrow(3, group.lengths[0], group.count)
                 for kind, states_LKTD in enumerate(pair):
                     target.select(0, kind).copy_(states_LKTD)
@@ -249,15 +248,17 @@ class LaneCache:
 
     def _places(self, group: LaneGroup, part: Tensor) -> Tensor:
         """Return where new positions of lanes of different lengths lie in what is stored, over its first dimensions."""
-        kinds, rows, heads, capacity = part.shape[:4]
         placed = self._placed.get(group)
-        if placed is None or placed[0] != rows:
-            assert group.slots_L is not None
-            assert group.lengths_L is not None
-            device = part.device
-            lane_2L = torch.arange(0, kinds * rows, rows, device=device)[:, None] + group.slots_L
-            head_2LK = lane_2L[..., None] * heads + torch.arange(heads, device=device)
-            placed = self._placed[group] = rows, (head_2LK * capacity + group.lengths_L[:, None]).view(-1)
+        if placed is None or placed[0] != part.size(1):
+            kinds, rows, heads, capacity = part.shape[:4]
+            # One tensor of a list is one call, where arithmetic would be eight.
+            places = [
+                ((kind * rows + slot) * heads + head) * capacity + length
+                for kind in range(kinds)
+                for slot, length in enumerate(group.lengths, group.first_slot)
+                for head in range(heads)
+            ]
+            placed = self._placed[group] = rows, torch.tensor(places, device=part.device)
         return placed[1]
 
     def advance(self, lanes: Sequence[tuple[CachedLane, int]]) -> None:

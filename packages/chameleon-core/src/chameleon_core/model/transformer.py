@@ -6,6 +6,7 @@ heads, E hidden width, V vocabulary.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -283,8 +284,9 @@ class ChameleonModel(CompiledSteps, PictureInputs):
         cache.advance(counts)
         if order == list(range(len(feeds))):
             return hidden_ME
-        parts = dict(zip(order, torch.split(hidden_ME, [count for _, count in counts]), strict=True))
-        return torch.cat([parts[index] for index in range(len(feeds))])
+        ends = dict(zip(order, itertools.accumulate(count for _, count in counts), strict=True))
+        places = [place for index, (_, ids) in enumerate(feeds) for place in range(ends[index] - len(ids), ends[index])]
+        return hidden_ME[places]
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         if (input_ids is None) == (inputs_embeds is None):

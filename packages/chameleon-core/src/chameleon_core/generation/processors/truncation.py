@@ -172,8 +172,11 @@ def _threshold(ranks_RA: Tensor, probabilities_RA: Tensor, mass: float) -> Tenso
         every = len(rows) == len(ranks_RA)
         some_RA, of_some_RA = (ranks_RA, probabilities_RA) if every else (ranks_RA[rows], probabilities_RA[rows])
         found = (some_RA, some_RA) if ranks_RA is probabilities_RA else (some_RA, of_some_RA)
-        last_R1[rows], holds_R = _last_rank(*_highest(*found, count), mass)
+        last_of_some_R1, holds_R = _last_rank(*_highest(*found, count), mass)
         held = {row for row, holds in zip(rows, holds_R.tolist(), strict=True) if holds or count == size}
+        if len(held) == len(ranks_RA):
+            return last_of_some_R1
+        last_R1[rows] = last_of_some_R1
         left = [row for row in left if row not in held]
     return last_R1
 
