@@ -64,6 +64,12 @@ class RunningRow(RowMachine, Generic[LaneT]):
         return 1 + 2 * is_guided + (options.guidance_scale != 1)
 
     @property
+    def is_guided(self) -> bool:
+        """Whether anything that it writes has branches of the guidance."""
+        options = self.options
+        return not options.guidance_scale == options.guidance_text == options.guidance_image == 1
+
+    @property
     def first_ids(self) -> list[int]:
         """The ids that its first lane is fed before something is chosen."""
         return self.row.ids
@@ -220,6 +226,8 @@ class RunningRow(RowMachine, Generic[LaneT]):
 
     def _branch(self, cache: LaneCacheLike[LaneT]) -> None:
         """Add lanes for the guidance of text or where a picture has begun, and drop them once it is complete."""
+        if not self.is_guided:
+            return
         main, *branches = self.lanes
         guides_text = self.options.guidance_scale != 1
         if not (self.row.lacks_codes or guides_text) or self.row.finish_reason is not None:
