@@ -1,6 +1,6 @@
 """The server under load: requests per second, waiting times, equal ids, clients that hang up, a long queue.
 
-    python benchmarks/serving.py [--requests 96] [--hang-ups 1000] [--queued 10000] [--json FILE] [-- SERVER OPTIONS]
+    python benchmarks/serving.py [--requests 240] [--hang-ups 1000] [--queued 10000] [--json FILE] [-- SERVER OPTIONS]
 
 ``chameleon serve emoji`` runs in a process of its own, with one thread, and the clients in this one. Requests are
 mixed: a caption of a picture, a drawing, an interleaved document, all sampled with fixed seeds, streamed. Each number
@@ -320,7 +320,7 @@ async def queue(server: Server, count: int) -> dict[str, Any]:
 async def main() -> None:
     """Run all of it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--requests", type=int, default=96, help="requests for each number of clients")
+    parser.add_argument("--requests", type=int, default=240, help="requests for each number of clients")
     parser.add_argument("--hang-ups", type=int, default=1000, help="clients that go away")
     parser.add_argument("--queued", type=int, default=10_000, help="requests that wait at once")
     parser.add_argument("--json", type=Path, help="a file for the figures")

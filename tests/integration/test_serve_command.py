@@ -23,7 +23,8 @@ def test_the_command_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(chameleon_serve, "serve", lambda options, ready: found.append(options), raising=False)
     line = "serve models/small --port 0 --host 0.0.0.0 --api-key key --cors http://a.example --allowed-host box"
     more = "--engine-option image_device=cpu --engine-option max_num_seqs=8 --dtype bfloat16 --attention eager"
-    limits = "--max-rows 4 --max-positions 900 --max-waiting 7 --max-new-tokens 50 --max-seconds 9 --threads 2"
+    limits = "--max-rows 4 --max-positions 900 --prefix-positions 64 --max-waiting 7 --max-new-tokens 50"
+    limits += " --max-seconds 9 --threads 2"
     result = CliRunner().invoke(app, f"{line} {more} {limits}".split())
     assert result.exit_code == 0, result.output
     (options,) = found
@@ -42,6 +43,7 @@ def test_the_command_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> N
         },
         max_rows=4,
         max_positions=900,
+        prefix_positions=64,
         max_waiting=7,
         max_new_tokens=50,
         max_seconds=9.0,

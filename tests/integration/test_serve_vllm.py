@@ -90,6 +90,7 @@ def test_what_only_the_toolkit_s_engine_knows_is_no_metric(served: Served) -> No
     ("options", "words"),
     [
         ({"max_positions": 900}, "max_positions bounds the cache of the toolkit's engine"),
+        ({"prefix_positions": 0}, "prefix_positions are kept by the toolkit's engine"),
         ({"prompt_chunk": 64}, "max_num_batched_tokens"),
         ({"engine_options": {"attn_implementation": "eager"}}, "attn_implementation isn't offered on vLLM"),
         ({"engine_options": {"device": "cuda"}}, "device isn't offered on vLLM"),

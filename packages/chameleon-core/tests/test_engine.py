@@ -100,7 +100,7 @@ def test_ids_are_the_same_alone_and_in_any_company(asked: list[Request], chance:
             assert handle.finish_reason in ("stop", "length")
 
 
-@given(st.lists(requests(max_prompt=60), min_size=2, max_size=4), st.integers(20, 60))
+@given(st.lists(requests(), min_size=2, max_size=4), st.integers(20, 60))
 @settings(max_examples=15)
 def test_a_shared_beginning_is_computed_once_and_changes_nothing(asked: list[Request], shared: int) -> None:
     beginning = [40 + place * 7 % 24 for place in range(shared)]
@@ -111,7 +111,7 @@ def test_a_shared_beginning_is_computed_once_and_changes_nothing(asked: list[Req
     ]
     fed: list[int] = []
     handle = MODEL.model.register_forward_pre_hook(lambda _, inputs: fed.append(inputs[0].numel()))
-    together = run(Engine(MODEL, prefix_positions=4096), *asked)
+    together = run(Engine(MODEL, prefix_positions=None), *asked)
     handle.remove()
     assert together == [alone(request) for request in asked]
     handle = MODEL.model.register_forward_pre_hook(lambda _, inputs: fed.append(-inputs[0].numel()))
@@ -307,3 +307,11 @@ def test_what_a_row_cannot_have_written_is_refused(modality: str, written: list[
 def test_ids_outside_the_vocabulary_were_never_written() -> None:
     with pytest.raises(GenerationError, match="outside the vocabulary"):
         Engine(MODEL).submit(Request(prompt=[BOS, A], written=[10**6]))
+
+
+def test_where_nobody_says_how_many_positions_are_kept_it_is_what_the_memory_holds() -> None:
+    config = MODEL.config
+    numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    width = MODEL.lm_head.weight.element_size()
+    assert Engine(MODEL, prefix_positions=None).prefixes.max_blocks == 2**26 // (numbers * width) // 16
+    assert Engine(MODEL).prefixes.max_blocks == 0

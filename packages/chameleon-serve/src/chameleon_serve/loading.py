@@ -51,6 +51,7 @@ def _bounds(options: ServeOptions) -> EngineBounds:
         "max_rows": options.max_rows,
         "max_positions": options.max_positions,
         "prompt_chunk": options.prompt_chunk,
+        "prefix_positions": options.prefix_positions,
     }
 
 
@@ -89,6 +90,11 @@ def _refuse_what_is_core_s(options: ServeOptions) -> None:
         raise ConfigError(
             "max_positions bounds the cache of the toolkit's engine. vLLM's has gpu_memory_utilization and "
             "kv_cache_memory_bytes: give them as engine options."
+        )
+    if options.prefix_positions is not None:
+        raise ConfigError(
+            "prefix_positions are kept by the toolkit's engine. vLLM keeps beginnings of prompts by its engine option "
+            "enable_prefix_caching."
         )
     if options.prompt_chunk != ServeOptions(model=options.model).prompt_chunk:
         raise ConfigError(

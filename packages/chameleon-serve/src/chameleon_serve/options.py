@@ -49,6 +49,9 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     prompt_chunk: Count | None = 1024
     """How many ids of prompts a step computes at most, so that a long prompt doesn't hold up others; 1,024 by default,
     None for no limit."""
+    prefix_positions: Annotated[int, Meta(ge=0)] | None = None
+    """The room for beginnings of prompts, which requests that share them compute once, in positions; None, the default,
+    for what 64 MiB hold, 0 for none."""
     max_waiting: Count = 256
     """How many requests wait at most, ≥ 1, 256 by default; more are answered with 429."""
     max_rows_per_request: Count = 16

@@ -118,6 +118,15 @@ def serve(
         int | None,
         typer.Option(min=1, help="Positions of the cache, of all rows together.", rich_help_panel=LIMITS),
     ] = None,
+    prefix_positions: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Positions of beginnings of prompts that are kept; by default what 64 MiB hold.",
+            rich_help_panel=LIMITS,
+            show_default=False,
+        ),
+    ] = None,
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests that wait.", rich_help_panel=LIMITS)] = 256,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Ids that a row may write.", rich_help_panel=LIMITS)
@@ -155,6 +164,7 @@ def serve(
         allowed_hosts=tuple(allowed_host or ()),
         max_rows=max_rows,
         max_positions=max_positions,
+        prefix_positions=prefix_positions,
         max_waiting=max_waiting,
         max_new_tokens=max_new_tokens,
         max_seconds=max_seconds,

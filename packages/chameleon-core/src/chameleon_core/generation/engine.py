@@ -14,7 +14,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Generic
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ from .requests import NewIds, Request, RequestHandle
 from .running import RunningRow
 from .waiting import WaitingRows
 
+PREFIX_BYTES = 2**26
+"""The memory for beginnings of prompts where nobody says how many positions are kept."""
+
 
 class Engine(Generic[LaneT]):
     """Runs requests on one model, as many at a time as fit.
@@ -40,9 +43,9 @@ class Engine(Generic[LaneT]):
     ids are the same. ``max_waiting`` is the largest number of requests that wait. ``prompt_chunk`` is how many ids of
     prompts a step feeds at most, so that a long prompt doesn't hold up the other rows; None feeds prompts whole.
     ``prefix_positions`` is the room for beginnings of prompts that requests share, which are computed once; 0 keeps
-    none. ``cache_implementation`` names what stores keys and values: "dynamic", "int8", which takes half the memory of
-    bfloat16, "static", whose steps can be compiled, or a plugin's; "dynamic" is "static" where the model's steps are
-    compiled.
+    none, None as many as ``PREFIX_BYTES`` hold. ``cache_implementation`` names what stores keys and values: "dynamic",
+    "int8", which takes half the memory of bfloat16, "static", whose steps can be compiled, or a plugin's; "dynamic" is
+    "static" where the model's steps are compiled.
 
     Any thread may ``submit`` and ``cancel``; steps run one at a time. An engine keeps copies of rows of the
     output layer, and which layers to run, so make a new one after the model has changed.
@@ -57,7 +60,7 @@ class Engine(Generic[LaneT]):
         max_positions: int | None = None,
         max_waiting: int | None = None,
         prompt_chunk: int | None = None,
-        prefix_positions: int = 0,
+        prefix_positions: int | None = 0,
         cache_implementation: str = "dynamic",
     ) -> None:
         for name, value in (
@@ -80,6 +83,8 @@ class Engine(Generic[LaneT]):
         self.cache = model.new_lane_cache(cache_implementation)
         if max_positions is None and hasattr(self.cache, "widen"):
             self.cache.widen()
+        if prefix_positions is None:
+            prefix_positions = PREFIX_BYTES // _bytes_per_position(model)
         self.prefixes = PrefixCache(self.cache, prefix_positions)
         self._chooser = Chooser(model)
         self._waiting: WaitingRows[LaneT] = WaitingRows()
@@ -206,3 +211,10 @@ class Engine(Generic[LaneT]):
         self._ended = []
         self._running = [each for each in self._running if each.row.finish_reason is None]
         return events
+
+
+def _bytes_per_position(model: Decoder[Any]) -> int:
+    """Return the memory of a position's keys and values in all layers, in the model's own type."""
+    config = model.config
+    numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    return numbers * model.lm_head.weight.element_size()

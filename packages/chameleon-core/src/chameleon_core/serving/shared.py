@@ -25,7 +25,7 @@ class EngineBounds(TypedDict, total=False):
     max_positions: int | None
     max_waiting: int | None
     prompt_chunk: int | None
-    prefix_positions: int
+    prefix_positions: int | None
 
 
 class RunsRequests(Protocol):
