@@ -77,6 +77,29 @@ def test_a_signal_to_all_processes_lets_what_runs_be_finished(folder: Path) -> N
         assert comes_true(lambda: not Path(f"/proc/{engine}").exists())
 
 
+def test_ctrl_c_while_the_engine_starts_ends_both_without_a_traceback(folder: Path) -> None:
+    command = [sys.executable, "-m", "chameleon_core", "serve", str(folder), "--port", "0"]
+    server = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        assert comes_true(lambda: bool(engines(server.pid)))
+        (engine,) = engines(server.pid)
+        os.killpg(server.pid, signal.SIGINT)
+        _, printed = server.communicate(timeout=30)
+        assert server.returncode == 130
+        assert "Traceback" not in printed
+        assert comes_true(lambda: not Path(f"/proc/{engine}").exists())
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.communicate()
+
+
 def test_a_server_without_an_engine_says_so(folder: Path) -> None:
     with served(folder) as (server, address), httpx2.Client(base_url=address, timeout=60) as client:
         assert client.get("/health").json() == {"status": "ok"}

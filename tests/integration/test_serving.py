@@ -141,6 +141,8 @@ def test_what_is_in_front_may_be_given(folder: Path, chameleon: Chameleon) -> No
         front.close()
     with pytest.raises(ConfigError, match="leave output_loading_info out"):
         FrontChameleon.from_pretrained(folder, output_loading_info=True)
+    with pytest.raises(ConfigError, match="processes that torchrun has started"):
+        FrontChameleon.from_pretrained(folder, tensor_parallel=2)
 
 
 def test_arguments_of_the_command_are_options() -> None:

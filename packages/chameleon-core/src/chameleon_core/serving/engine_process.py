@@ -8,6 +8,7 @@ import itertools
 import multiprocessing
 import pickle
 import queue
+import signal
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -98,7 +99,7 @@ class _Link:
         self._process: BaseProcess = context.Process(
             target=run_worker, args=(there, source), name="chameleon-engine", daemon=False
         )
-        with _sendable("the arguments of the model", ConfigError):
+        with _sendable("the arguments of the model", ConfigError), _ignored_by_children(signal.SIGINT):
             self._process.start()
         there.close()  # so that the end of the process is the end of what it sends
         atexit.register(self.close)  # before multiprocessing waits for it
@@ -224,6 +225,19 @@ def _new_ids(handle: RequestHandle, written: Written) -> NewIds:
     handle.hypotheses = written.hypotheses
     handle.error = written.error
     return NewIds(handle, written.ids, written.finish_reason)
+
+
+@contextlib.contextmanager
+def _ignored_by_children(number: signal.Signals) -> Iterator[None]:
+    """Start processes that ignore a signal from the beginning, while they import, where this thread may say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, handler)
 
 
 @contextlib.contextmanager

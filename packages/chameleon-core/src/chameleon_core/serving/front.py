@@ -52,6 +52,11 @@ class FrontChameleon(OneEngineChameleon):
         """
         if arguments.pop("output_loading_info", False):
             raise ConfigError(NO_LOADING_INFO)
+        if arguments.get("tensor_parallel", 1) != 1:
+            raise ConfigError(
+                "tensor_parallel divides a model among processes that torchrun has started, and this is one engine in "
+                "one process. Use Chameleon with leading() in its place."
+            )
         source = ModelSource(name_or_folder, arguments, dict(bounds or {}), threads)
         process = EngineProcess(source)
         try:
