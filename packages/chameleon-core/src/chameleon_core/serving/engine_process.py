@@ -42,7 +42,7 @@ class EngineProcess:
         Raises ``ConfigError`` where they can't be sent, or the engine's bounds are impossible.
         """
         with _sendable("the processor's tokenizer and segments", ConfigError):
-            self._link.send((tokenizer, dict(segment_grammars or {})))
+            self._link.send(("words", tokenizer, dict(segment_grammars or {})))
         self._link.received()
         self._link.start()
 

@@ -90,7 +90,7 @@ class Counts(NamedTuple):
 def run_worker(connection: Connection, source: ModelSource) -> None:
     """Load a model and run its engine, until the other end of the connection closes or says "stop".
 
-    The first message sent is the model's ``Facts``; the first received, the text tokenizer and the segment grammars. A
+    The first message sent is the model's ``Facts``; the first received, ("words", text tokenizer, segment grammars). A
     message None then says that the engine runs. What goes wrong before is sent in its place.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the other process decides when this one ends
@@ -106,14 +106,18 @@ def run_worker(connection: Connection, source: ModelSource) -> None:
 
 
 def _engine(connection: Connection, source: ModelSource) -> Engine[Any] | None:
-    """Return the engine of what is loaded and received; None after what went wrong was sent."""
+    """Return the engine of what is loaded and received; None where there is none, after what went wrong was sent."""
     try:
         model, facts = source.load()
     except Exception as error:
         connection.send(picklable(error))
         return None
     connection.send(facts)
-    tokenizer, grammars = connection.recv()
+    match connection.recv():
+        case ("words", tokenizer, grammars):
+            pass
+        case _:  # told to stop before it has begun
+            return None
     try:
         model.attach_tokenizer(tokenizer, grammars)
         return Engine(model, tokenizer=tokenizer, **source.bounds)
