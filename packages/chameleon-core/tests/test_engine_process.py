@@ -1,7 +1,4 @@
-"""An engine in another process: each call writes what it writes alone, and whatever ends, nobody waits for ever.
-
-Double precision, so that rounding, which depends on the shapes of a pass, decides nothing.
-"""
+"""An engine in another process: each call writes what it writes alone, and whatever ends, nobody waits for ever."""
 
 from __future__ import annotations
 
@@ -14,13 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_calls import BOS, MODEL, REQUESTS, alone, never, written
 
 from chameleon_core import (
     ChameleonForConditionalGeneration,
@@ -30,41 +28,9 @@ from chameleon_core import (
     GenerationOptions,
 )
 from chameleon_core.errors import ModelNotFoundError, WorkerError
-from chameleon_core.generation import Engine, NewIds, Request, Step
+from chameleon_core.generation import Engine, NewIds, Request
 from chameleon_core.serving.engine_process import EngineProcess
 from chameleon_core.serving.engine_worker import EngineWorker, ModelSource
-from chameleon_core.testing import make_model
-
-MODEL = make_model().double()
-BOS = MODEL.layout.bos_id
-OPTIONS: list[dict[str, Any]] = [
-    {"modality": "text", "max_new_tokens": 12},
-    {"modality": "image"},
-    {"modality": "image", "guidance_text": 3.0, "do_sample": True, "seed": 3},
-    {"modality": "interleaved", "do_sample": True, "temperature": 2.0, "seed": 1, "max_new_tokens": 20},
-]
-REQUESTS = [
-    Request(prompt=[BOS, 40 + number, *range(44, 44 + number)], options=GenerationOptions(**options), index=number % 2)
-    for number in range(4)
-    for options in OPTIONS
-]
-
-
-def never() -> bool:
-    return False
-
-
-def written(steps: Iterable[Step]) -> list[int]:
-    """What one row wrote."""
-    return [token_id for step in steps for token_id in step.ids if token_id is not None]
-
-
-def alone(request: Request) -> list[int]:
-    engine = Engine(MODEL)
-    handle = engine.submit(request)
-    for _ in engine.run():
-        pass
-    return handle.new_ids
 
 
 def comes_true(condition: Callable[[], bool], seconds: float = 30) -> bool:

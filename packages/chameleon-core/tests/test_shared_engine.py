@@ -1,36 +1,18 @@
-"""An engine that threads share: each call writes what it writes alone, whatever the others do.
-
-Double precision, so that rounding, which depends on the shapes of a pass, decides nothing.
-"""
+"""An engine that threads share: each call writes what it writes alone, whatever the others do."""
 
 from __future__ import annotations
 
 import gc
 import threading
 import time
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from engine_calls import BOS, MODEL, REQUESTS, alone, never, written
 
-from chameleon_core import ContextLengthError, GenerationOptions
-from chameleon_core.generation import Engine, NewIds, Request, SharedEngine, Step
-from chameleon_core.testing import make_model
-
-MODEL = make_model().double()
-BOS = MODEL.layout.bos_id
-OPTIONS: list[dict[str, Any]] = [
-    {"modality": "text", "max_new_tokens": 12},
-    {"modality": "image"},
-    {"modality": "image", "guidance_text": 3.0, "do_sample": True, "seed": 3},
-    {"modality": "interleaved", "do_sample": True, "temperature": 2.0, "seed": 1, "max_new_tokens": 20},
-]
-REQUESTS = [
-    Request(prompt=[BOS, 40 + number, *range(44, 44 + number)], options=GenerationOptions(**options), index=number % 2)
-    for number in range(4)
-    for options in OPTIONS
-]
+from chameleon_core import ContextLengthError
+from chameleon_core.generation import Engine, NewIds, Request, SharedEngine
 
 
 class HeldEngine(Engine[Any]):
@@ -49,23 +31,6 @@ class HeldEngine(Engine[Any]):
         if error is not None:
             raise error
         return super().step()
-
-
-def never() -> bool:
-    return False
-
-
-def written(steps: Iterable[Step]) -> list[int]:
-    """What one row wrote."""
-    return [token_id for step in steps for token_id in step.ids if token_id is not None]
-
-
-def alone(request: Request) -> list[int]:
-    engine = Engine(MODEL)
-    handle = engine.submit(request)
-    for _ in engine.run():
-        pass
-    return handle.new_ids
 
 
 def test_each_call_writes_what_it_writes_alone() -> None:

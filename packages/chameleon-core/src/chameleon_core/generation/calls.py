@@ -8,21 +8,37 @@ from __future__ import annotations
 import queue
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .requests import NewIds, Request, RequestHandle
 from .rows import FinishReason
 from .stream import Step, one_id_a_row
 
+if TYPE_CHECKING:
+    from .engine import Engine
+
 ASK_SECONDS = 0.05
 """How often a caller that gets nothing asks whether it should stop."""
+
+
+def submit_together(engine: Engine[Any], requests: Sequence[Request]) -> list[RequestHandle]:
+    """Submit requests, all or none, and return their handles. Raises as ``Engine.submit``."""
+    handles: list[RequestHandle] = []
+    try:
+        for request in requests:
+            handles.append(engine.submit(request))
+    except Exception:
+        for handle in handles:
+            handle.cancel()
+        raise
+    return handles
 
 
 class Call:
     """The requests of one call, and the way on which it gets what they write."""
 
-    def __init__(self, handles: Sequence[RequestHandle] = ()) -> None:
-        self.handles = list(handles)
+    def __init__(self, handles: Sequence[RequestHandle]) -> None:
+        self.handles = handles
         self._given: queue.SimpleQueue[Sequence[Sequence[NewIds]] | Exception] = queue.SimpleQueue()
         self._unread: deque[Sequence[NewIds]] = deque()
 

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from .calls import Call, run_call
+from .calls import Call, run_call, submit_together
 from .engine import Engine
 from .requests import NewIds, Request, RequestHandle
 from .stream import Step
@@ -59,8 +59,8 @@ class SharedEngine:
 class _Stepped(Call):
     """A call that gets what several steps gave it at a time."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, handles: Sequence[RequestHandle]) -> None:
+        super().__init__(handles)
         self._steps: list[list[NewIds]] = []
         self._handed_over = 0.0
 
@@ -89,14 +89,9 @@ class _Stepper:
 
     def submit(self, requests: Sequence[Request]) -> Call:
         """Add the requests of a call, all or none."""
-        call = _Stepped()
         with self._changed:  # so that no step hands over ids before somebody is there for them
             try:
-                for request in requests:
-                    call.handles.append(self._engine.submit(request))
-            except Exception:
-                self.cancel(call)
-                raise
+                call = _Stepped(submit_together(self._engine, requests))
             finally:
                 self._start()
             self._calls.update((handle, call) for handle in call.handles)

@@ -20,6 +20,7 @@ import torch
 from .._workers import picklable
 from ..config import ChameleonConfig
 from ..generation import Engine, FinishReason, GenerationOptions, Hypothesis, NewIds, Request, RequestHandle
+from ..generation.calls import submit_together
 from ..generation.shared_engine import HAND_OVER_SECONDS, REST_SECONDS
 from ..model import ChameleonForConditionalGeneration
 from ..pipeline.chameleon import COMPILED_ROWS
@@ -180,13 +181,9 @@ class EngineWorker:
 
     def _begin(self, call: int, requests: Sequence[Request]) -> None:
         """Submit the requests of a call, all or none."""
-        handles: list[RequestHandle] = []
         try:
-            for request in requests:
-                handles.append(self._engine.submit(request))
+            handles = submit_together(self._engine, requests)
         except Exception as error:
-            for handle in handles:
-                handle.cancel()
             self._connection.send(("begun", call, picklable(error)))
             return
         self._calls[call] = handles
