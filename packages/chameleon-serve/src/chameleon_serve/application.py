@@ -46,8 +46,7 @@ def make_app(chameleon: Chameleon, options: ServeOptions) -> Starlette:
     """Return the ASGI application that serves a pipeline.
 
     ``chameleon`` is one that threads may share: ``SharedChameleon`` or ``FrontChameleon`` of chameleon_core.serving, or
-    that of chameleon-vllm.
-    Its ``state.runner`` runs the requests; closing the application's lifespan stops them.
+    that of chameleon-vllm. The application's ``state.runner`` runs the requests; closing its lifespan stops them.
     """
     served = Served(chameleon, options)
     routes = [

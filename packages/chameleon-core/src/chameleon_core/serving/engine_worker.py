@@ -32,10 +32,13 @@ class Facts:
     """What is known of the model that the engine's process has."""
 
     config: ChameleonConfig
+    """Its configuration, as it was loaded."""
     generation_options: GenerationOptions
+    """Its own options of generation."""
     source: Path | None
+    """The folder that it came from."""
     num_bytes: int
-    """The memory of its weights."""
+    """The memory of its weights, in bytes."""
     device: str
     """Where it runs."""
     compile_seconds: dict[int, float]
@@ -56,7 +59,7 @@ class ModelSource:
     """Threads on the CPU; None for what suits the model."""
 
     def load(self) -> tuple[ChameleonForConditionalGeneration, Facts]:
-        """Return the model."""
+        """Return the model and what is known of it. Raises as ``from_pretrained`` and ``compile_decoding`` do."""
         arguments = dict(self.arguments)
         compiles = arguments.pop("compile", False)
         model = ChameleonForConditionalGeneration.from_pretrained(self.name, **arguments)
@@ -76,16 +79,22 @@ class Written(NamedTuple):
     row: int
     """The index of the request in it."""
     ids: tuple[int, ...]
+    """Its new ids, none where it ended without one."""
     finish_reason: FinishReason | None
+    """Why it ended; None while it runs."""
     hypotheses: tuple[Hypothesis, ...]
+    """What a search found, best first; none without one, and while it runs."""
     error: Exception | None
+    """What went wrong where the reason is "error"."""
 
 
 class Counts(NamedTuple):
     """How busy the engine is."""
 
     num_running: int = 0
+    """How many requests run."""
     positions: int = 0
+    """How many positions the cache has room for."""
 
 
 def run_worker(connection: Connection, source: ModelSource) -> None:
