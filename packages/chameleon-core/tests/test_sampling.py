@@ -192,12 +192,20 @@ def test_impossible_options_are_refused_by_name(field: str, value: object) -> No
 def test_top_p_keeps_the_same_ids_whatever_their_number(has_numpy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not has_numpy:
         monkeypatch.setattr(truncation, "_has_numpy", lambda: False)
-    # Rows whose nuclei have a few ids, some hundred and some thousand, in one call.
-    scales_R1 = torch.tensor([[8.0], [2.5], [0.1], [2.5]])
-    logits_RA = scales_R1 * torch.randn(4, 5000, generator=torch.Generator().manual_seed(0))
+    # Rows whose nuclei have a few ids, some ten, some hundred and some thousand, in one call.
+    scales_R1 = torch.tensor([[8.0], [4.5], [2.5], [0.1], [2.5]])
+    logits_RA = scales_R1 * torch.randn(5, 5000, generator=torch.Generator().manual_seed(0))
     probabilities_RA = logits_RA.softmax(dim=-1)
     ordered_RA = probabilities_RA.sort(dim=-1, descending=True).values
     count_R1 = (ordered_RA.cumsum(dim=-1) < 0.9).sum(dim=-1, keepdim=True)
-    assert [int(count) > bound for count, bound in zip(count_R1[:3], (-1, 31, 511), strict=True)] == [True] * 3
-    expected_RA = probabilities_RA >= ordered_RA.gather(-1, count_R1)
-    assert torch.equal(truncation.TopP(0.9).process(logits_RA, torch.arange(5000), [None] * 4) > -math.inf, expected_RA)
+    sizes = [1 + int(count) for count in count_R1]
+    assert all(size > looked_at for size, looked_at in zip(sizes[1:4], truncation.LOOKED_AT, strict=True))
+    kept_RA = probabilities_RA >= ordered_RA.gather(-1, count_R1)
+    processed_RA = truncation.TopP(0.9).process(logits_RA, torch.arange(5000), [None] * 5)
+    assert torch.equal(processed_RA, logits_RA.masked_fill(~kept_RA, -math.inf))
+
+
+def test_truncation_passes_the_gradients_of_what_it_keeps() -> None:
+    logits_RA = logits_of(0.2, 0.5, 0.3).requires_grad_()
+    truncation.TopP(0.6).process(logits_RA, torch.arange(3), [None])[0, 1:].sum().backward()
+    assert torch.equal(logits_RA.grad, torch.tensor([[0.0, 1.0, 1.0]]))

@@ -178,7 +178,8 @@ class Engine(Generic[LaneT]):
                     feeds.append((each, feed))
                 if budget is not None:
                     budget -= feed.prompt_ids
-            if len(self._running) <= 1 or self._has_room(sum(feed.growth(self.cache) for _, feed in feeds)):
+            is_bounded = self.max_positions is not None and len(self._running) > 1
+            if not is_bounded or self._has_room(sum(feed.growth(self.cache) for _, feed in feeds)):
                 return feeds
             last = max(self._running, key=lambda each: each.order)
             last.stop(self.cache, self.prefixes)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from .checks import checked_number
-from .contract import FORBIDDEN, StatelessProcessor
+from .contract import StatelessProcessor
 
-LOOKED_AT = (32, 512)
+LOOKED_AT = (8, 32, 512)
 """How many of the highest ids are sorted first, and then; all are where those don't hold the mass."""
 MOST_OF_TOP_H = 100
 """How many ids top-h keeps at most."""
@@ -154,8 +154,11 @@ def _entropy(logs_RA: Tensor) -> Tensor:
 
 
 def _at_least(values_RA: Tensor, threshold_R1: Tensor, logits_RA: Tensor) -> Tensor:
-    """Return the logits, forbidden where a value is below the row's threshold."""
-    return torch.where(values_RA >= threshold_R1, logits_RA, FORBIDDEN)
+    """Return the logits, less infinity where a value is below the row's threshold, which forbids the id."""
+    # 1/1 − 1 is 0 and 1/0 − 1 infinity. On a CPU torch.where would take four times as long.
+    kept_RA = torch.empty_like(values_RA)
+    torch.ge(values_RA.detach(), threshold_R1.detach(), out=kept_RA)
+    return logits_RA - kept_RA.reciprocal_().sub_(1)
 
 
 def _threshold(ranks_RA: Tensor, probabilities_RA: Tensor, mass: float) -> Tensor:
@@ -187,7 +190,7 @@ def _highest(ranks_RA: Tensor, probabilities_RA: Tensor, count: int) -> tuple[Te
         ranks_RX, places_RX = ranks_RA.topk(count, dim=-1)
     elif ranks_RA is probabilities_RA and ranks_RA.device.type == "cpu" and _has_numpy():
         # Without places, numpy sorts many ids in a fraction of torch's time, in ascending order.
-        ranks_RX = -ranks_RA
+        ranks_RX = -ranks_RA.detach()
         ranks_RX.numpy().sort(axis=-1)
         ranks_RX.neg_()
         return ranks_RX, ranks_RX
