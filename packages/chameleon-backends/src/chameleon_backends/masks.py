@@ -5,6 +5,7 @@ Shapes: B batch, T query length, S key length.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -19,22 +20,24 @@ def visible_keys(spec: AttentionSpec) -> torch.Tensor:
     The rules are those of ``AttentionBackend``. Reads no value back from the device.
     """
     key_S = torch.arange(spec.key_length, device=spec.device)
-    visible_BTS = torch.ones(1, spec.query_length, spec.key_length, dtype=torch.bool, device=spec.device)
+    rules: list[torch.Tensor] = []
     if spec.query_length > 1 or spec.sliding_window is not None:  # a single query comes after all keys
         query_T = torch.arange(spec.key_length - spec.query_length, spec.key_length, device=spec.device)
         distance_TS = query_T[:, None] - key_S
         if spec.causal:
-            visible_BTS = visible_BTS & (distance_TS >= 0)
+            rules.append(distance_TS[None] >= 0)
         if spec.sliding_window is not None:
-            visible_BTS = visible_BTS & (distance_TS.abs() < spec.sliding_window)
+            rules.append(distance_TS[None].abs() < spec.sliding_window)
     if spec.key_start_B is not None:
-        visible_BTS = visible_BTS & (key_S >= spec.key_start_B[:, None, None])
+        rules.append(key_S >= spec.key_start_B[:, None, None])
     if spec.key_end_B is not None:
-        visible_BTS = visible_BTS & (key_S < spec.key_end_B[:, None, None])
+        rules.append(key_S < spec.key_end_B[:, None, None])
     if spec.document_ids_BS is not None:
         query_documents_BT = spec.document_ids_BS[:, -spec.query_length :]
-        visible_BTS = visible_BTS & (query_documents_BT[:, :, None] == spec.document_ids_BS[:, None, :])
-    return visible_BTS
+        rules.append(query_documents_BT[:, :, None] == spec.document_ids_BS[:, None, :])
+    if not rules or rules[0].shape[1] < spec.query_length:
+        rules.append(key_S.new_ones((1, spec.query_length, spec.key_length), dtype=torch.bool))
+    return functools.reduce(torch.Tensor.logical_and, rules)
 
 
 @dataclass(frozen=True, slots=True)

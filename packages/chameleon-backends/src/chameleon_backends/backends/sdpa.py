@@ -96,11 +96,12 @@ class SDPAAttention:
 
 def _step_plan(visible_B11S: torch.Tensor, dtype: torch.dtype, *, doubled: bool) -> SDPAPlan:
     """Return the plan of a single query on a CPU, once for all layers, which would each turn bools into numbers."""
-    hidden_B11S = ~visible_B11S
-    added_B11S = torch.zeros_like(hidden_B11S, dtype=dtype).masked_fill_(hidden_B11S, -torch.inf)
-    empty_B111 = hidden_B11S.all(dim=-1, keepdim=True)
-    if not empty_B111.any():
+    # As few kernels as there can be, since an engine plans each of its steps.
+    added_B11S = torch.where(visible_B11S, 0.0, -torch.inf).to(dtype)
+    sees_any_B111 = visible_B11S.any(dim=-1, keepdim=True)
+    if sees_any_B111.all():
         return SDPAPlan(mask_B1TS=added_B11S, doubled=doubled)
+    empty_B111 = ~sees_any_B111
     return SDPAPlan(mask_B1TS=added_B11S.masked_fill_(empty_B111, 0.0), empty_BT11=empty_B111, doubled=doubled)
 
 
