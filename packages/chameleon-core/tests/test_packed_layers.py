@@ -74,6 +74,25 @@ def test_packed_layers_give_what_the_layers_give(changes: dict[str, object]) -> 
     check_same(model)
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, 7, 8, 11])
+def test_any_number_of_lanes_gets_what_the_layers_give(count: int) -> None:
+    model = randomized(CONFIG)
+
+    def fed_together(packs: bool) -> Tensor:
+        cache = model.new_lane_cache()
+        if not packs:
+            cache.packed = None
+        lanes = [cache.add() for _ in range(count)]
+        with torch.inference_mode():
+            for number, lane in enumerate(lanes):
+                model.feed_lanes([(lane, IDS[: 1 + number % 5])], cache)
+            return model.feed_lanes([(lane, [number]) for number, lane in enumerate(lanes)], cache)
+
+    hidden_LE = fed_together(packs=True)
+    assert len(hidden_LE) == count
+    torch.testing.assert_close(hidden_LE, fed_together(packs=False), rtol=1e-5, atol=1e-5)
+
+
 def double_its_output(module: nn.Module, arguments: object, out: Tensor) -> Tensor:
     return 2 * out
 

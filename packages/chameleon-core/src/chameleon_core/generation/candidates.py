@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._cpu_caches import read_first
+from .._cpu_caches import blocks_of, product_of_blocks, reading_pays
 from .allowed import AllowedIds, AllowedTable
 from .repacked_head import MAX_ROWS, RepackedRows, reads_weight_alone
 
@@ -47,8 +47,8 @@ class Candidates(AllowedIds):
         if self.many and len(hidden_RE) <= MAX_ROWS and self._repacked is not None:
             return self._repacked.logits(hidden_RE)
         if not self.many and self._weight_AE is not None:
-            if len(hidden_RE) > _FEW:
-                read_first(self._weight_AE)
+            if len(hidden_RE) > _FEW and reading_pays(self._weight_AE):
+                return product_of_blocks(hidden_RE, self._blocks)
             return F.linear(hidden_RE, self._weight_AE).float()
         return self.model.lm_head(hidden_RE).index_select(1, self.ids_A).float()
 
@@ -69,6 +69,12 @@ class Candidates(AllowedIds):
         weight_AE = layer.weight[self.ids_A]
         # On a CPU column-major, as the other layers are packed: faster for few rows.
         return weight_AE.t().contiguous().t() if weight_AE.device.type == "cpu" else weight_AE
+
+    @cached_property
+    def _blocks(self) -> tuple[Tensor, ...]:
+        """The output layer's rows for several hidden states, each row in one piece of memory."""
+        assert self._weight_AE is not None
+        return blocks_of(self._weight_AE.contiguous())
 
 
 class CandidateTable(AllowedTable[Candidates]):

@@ -132,8 +132,8 @@ def _together(one: tuple[CachedLane, int], other: tuple[CachedLane, int]) -> boo
 def lane_group(lanes: Sequence[CachedLane], count: int, device: torch.device) -> LaneGroup:
     """Return neighbouring lanes of a slab as a group; each gets ``count`` new positions."""
     lengths = tuple(lane.length for lane in lanes)
-    lengths_L = torch.tensor(lengths, device=device) if len(set(lengths)) > 1 else None
-    return LaneGroup(lanes[0].slab, lanes[0].slot, lengths, count, lengths_L)
+    key_end_L = None if len(set(lengths)) == 1 else torch.tensor([length + count for length in lengths], device=device)
+    return LaneGroup(lanes[0].slab, lanes[0].slot, lengths, count, key_end_L)
 
 
 def _spec(
@@ -148,5 +148,5 @@ def _spec(
         head_dim=config.head_dim,
         dtype=dtype,
         device=device,
-        key_end_B=None if group.lengths_L is None else group.lengths_L + 1,
+        key_end_B=group.key_end_L,
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from chameleon_backends.plugin_calls import described, wrong
 
 from .._boundary import translates_errors
+from .._cpu_caches import read_first
 from ..config import ChameleonConfig
 from ..registry import CACHES_HOOK, REGISTRY
 from .rope import RotaryTable
@@ -26,6 +27,9 @@ MIN_CAPACITY = 64
 # float32.
 WIDE_CAPACITY = 256
 MAX_WIDE_NUMBERS = 2**19
+# Several lanes are read before attention reads them a head at a time, where a core's own cache holds what is read.
+MIN_READ_LANES = 4
+MAX_READ_NUMBERS = 2**18
 
 
 @dataclass(slots=True, eq=False)
@@ -117,8 +121,8 @@ class LaneGroup:
     """How many positions each lane has stored before this pass: all the same unless T is 1."""
     count: int
     """T, the new positions of each lane."""
-    lengths_L: Tensor | None
-    """int64, ``lengths`` as a tensor; None where they are all the same."""
+    key_end_L: Tensor | None
+    """int64, the positions of each lane with its new one; None where they are all the same."""
 
     @property
     def key_length(self) -> int:
@@ -235,14 +239,17 @@ class LaneCache:
         for part, pair in zip(slab.layers[layer], new, strict=True):
             # narrow costs a third of an index, and this runs for every layer and token.
             own = part if rows == part.shape[1] else part.narrow(1, first, rows)
-            if group.lengths_L is None:
+            if group.key_end_L is None:
                 target = own.narrow(3, group.lengths[0], group.count)
                 for kind, states_LKTD in enumerate(pair):
                     target.select(0, kind).copy_(states_LKTD)
             else:
                 # One write for both, at places that are the same in every layer.
                 part.flatten(0, 3).index_copy_(0, self._places(group, part), torch.cat(pair).flatten(0, 2))
-            stored.append(own.narrow(3, 0, end).unbind(0))
+            seen = own.narrow(3, 0, end)
+            if rows >= MIN_READ_LANES and seen.numel() <= MAX_READ_NUMBERS:
+                read_first(seen)
+            stored.append(seen.unbind(0))
         keys, values = (self.decode(parts, key_LTKD.dtype).transpose(1, 2) for parts in zip(*stored, strict=True))
         return keys, values
 

@@ -3,8 +3,9 @@
 A step of a small model takes as long as its kernels take to call. So layers that read the same hidden states are one
 product over their joined weights, residuals are added in place by the products, and norms are three kernels.
 
-Shapes: M flattened positions of all lanes, H heads, K key/value heads, X query and key heads together, D head width, E
-hidden width, Y hidden width with the columns of the norms, F width of the feed-forward, O outputs of a product.
+Shapes: M flattened positions of all lanes, P these and what fills them up, H heads, K key/value heads, X query and key
+heads together, D head width, E hidden width, Y hidden width with the columns of the norms, F width of the feed-forward,
+O outputs of a product.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._cpu_caches import read_first
+from .._cpu_caches import filling_of, read_first
 from .joined_weights import MAX_ELEMENTS
 from .layers import QK_NORM_EPSILON, Attention, DecoderLayer, FeedForward, HeadNorm, RMSNorm
 
@@ -79,11 +80,11 @@ class PackedLayer:
             down_FE=mlp.down_proj.weight.detach().t(),
         )
 
-    def run_(self, states_MY: Tensor, context: LaneContext, index: int) -> None:
-        """Run the layer, the one of this index, on hidden states in place."""
-        hidden_ME = states_MY.narrow(1, 0, states_MY.shape[1] - _COLUMNS)
-        qkv_MO = _product(_normed(states_MY, hidden_ME, self.attention_norm_E), self.qkv)
-        qkv_1MXD = qkv_MO.view(1, len(qkv_MO), -1, self.head_dim)
+    def run_(self, states_PY: Tensor, num_positions: int, context: LaneContext, index: int) -> None:
+        """Run the layer, the one of this index, on hidden states in place, M of positions and what fills them up."""
+        hidden_PE = states_PY.narrow(1, 0, states_PY.shape[1] - _COLUMNS)
+        qkv_MO = _first(_product(_normed(states_PY, hidden_PE, self.attention_norm_E), self.qkv), num_positions)
+        qkv_1MXD = qkv_MO.view(1, num_positions, -1, self.head_dim)
         # split_with_sizes is one call, and cheaper than chunk and split.
         qk_1MXD, value_1MKD = qkv_1MXD.split_with_sizes(self.heads, 2)
         if self.qk_norm is not None:
@@ -95,10 +96,10 @@ class PackedLayer:
         qk_1MXD = (qk_1MXD * context.rotary.cos_BT1D).addcmul_(rolled_1MXD, context.rotary.sin_BT1D)
         query_1MHD, key_1MKD = qk_1MXD.split_with_sizes(self.qk_heads, 2)
         out_1MHD = context.attend(index, query_1MHD, key_1MKD, value_1MKD, scale=self.scale, dropout=0.0)
-        _add_product_(hidden_ME, out_1MHD.reshape(len(hidden_ME), -1), self.out_OE)
-        gate_up_MO = _product(_normed(states_MY, hidden_ME, self.mlp_norm_E), self.gate_up)
-        gate_MF, up_MF = gate_up_MO.split_with_sizes(self.widths, 1)
-        _add_product_(hidden_ME, self.activation(gate_MF).mul_(up_MF), self.down_FE)
+        _add_product_(_first(hidden_PE, num_positions), out_1MHD.reshape(num_positions, -1), self.out_OE)
+        gate_up_PO = _product(_normed(states_PY, hidden_PE, self.mlp_norm_E), self.gate_up)
+        gate_PF, up_PF = gate_up_PO.split_with_sizes(self.widths, 1)
+        _add_product_(hidden_PE, self.activation(gate_PF).mul_(up_PF), self.down_FE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,16 +142,18 @@ class PackedLayers:
 
     def run(self, hidden_ME: Tensor, context: LaneContext) -> Tensor:
         """Return the final hidden states [M, E]."""
-        width = hidden_ME.shape[1]
+        num_positions, width = hidden_ME.shape
         # The squares of the columns are what a norm adds, so that the length of a row is the norm's divisor.
-        states_MY = F.pad(hidden_ME, (0, _COLUMNS), value=(width * self.epsilon / _COLUMNS) ** 0.5)
-        hidden_ME = states_MY.narrow(1, 0, width)
+        added = (width * self.epsilon / _COLUMNS) ** 0.5
+        # A row that only fills up is as finite as the others.
+        states_PY = F.pad(hidden_ME, (0, _COLUMNS, 0, filling_of(num_positions)), value=added)
+        hidden_ME = _first(states_PY.narrow(1, 0, width), num_positions)
         for index, layer in enumerate(self.layers):
             if isinstance(layer, PackedLayer):
-                layer.run_(states_MY, context, index)
+                layer.run_(states_PY, num_positions, context, index)
             else:  # which may keep what it is given
                 hidden_ME.copy_(layer(hidden_ME.clone()[None], context)[0])
-        return _normed(states_MY, hidden_ME, self.weight_E)
+        return _normed(_first(states_PY, num_positions), hidden_ME, self.weight_E)
 
 
 _PLAIN = {DecoderLayer, Attention, FeedForward, RMSNorm, HeadNorm, nn.Linear, nn.Identity}
@@ -189,27 +192,32 @@ def _norm_weight(norm: RMSNorm) -> Tensor:
     return norm.weight * norm.weight.shape[0] ** 0.5
 
 
-def _product(hidden_ME: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
-    """Return the products with weights, [M, O] of all of them."""
-    products = [_one_product(hidden_ME, weight_OE) for weight_OE in weights]
+def _first(rows: Tensor, count: int) -> Tensor:
+    """Return the first rows."""
+    return rows if len(rows) == count else rows.narrow(0, 0, count)
+
+
+def _product(hidden_PE: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+    """Return the products with weights, [P, O] of all of them."""
+    products = [_one_product(hidden_PE, weight_OE) for weight_OE in weights]
     return products[0] if len(products) == 1 else torch.cat(products, dim=1)
 
 
-def _one_product(hidden_ME: Tensor, weight_OE: Tensor) -> Tensor:
+def _one_product(hidden_PE: Tensor, weight_OE: Tensor) -> Tensor:
     read_first(weight_OE)
-    return torch.mm(hidden_ME, weight_OE.t())
+    return torch.mm(hidden_PE, weight_OE.t())
 
 
-def _add_product_(hidden_ME: Tensor, inner_MF: Tensor, weight_FE: Tensor) -> None:
+def _add_product_(hidden_PE: Tensor, inner_PF: Tensor, weight_FE: Tensor) -> None:
     """Add a product to hidden states, in place."""
     read_first(weight_FE)
-    hidden_ME.addmm_(inner_MF, weight_FE)
+    hidden_PE.addmm_(inner_PF, weight_FE)
 
 
 def _whole(weights: tuple[Tensor, ...]) -> Tensor:
     return weights[0] if len(weights) == 1 else torch.cat(weights)
 
 
-def _normed(states_MY: Tensor, hidden_ME: Tensor, weight_E: Tensor) -> Tensor:
+def _normed(states_PY: Tensor, hidden_PE: Tensor, weight_E: Tensor) -> Tensor:
     """Return hidden states by the lengths of their rows, times a weight."""
-    return (hidden_ME / torch.linalg.vector_norm(states_MY, dim=-1, keepdim=True)).mul_(weight_E)
+    return (hidden_PE / torch.linalg.vector_norm(states_PY, dim=-1, keepdim=True)).mul_(weight_E)
