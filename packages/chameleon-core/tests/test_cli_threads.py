@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from chameleon_core.cli.app import app
-from chameleon_core.threads import SMALL_MODEL, VARIABLES, default_threads, threads_set_to
+from chameleon_core.threads import MORE_NICE, SMALL_MODEL, VARIABLES, default_threads, give_way, threads_set_to
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +38,15 @@ def test_a_small_model_gets_one_thread_and_a_large_one_what_torch_has() -> None:
 def test_the_environment_is_the_user_s_choice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "2")
     assert default_threads(0) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
+def test_a_thread_gives_way_alone() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with ThreadPoolExecutor(1, initializer=give_way) as executor:
+        found = executor.submit(os.getpriority, os.PRIO_PROCESS, 0).result()
+    assert found == min(before + MORE_NICE, 19)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 def test_what_was_set_is_restored() -> None:

@@ -1,4 +1,4 @@
-"""How many threads a command computes with on the CPU.
+"""How many threads a command computes with on the CPU, and which of them come first.
 
 The commands of this package own their process, so they choose; the library never changes what a program has set.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -17,6 +19,9 @@ SMALL_MODEL = 2**25
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """The variables of the environment by which a user chooses."""
+
+MORE_NICE = 5
+"""How much nicer than its process a thread is that gives way."""
 
 
 def default_threads(num_bytes: int, device: str = "cpu") -> int | None:
@@ -38,3 +43,10 @@ def threads_set_to(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def give_way() -> None:
+    """Let what else computes come before this thread, on Linux, where threads have priorities of their own."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(os.getpriority(os.PRIO_PROCESS, thread) + MORE_NICE, 19))

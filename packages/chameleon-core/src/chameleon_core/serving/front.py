@@ -16,6 +16,7 @@ from ..pipeline.chameleon import NO_LOADING_INFO
 from ..pipeline.description import described_at
 from ..pipeline.parts import DeferredImageTokenizer, weightless_model
 from ..protocols import ImageTokenizerLike, ProcessorLike
+from ..threads import give_way
 from .engine_process import EngineProcess
 from .engine_worker import ModelSource
 from .shared import EngineBounds, OneEngineChameleon
@@ -73,6 +74,11 @@ class FrontChameleon(OneEngineChameleon):
         front.shared = process
         front.compile_seconds = facts.compile_seconds
         return front
+
+    def _begin_drawing(self) -> None:
+        # All rows wait for a step, and one for its picture. In one process with the engine, which would then wait for
+        # the interpreter's lock of a thread that isn't running, this would be worse than nothing.
+        give_way()
 
     @property
     def is_alive(self) -> bool:

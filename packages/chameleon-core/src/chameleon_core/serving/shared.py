@@ -60,7 +60,7 @@ class OneEngineChameleon(Chameleon):
     ) -> None:
         super().__init__(model, processor, image_tokenizer)
         # Pictures are drawn beside the engine's steps, in one thread for all calls: several would take their cores.
-        self._drawer = ThreadPoolExecutor(1, thread_name_prefix="chameleon-drawer")
+        self._drawer = ThreadPoolExecutor(1, thread_name_prefix="chameleon-drawer", initializer=self._begin_drawing)
 
     @translates_errors
     def run_rows(
@@ -78,6 +78,9 @@ class OneEngineChameleon(Chameleon):
             for index, (ids, earlier) in enumerate(zip(rows, written, strict=True))
         ]
         return self.shared.run(requests, should_stop or (lambda: False))
+
+    def _begin_drawing(self) -> None:
+        """Run once in the thread that draws."""
 
     def _draw(self, codes: Sequence[int], grid: Grid | None) -> PILImage:
         return self._drawer.submit(super()._draw, codes, grid).result()
