@@ -248,6 +248,24 @@ def test_a_chain_gives_each_processor_its_own_states() -> None:
     assert repr(chain) == "ProcessorChain(RepetitionPenalty, NoRepeatNgrams, ForbiddenIds, MinNewTokens, ForbiddenIds)"
 
 
+class Counting(StatelessProcessor):
+    """Derives from the processor without a state and has one."""
+
+    def start(self, row: RowView, /) -> int:  # type: ignore[override]
+        return 0
+
+    def advance(self, state: int, token_id: int, /) -> int:  # type: ignore[override]
+        return state + 1
+
+
+def test_states_follow_the_ids_of_processors_that_have_one() -> None:
+    assert ProcessorChain([Counting()]).advance((0,), 5) == (1,)
+    replaced = StatelessProcessor()
+    replaced.advance = lambda state, token_id, /: token_id  # type: ignore[method-assign]
+    assert ProcessorChain([replaced, Counting()]).advance((None, 3), 5) == (5, 4)
+    assert ProcessorChain([make_processor("top-k", k=2)]).advance((None,), 5) == (None,)
+
+
 def test_where_all_is_forbidden_the_row_and_the_processor_are_named() -> None:
     options = GenerationOptions(do_sample=True, top_k=2, forbidden_ids=tuple(IDS.tolist()))
     chain = processor_chain(options, "text")

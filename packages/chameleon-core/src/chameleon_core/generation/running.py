@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic
@@ -135,8 +134,10 @@ class RunningRow(RowMachine, Generic[LaneT]):
 
     def points(self, feed: Feed[LaneT], start: int) -> list[Point]:
         """Return the feed's points of choice; ``start`` is the index of its first hidden state in the pass."""
-        ends = list(itertools.accumulate((len(ids) for _, ids in feed.lanes), initial=start))[1:]
-        lasts = [end - 1 - len(feed.guesses) for end in ends]
+        last, lasts = start - 1 - len(feed.guesses), []
+        for _, ids in feed.lanes:
+            last += len(ids)
+            lasts.append(last)
         weights = tuple(lane.weight for lane, _ in feed.lanes)
         position = len(self.row.prompt) + len(self.row.new_ids)
         chain, state, points = self.chains[self.kind], self.states[self.kind], []

@@ -39,6 +39,7 @@ class ProcessorChain:
             each if isinstance(each, Link) else Link(each, f"the logits processor {type(each).__name__}")
             for each in processors
         )
+        self._has_states = any(link.has_states for link in self.links)
 
     def __repr__(self) -> str:
         return f"ProcessorChain({', '.join(type(each.processor).__name__ for each in self.links)})"
@@ -51,6 +52,8 @@ class ProcessorChain:
     @translates_errors
     def advance(self, state: tuple[Any, ...], token_id: int, /) -> tuple[Any, ...]:
         """Return the states after one more id."""
+        if not self._has_states:  # as mostly, and this runs for every row and id
+            return state
         return tuple([link.advance(each, token_id) for link, each in zip(self.links, state, strict=True)])
 
     @translates_errors

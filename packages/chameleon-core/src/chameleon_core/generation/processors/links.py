@@ -16,7 +16,7 @@ from chameleon_backends.plugin_calls import described, is_ours, said
 from chameleon_backends.plugins import always_supported
 
 from ...errors import BrokenPluginError, GenerationError
-from .contract import LogitsProcessor, RowView
+from .contract import LogitsProcessor, RowView, StatelessProcessor
 
 T = TypeVar("T")
 
@@ -45,6 +45,8 @@ class Link:
         self.unsupported = unsupported
         self.is_trusted = is_trusted
         """Whether it is one of this package's own, which are checked once, after all of them."""
+        self.has_states = not all(_is_inherited(processor, name) for name in ("start", "advance"))
+        """Whether a row's state may be another one than None."""
 
     def start(self, row: RowView) -> Any:
         """Return the state of a row. Raises ``GenerationError`` where the processor can't serve it."""
@@ -88,6 +90,12 @@ class Link:
         if self.is_trusted:
             raise GenerationError(f"{which}: {self.owner} makes logits NaN or infinite. Use options that change less.")
         raise BrokenPluginError(f"{self.owner} returned logits of NaN or infinity for {which}.")
+
+
+def _is_inherited(processor: object, method: str) -> bool:
+    """Return whether a processor's method is that of ``StatelessProcessor``."""
+    found = getattr(getattr(processor, method, None), "__func__", None)
+    return found is getattr(StatelessProcessor, method)
 
 
 def called(owner: str, doing: str, function: Callable[..., T], *args: Any) -> T:
