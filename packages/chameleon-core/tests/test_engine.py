@@ -313,5 +313,5 @@ def test_where_nobody_says_how_many_positions_are_kept_it_is_what_the_memory_hol
     config = MODEL.config
     numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     width = MODEL.lm_head.weight.element_size()
-    assert Engine(MODEL, prefix_positions=None).prefixes.max_blocks == 2**26 // (numbers * width) // 16
-    assert Engine(MODEL).prefixes.max_blocks == 0
+    assert Engine(MODEL, prefix_positions=None).prefixes.max_positions == 2**26 // (numbers * width)
+    assert Engine(MODEL).prefixes.max_positions == 0

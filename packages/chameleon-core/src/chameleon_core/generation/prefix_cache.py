@@ -10,7 +10,7 @@ from typing import Any
 from .decoder import LaneCacheLike
 
 BLOCK = 16
-"""How many ids are kept or dropped together."""
+"""How many ids are kept or dropped together; the last ones of a prompt may be fewer."""
 
 PrefixKey = tuple[int, tuple[int, ...]]
 """The number of the block before, 0 for the first, and the ids of the block."""
@@ -32,8 +32,9 @@ class PrefixCache:
 
     def __init__(self, cache: LaneCacheLike[Any], max_positions: int) -> None:
         self.cache = cache
-        self.max_blocks = max_positions // BLOCK
+        self.max_positions = max_positions
         self._blocks: OrderedDict[PrefixKey, _Block] = OrderedDict()
+        self._num_positions = 0
         self._computing: set[PrefixKey] = set()
         self._next_number = 1
 
@@ -42,23 +43,27 @@ class PrefixCache:
 
         The last id is never among them, because its hidden state is needed.
         """
-        known = [self._blocks[key] for key, _ in self._known(ids)]
-        for block in known:
-            self.cache.copy_in(lane, block.positions)
-        return len(known) * BLOCK
+        for key in self._known(ids):
+            self.cache.copy_in(lane, self._blocks[key].positions)
+        if lane.length == len(ids):
+            self.cache.truncate(lane, len(ids) - 1)
+        return int(lane.length)
 
     def store(self, lane: Any, ids: Sequence[int]) -> None:
         """Keep the positions of ``ids``, which a lane begins with."""
         parent = 0
-        for start in range(0, self._usable(ids), BLOCK):
+        for start in range(0, len(ids) if self.max_positions else 0, BLOCK):
             key = (parent, tuple(ids[start : start + BLOCK]))
             if key not in self._blocks:
-                self._blocks[key] = _Block(self._next_number, self.cache.copy_out(lane, start, start + BLOCK))
+                end = start + len(key[1])
+                self._blocks[key] = _Block(self._next_number, self.cache.copy_out(lane, start, end))
                 self._next_number += 1
+                self._num_positions += len(key[1])
             self._blocks.move_to_end(key)
             parent = self._blocks[key].number
-        while len(self._blocks) > self.max_blocks:
-            self._blocks.popitem(last=False)
+        while self._num_positions > self.max_positions:
+            (_, dropped), _ = self._blocks.popitem(last=False)
+            self._num_positions -= len(dropped)
 
     def begin(self, ids: Sequence[int]) -> PrefixKey | None:
         """Note that a row computes the beginning of ``ids`` now; return what to ``finish``, None where all is known."""
@@ -72,25 +77,33 @@ class PrefixCache:
         self._computing.discard(key)
 
     def is_being_computed(self, ids: Sequence[int]) -> bool:
-        """Return whether a row computes a beginning of ``ids`` that isn't known yet."""
-        return bool(self._computing) and self._first_unknown(ids) in self._computing
+        """Return whether a row computes a block of ``ids`` that isn't known yet; for fewer ids waiting doesn't pay."""
+        key = self._first_unknown(ids) if self._computing else None
+        return key is not None and len(key[1]) == BLOCK and key in self._computing
 
-    def _usable(self, ids: Sequence[int]) -> int:
-        return (len(ids) - 1) // BLOCK * BLOCK if self.max_blocks else 0
-
-    def _known(self, ids: Sequence[int]) -> Iterator[tuple[PrefixKey, int]]:
-        parent = 0
-        for start in range(0, self._usable(ids), BLOCK):
-            key = (parent, tuple(ids[start : start + BLOCK]))
-            if key not in self._blocks:
+    def _known(self, ids: Sequence[int]) -> Iterator[PrefixKey]:
+        """Yield the keys of what is known of the beginning of ``ids``, and count it as used."""
+        parent = start = 0
+        while start < len(ids):
+            ahead = tuple(ids[start : start + BLOCK])
+            # The last block of another prompt may be shorter.
+            keys = ((parent, ahead[:length]) for length in range(len(ahead), 0, -1))
+            key = next((key for key in keys if key in self._blocks), None)
+            if key is None:
                 return
             self._blocks.move_to_end(key)
+            yield key
+            if len(key[1]) < BLOCK:
+                return
             parent = self._blocks[key].number
-            yield key, parent
+            start += BLOCK
 
     def _first_unknown(self, ids: Sequence[int]) -> PrefixKey | None:
-        known = list(self._known(ids))
-        start = len(known) * BLOCK
-        if start >= self._usable(ids):
-            return None
-        return known[-1][1] if known else 0, tuple(ids[start : start + BLOCK])
+        """Return the key of the first block of a prompt that isn't known as a whole."""
+        parent = 0
+        for start in range(0, len(ids) if self.max_positions else 0, BLOCK):
+            key = (parent, tuple(ids[start : start + BLOCK]))
+            if key not in self._blocks:
+                return key
+            parent = self._blocks[key].number
+        return None
