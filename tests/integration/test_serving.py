@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ from chameleon_core import Chameleon, ChameleonCoreError, ConfigError, Finished
 from chameleon_core.errors import WorkerError
 from chameleon_core.serving import FrontChameleon, ReplicaOptions, SharedChameleon
 from chameleon_core.serving.replicas import answer, engine_class
+from chameleon_core.threads import MORE_NICE
 from chameleon_text import Document, Text, document_from_parts, document_to_parts
 
 PICTURE = PIL.Image.fromarray(np.full((8, 8, 3), (200, 30, 40), dtype=np.uint8))
@@ -59,6 +62,13 @@ def test_requests_at_the_same_time_are_answered_as_alone(shared: Chameleon, cham
     drawn = PIL.Image.open(io.BytesIO(base64.b64decode(answers[1]["pictures"][0])))
     assert drawn.size == (8, 8)
     json.dumps(answers, allow_nan=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
+def test_drawing_gives_way_to_an_engine_in_another_process_alone(shared: Any) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    nicer = MORE_NICE if isinstance(shared, FrontChameleon) else 0
+    assert shared._drawer.submit(os.getpriority, os.PRIO_PROCESS, 0).result() == min(own + nicer, 19)
 
 
 @pytest.mark.parametrize(

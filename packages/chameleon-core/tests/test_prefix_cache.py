@@ -53,7 +53,7 @@ def test_of_a_prompt_that_comes_again_only_the_last_id_is_fed(length: int) -> No
 
 
 @pytest.mark.parametrize(("first", "then", "rest"), [(5, 9, 4), (16, 20, 4), (20, 40, 20), (40, 20, 4), (9, 5, 5)])
-def test_a_longer_prompt_is_fed_what_follows_the_shorter_one(first: int, then: int, rest: int) -> None:
+def test_another_prompt_is_fed_what_follows_the_kept_blocks_it_begins_with(first: int, then: int, rest: int) -> None:
     fed = Fed()
     fed(prompt_of(first))
     assert fed(prompt_of(then)) == rest

@@ -52,13 +52,13 @@ class PrefixCache:
     def store(self, lane: Any, ids: Sequence[int]) -> None:
         """Keep the positions of ``ids``, which a lane begins with."""
         parent = 0
-        for start in range(0, len(ids) if self.max_positions else 0, BLOCK):
-            key = (parent, tuple(ids[start : start + BLOCK]))
+        for start, block_ids in self._in_blocks(ids):
+            key = (parent, block_ids)
             if key not in self._blocks:
-                end = start + len(key[1])
+                end = start + len(block_ids)
                 self._blocks[key] = _Block(self._next_number, self.cache.copy_out(lane, start, end))
                 self._next_number += 1
-                self._num_positions += len(key[1])
+                self._num_positions += len(block_ids)
             self._blocks.move_to_end(key)
             parent = self._blocks[key].number
         while self._num_positions > self.max_positions:
@@ -83,11 +83,10 @@ class PrefixCache:
 
     def _known(self, ids: Sequence[int]) -> Iterator[PrefixKey]:
         """Yield the keys of what is known of the beginning of ``ids``, and count it as used."""
-        parent = start = 0
-        while start < len(ids):
-            ahead = tuple(ids[start : start + BLOCK])
+        parent = 0
+        for _, block_ids in self._in_blocks(ids):
             # The last block of another prompt may be shorter.
-            keys = ((parent, ahead[:length]) for length in range(len(ahead), 0, -1))
+            keys = ((parent, block_ids[:length]) for length in range(len(block_ids), 0, -1))
             key = next((key for key in keys if key in self._blocks), None)
             if key is None:
                 return
@@ -96,14 +95,17 @@ class PrefixCache:
             if len(key[1]) < BLOCK:
                 return
             parent = self._blocks[key].number
-            start += BLOCK
 
     def _first_unknown(self, ids: Sequence[int]) -> PrefixKey | None:
         """Return the key of the first block of a prompt that isn't known as a whole."""
         parent = 0
-        for start in range(0, len(ids) if self.max_positions else 0, BLOCK):
-            key = (parent, tuple(ids[start : start + BLOCK]))
-            if key not in self._blocks:
-                return key
-            parent = self._blocks[key].number
+        for _, block_ids in self._in_blocks(ids):
+            if (parent, block_ids) not in self._blocks:
+                return parent, block_ids
+            parent = self._blocks[parent, block_ids].number
         return None
+
+    def _in_blocks(self, ids: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Yield the blocks of a prompt, each with where it starts; none where nothing is kept."""
+        for start in range(0, len(ids) if self.max_positions else 0, BLOCK):
+            yield start, tuple(ids[start : start + BLOCK])
